@@ -1,0 +1,130 @@
+//! Tunables of one node's core.
+
+use std::time::Duration;
+
+use crate::ids::{Incarnation, LeaderIdMode, NodeId};
+
+/// Tunables of one node's core. Cluster-wide state is in [`Membership`](crate::Membership).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// This node.
+    pub node_id: NodeId,
+    /// This node's disk.
+    pub incarnation: Incarnation,
+    /// How leader ids compare; the same on every node of the cluster.
+    pub mode: LeaderIdMode,
+    /// A follower that has not heard of a leader for a random time between this and
+    /// `election_timeout_max` campaigns. Also the lease within which it refuses other candidates.
+    pub election_timeout_min: Duration,
+    /// See `election_timeout_min`; must be greater.
+    pub election_timeout_max: Duration,
+    /// A leader starts a round at least this often. Must be less than half of `election_timeout_min`.
+    pub heartbeat_interval: Duration,
+    /// Ask how an election would end before starting it.
+    pub pre_vote: Toggle,
+    /// A leader that no commit quorum has acknowledged for `election_timeout_max` steps aside.
+    pub check_quorum: Toggle,
+    /// Campaign when the leader is silent. Off: only on request.
+    pub elect: Toggle,
+    /// Most bytes of entries in one append; a single larger entry still travels, alone.
+    pub max_append_bytes: u64,
+    /// Most appends with entries that may be unacknowledged at one peer.
+    pub max_inflight_appends: usize,
+    /// Most bytes of entries that may be unacknowledged at one peer.
+    pub max_inflight_bytes: u64,
+    /// An append that is not acknowledged for this long is taken for lost.
+    pub retransmit_timeout: Duration,
+    /// Build a snapshot when this many entries were applied since the last one; zero: only on request.
+    pub snapshot_entries: u64,
+    /// Entries kept in the log after a snapshot covers them, for followers that lag a little.
+    pub keep_entries: u64,
+    /// A leader whose own log is not durable up to a committed entry for this long steps aside (law 8).
+    pub max_disk_lag: Duration,
+    /// Seeds the jitter of election timeouts. Give every node, and every start, another one.
+    pub seed: u64,
+}
+
+/// A feature that is on or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Toggle {
+    /// The feature is used.
+    On,
+    /// The feature is not used.
+    Off,
+}
+
+impl Toggle {
+    /// Whether it is on.
+    pub fn is_on(self) -> bool {
+        self == Toggle::On
+    }
+}
+
+impl Config {
+    /// The defaults for a local network: elections after 300 to 600 ms, heartbeats every 60 ms.
+    pub fn new(node_id: impl Into<NodeId>, incarnation: Incarnation) -> Self {
+        Self {
+            node_id: node_id.into(),
+            incarnation,
+            mode: LeaderIdMode::Advanced,
+            election_timeout_min: Duration::from_millis(300),
+            election_timeout_max: Duration::from_millis(600),
+            heartbeat_interval: Duration::from_millis(60),
+            pre_vote: Toggle::On,
+            check_quorum: Toggle::On,
+            elect: Toggle::On,
+            max_append_bytes: 1 << 20,
+            max_inflight_appends: 2,
+            max_inflight_bytes: 8 << 20,
+            retransmit_timeout: Duration::from_millis(600),
+            snapshot_entries: 100_000,
+            keep_entries: 10_000,
+            max_disk_lag: Duration::from_secs(10),
+            seed: 0,
+        }
+    }
+
+    /// Checks the relations between the fields.
+    ///
+    /// # Errors
+    /// Names the field that is wrong and what it must be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let error = |field, must| Err(ConfigError { field, must });
+        if self.election_timeout_max <= self.election_timeout_min {
+            return error("election_timeout_max", "be greater than election_timeout_min");
+        }
+        if self.heartbeat_interval.is_zero() {
+            return error("heartbeat_interval", "be greater than zero");
+        }
+        if self.heartbeat_interval * 2 > self.election_timeout_min {
+            return error("heartbeat_interval", "be at most half of election_timeout_min");
+        }
+        if self.retransmit_timeout < self.heartbeat_interval {
+            return error("retransmit_timeout", "be at least heartbeat_interval");
+        }
+        if self.max_append_bytes == 0 || self.max_inflight_bytes < self.max_append_bytes {
+            return error("max_inflight_bytes", "be at least max_append_bytes, and both more than zero");
+        }
+        if self.max_inflight_appends == 0 {
+            return error("max_inflight_appends", "be at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// A [`Config`] field that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The field.
+    pub field: &'static str,
+    /// What it must do.
+    pub must: &'static str,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "config field `{}` must {}", self.field, self.must)
+    }
+}
+
+impl std::error::Error for ConfigError {}

@@ -1,0 +1,31 @@
+//! The Raft protocol as a function: `(state, now, event) -> (state', actions)`.
+//!
+//! The core does no I/O, reads no clock and draws no randomness of its own: the same inputs give the same
+//! outputs, for ever. A driver feeds it [`Event`]s and performs the [`Action`]s it asks for, in order.
+
+mod config;
+mod event;
+mod ids;
+mod log;
+mod membership;
+mod message;
+mod quorum;
+mod time;
+
+pub use config::{Config, ConfigError, Toggle};
+pub use event::{
+    Action, Actions, CoreEntry, Event, Note, Outcome, PeerState, ReadPolicy, Recovered, Refusal, SendOutcome,
+    SnapshotMeta, Source, StepDown, Tail, Write, WriteOp,
+};
+pub use ids::{
+    Campaign, ClusterId, GroupId, Incarnation, LeaderId, LeaderIdMode, LogId, NodeId, RequestId, Round, StreamId, Vote,
+    WriteId,
+};
+pub use log::{LogIds, Run, Runs, Span};
+pub use membership::{ChangeMembers, LeasePolicy, Membership, Node, Retain, Settings};
+pub use message::{
+    Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Entries, Envelope, Message, Phase, VoteAnswer,
+    VoteReply, VoteRequest,
+};
+pub use quorum::{MAX_ENUMERATED_VOTERS, MAX_QUORUM_DEPTH, Quorum, RuleError, VoterSet};
+pub use time::Instant;

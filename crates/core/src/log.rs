@@ -1,0 +1,299 @@
+//! The shape of a log: which leader created which indexes. Payloads live outside the core.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use crate::ids::{LeaderId, LogId};
+
+/// A stretch of the log: the entries after `prev` up to and including `last`.
+///
+/// Named by both end ids: by log matching, a log that holds `last` holds exactly these entries, so a span
+/// can never be read under the wrong leader.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// The log id before the first entry.
+    pub prev: LogId,
+    /// The last entry.
+    pub last: LogId,
+}
+
+impl Span {
+    /// Index of the first entry.
+    pub fn first_index(&self) -> u64 {
+        self.prev.index + 1
+    }
+
+    /// Number of entries.
+    pub fn count(&self) -> u64 {
+        self.last.index.saturating_sub(self.prev.index)
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({}, {}]", self.prev, self.last)
+    }
+}
+
+/// Consecutive entries of one leader, up to `last`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Run {
+    /// Who created them.
+    pub leader_id: LeaderId,
+    /// The last index of the run; the first follows from what comes before.
+    pub last: u64,
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.leader_id, self.last)
+    }
+}
+
+/// The runs of a message's entries. One run, the common case, needs no allocation.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Runs {
+    first: Option<Run>,
+    rest: Vec<Run>,
+}
+
+impl Runs {
+    /// No entries.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Entries of one leader, up to `last`.
+    pub fn one(leader_id: LeaderId, last: u64) -> Self {
+        Self { first: Some(Run { leader_id, last }), rest: Vec::new() }
+    }
+
+    /// Adds entries at the end; extends the last run if the leader is the same.
+    pub fn push(&mut self, run: Run) {
+        match (&mut self.first, self.rest.last_mut()) {
+            (None, _) => self.first = Some(run),
+            (Some(_), Some(end)) | (Some(end), None) if end.leader_id == run.leader_id => end.last = run.last,
+            (Some(_), _) => self.rest.push(run),
+        }
+    }
+
+    /// The runs, in log order.
+    pub fn iter(&self) -> impl Iterator<Item = Run> + '_ {
+        self.first.iter().chain(self.rest.iter()).copied()
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> Option<LogId> {
+        self.rest.last().or(self.first.as_ref()).map(|run| LogId::new(run.leader_id, run.last))
+    }
+
+    /// Whether the runs can follow `prev` in one log: indexes and leader ids never go back.
+    pub fn follow(&self, prev: LogId) -> bool {
+        let mut at = prev;
+        for run in self.iter() {
+            let grows = run.last > at.index && run.leader_id >= at.leader_id;
+            if !grows {
+                return false;
+            }
+            at = LogId::new(run.leader_id, run.last);
+        }
+        true
+    }
+}
+
+impl fmt::Debug for Runs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// The log ids of a log: one record a leader, not one an entry.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct LogIds {
+    /// The last entry that was purged; the log starts after it.
+    purged: LogId,
+    /// Runs after `purged`. Invariant: indexes and leader ids grow.
+    runs: VecDeque<Run>,
+}
+
+impl LogIds {
+    /// An empty log that starts after `purged`.
+    pub fn after(purged: LogId) -> Self {
+        Self { purged, runs: VecDeque::new() }
+    }
+
+    /// A log of these runs after `purged`.
+    pub fn new(purged: LogId, runs: impl IntoIterator<Item = Run>) -> Self {
+        let mut log = Self::after(purged);
+        for run in runs {
+            log.append(run.leader_id, run.last);
+        }
+        log
+    }
+
+    /// The last purged entry, or [`LogId::ZERO`].
+    pub fn purged(&self) -> LogId {
+        self.purged
+    }
+
+    /// The last entry, or the last purged one.
+    pub fn last(&self) -> LogId {
+        self.runs.back().map_or(self.purged, |run| LogId::new(run.leader_id, run.last))
+    }
+
+    /// The runs, in order.
+    pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        self.runs.iter().copied()
+    }
+
+    /// The log id at `index`, if the log holds it or it is the last purged.
+    pub fn at(&self, index: u64) -> Option<LogId> {
+        if index == self.purged.index {
+            return Some(self.purged);
+        }
+        if index < self.purged.index || index > self.last().index {
+            return None;
+        }
+        // The wanted entry is most often in the last run.
+        let newest = self.runs.back()?;
+        let before_newest = match self.runs.len() {
+            1 => self.purged.index,
+            n => self.runs.get(n - 2).map_or(self.purged.index, |run| run.last),
+        };
+        if index > before_newest {
+            return Some(LogId::new(newest.leader_id, index));
+        }
+        let place = self.runs.partition_point(|run| run.last < index);
+        self.runs.get(place).map(|run| LogId::new(run.leader_id, index))
+    }
+
+    /// Whether the log holds exactly this entry, or it is the last purged.
+    pub fn holds(&self, log_id: LogId) -> bool {
+        self.at(log_id.index) == Some(log_id)
+    }
+
+    /// The last index that belongs to the same run as `index`.
+    pub fn run_end(&self, index: u64) -> Option<u64> {
+        let place = self.runs.partition_point(|run| run.last < index);
+        self.runs.get(place).map(|run| run.last)
+    }
+
+    /// The last entry whose index is at most `index` and whose leader id is at most `leader_id`: where two
+    /// logs can still agree. At least the purge point.
+    pub fn last_at_most(&self, index: u64, leader_id: LeaderId) -> LogId {
+        let mut from = self.purged;
+        for run in &self.runs {
+            if from.index >= index || run.leader_id > leader_id {
+                break;
+            }
+            from = LogId::new(run.leader_id, run.last.min(index));
+        }
+        from
+    }
+
+    /// Adds entries of `leader_id` up to index `last`.
+    ///
+    /// # Panics
+    /// If the log would go back: the caller checked that it does not.
+    pub fn append(&mut self, leader_id: LeaderId, last: u64) {
+        let end = self.last();
+        assert!(last > end.index, "an append moves the end of the log forward");
+        assert!(leader_id >= end.leader_id, "leader ids never go back along a log");
+        match self.runs.back_mut() {
+            Some(run) if run.leader_id == leader_id => run.last = last,
+            _ => self.runs.push_back(Run { leader_id, last }),
+        }
+    }
+
+    /// Removes the entries after `index`; a no-op if there are none.
+    pub fn truncate_after(&mut self, index: u64) {
+        assert!(index >= self.purged.index, "purged entries are committed and never truncated");
+        while let Some(run) = self.runs.back() {
+            if run.last <= index {
+                return;
+            }
+            let start = match self.runs.len() {
+                1 => self.purged.index,
+                n => self.runs.get(n - 2).map_or(self.purged.index, |before| before.last),
+            };
+            if start >= index {
+                self.runs.pop_back();
+            } else if let Some(run) = self.runs.back_mut() {
+                run.last = index;
+                return;
+            }
+        }
+    }
+
+    /// Forgets the entries up to and including `index`; a no-op if they are already purged.
+    pub fn purge(&mut self, index: u64) {
+        let Some(upto) = self.at(index) else { return };
+        if upto.index <= self.purged.index {
+            return;
+        }
+        while self.runs.front().is_some_and(|run| run.last <= index) {
+            self.runs.pop_front();
+        }
+        self.purged = upto;
+    }
+}
+
+impl fmt::Debug for LogIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({}){:?}", self.purged, self.runs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId::new(LeaderId::new(term, 1), index)
+    }
+
+    fn log() -> LogIds {
+        LogIds::new(id(1, 2), [(1, 4), (3, 7), (4, 9)].map(|(t, last)| Run { leader_id: LeaderId::new(t, 1), last }))
+    }
+
+    #[test]
+    fn every_index_has_the_leader_of_its_run() {
+        let log = log();
+        let found: Vec<_> = (1..=10).map(|i| log.at(i).map(|id| id.leader_id.term)).collect();
+        assert_eq!(found, [None, Some(1), Some(1), Some(1), Some(3), Some(3), Some(3), Some(4), Some(4), None]);
+    }
+
+    #[test]
+    fn truncation_shortens_or_removes_runs() {
+        for keep in 2..=9 {
+            let mut log = log();
+            let expected = log.at(keep);
+            log.truncate_after(keep);
+            assert_eq!(Some(log.last()), expected, "truncated after {keep}");
+        }
+    }
+
+    #[test]
+    fn purging_keeps_the_log_id_it_stops_at() {
+        for upto in 2..=9 {
+            let mut log = log();
+            let expected = log.at(upto);
+            log.purge(upto);
+            assert_eq!(Some(log.purged()), expected);
+            assert_eq!(log.last(), id(4, 9));
+        }
+    }
+
+    #[test]
+    fn hints_skip_whole_leaders() {
+        let log = log();
+        assert_eq!(log.last_at_most(9, LeaderId::new(2, 9)), id(1, 4));
+        assert_eq!(log.last_at_most(6, LeaderId::new(9, 9)), id(3, 6));
+        assert_eq!(log.last_at_most(9, LeaderId::new(0, 0)), id(1, 2));
+    }
+}

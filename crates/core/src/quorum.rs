@@ -1,0 +1,305 @@
+//! Quorums as an algebra: one recursive rule, one algorithm over it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::ids::{Incarnation, LeaderIdMode, NodeId};
+
+/// Deepest nesting of a rule.
+pub const MAX_QUORUM_DEPTH: usize = 4;
+/// Most voters of a rule that has to be checked by enumeration (2^20 sets, about 10 ms).
+pub const MAX_ENUMERATED_VOTERS: usize = 20;
+
+/// Which sets of nodes are enough.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Quorum {
+    /// This node.
+    Node(NodeId),
+    /// Parts whose weights sum up to at least `need`.
+    AtLeast {
+        /// Least sum of weights; from 1 to the sum of all weights.
+        need: u32,
+        /// The parts and their weights, each at least 1.
+        of: Vec<(u32, Quorum)>,
+    },
+}
+
+impl Quorum {
+    /// More than half of the nodes.
+    pub fn majority(nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        let of: Vec<_> = nodes.into_iter().map(|id| (1, Quorum::Node(id))).collect();
+        let count = u32::try_from(of.len()).unwrap_or(u32::MAX);
+        Quorum::AtLeast { need: count / 2 + 1, of }
+    }
+
+    /// At least `need` of the nodes.
+    pub fn at_least(need: u32, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        Quorum::AtLeast { need, of: nodes.into_iter().map(|id| (1, Quorum::Node(id))).collect() }
+    }
+
+    /// The greatest value that a quorum has reached: the greatest `v` such that the nodes with a value of at
+    /// least `v` are a quorum. `None` if the nodes with any value are not one.
+    ///
+    /// Serves votes (`()`), the commit index, leases and read rounds alike.
+    pub fn greatest_reached<T: Ord + Copy>(&self, value: &impl Fn(NodeId) -> Option<T>) -> Option<T> {
+        match self {
+            Quorum::Node(id) => value(*id),
+            Quorum::AtLeast { need, of } => {
+                // Rules are small: up to 16 parts stay on the stack.
+                let mut stack = [(None, 0u32); 16];
+                let mut heap;
+                let parts: &mut [(Option<T>, u32)] = if of.len() <= stack.len() {
+                    &mut stack[..of.len()]
+                } else {
+                    heap = vec![(None, 0u32); of.len()];
+                    &mut heap
+                };
+                for (part, (weight, quorum)) in parts.iter_mut().zip(of) {
+                    *part = (quorum.greatest_reached(value), *weight);
+                }
+                parts.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+                let mut sum = 0u64;
+                for (reached, weight) in parts.iter() {
+                    sum += u64::from(*weight);
+                    if sum >= u64::from(*need) {
+                        return *reached;
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// The nodes of the rule, in rule order.
+    pub fn nodes(&self, into: &mut Vec<NodeId>) {
+        match self {
+            Quorum::Node(id) => into.push(*id),
+            Quorum::AtLeast { of, .. } => of.iter().for_each(|(_, part)| part.nodes(into)),
+        }
+    }
+
+    fn check_shape(&self, depth: usize) -> Result<(), RuleError> {
+        match self {
+            Quorum::Node(_) => Ok(()),
+            Quorum::AtLeast { need, of } => {
+                if depth >= MAX_QUORUM_DEPTH {
+                    return Err(RuleError::TooDeep);
+                }
+                let mut sum = 0u32;
+                for (weight, part) in of {
+                    if *weight == 0 {
+                        return Err(RuleError::ZeroWeight);
+                    }
+                    sum = sum.checked_add(*weight).ok_or(RuleError::WeightOverflow)?;
+                    part.check_shape(depth + 1)?;
+                }
+                if *need == 0 || *need > sum {
+                    return Err(RuleError::NeedOutOfRange { need: *need, sum });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Weights by node if the rule is one threshold over nodes: `(need, [(node, weight)])`.
+    fn threshold(&self) -> Option<(u32, BTreeMap<NodeId, u32>)> {
+        match self {
+            Quorum::Node(id) => Some((1, BTreeMap::from([(*id, 1)]))),
+            Quorum::AtLeast { need, of } => {
+                let mut weights = BTreeMap::new();
+                for (weight, part) in of {
+                    let Quorum::Node(id) = part else { return None };
+                    weights.insert(*id, *weight);
+                }
+                Some((*need, weights))
+            }
+        }
+    }
+
+    fn is_reached_by(&self, chosen: &impl Fn(NodeId) -> bool) -> bool {
+        self.greatest_reached(&|id| chosen(id).then_some(())).is_some()
+    }
+}
+
+impl fmt::Display for Quorum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Quorum::Node(id) => write!(f, "{id}"),
+            Quorum::AtLeast { need, of } => {
+                write!(f, "{need} of {{")?;
+                for (i, (weight, part)) in of.iter().enumerate() {
+                    let comma = if i > 0 { "," } else { "" };
+                    match weight {
+                        1 => write!(f, "{comma}{part}")?,
+                        w => write!(f, "{comma}{part}*{w}")?,
+                    }
+                }
+                f.write_str("}")
+            }
+        }
+    }
+}
+
+/// One set of voters with the rules by which it elects and commits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VoterSet {
+    /// Grants that elect a leader.
+    pub elect: Quorum,
+    /// Acknowledgements that commit an entry, keep a lease, confirm a read.
+    pub commit: Quorum,
+    /// The disk each voter votes from (law 15).
+    pub voters: BTreeMap<NodeId, Incarnation>,
+}
+
+impl VoterSet {
+    /// Majorities of the voters.
+    pub fn majority(voters: BTreeMap<NodeId, Incarnation>) -> Self {
+        let rule = Quorum::majority(voters.keys().copied());
+        Self { elect: rule.clone(), commit: rule, voters }
+    }
+
+    /// The greatest value that an elect quorum has reached.
+    pub fn elect_reached<T: Ord + Copy>(&self, value: &impl Fn(NodeId, Incarnation) -> Option<T>) -> Option<T> {
+        self.elect.greatest_reached(&|id| value(id, *self.voters.get(&id)?))
+    }
+
+    /// The greatest value that a commit quorum has reached.
+    pub fn commit_reached<T: Ord + Copy>(&self, value: &impl Fn(NodeId, Incarnation) -> Option<T>) -> Option<T> {
+        self.commit.greatest_reached(&|id| value(id, *self.voters.get(&id)?))
+    }
+
+    /// Checks the rules: well formed, over exactly the voters, and every elect quorum meets every commit
+    /// quorum; in standard mode every two elect quorums meet as well (law 13).
+    ///
+    /// # Errors
+    /// Names what is wrong; of quorums that do not meet, both.
+    pub fn check(&self, mode: LeaderIdMode) -> Result<(), RuleError> {
+        for rule in [&self.elect, &self.commit] {
+            rule.check_shape(0)?;
+            let mut nodes = Vec::new();
+            rule.nodes(&mut nodes);
+            nodes.sort_unstable();
+            if let Some(twice) = nodes.windows(2).find(|pair| pair[0] == pair[1]) {
+                return Err(RuleError::NodeTwice(twice[0]));
+            }
+            if !nodes.iter().eq(self.voters.keys()) {
+                return Err(RuleError::OtherNodes);
+            }
+        }
+        self.check_meet(&self.elect, &self.commit)?;
+        match mode {
+            LeaderIdMode::Advanced => Ok(()),
+            LeaderIdMode::Standard => self.check_meet(&self.elect, &self.elect),
+        }
+    }
+
+    /// Two rules meet if no quorum of one fits into the complement of a quorum of the other.
+    fn check_meet(&self, one: &Quorum, other: &Quorum) -> Result<(), RuleError> {
+        let voters: Vec<NodeId> = self.voters.keys().copied().collect();
+        if let (Some((need, weights)), Some((other_need, other_weights))) = (one.threshold(), other.threshold())
+            && weights == other_weights
+        {
+            // Thresholds over one set: disjoint quorums need at least the sum of both needs.
+            let total: u64 = weights.values().map(|w| u64::from(*w)).sum();
+            if u64::from(need) + u64::from(other_need) > total {
+                return Ok(());
+            }
+            // With equal weights of 1 that is exact; otherwise the weights may still not split so.
+            if weights.values().all(|w| *w == 1) {
+                let (left, right) = voters.split_at(need as usize);
+                return Err(RuleError::DoNotMeet { one: left.to_vec(), other: right[..other_need as usize].to_vec() });
+            }
+        }
+        if voters.len() > MAX_ENUMERATED_VOTERS {
+            return Err(RuleError::TooManyVoters(voters.len()));
+        }
+        for bits in 0u32..1 << voters.len() {
+            let place = |id: NodeId| voters.binary_search(&id).ok();
+            let inside = |id: NodeId| place(id).is_some_and(|i| bits & (1 << i) != 0);
+            let outside = |id: NodeId| place(id).is_some_and(|i| bits & (1 << i) == 0);
+            if one.is_reached_by(&inside) && other.is_reached_by(&outside) {
+                let (left, right) = voters.iter().partition(|id| inside(**id));
+                return Err(RuleError::DoNotMeet { one: left, other: right });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for VoterSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.elect == self.commit && self.elect == Quorum::majority(self.voters.keys().copied()) {
+            f.write_str("{")?;
+            for (i, id) in self.voters.keys().enumerate() {
+                write!(f, "{}{id}", if i > 0 { "," } else { "" })?;
+            }
+            return f.write_str("}");
+        }
+        write!(f, "elect {} commit {}", self.elect, self.commit)
+    }
+}
+
+/// A quorum rule that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RuleError {
+    /// There is no voter set.
+    Empty,
+    /// A weight is 0.
+    ZeroWeight,
+    /// The weights of one level sum up to more than `u32::MAX`.
+    WeightOverflow,
+    /// `need` is 0 or more than the sum of weights.
+    NeedOutOfRange {
+        /// The sum asked for.
+        need: u32,
+        /// The sum of all weights.
+        sum: u32,
+    },
+    /// Rules are nested deeper than [`MAX_QUORUM_DEPTH`].
+    TooDeep,
+    /// A node is named twice in one rule.
+    NodeTwice(NodeId),
+    /// A rule is over other nodes than the voters.
+    OtherNodes,
+    /// A voter is not a node of the membership.
+    UnknownNode(NodeId),
+    /// Two quorums that must share a node do not.
+    DoNotMeet {
+        /// A quorum.
+        one: Vec<NodeId>,
+        /// A quorum without any of its nodes.
+        other: Vec<NodeId>,
+    },
+    /// The rule can only be checked by enumeration, and has more than [`MAX_ENUMERATED_VOTERS`] voters.
+    TooManyVoters(usize),
+}
+
+impl fmt::Display for RuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RuleError::Empty => f.write_str("a membership needs at least one voter set"),
+            RuleError::ZeroWeight => {
+                f.write_str("a weight of 0 in a quorum rule: leave the node out or give it at least 1")
+            }
+            RuleError::WeightOverflow => f.write_str("the weights of a quorum rule sum up to more than 4294967295"),
+            RuleError::NeedOutOfRange { need, sum } => {
+                write!(f, "a quorum rule needs {need} of a sum of weights of {sum}: use 1 to {sum}")
+            }
+            RuleError::TooDeep => write!(f, "a quorum rule is nested deeper than {MAX_QUORUM_DEPTH} levels"),
+            RuleError::NodeTwice(id) => write!(f, "node {id} stands twice in one quorum rule"),
+            RuleError::OtherNodes => f.write_str("a quorum rule must name exactly the voters of its set"),
+            RuleError::UnknownNode(id) => write!(f, "voter {id} is not a node of the membership: add it first"),
+            RuleError::DoNotMeet { one, other } => {
+                write!(f, "the quorums {one:?} and {other:?} share no node, so both could decide at once")
+            }
+            RuleError::TooManyVoters(n) => {
+                write!(
+                    f,
+                    "a nested or mixed quorum rule over {n} voters cannot be checked: use at most {MAX_ENUMERATED_VOTERS}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for RuleError {}

@@ -1,0 +1,96 @@
+//! How nodes reach each other: [`RaftNetwork`].
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_core::{AppendHeader, GroupId, Incarnation, NodeId, SendOutcome, SnapshotMeta};
+use quorate_wire::Packet;
+
+/// Called by the network with what arrives. Never blocks.
+pub trait Inbound: Send + Sync {
+    /// A message arrived. The network vouches for the sender by its handshake.
+    fn on_packet(&self, from: NodeId, incarnation: Incarnation, packet: Packet);
+
+    /// The library's own request or reply from a peer's library (forwarded writes, joins), opaque to the network.
+    fn on_call(&self, from: NodeId, body: Bytes);
+
+    /// The connection to the peer was refused, or was reset and the immediate reconnect failed (law 6).
+    fn on_refused(&self, peer: NodeId);
+
+    /// A packet with entries that was accepted by [`RaftNetwork::send`] may not arrive: the connection broke.
+    fn on_lost(&self, to: NodeId);
+
+    /// A snapshot arrived whole; `file` is its content, to be taken over, and `len` its length in bytes.
+    fn on_snapshot(&self, from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot);
+}
+
+/// A snapshot that arrived.
+#[derive(Debug)]
+pub struct ReceivedSnapshot {
+    /// The group it is for.
+    pub group: GroupId,
+    /// The header of the sending leader.
+    pub header: AppendHeader,
+    /// What it holds.
+    pub meta: SnapshotMeta,
+    /// Its content: a file in the directory for incoming snapshots, or bytes in memory.
+    pub data: SnapshotData,
+}
+
+/// The content of a snapshot.
+#[derive(Clone, Debug)]
+pub enum SnapshotData {
+    /// In a file.
+    File(PathBuf),
+    /// In memory.
+    Memory(Bytes),
+}
+
+/// A snapshot to send.
+#[derive(Debug)]
+pub struct OutgoingSnapshot {
+    /// The group it is for.
+    pub group: GroupId,
+    /// Travels with it.
+    pub header: AppendHeader,
+    /// What it holds.
+    pub meta: SnapshotMeta,
+    /// An open handle, so that a newer snapshot may replace the file meanwhile; or the bytes.
+    pub source: SnapshotSource,
+}
+
+/// Where a snapshot to send is read from.
+#[derive(Debug)]
+pub enum SnapshotSource {
+    /// An open file, from its start.
+    File(File),
+    /// Bytes in memory.
+    Memory(Bytes),
+}
+
+/// How nodes reach each other. One-way messages; a lost reply equals a lost request.
+pub trait RaftNetwork: Send + Sync + 'static {
+    /// Starts delivering to `inbound`.
+    fn start(&self, inbound: Arc<dyn Inbound>);
+
+    /// Tells where a node is reached, or that it is reached elsewhere from now on.
+    fn set_address(&self, node: NodeId, address: &str);
+
+    /// Takes a message for a peer. Never blocks.
+    ///
+    /// # Errors
+    /// Gives the packet back if the peer's queue is full or there is no connection.
+    #[allow(clippy::result_large_err, reason = "the packet is handed back, not copied")]
+    fn send(&self, to: NodeId, packet: Packet) -> Result<(), Packet>;
+
+    /// Takes the library's own request or reply for a peer. Never blocks; lost if it cannot be sent.
+    fn call(&self, to: NodeId, body: Bytes);
+
+    /// Sends a snapshot on a connection of its own and tells how it ended.
+    fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>);
+
+    /// Stops: closes every connection.
+    fn shutdown(&self);
+}

@@ -1,0 +1,73 @@
+//! Where a group's log and vote are kept: [`RaftLogStorage`].
+
+use quorate_core::{GroupId, LogId, Recovered, Span, Tail, Vote, WriteId};
+use quorate_wire::Batches;
+use std::time::Duration;
+
+use crate::StorageError;
+
+/// One durable write with its bytes; see [`quorate_core::WriteOp`].
+#[derive(Clone, Debug)]
+pub enum LogWrite {
+    /// Keep this vote.
+    Vote(Vote),
+    /// Append these entries at the end of the log.
+    Append(Batches),
+    /// Remove every entry after this one.
+    Truncate {
+        /// The last entry that stays.
+        after: LogId,
+    },
+    /// A snapshot up to `to` is installed.
+    Reset {
+        /// The end of the snapshot.
+        to: LogId,
+        /// What becomes of later entries.
+        tail: Tail,
+    },
+    /// A lease of this length may have been promised.
+    PromiseLease(Duration),
+}
+
+/// Told when a write is durable. One for a group, shared by all its writes.
+///
+/// May be called from any thread, inline in `submit` or later, in any order: the library reports to the core
+/// only what is durable without a gap.
+pub trait Completions: Send + Sync {
+    /// The write, and this one only, is durable; or it failed, and nothing of this storage can be trusted
+    /// to become durable any more.
+    fn complete(&self, write: WriteId, result: Result<(), StorageError>);
+}
+
+/// A durable log for many groups. The default is the write-ahead log that comes with the library.
+pub trait RaftLogStorage: Send + Sync + 'static {
+    /// Opens a group and returns what it holds; `completions` is told of all its writes from now on.
+    /// The snapshot and applied fields are the caller's to fill.
+    ///
+    /// # Errors
+    /// If the log is damaged or cannot be read.
+    fn recover(
+        &self,
+        group: GroupId,
+        completions: std::sync::Arc<dyn Completions>,
+    ) -> Result<Recovered, StorageError>;
+
+    /// Takes a write. Never blocks. Writes of a group take effect in the order given; entries can be read
+    /// as soon as this returns.
+    fn submit(&self, group: GroupId, write: WriteId, op: LogWrite);
+
+    /// Reads entries from the front of `span`, about `max_bytes` of them but at least one. May block.
+    /// `Ok(None)`: the log does not hold this span (any more).
+    ///
+    /// # Errors
+    /// If the log is damaged or cannot be read.
+    fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError>;
+
+    /// Forgets entries up to and including `upto`, at leisure. Never blocks.
+    fn purge(&self, group: GroupId, upto: LogId);
+
+    /// Whether there is no space for more entries; proposals are refused until there is.
+    fn is_full(&self) -> bool {
+        false
+    }
+}
