@@ -1,1 +1,55 @@
-//! Under construction.
+//! A Raft consensus library that is durable, fast and safe by default.
+
+mod builder;
+mod config;
+mod error;
+mod host;
+mod metrics;
+mod network;
+#[cfg(feature = "serde")]
+mod payload;
+mod raft;
+mod state_machine;
+mod storage;
+
+pub use builder::Builder;
+pub use config::Config;
+pub use error::{
+    ChangeError, ClientWriteError, ClosedReason, InitializeError, ReadError, StartError, StorageError,
+    StorageErrorKind, WaitError,
+};
+pub use host::{GroupBuilder, Host, HostBuilder};
+pub use metrics::{PeerMetrics, RaftMetrics, Role, Wait};
+pub use network::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource};
+pub use raft::{ClientWriteResponse, ClientWriteResult, Raft, Trigger};
+pub use state_machine::{EntryContext, Frozen, Payload, PayloadError, RaftStateMachine, Raw};
+pub use storage::{Completions, LogWrite, RaftLogStorage};
+
+pub use quorate_core::{
+    ChangeMembers, ClusterId, ConfigError, GroupId, Incarnation, LeaderId, LeaderIdMode, LeasePolicy, LogId,
+    Membership, Node, NodeId, PeerState, Quorum, ReadPolicy, Refusal, Retain, RuleError, Settings, SnapshotMeta,
+    Toggle, Vote, VoterSet,
+};
+
+/// Certificates for mutual TLS between peers, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The authority that signed every node's certificate.
+    pub ca: std::path::PathBuf,
+    /// This node's certificate chain.
+    pub certificate: std::path::PathBuf,
+    /// Its private key.
+    pub key: std::path::PathBuf,
+}
+
+/// A network inside one process, for tests and benchmarks. Cheap to clone; nodes started with the same one
+/// reach each other.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryNetwork {}
+
+impl MemoryNetwork {
+    /// A network without nodes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}

@@ -46,11 +46,7 @@ pub trait RaftLogStorage: Send + Sync + 'static {
     ///
     /// # Errors
     /// If the log is damaged or cannot be read.
-    fn recover(
-        &self,
-        group: GroupId,
-        completions: std::sync::Arc<dyn Completions>,
-    ) -> Result<Recovered, StorageError>;
+    fn recover(&self, group: GroupId, completions: std::sync::Arc<dyn Completions>) -> Result<Recovered, StorageError>;
 
     /// Takes a write. Never blocks. Writes of a group take effect in the order given; entries can be read
     /// as soon as this returns.

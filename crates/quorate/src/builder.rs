@@ -1,0 +1,67 @@
+//! [`Builder`]: a host with one group, in one expression.
+
+use std::path::PathBuf;
+
+use quorate_core::{GroupId, Node, NodeId};
+
+use crate::host::HostBuilder;
+use crate::{Config, MemoryNetwork, Raft, RaftStateMachine, StartError, TlsFiles};
+
+/// Describes a node with one group; made by [`Raft::builder`].
+#[derive(Debug)]
+pub struct Builder<S: RaftStateMachine> {
+    host: HostBuilder,
+    machine: std::marker::PhantomData<fn(S)>,
+}
+
+impl<S: RaftStateMachine> Builder<S> {
+    pub(crate) fn new(id: NodeId) -> Self {
+        Self { host: HostBuilder::new(id), machine: std::marker::PhantomData }
+    }
+
+    /// The first voters and their addresses, this node among them. A blank node makes a cluster of them once
+    /// all of them are up and blank; a node that already belongs to a cluster ignores it.
+    pub fn peers<A: Into<String>>(mut self, peers: impl IntoIterator<Item = (u64, A)>) -> Self {
+        self.host = self.host.peers(peers.into_iter().map(|(id, address)| (NodeId(id), Node::at(address))));
+        self
+    }
+
+    /// Where the log and the snapshots are kept. Without it, or `in_memory`, there is nothing to start.
+    pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.host = self.host.data_dir(directory);
+        self
+    }
+
+    /// The address to listen on for peers; without it, the one that `peers` gives for this node.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.host = self.host.listen(address);
+        self
+    }
+
+    /// Reaches peers through this network inside the process instead of TCP. Without a `data_dir` the log is
+    /// kept in memory too.
+    pub fn in_memory(mut self, network: &MemoryNetwork) -> Self {
+        self.host = self.host.in_memory(network);
+        self
+    }
+
+    /// Tunables.
+    pub fn config(mut self, config: Config) -> Self {
+        self.host = self.host.config(config);
+        self
+    }
+
+    /// Encrypts and authenticates connections between peers, both ways.
+    pub fn tls(mut self, files: TlsFiles) -> Self {
+        self.host = self.host.tls(files);
+        self
+    }
+
+    /// Starts the node. `machine` is its state if there is no snapshot.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(self, machine: S) -> Result<Raft<S>, StartError> {
+        self.host.open().await?.group(GroupId(1)).start(machine).await
+    }
+}

@@ -1,0 +1,123 @@
+//! The library's tunables of one node.
+
+use std::time::Duration;
+
+use quorate_core::{ConfigError, Incarnation, LeaderIdMode, NodeId, Toggle};
+use quorate_wire::MAX_PAYLOAD_BYTES;
+
+/// Tunables of one node. Start from `Config::default()`, which fits a local network.
+///
+/// What the whole cluster must agree on is in [`Membership`](crate::Membership) instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// A follower that has not heard of a leader for a random time between this and
+    /// `election_timeout_max` campaigns. Default 300 ms.
+    pub election_timeout_min: Duration,
+    /// See `election_timeout_min`; must be greater. Default 600 ms.
+    pub election_timeout_max: Duration,
+    /// A leader shows that it lives at least this often; at most half of `election_timeout_min`. Default 60 ms.
+    pub heartbeat_interval: Duration,
+    /// How leader ids compare; the same on every node of the cluster, for ever.
+    pub leader_id_mode: LeaderIdMode,
+    /// Ask how an election would end before starting it. Default on.
+    pub pre_vote: Toggle,
+    /// A leader that no quorum has acknowledged for `election_timeout_max` steps aside. Default on.
+    pub check_quorum: Toggle,
+    /// Campaign when the leader is silent. Off: only on request. Default on.
+    pub elect: Toggle,
+    /// Most bytes of entries in one append; a single larger entry still travels, alone. Default 1 MiB.
+    pub max_append_bytes: u64,
+    /// Most appends with entries that may be unacknowledged at one peer. Default 2.
+    pub max_inflight_appends: usize,
+    /// Most bytes of entries that may be unacknowledged at one peer. Default 8 MiB.
+    pub max_inflight_bytes: u64,
+    /// An append that is not acknowledged for this long is taken for lost. Default 600 ms.
+    pub retransmit_timeout: Duration,
+    /// Build a snapshot when this many entries were applied since the last one; zero: only on request.
+    /// Default 100,000.
+    pub snapshot_entries: u64,
+    /// Entries kept in the log after a snapshot covers them, for followers that lag a little. Default 10,000.
+    pub keep_entries: u64,
+    /// A leader whose own log is not durable up to a committed entry for this long steps aside. Default 10 s.
+    pub max_disk_lag: Duration,
+    /// How long a write may take, waiting for a leader included. Default 5 s.
+    pub write_timeout: Duration,
+    /// How long a read may take. Default 5 s.
+    pub read_timeout: Duration,
+    /// Largest encoded command in bytes. Default 16 MiB, at most 64 MiB.
+    pub max_command_bytes: usize,
+    /// Most bytes of writes that may wait for this node at once; more are `Overloaded`. Default 64 MiB.
+    pub proposal_window_bytes: usize,
+    /// Bytes of recent entries kept in memory for followers and applies. Default 32 MiB.
+    pub tail_cache_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let core = quorate_core::Config::new(NodeId(0), Incarnation(0));
+        Self {
+            election_timeout_min: core.election_timeout_min,
+            election_timeout_max: core.election_timeout_max,
+            heartbeat_interval: core.heartbeat_interval,
+            leader_id_mode: core.mode,
+            pre_vote: core.pre_vote,
+            check_quorum: core.check_quorum,
+            elect: core.elect,
+            max_append_bytes: core.max_append_bytes,
+            max_inflight_appends: core.max_inflight_appends,
+            max_inflight_bytes: core.max_inflight_bytes,
+            retransmit_timeout: core.retransmit_timeout,
+            snapshot_entries: core.snapshot_entries,
+            keep_entries: core.keep_entries,
+            max_disk_lag: core.max_disk_lag,
+            write_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(5),
+            max_command_bytes: 16 << 20,
+            proposal_window_bytes: 64 << 20,
+            tail_cache_bytes: 32 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// Checks every field and the relations between them.
+    ///
+    /// # Errors
+    /// Names the field that is wrong and what it must be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let error = |field, must| Err(ConfigError { field, must });
+        if self.max_command_bytes == 0 || self.max_command_bytes > MAX_PAYLOAD_BYTES {
+            return error("max_command_bytes", "be from 1 byte to 64 MiB");
+        }
+        if self.proposal_window_bytes < self.max_command_bytes {
+            return error("proposal_window_bytes", "be at least max_command_bytes");
+        }
+        if self.write_timeout.is_zero() || self.read_timeout.is_zero() {
+            return error("write_timeout", "be greater than zero, and read_timeout too");
+        }
+        self.to_core(NodeId(0), Incarnation(0), 0).check()
+    }
+
+    /// The core's part.
+    pub(crate) fn to_core(&self, node_id: NodeId, incarnation: Incarnation, seed: u64) -> quorate_core::Config {
+        quorate_core::Config {
+            node_id,
+            incarnation,
+            mode: self.leader_id_mode,
+            election_timeout_min: self.election_timeout_min,
+            election_timeout_max: self.election_timeout_max,
+            heartbeat_interval: self.heartbeat_interval,
+            pre_vote: self.pre_vote,
+            check_quorum: self.check_quorum,
+            elect: self.elect,
+            max_append_bytes: self.max_append_bytes,
+            max_inflight_appends: self.max_inflight_appends,
+            max_inflight_bytes: self.max_inflight_bytes,
+            retransmit_timeout: self.retransmit_timeout,
+            snapshot_entries: self.snapshot_entries,
+            keep_entries: self.keep_entries,
+            max_disk_lag: self.max_disk_lag,
+            seed,
+        }
+    }
+}

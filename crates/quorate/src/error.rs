@@ -1,0 +1,447 @@
+//! One error type a plane: writes, reads, membership, storage, start.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_core::{ConfigError, LogId, NodeId, Refusal};
+
+use crate::PayloadError;
+
+/// Why a node's group does nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClosedReason {
+    /// [`Raft::shutdown`](crate::Raft::shutdown) was called, or the host was closed.
+    Shutdown,
+    /// The log storage failed; nothing can become durable any more.
+    Storage(StorageError),
+    /// The state machine panicked, or refused what was committed.
+    StateMachine(String),
+    /// The library itself panicked. A bug: please report it.
+    Internal(String),
+}
+
+impl fmt::Display for ClosedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClosedReason::Shutdown => f.write_str("it was shut down"),
+            ClosedReason::Storage(error) => write!(f, "its log storage failed: {error}"),
+            ClosedReason::StateMachine(text) => write!(f, "its state machine failed: {text}"),
+            ClosedReason::Internal(text) => write!(f, "the library failed, please report this: {text}"),
+        }
+    }
+}
+
+/// Why a write was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientWriteError {
+    /// Too many bytes of writes are already waiting; not applied.
+    Overloaded,
+    /// The disk has no space for more entries; not applied.
+    StorageFull,
+    /// The encoded command is larger than allowed; not applied.
+    TooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The limit in bytes, [`Config::max_command_bytes`](crate::Config::max_command_bytes).
+        limit: usize,
+    },
+    /// The command could not be encoded; not applied.
+    Encode(PayloadError),
+    /// No leader took the command before the deadline; not applied.
+    NoLeader {
+        /// The last leader that was known, if any.
+        leader: Option<NodeId>,
+    },
+    /// The command may or may not be applied, now or later: the deadline passed, or the leader was lost, after
+    /// it entered a log.
+    OutcomeUnknown,
+    /// The command was applied, but the state machine's response could not be decoded.
+    Response {
+        /// Where it was applied.
+        log_id: LogId,
+        /// What is wrong with the response.
+        error: PayloadError,
+    },
+    /// This node's group is closed; not applied.
+    Closed(ClosedReason),
+}
+
+impl ClientWriteError {
+    /// Whether the command was certainly not applied, so that it may be tried again.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ClientWriteError::Overloaded
+            | ClientWriteError::StorageFull
+            | ClientWriteError::NoLeader { .. }
+            | ClientWriteError::Closed(_) => true,
+            ClientWriteError::TooLarge { .. }
+            | ClientWriteError::Encode(_)
+            | ClientWriteError::OutcomeUnknown
+            | ClientWriteError::Response { .. } => false,
+        }
+    }
+
+    /// Whether the command may or may not have been applied.
+    pub fn outcome_is_unknown(&self) -> bool {
+        matches!(self, ClientWriteError::OutcomeUnknown)
+    }
+}
+
+impl fmt::Display for ClientWriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientWriteError::Overloaded => {
+                f.write_str("write refused: too many bytes of writes are waiting; try again later, or raise `proposal_window_bytes`")
+            }
+            ClientWriteError::StorageFull => f.write_str("write refused: the disk is full; free space, then try again"),
+            ClientWriteError::TooLarge { bytes, limit } => {
+                write!(f, "write refused: the command has {bytes} bytes, `max_command_bytes` allows {limit}")
+            }
+            ClientWriteError::Encode(error) => write!(f, "write refused: {error}"),
+            ClientWriteError::NoLeader { leader: None } => {
+                f.write_str("write refused: no leader is known; check that a quorum of voters is up and connected")
+            }
+            ClientWriteError::NoLeader { leader: Some(id) } => {
+                write!(f, "write refused: leader {id} did not take it in time; try again")
+            }
+            ClientWriteError::OutcomeUnknown => {
+                f.write_str("write outcome unknown: it may or may not be applied; read before you write it again")
+            }
+            ClientWriteError::Response { log_id, error } => {
+                write!(f, "write applied at {log_id}, but its response is unreadable: {error}")
+            }
+            ClientWriteError::Closed(reason) => write!(f, "write refused: this node is closed because {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for ClientWriteError {}
+
+/// Why a read was not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No leader confirmed the read before the deadline.
+    NoLeader {
+        /// The last leader that was known, if any.
+        leader: Option<NodeId>,
+    },
+    /// The leader confirmed the read, but this node had not applied up to it before the deadline.
+    NotCaughtUp {
+        /// What has to be applied first.
+        read_at: LogId,
+    },
+    /// [`ReadPolicy::LeaseRead`](crate::ReadPolicy::LeaseRead) needs the replicated setting
+    /// [`LeasePolicy::LeaseReads`](crate::LeasePolicy::LeaseReads).
+    LeaseDisabled,
+    /// This node's group is closed.
+    Closed(ClosedReason),
+}
+
+impl ReadError {
+    /// Whether the same read may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ReadError::NoLeader { .. } | ReadError::NotCaughtUp { .. } => true,
+            ReadError::LeaseDisabled | ReadError::Closed(_) => false,
+        }
+    }
+
+    /// Always false: a read changes nothing.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadError::NoLeader { leader: None } => {
+                f.write_str("read failed: no leader is known; check that a quorum of voters is up and connected")
+            }
+            ReadError::NoLeader { leader: Some(id) } => {
+                write!(f, "read failed: leader {id} did not confirm it in time; try again")
+            }
+            ReadError::NotCaughtUp { read_at } => {
+                write!(f, "read failed: this node has not applied {read_at} yet; try again, or ask another node")
+            }
+            ReadError::LeaseDisabled => {
+                f.write_str("read failed: lease reads are off; set the cluster's lease policy to `LeaseReads`")
+            }
+            ReadError::Closed(reason) => write!(f, "read failed: this node is closed because {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+/// Why a membership change, or another request to the leader, was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// This node does not lead; nothing was done.
+    NotLeader {
+        /// The leader, if known.
+        leader: Option<NodeId>,
+    },
+    /// The change is not allowed now or at all; nothing was done.
+    Refused(Refusal),
+    /// The change may or may not take effect: leadership was lost on the way, or the deadline passed.
+    OutcomeUnknown,
+    /// This node's group is closed; nothing was done.
+    Closed(ClosedReason),
+}
+
+impl ChangeError {
+    /// Whether nothing was done and the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ChangeError::NotLeader { .. } => true,
+            ChangeError::Refused(refusal) => matches!(
+                refusal,
+                Refusal::NotYetCommitted
+                    | Refusal::ChangeInProgress { .. }
+                    | Refusal::NotSeenYet(_)
+                    | Refusal::Transferring { .. }
+            ),
+            ChangeError::OutcomeUnknown | ChangeError::Closed(_) => false,
+        }
+    }
+
+    /// Whether the change may or may not take effect.
+    pub fn outcome_is_unknown(&self) -> bool {
+        matches!(self, ChangeError::OutcomeUnknown)
+    }
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChangeError::NotLeader { leader: Some(id) } => write!(f, "this node does not lead: ask node {id}"),
+            ChangeError::NotLeader { leader: None } => {
+                f.write_str("no leader is known; check that a quorum of voters is up and connected")
+            }
+            ChangeError::Refused(refusal) => f.write_str(&refusal_text(refusal)),
+            ChangeError::OutcomeUnknown => {
+                f.write_str("outcome unknown: the change may or may not take effect; look at the membership")
+            }
+            ChangeError::Closed(reason) => write!(f, "this node is closed because {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for ChangeError {}
+
+/// Says in words what a refusal means and what to do.
+pub(crate) fn refusal_text(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NotLeader { leader: Some(id) } => format!("this node does not lead: ask node {id}"),
+        Refusal::NotLeader { leader: None } => "no leader is known".into(),
+        Refusal::Transferring { to } => format!("leadership is being handed to node {to}: ask there"),
+        Refusal::ChangeInProgress { log_id } => {
+            format!("the membership change at {log_id} is not finished: wait for it")
+        }
+        Refusal::NotYetCommitted => "the leader is new and has committed nothing yet: try again shortly".into(),
+        Refusal::NoVoters => "the change would leave no voters".into(),
+        Refusal::UnknownNode(id) => format!("node {id} is not in the cluster: add it as a learner first"),
+        Refusal::NotSeenYet(id) => format!("node {id} has not been heard of yet: wait until it follows the leader"),
+        Refusal::IsVoter(id) => format!("node {id} votes: remove it from the voters first"),
+        Refusal::BadRule(error) => error.to_string(),
+        Refusal::AlreadyInitialized => "this node already belongs to a cluster".into(),
+        Refusal::NotAmongVoters => "this node is not among the voters named".into(),
+        Refusal::LeaseDisabled => "lease reads are off: set the cluster's lease policy to `LeaseReads`".into(),
+        Refusal::Halted => "this node stopped after a failed write".into(),
+    }
+}
+
+/// Why a cluster was not initialized.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InitializeError {
+    /// These members did not answer in time, so their disks cannot be named as voters. Initialize with the
+    /// ones that are up, and add the others later.
+    Silent(Vec<NodeId>),
+    /// This member already belongs to a cluster.
+    HasState(NodeId),
+    /// The membership cannot be used, or this node is not blank.
+    Refused(Refusal),
+    /// The first entry may or may not have become durable.
+    OutcomeUnknown,
+    /// This node's storage could not keep the cluster's identity.
+    Storage(StorageError),
+    /// This node's group is closed.
+    Closed(ClosedReason),
+}
+
+impl InitializeError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, InitializeError::Silent(_))
+    }
+
+    /// Whether the cluster may or may not exist.
+    pub fn outcome_is_unknown(&self) -> bool {
+        matches!(self, InitializeError::OutcomeUnknown)
+    }
+}
+
+impl fmt::Display for InitializeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InitializeError::Silent(ids) => write!(
+                f,
+                "cluster not initialized: no answer from {ids:?}; start them, or initialize without them and add them later"
+            ),
+            InitializeError::HasState(id) => {
+                write!(f, "cluster not initialized: node {id} already belongs to a cluster; join that one instead")
+            }
+            InitializeError::Refused(refusal) => write!(f, "cluster not initialized: {}", refusal_text(refusal)),
+            InitializeError::OutcomeUnknown => {
+                f.write_str("cluster perhaps initialized: the first entry may or may not be durable")
+            }
+            InitializeError::Storage(error) => write!(f, "cluster not initialized: {error}"),
+            InitializeError::Closed(reason) => {
+                write!(f, "cluster not initialized: this node is closed because {reason}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for InitializeError {}
+
+/// What kind of failure a storage met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StorageErrorKind {
+    /// The operating system refused an operation.
+    Io,
+    /// What was read is not what was written.
+    Corrupt,
+    /// There is no space.
+    Full,
+    /// An earlier failure: nothing can become durable through this handle any more.
+    Poisoned,
+    /// The directory belongs to another node, cluster or process.
+    Identity,
+}
+
+/// A storage that failed. Fail-stop: the group it belonged to closes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageError {
+    kind: StorageErrorKind,
+    text: Arc<str>,
+}
+
+impl StorageError {
+    /// A failure of this kind; `text` names the file and what to do.
+    pub fn new(kind: StorageErrorKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into().into() }
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> StorageErrorKind {
+        self.kind
+    }
+}
+
+impl From<io::Error> for StorageError {
+    fn from(error: io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageErrorKind::Full,
+            io::ErrorKind::InvalidData => StorageErrorKind::Corrupt,
+            _ => StorageErrorKind::Io,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for StorageError {}
+
+/// Why a node could not be started.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is missing or contradicts another.
+    Config(String),
+    /// The data directory could not be opened.
+    Storage(StorageError),
+    /// The network could not be started.
+    Network(io::Error),
+    /// The state machine could not be restored from its snapshot.
+    Restore(io::Error),
+    /// The group already runs on this host.
+    AlreadyRunning,
+    /// The host is closed.
+    Closed,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Config(text) => write!(f, "cannot start: {text}"),
+            StartError::Storage(error) => write!(f, "cannot start: {error}"),
+            StartError::Network(error) => write!(f, "cannot start: {error}"),
+            StartError::Restore(error) => write!(f, "cannot start: the state machine refuses its snapshot: {error}"),
+            StartError::AlreadyRunning => f.write_str("cannot start: this group already runs on this host"),
+            StartError::Closed => f.write_str("cannot start: this host is closed"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StartError::Storage(error) => Some(error),
+            StartError::Network(error) | StartError::Restore(error) => Some(error),
+            StartError::Config(_) | StartError::AlreadyRunning | StartError::Closed => None,
+        }
+    }
+}
+
+impl From<StorageError> for StartError {
+    fn from(error: StorageError) -> Self {
+        StartError::Storage(error)
+    }
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        StartError::Config(error.to_string())
+    }
+}
+
+/// A condition of [`Wait`](crate::Wait) that did not come true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// Not within the time given.
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        after: Duration,
+    },
+    /// The node's group was closed before.
+    Closed(ClosedReason),
+}
+
+impl fmt::Display for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitError::Timeout { what, after } => write!(f, "waited {after:?} for {what} in vain"),
+            WaitError::Closed(reason) => write!(f, "this node is closed because {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for WaitError {}

@@ -1,0 +1,193 @@
+//! What a node says about itself: [`RaftMetrics`], and [`Wait`] for it to change.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_core::{GroupId, LogId, Membership, NodeId, PeerState, Vote};
+use tokio::sync::watch;
+
+use crate::{ClosedReason, WaitError};
+
+/// What a node is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Receives the log, does not vote.
+    Learner,
+    /// Votes and follows.
+    Follower,
+    /// Asks to be elected.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// The state of one node of one group, as of its last change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftMetrics {
+    /// This node.
+    pub id: NodeId,
+    /// The group.
+    pub group: GroupId,
+    /// Set once the node's group is closed.
+    pub closed: Option<ClosedReason>,
+    /// What it is.
+    pub role: Role,
+    /// The greatest vote it has seen.
+    pub vote: Vote,
+    /// The leader it leads as or follows.
+    pub current_leader: Option<NodeId>,
+    /// The end of its log.
+    pub last_log_id: LogId,
+    /// The last entry that is durable in its own log without a gap.
+    pub durable: LogId,
+    /// The last index known to be committed.
+    pub commit_index: u64,
+    /// The last entry applied to the state machine.
+    pub last_applied: LogId,
+    /// The last entry in the newest snapshot.
+    pub snapshot: LogId,
+    /// The last entry forgotten.
+    pub purged: LogId,
+    /// The membership in force.
+    pub membership: Arc<Membership>,
+    /// The entry that brought it.
+    pub membership_log_id: LogId,
+    /// On a leader: how far each peer is.
+    pub replication: Vec<PeerMetrics>,
+    /// On a leader: how long ago, at least, a quorum acknowledged it. `None` elsewhere, or before it did.
+    pub quorum_acked_ago: Option<Duration>,
+}
+
+/// How far a peer is, as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerMetrics {
+    /// The peer.
+    pub id: NodeId,
+    /// How the leader replicates to it.
+    pub state: PeerState,
+    /// The last entry it holds durably.
+    pub matched: LogId,
+    /// The next index to send to it.
+    pub next_index: u64,
+}
+
+/// Waits for a condition over [`RaftMetrics`]; made by [`Raft::wait`](crate::Raft::wait).
+#[derive(Debug)]
+pub struct Wait {
+    metrics: watch::Receiver<RaftMetrics>,
+    timeout: Duration,
+}
+
+impl Wait {
+    pub(crate) fn new(metrics: watch::Receiver<RaftMetrics>, timeout: Duration) -> Self {
+        Self { metrics, timeout }
+    }
+
+    /// Waits until `condition` holds and returns the metrics for which it did; `what` names it in the error.
+    ///
+    /// # Errors
+    /// If it does not hold in time, or the node closes before.
+    pub async fn metrics(
+        mut self,
+        mut condition: impl FnMut(&RaftMetrics) -> bool,
+        what: impl Into<String>,
+    ) -> Result<RaftMetrics, WaitError> {
+        let wait = async {
+            loop {
+                {
+                    let now = self.metrics.borrow_and_update();
+                    if condition(&now) {
+                        return Ok(now.clone());
+                    }
+                    if let Some(reason) = &now.closed {
+                        return Err(WaitError::Closed(reason.clone()));
+                    }
+                }
+                if self.metrics.changed().await.is_err() {
+                    return Err(WaitError::Closed(ClosedReason::Shutdown));
+                }
+            }
+        };
+        match tokio::time::timeout(self.timeout, wait).await {
+            Ok(result) => result,
+            Err(_) => Err(WaitError::Timeout { what: what.into(), after: self.timeout }),
+        }
+    }
+
+    /// Waits until a leader is known.
+    ///
+    /// # Errors
+    /// If none is in time, or the node closes before.
+    pub async fn leader(self) -> Result<NodeId, WaitError> {
+        let found = self.metrics(|now| now.current_leader.is_some(), "a leader").await?;
+        Ok(found.current_leader.unwrap_or_default())
+    }
+
+    /// Waits until this node leads.
+    ///
+    /// # Errors
+    /// If it does not in time, or the node closes before.
+    pub async fn is_leader(self) -> Result<RaftMetrics, WaitError> {
+        self.role(Role::Leader).await
+    }
+
+    /// Waits until this node follows, or is, this leader.
+    ///
+    /// # Errors
+    /// If it does not in time, or the node closes before.
+    pub async fn current_leader(self, leader: impl Into<NodeId>) -> Result<RaftMetrics, WaitError> {
+        let leader = leader.into();
+        self.metrics(|now| now.current_leader == Some(leader), format!("node {leader} to lead")).await
+    }
+
+    /// Waits until this node is of this role.
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn role(self, role: Role) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.role == role, format!("this node to be {role:?}")).await
+    }
+
+    /// Waits until the entry at `index` is applied here.
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn applied_index_at_least(self, index: u64) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.last_applied.index >= index, format!("index {index} to be applied")).await
+    }
+
+    /// Waits until the log reaches `index` here.
+    ///
+    /// # Errors
+    /// If it does not in time, or the node closes before.
+    pub async fn log_index_at_least(self, index: u64) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.last_log_id.index >= index, format!("the log to reach index {index}")).await
+    }
+
+    /// Waits until a snapshot covers `index` here.
+    ///
+    /// # Errors
+    /// If none does in time, or the node closes before.
+    pub async fn snapshot_index_at_least(self, index: u64) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.snapshot.index >= index, format!("a snapshot of index {index}")).await
+    }
+
+    /// Waits until the log is purged up to `index` here.
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn purged_index_at_least(self, index: u64) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.purged.index >= index, format!("the log to be purged up to {index}")).await
+    }
+
+    /// Waits until exactly these nodes vote, and no change is under way.
+    ///
+    /// # Errors
+    /// If they do not in time, or the node closes before.
+    pub async fn voter_ids(self, ids: impl IntoIterator<Item = u64>) -> Result<RaftMetrics, WaitError> {
+        let ids: BTreeSet<NodeId> = ids.into_iter().map(NodeId).collect();
+        let what = format!("the voters to be {ids:?}");
+        self.metrics(|now| !now.membership.is_joint() && now.membership.voter_ids() == ids, what).await
+    }
+}
