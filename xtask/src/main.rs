@@ -1,2 +1,44 @@
 //! Project chores: `cargo xtask help`.
-fn main() {}
+
+mod deps;
+mod metadata;
+mod sizes;
+mod source;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+usage: cargo xtask COMMAND
+
+  check-deps   the arrows between crates (server -> quorate -> {net, wal} -> wire -> core), and what the
+               protocol core must not touch: files, sockets, threads, clocks, chance, logging, hash order
+  sizes        lines of code of each crate; number of dependencies of the core and of the library
+  help         this text";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next();
+    if let Some(extra) = args.next() {
+        eprintln!("xtask: unexpected argument {extra:?}\n\n{HELP}");
+        return ExitCode::from(2);
+    }
+    let outcome = match command.as_deref() {
+        Some("check-deps") => deps::check(),
+        Some("sizes") => sizes::print(),
+        None | Some("help" | "--help" | "-h") => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            eprintln!("xtask: unknown command {other:?}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("xtask: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

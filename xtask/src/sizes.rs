@@ -1,0 +1,70 @@
+//! `sizes`: how much there is to read, and how much comes with it.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::deps::rust_files;
+use crate::metadata;
+use crate::source::count_lines;
+
+/// Prints lines of code of each crate and the dependencies of the two crates that people import.
+pub(crate) fn print() -> Result<(), String> {
+    println!("{:<18} {:>7} {:>7}   lines that are neither blank nor comment", "crate", "code", "tests");
+    let (mut all_code, mut all_tests) = (0, 0);
+    for package in metadata::workspace()? {
+        let (mut code, mut tests) = (0, 0);
+        for folder in ["src", "tests", "examples", "benches"] {
+            let folder_path = package.directory.join(folder);
+            if !folder_path.is_dir() {
+                continue;
+            }
+            for file in rust_files(&folder_path)? {
+                let text =
+                    fs::read_to_string(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+                let (in_code, in_tests) = count_lines(&text);
+                let is_test = folder != "src" || file.ends_with("tests.rs");
+                code += if is_test { 0 } else { in_code };
+                tests += in_tests + if is_test { in_code } else { 0 };
+            }
+        }
+        println!("{:<18} {code:>7} {tests:>7}", package.name);
+        all_code += code;
+        all_tests += tests;
+    }
+    println!("{:<18} {all_code:>7} {all_tests:>7}\n", "all");
+    for name in ["quorate-core", "quorate", "quorate-server"] {
+        let tree =
+            metadata::cargo(&["tree", "--package", name, "--edges", "normal", "--prefix", "none", "--format", "{p}"])?;
+        let (foreign, ours) = dependencies(&tree, name);
+        println!("{name}: {foreign} dependencies from the registry, {ours} of our own");
+    }
+    Ok(())
+}
+
+/// Distinct packages in what `cargo tree` printed, the root left out: (from the registry, of this workspace).
+fn dependencies(tree: &str, root: &str) -> (usize, usize) {
+    // A line is `name v1.2.3`, `(/path)` follows for a package of ours, `(proc-macro)` or `(*)` may.
+    let is_ours = |line: &str| line.contains("(/");
+    let packages: BTreeSet<(&str, &str, bool)> = tree
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?, words.next()?, is_ours(line)))
+        })
+        .filter(|(name, _, _)| *name != root)
+        .collect();
+    let ours = packages.iter().filter(|(_, _, ours)| *ours).count();
+    (packages.len() - ours, ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_version_of_a_dependency_counts_once() {
+        let tree = "quorate v0.1.0 (/w/quorate)\nbytes v1.0.0\nquorate-core v0.1.0 (/w/core)\nbytes v1.0.0 (*)\nserde_derive v1.0.0 (proc-macro)\nbytes v0.5.0\n\n";
+        assert_eq!(dependencies(tree, "quorate"), (3, 1));
+        assert_eq!(dependencies("quorate-core v0.1.0 (/w/core)\n", "quorate-core"), (0, 0));
+    }
+}
