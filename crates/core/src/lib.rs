@@ -3,14 +3,29 @@
 //! The core does no I/O, reads no clock and draws no randomness of its own: the same inputs give the same
 //! outputs, for ever. A driver feeds it [`Event`]s and performs the [`Action`]s it asks for, in order.
 
+mod change;
+mod check;
 mod config;
+mod core;
+mod durability;
+mod election;
 mod event;
+mod follower;
 mod ids;
+mod leader;
 mod log;
 mod membership;
 mod message;
+mod pieces;
+mod progress;
 mod quorum;
+mod read;
+mod rng;
+mod snapshot;
+mod status;
 mod time;
+
+pub use crate::core::Core;
 
 pub use config::{Config, ConfigError, Toggle};
 pub use event::{
@@ -28,4 +43,5 @@ pub use message::{
     VoteReply, VoteRequest,
 };
 pub use quorum::{MAX_ENUMERATED_VOTERS, MAX_QUORUM_DEPTH, Quorum, RuleError, VoterSet};
+pub use status::{PeerStatus, ServerState, Status};
 pub use time::Instant;

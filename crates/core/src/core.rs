@@ -1,0 +1,459 @@
+//! The state of one node of one group, and the dispatch of events to the files that handle them.
+
+use crate::config::Config;
+use crate::durability::{Durability, Held};
+use crate::event::{
+    Action, Actions, CoreEntry, Event, Note, Outcome, Recovered, Refusal, SnapshotMeta, Source, StepDown, WriteOp,
+};
+use crate::follower::Ack;
+use crate::ids::{Campaign, LeaderId, LogId, NodeId, RequestId, Vote, WriteId};
+use crate::leader::Leader;
+use crate::log::{LogIds, Span};
+use crate::membership::Membership;
+use crate::message::{Envelope, Message};
+use crate::pieces::Pieces;
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// One node's part in one Raft group.
+///
+/// `Clone + Eq + Hash`: two runs can be compared, and small scopes searched exhaustively.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Core {
+    pub(crate) config: Config,
+    /// The time of the last step; never goes back.
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
+    /// The greatest vote this node has made or accepted; on disk once `disk` says so.
+    pub(crate) vote: Vote,
+    pub(crate) log: LogIds,
+    pub(crate) pieces: Pieces,
+    /// The last committed membership and every later one in the log. Never empty; the last is in force.
+    pub(crate) memberships: Vec<(LogId, Membership)>,
+    /// Entries up to here are committed. Never goes back, never past the log.
+    pub(crate) commit: u64,
+    pub(crate) disk: Durability,
+    /// The last entry handed out to be applied. Invariant: `applied <= apply_sent <= commit`.
+    pub(crate) apply_sent: LogId,
+    pub(crate) applied: LogId,
+    pub(crate) snapshot: Snapshots,
+    pub(crate) role: Role,
+    /// When a leader was last heard of; the lease it holds here.
+    pub(crate) contact: Option<Contact>,
+    /// When to campaign, if still a follower or candidate by then.
+    pub(crate) election_deadline: Instant,
+    pub(crate) campaign: Campaign,
+    /// The greatest term that refused a campaign of this node: the next one starts above it.
+    pub(crate) seen_term: u64,
+    /// Read indexes asked from the leader: the number on the wire, and whom to answer.
+    pub(crate) asked_reads: Vec<(RequestId, RequestId)>,
+    pub(crate) next_read: u64,
+    /// A write failed; nothing is done any more.
+    pub(crate) halted: bool,
+}
+
+/// What this node does in the group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    Follower(Follower),
+    Candidate(crate::election::Candidate),
+    Leader(Box<Leader>),
+}
+
+/// Follows a leader, or waits for one. Learners are followers that never campaign.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Follower {
+    pub(crate) leader: Option<NodeId>,
+    /// The log equals the leader's up to here.
+    pub(crate) accepted: u64,
+    /// Where acknowledgements go.
+    pub(crate) ack: Option<Ack>,
+}
+
+/// The last sign of life of a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Contact {
+    pub(crate) leader: NodeId,
+    pub(crate) at: Instant,
+    /// This node's own connection to it was refused since (law 6).
+    pub(crate) refused: bool,
+}
+
+/// The newest snapshot and what is being done about snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Snapshots {
+    pub(crate) last: LogId,
+    pub(crate) building: bool,
+    pub(crate) installing: Option<(SnapshotMeta, Ack)>,
+}
+
+impl Core {
+    /// A node as it comes back from its disk, or blank.
+    ///
+    /// It starts as a follower, also if its own vote was committed: a restarted node never leads under its old
+    /// leader id (law 7).
+    pub fn new(config: Config, recovered: Recovered, now: Instant) -> Self {
+        let snapshot = recovered.snapshot.unwrap_or_default();
+        let mut memberships = vec![(snapshot.membership_log_id, snapshot.membership)];
+        memberships.extend(recovered.memberships.into_iter().filter(|(id, _)| id.index > snapshot.last_log_id.index));
+        let applied = recovered.applied.max(snapshot.last_log_id);
+        let last = recovered.log.last();
+        let mut rng = Rng::new(config.seed ^ config.node_id.0.rotate_left(32));
+        // Numbers on the wire must differ between runs: a late answer to an earlier run's question must not
+        // pass for an answer to this run's.
+        let campaign = Campaign(config.seed << 16);
+        let next_read = if config.seed == 0 { 0 } else { rng.next() >> 16 << 16 };
+        let mut core = Self {
+            now,
+            rng,
+            vote: recovered.vote,
+            pieces: Pieces::after(last.index),
+            memberships,
+            commit: applied.index,
+            disk: Durability::recovered(last.index),
+            apply_sent: applied,
+            applied,
+            snapshot: Snapshots { last: snapshot.last_log_id, ..Snapshots::default() },
+            role: Role::Follower(Follower { accepted: applied.index, ..Follower::default() }),
+            contact: None,
+            election_deadline: now,
+            campaign,
+            seen_term: 0,
+            asked_reads: Vec::new(),
+            next_read,
+            halted: false,
+            log: recovered.log,
+            config,
+        };
+        core.forget_old_memberships();
+        core.set_election_deadline();
+        if core.is_only_voter() {
+            core.election_deadline = now;
+        }
+        core
+    }
+
+    /// Takes in an event and says what to do. Never fails, never blocks.
+    pub fn step(&mut self, now: Instant, event: Event, out: &mut Actions) {
+        self.now = self.now.max(now);
+        if self.halted {
+            return refuse_when_halted(event, out);
+        }
+        let led_by = (self.vote.leader_id, self.leader());
+        match event {
+            Event::Message(envelope) => self.on_message(envelope, out),
+            Event::Timeout => self.on_timeout(out),
+            Event::Propose { request, count, bytes } => self.on_propose(request, count, bytes, out),
+            Event::Read { request, policy } => self.on_read(request, policy, out),
+            Event::ChangeMembership { request, change, retain } => {
+                self.on_change_membership(request, &change, retain, out)
+            }
+            Event::Initialize { request, membership } => self.on_initialize(request, membership, out),
+            Event::Elect { phase } => self.on_elect(phase, out),
+            Event::Heartbeat => self.on_heartbeat(out),
+            Event::Snapshot => self.maybe_build_snapshot(1, out),
+            Event::PurgeLog { upto } => self.purge_log(upto, out),
+            Event::Persisted(write) => self.on_persisted(write, out),
+            Event::PersistFailed(write) => self.on_persist_failed(write, out),
+            Event::Applied(log_id) => self.on_applied(log_id, out),
+            Event::SnapshotBuilt(meta) => self.on_snapshot_built(&meta, out),
+            Event::SnapshotBuildFailed => self.snapshot.building = false,
+            Event::SnapshotReceived { from, header, meta, .. } => self.on_snapshot_received(from, header, meta, out),
+            Event::SnapshotInstalled(meta) => self.on_snapshot_installed(meta, out),
+            Event::SnapshotInstallFailed => self.snapshot.installing = None,
+            Event::SnapshotSent { to, stream, outcome } => self.on_snapshot_sent(to, stream, outcome),
+            Event::SendLost { to, stream } => self.on_send_lost(to, stream, out),
+            Event::LinkRefused { peer } => self.on_link_refused(peer),
+        }
+        if !self.asked_reads.is_empty() && led_by != (self.vote.leader_id, self.leader()) {
+            self.fail_asked_reads(out);
+        }
+        self.maybe_apply(out);
+    }
+
+    /// When [`Event::Timeout`] is due; `None`: nothing is waited for.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.halted {
+            return None;
+        }
+        match &self.role {
+            Role::Leader(leader) => Some(self.leader_deadline(leader)),
+            Role::Candidate(_) => Some(self.election_deadline),
+            Role::Follower(_) => self.may_campaign().then_some(self.election_deadline),
+        }
+    }
+
+    fn on_message(&mut self, envelope: Envelope, out: &mut Actions) {
+        let Envelope { from, incarnation, message } = envelope;
+        if from == self.config.node_id {
+            return out.note(Note::Impossible { from, what: "a message from this node itself" });
+        }
+        match message {
+            Message::VoteRequest(request) => self.on_vote_request(from, request, out),
+            Message::VoteReply(reply) => self.on_vote_reply(from, incarnation, reply, out),
+            Message::Append(append) => self.on_append(from, append, out),
+            Message::AppendReply(reply) => self.on_append_reply(from, incarnation, reply, out),
+            Message::ReadRequest { request } => self.on_read_request(from, request, out),
+            Message::ReadReply { request, log_id } => self.on_read_reply(request, log_id, out),
+            Message::TransferLeader { vote, last_log_id } => self.on_transfer_leader(from, vote, last_log_id, out),
+        }
+    }
+
+    fn on_timeout(&mut self, out: &mut Actions) {
+        match &self.role {
+            Role::Leader(_) => self.on_leader_timeout(out),
+            Role::Follower(_) | Role::Candidate(_) => self.on_election_timeout(out),
+        }
+    }
+
+    fn on_persisted(&mut self, write: WriteId, out: &mut Actions) {
+        if !self.disk.persisted(write) {
+            return;
+        }
+        while let Some(held) = self.disk.release() {
+            match held {
+                Held::Send { to, message } => out.push(Action::Send { to, message }),
+                Held::Campaign(campaign) => self.on_vote_durable(campaign, out),
+                Held::Reply { request, outcome } => out.push(Action::Reply { request, outcome }),
+            }
+        }
+        match &self.role {
+            Role::Leader(_) => self.advance_commit(out),
+            Role::Follower(_) => self.maybe_acknowledge(out),
+            Role::Candidate(_) => {}
+        }
+    }
+
+    fn on_persist_failed(&mut self, _write: WriteId, out: &mut Actions) {
+        // The log is poisoned: whatever this node said from now on could not be trusted.
+        if matches!(self.role, Role::Leader(_)) {
+            self.step_down(StepDown::Disk, out);
+        }
+        self.halted = true;
+        out.note(Note::Halted);
+    }
+
+    fn on_initialize(&mut self, request: RequestId, membership: Membership, out: &mut Actions) {
+        let refuse = |reason| Action::Reply { request, outcome: Outcome::Refused(reason) };
+        let blank = self.log.last() == LogId::ZERO && self.vote == Vote::default() && self.membership().is_empty();
+        if !blank {
+            return out.push(refuse(Refusal::AlreadyInitialized));
+        }
+        if let Err(error) = membership.check(self.config.mode) {
+            return out.push(refuse(Refusal::BadRule(error)));
+        }
+        if !membership.is_voter_as(self.config.node_id, self.config.incarnation) {
+            return out.push(refuse(Refusal::NotAmongVoters));
+        }
+        let log_id = self.append_core_entry(LeaderId::default(), CoreEntry::Membership(membership), out);
+        self.disk.hold(Held::Reply { request, outcome: Outcome::Initialized(log_id) });
+        self.election_deadline = self.now;
+    }
+
+    /// Appends one entry that the core itself makes.
+    pub(crate) fn append_core_entry(&mut self, leader_id: LeaderId, entry: CoreEntry, out: &mut Actions) -> LogId {
+        let prev = self.log.last();
+        let last = LogId::new(leader_id, prev.index + 1);
+        self.log.append(leader_id, last.index);
+        self.pieces.push(last.index, 64);
+        if let CoreEntry::Membership(membership) = &entry {
+            self.put_in_force(last, membership.clone(), out);
+        }
+        self.disk.write(WriteOp::Append { span: Span { prev, last }, source: Source::Core(entry) }, out);
+        last
+    }
+
+    /// Keeps a greater vote, durably.
+    pub(crate) fn set_vote(&mut self, vote: Vote, out: &mut Actions) {
+        assert!(
+            vote.at_least(self.vote, self.config.mode) || vote.leader_id == self.vote.leader_id,
+            "a vote never goes back"
+        );
+        // "A quorum granted it" need not be on disk: the leader id says enough to refuse every smaller vote.
+        let durable_says_enough = vote.leader_id == self.vote.leader_id;
+        self.vote = vote;
+        if !durable_says_enough {
+            self.disk.write(WriteOp::Vote(vote), out);
+        }
+    }
+
+    // ---- commit and apply ----
+
+    /// Moves the commit index forward, never back; returns whether it moved.
+    pub(crate) fn commit_to(&mut self, index: u64) -> bool {
+        if index <= self.commit {
+            return false;
+        }
+        assert!(index <= self.log.last().index, "only entries in the log are committed");
+        self.commit = index;
+        if self.memberships.len() > 1 {
+            self.forget_old_memberships();
+        }
+        true
+    }
+
+    /// Hands out what is committed *and* durable here: a state machine never runs ahead of the log that it
+    /// would be rebuilt from (dissertation 10.2.1).
+    fn maybe_apply(&mut self, out: &mut Actions) {
+        let upto = self.commit.min(self.disk.index());
+        if upto <= self.apply_sent.index || self.snapshot.installing.is_some() {
+            return;
+        }
+        let Some(last) = self.log.at(upto) else { return };
+        out.push(Action::Apply(Span { prev: self.apply_sent, last }));
+        self.apply_sent = last;
+    }
+
+    fn on_applied(&mut self, log_id: LogId, out: &mut Actions) {
+        if log_id.index > self.applied.index && log_id.index <= self.apply_sent.index {
+            self.applied = log_id;
+        }
+        if self.config.snapshot_entries > 0 {
+            self.maybe_build_snapshot(self.config.snapshot_entries, out);
+        }
+    }
+
+    // ---- membership in force ----
+
+    /// The membership in force: the last one in the log, committed or not (dissertation 4.1).
+    pub fn membership(&self) -> &Membership {
+        &self.in_force().1
+    }
+
+    pub(crate) fn in_force(&self) -> &(LogId, Membership) {
+        match self.memberships.last() {
+            Some(newest) => newest,
+            None => unreachable!("the last committed membership is never forgotten"),
+        }
+    }
+
+    pub(crate) fn put_in_force(&mut self, log_id: LogId, membership: Membership, out: &mut Actions) {
+        self.memberships.push((log_id, membership));
+        self.on_membership_in_force(out);
+    }
+
+    pub(crate) fn on_membership_in_force(&mut self, out: &mut Actions) {
+        out.note(Note::MembershipInForce(self.in_force().0));
+        self.track_members(out);
+    }
+
+    /// The log was cut: memberships after `index` are no longer in it.
+    pub(crate) fn restore_membership(&mut self, index: u64, out: &mut Actions) {
+        let before = self.memberships.len();
+        while self.memberships.len() > 1 && self.in_force().0.index > index {
+            self.memberships.pop();
+        }
+        if self.memberships.len() < before {
+            self.on_membership_in_force(out);
+        }
+    }
+
+    pub(crate) fn forget_old_memberships(&mut self) {
+        let last_committed = self.memberships.iter().rposition(|(id, _)| id.index <= self.commit).unwrap_or(0);
+        self.memberships.drain(..last_committed);
+    }
+
+    // ---- who is who ----
+
+    pub(crate) fn is_voter(&self) -> bool {
+        self.membership().is_voter_as(self.config.node_id, self.config.incarnation)
+    }
+
+    pub(crate) fn is_only_voter(&self) -> bool {
+        self.is_voter() && self.membership().voter_ids().len() == 1
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(_) => Some(self.config.node_id),
+            Role::Follower(follower) => follower.leader,
+            Role::Candidate(_) => None,
+        }
+    }
+
+    /// The vote: on disk, or on its way there.
+    pub fn vote(&self) -> Vote {
+        self.vote
+    }
+
+    /// The last entry of the log, durable or not.
+    pub fn last_log_id(&self) -> LogId {
+        self.log.last()
+    }
+
+    /// Entries up to this index are committed, as far as this node knows.
+    pub fn commit(&self) -> u64 {
+        self.commit
+    }
+
+    /// What the state machine has applied.
+    pub fn applied(&self) -> LogId {
+        self.applied
+    }
+
+    /// The log id of the membership in force.
+    pub fn membership_log_id(&self) -> LogId {
+        self.in_force().0
+    }
+
+    /// The membership in force at a log index that is still known, for a snapshot's manifest.
+    pub fn membership_at(&self, index: u64) -> &(LogId, Membership) {
+        let upto = self.memberships.iter().rfind(|(id, _)| id.index <= index);
+        upto.unwrap_or_else(|| &self.memberships[0])
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// Whether a failed write ended this core.
+    pub fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// The tunables; see [`Core::reconfigure`].
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Changes tunables at run time. Identity (node id, incarnation, mode) stays as it is.
+    ///
+    /// # Errors
+    /// If the new values do not go together; nothing changes then.
+    pub fn reconfigure(&mut self, config: Config) -> Result<(), crate::ConfigError> {
+        config.check()?;
+        let old = &self.config;
+        self.config = Config { node_id: old.node_id, incarnation: old.incarnation, mode: old.mode, ..config };
+        Ok(())
+    }
+}
+
+fn refuse_when_halted(event: Event, out: &mut Actions) {
+    match event {
+        Event::Propose { request, .. }
+        | Event::Read { request, .. }
+        | Event::ChangeMembership { request, .. }
+        | Event::Initialize { request, .. } => {
+            out.push(Action::Reply { request, outcome: Outcome::Refused(Refusal::Halted) });
+        }
+        Event::Message(_)
+        | Event::Timeout
+        | Event::Elect { .. }
+        | Event::Heartbeat
+        | Event::Snapshot
+        | Event::PurgeLog { .. }
+        | Event::Persisted(_)
+        | Event::PersistFailed(_)
+        | Event::Applied(_)
+        | Event::SnapshotBuilt(_)
+        | Event::SnapshotBuildFailed
+        | Event::SnapshotReceived { .. }
+        | Event::SnapshotInstalled(_)
+        | Event::SnapshotInstallFailed
+        | Event::SnapshotSent { .. }
+        | Event::SendLost { .. }
+        | Event::LinkRefused { .. } => {}
+    }
+}

@@ -1,0 +1,111 @@
+//! What is durable, and what waits for it: held replies, write ids, the durable end of the log.
+//!
+//! The core keeps every promise until `Persisted` covers the writes it rests on, so no storage or driver
+//! author can acknowledge too early.
+
+use std::collections::VecDeque;
+
+use crate::event::{Action, Actions, Outcome, Write, WriteOp};
+use crate::ids::{Campaign, LogId, NodeId, RequestId, WriteId};
+use crate::message::Message;
+
+/// Something to do once a write, and every earlier one, is durable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Held {
+    /// A promise to a peer: a granted vote.
+    Send { to: NodeId, message: Message },
+    /// The candidate's own vote is durable: it counts, and the requests may leave (law 3).
+    Campaign(Campaign),
+    /// A caller's answer.
+    Reply { request: RequestId, outcome: Outcome },
+}
+
+/// The order of durable writes and how far it has come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Durability {
+    /// The last write asked for.
+    asked: WriteId,
+    /// Every write up to this one is durable. Invariant: `persisted <= asked`.
+    persisted: WriteId,
+    /// Writes that extend the log, and the index up to which the log is durable after each. A truncation
+    /// lowers what earlier writes may claim: what they wrote is no longer in the log.
+    extends: VecDeque<(WriteId, u64)>,
+    /// The log is durable up to here. Invariant: at most the log's last index.
+    index: u64,
+    /// The write that made the vote durable, or will.
+    vote: WriteId,
+    held: VecDeque<(WriteId, Held)>,
+}
+
+impl Durability {
+    pub(crate) fn recovered(index: u64) -> Self {
+        Self { index, ..Self::default() }
+    }
+
+    /// The log is durable up to here.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Whether the vote is durable.
+    pub(crate) fn vote_is_durable(&self) -> bool {
+        self.vote <= self.persisted
+    }
+
+    /// Asks for a write and notes what it will make durable.
+    pub(crate) fn write(&mut self, op: WriteOp, out: &mut Actions) {
+        self.asked = WriteId(self.asked.0 + 1);
+        match &op {
+            WriteOp::Vote(_) => self.vote = self.asked,
+            WriteOp::Append { span, .. } => self.extends.push_back((self.asked, span.last.index)),
+            WriteOp::Truncate { after } => self.cut(after.index),
+            WriteOp::Reset { to, tail } => {
+                if *tail == crate::Tail::Discard {
+                    // Nothing of the old log is in the new one, durable or not.
+                    self.cut(0);
+                }
+                self.extends.push_back((self.asked, to.index));
+            }
+            WriteOp::PromiseLease(_) => {}
+        }
+        out.push(Action::Persist(Write { id: self.asked, op }));
+    }
+
+    fn cut(&mut self, keep: u64) {
+        self.index = self.index.min(keep);
+        for (_, upto) in &mut self.extends {
+            *upto = (*upto).min(keep);
+        }
+    }
+
+    /// Does this once everything asked for so far is durable.
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.held.push_back((self.asked, held));
+    }
+
+    /// Takes in `Persisted(write)`; returns whether it says anything new.
+    pub(crate) fn persisted(&mut self, write: WriteId) -> bool {
+        if write <= self.persisted || write > self.asked {
+            return false;
+        }
+        self.persisted = write;
+        while let Some((_, upto)) = self.extends.pop_front_if(|(id, _)| *id <= write) {
+            self.index = self.index.max(upto);
+        }
+        true
+    }
+
+    /// The next held thing that may be done now.
+    pub(crate) fn release(&mut self) -> Option<Held> {
+        let persisted = self.persisted;
+        self.held.pop_front_if(|(id, _)| *id <= persisted).map(|(_, held)| held)
+    }
+
+    pub(crate) fn check(&self, last: LogId) {
+        assert!(self.persisted <= self.asked, "only writes that were asked for can be durable");
+        assert!(self.index <= last.index, "the durable end of the log is inside the log");
+        assert!(self.vote <= self.asked, "the vote's write was asked for");
+        let sorted = self.extends.iter().zip(self.extends.iter().skip(1)).all(|(a, b)| a.0 < b.0);
+        assert!(sorted, "writes are remembered in their order");
+    }
+}

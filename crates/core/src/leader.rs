@@ -1,0 +1,602 @@
+//! Leading: proposals, replication, rounds, commit, check-quorum (dissertation 3.5, 3.6, 6.2, 10.2).
+
+use std::collections::VecDeque;
+
+use crate::config::Config;
+use crate::core::{Core, Role};
+use crate::event::{Action, Actions, CoreEntry, Note, Outcome, PeerState, Refusal, Source, StepDown, WriteOp};
+use crate::ids::{Incarnation, LeaderId, LogId, NodeId, RequestId, Round, StreamId, Vote};
+use crate::log::{LogIds, Span};
+use crate::message::{Append, AppendAnswer, AppendHeader, AppendReply, Entries, Message, Phase};
+use crate::pieces::Pieces;
+use crate::progress::{Inflight, Mode, Progress};
+use crate::read::ReadQueue;
+use crate::time::Instant;
+
+/// Most rounds whose start is remembered; older ones were acknowledged or do not matter any more.
+const MAX_ROUNDS: usize = 64;
+
+/// What only a leader has.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Leader {
+    /// Every other node of the membership in force, by id.
+    pub(crate) peers: Vec<Progress>,
+    pub(crate) next_stream: u64,
+    /// Index of the blank entry that started this leadership.
+    pub(crate) first_own: u64,
+    pub(crate) round: Round,
+    /// When the newest rounds began.
+    rounds: VecDeque<(Round, Instant)>,
+    heartbeat_at: Instant,
+    pub(crate) since: Instant,
+    /// A commit quorum acknowledged this leader after this moment.
+    pub(crate) quorum_acked: Option<Instant>,
+    pub(crate) reads: ReadQueue,
+    /// Who waits for the membership change under way.
+    pub(crate) change: Option<RequestId>,
+    disk_behind_since: Option<Instant>,
+}
+
+/// What sending to a peer needs to know of the rest of the core.
+struct Sending<'a> {
+    log: &'a LogIds,
+    pieces: &'a Pieces,
+    config: &'a Config,
+    vote: Vote,
+    commit: u64,
+    now: Instant,
+    round: Round,
+}
+
+impl Core {
+    pub(crate) fn become_leader(&mut self, out: &mut Actions) {
+        self.vote = Vote::committed(self.vote.leader_id);
+        let first_own = self.log.last().index + 1;
+        self.role = Role::Leader(Box::new(Leader {
+            peers: Vec::new(),
+            next_stream: 0,
+            first_own,
+            round: Round(0),
+            rounds: VecDeque::new(),
+            heartbeat_at: self.now + self.config.heartbeat_interval,
+            since: self.now,
+            quorum_acked: None,
+            reads: ReadQueue::default(),
+            change: None,
+            disk_behind_since: None,
+        }));
+        self.contact = None;
+        out.note(Note::BecameLeader(self.vote.leader_id));
+        self.track_members(out);
+        // The blank entry commits what earlier leaders left, and with it this leader knows what is committed
+        // (dissertation 3.6.2, 6.4).
+        self.append_core_entry(self.vote.leader_id, CoreEntry::Blank, out);
+        self.start_round();
+        self.replicate(out);
+    }
+
+    /// Follows the membership in force: who is replicated to.
+    pub(crate) fn track_members(&mut self, out: &mut Actions) {
+        let me = self.config.node_id;
+        let next = self.log.last().index + 1;
+        let ids: Vec<NodeId> = self.membership().nodes.keys().copied().filter(|id| *id != me).collect();
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.peers.retain(|peer| ids.contains(&peer.id));
+        for id in ids {
+            if let Err(place) = leader.peers.binary_search_by_key(&id, |peer| peer.id) {
+                let stream = leader.new_stream();
+                leader.peers.insert(place, Progress::new(id, next, stream));
+                out.note(Note::PeerState { peer: id, state: PeerState::Probe });
+            }
+        }
+    }
+
+    pub(crate) fn on_propose(&mut self, request: RequestId, count: u64, bytes: u64, out: &mut Actions) {
+        if !self.is_leader() || count == 0 {
+            let refusal = Refusal::NotLeader { leader: self.leader() };
+            return out.push(Action::Reply { request, outcome: Outcome::Refused(refusal) });
+        }
+        let prev = self.log.last();
+        let last = LogId::new(self.vote.leader_id, prev.index + count);
+        self.log.append(last.leader_id, last.index);
+        self.pieces.push(last.index, bytes);
+        let span = Span { prev, last };
+        // The leader writes while it replicates; its own disk counts like any other (dissertation 10.2.1).
+        self.disk.write(WriteOp::Append { span, source: Source::Proposal(request) }, out);
+        out.push(Action::Reply { request, outcome: Outcome::Proposed(span) });
+        self.replicate(out);
+    }
+
+    // ---- sending ----
+
+    /// Sends to every peer what it may be sent now.
+    pub(crate) fn replicate(&mut self, out: &mut Actions) {
+        let half = self.config.heartbeat_interval / 2;
+        let Role::Leader(leader) = &mut self.role else { return };
+        // Traffic carries fresh rounds, so that a busy leader needs no heartbeats.
+        if leader.rounds.back().is_none_or(|(_, began)| self.now.since(*began) >= half) {
+            leader.begin_round(self.now);
+        }
+        let sending = Sending {
+            log: &self.log,
+            pieces: &self.pieces,
+            config: &self.config,
+            vote: self.vote,
+            commit: self.commit,
+            now: self.now,
+            round: leader.round,
+        };
+        for peer in &mut leader.peers {
+            sending.send_entries(peer, out);
+        }
+    }
+
+    fn replicate_to(&mut self, id: NodeId, out: &mut Actions) {
+        self.with_peer(id, |sending, peer, _| sending.send_entries(peer, out));
+    }
+
+    /// Lends a peer together with what sending to it needs.
+    fn with_peer<R>(&mut self, id: NodeId, act: impl FnOnce(&Sending<'_>, &mut Progress, &mut u64) -> R) -> Option<R> {
+        let Role::Leader(leader) = &mut self.role else { return None };
+        let sending = Sending {
+            log: &self.log,
+            pieces: &self.pieces,
+            config: &self.config,
+            vote: self.vote,
+            commit: self.commit,
+            now: self.now,
+            round: leader.round,
+        };
+        let place = leader.peers.binary_search_by_key(&id, |peer| peer.id).ok()?;
+        Some(act(&sending, &mut leader.peers[place], &mut leader.next_stream))
+    }
+
+    /// Shows every peer that the leader lives, in a new round.
+    pub(crate) fn broadcast_round(&mut self, out: &mut Actions) {
+        self.start_round();
+        self.send_heartbeats(std::time::Duration::ZERO, out);
+    }
+
+    fn start_round(&mut self) {
+        let now = self.now;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.begin_round(now);
+        }
+    }
+
+    /// Sends an empty append to every peer that was sent nothing for `quiet_for`.
+    fn send_heartbeats(&mut self, quiet_for: std::time::Duration, out: &mut Actions) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let sending = Sending {
+            log: &self.log,
+            pieces: &self.pieces,
+            config: &self.config,
+            vote: self.vote,
+            commit: self.commit,
+            now: self.now,
+            round: leader.round,
+        };
+        for peer in &mut leader.peers {
+            if peer.sent_at.is_none_or(|at| sending.now.since(at) >= quiet_for) {
+                sending.send_heartbeat(peer, out);
+            }
+        }
+    }
+
+    pub(crate) fn on_heartbeat(&mut self, out: &mut Actions) {
+        if self.is_leader() {
+            self.broadcast_round(out);
+        }
+    }
+
+    // ---- time ----
+
+    pub(crate) fn leader_deadline(&self, leader: &Leader) -> Instant {
+        let heard = leader.quorum_acked.unwrap_or(leader.since);
+        match self.config.check_quorum.is_on() {
+            true => leader.heartbeat_at.min(heard + self.config.election_timeout_max),
+            false => leader.heartbeat_at,
+        }
+    }
+
+    pub(crate) fn on_leader_timeout(&mut self, out: &mut Actions) {
+        self.measure_quorum();
+        if self.check_quorum_lapsed() {
+            return self.step_down(StepDown::NoQuorum, out);
+        }
+        if self.disk_lags_too_long() {
+            return self.step_down(StepDown::Disk, out);
+        }
+        let interval = self.config.heartbeat_interval;
+        let now = self.now;
+        let Role::Leader(leader) = &mut self.role else { return };
+        if now < leader.heartbeat_at {
+            return;
+        }
+        leader.heartbeat_at = now + interval;
+        leader.begin_round(now);
+        self.give_up_on_lost_sends(out);
+        self.send_heartbeats(interval * 3 / 4, out);
+        self.replicate(out);
+    }
+
+    fn check_quorum_lapsed(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let heard = leader.quorum_acked.unwrap_or(leader.since);
+        self.config.check_quorum.is_on() && self.now >= heard + self.config.election_timeout_max
+    }
+
+    /// A leader whose own log stays behind what the others committed hands over (law 8).
+    fn disk_lags_too_long(&mut self) -> bool {
+        let (now, max) = (self.now, self.config.max_disk_lag);
+        let behind = self.commit > self.disk.index();
+        let Role::Leader(leader) = &mut self.role else { return false };
+        leader.disk_behind_since = match behind {
+            true => leader.disk_behind_since.or(Some(now)),
+            false => None,
+        };
+        leader.disk_behind_since.is_some_and(|since| now.since(since) >= max)
+    }
+
+    /// What was not acknowledged in time is taken for lost.
+    fn give_up_on_lost_sends(&mut self, out: &mut Actions) {
+        let (now, timeout) = (self.now, self.config.retransmit_timeout);
+        let Role::Leader(leader) = &mut self.role else { return };
+        for peer in &mut leader.peers {
+            let lost = match &peer.mode {
+                Mode::Replicate { inflight, oldest_sent } => !inflight.is_empty() && now.since(*oldest_sent) >= timeout,
+                Mode::Snapshot { retry_at } => retry_at.is_some_and(|at| now >= at),
+                Mode::Probe { .. } => false,
+            };
+            if lost {
+                peer.probe(peer.matched.index + 1, None, &mut leader.next_stream, out);
+            }
+        }
+    }
+
+    // ---- receiving ----
+
+    pub(crate) fn on_append_reply(
+        &mut self,
+        from: NodeId,
+        incarnation: Incarnation,
+        reply: AppendReply,
+        out: &mut Actions,
+    ) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if reply.vote != self.vote {
+            return;
+        }
+        let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return };
+        let peer = &mut leader.peers[place];
+        if peer.incarnation.is_some_and(|known| known != incarnation) {
+            // Another disk: nothing that the old one acknowledged is on it (law 15).
+            *peer = Progress::new(from, self.log.last().index + 1, peer.stream);
+            peer.incarnation = Some(incarnation);
+            peer.probe(self.log.last().index + 1, None, &mut leader.next_stream, out);
+            out.note(Note::OtherIncarnation { peer: from, seen: incarnation });
+            return self.replicate_to(from, out);
+        }
+        peer.incarnation = Some(incarnation);
+        if reply.stream != peer.stream {
+            return;
+        }
+        match reply.answer {
+            AppendAnswer::Accepted { matched } => {
+                self.on_round_acked(from, reply.round, out);
+                self.on_accepted(from, matched, out);
+            }
+            AppendAnswer::Conflict { prev, hint } => {
+                self.on_round_acked(from, reply.round, out);
+                self.on_conflict(from, prev, hint, out);
+            }
+            AppendAnswer::Refused { seen } => self.on_refused(from, seen, out),
+        }
+    }
+
+    fn on_accepted(&mut self, from: NodeId, matched: LogId, out: &mut Actions) {
+        let purged = self.log.purged();
+        let unknown = matched.index > purged.index && !self.log.holds(matched);
+        if unknown || matched.index > self.log.last().index {
+            return out.note(Note::Impossible { from, what: "an acknowledgement of entries that do not exist" });
+        }
+        let now = self.now;
+        let news = self.with_peer(from, |_, peer, _| {
+            let news = peer.advance_matched(matched, now);
+            let found = match &peer.mode {
+                Mode::Probe { .. } => true,
+                Mode::Snapshot { .. } => peer.matched.index >= purged.index,
+                Mode::Replicate { .. } => false,
+            };
+            if found {
+                if matches!(peer.mode, Mode::Snapshot { .. }) {
+                    peer.next = peer.matched.index + 1;
+                }
+                peer.mode = Mode::Replicate { inflight: VecDeque::new(), oldest_sent: now };
+                out.note(Note::PeerState { peer: from, state: PeerState::Replicate });
+            }
+            news
+        });
+        // Commit first: what is sent next then carries the new commit index.
+        if news == Some(true) {
+            self.advance_commit(out);
+        }
+        self.replicate_to(from, out);
+    }
+
+    fn on_conflict(&mut self, from: NodeId, prev: LogId, hint: LogId, out: &mut Actions) {
+        // The last entry of ours that can be in the peer's log, by its hint.
+        let agreed = self.log.last_at_most(hint.index.min(prev.index.saturating_sub(1)), hint.leader_id);
+        self.with_peer(from, |_, peer, next_stream| {
+            if prev.index > 0 && prev.index <= peer.matched.index {
+                peer.regressed = true;
+                peer.matched = LogId::ZERO;
+                out.note(Note::Impossible {
+                    from,
+                    what: "denies entries that it acknowledged: an older copy of its disk",
+                });
+            }
+            let next = agreed.index.max(peer.matched.index) + 1;
+            peer.probe(next, None, next_stream, out);
+        });
+        self.replicate_to(from, out);
+    }
+
+    /// A peer has seen a greater vote.
+    fn on_refused(&mut self, _from: NodeId, seen: Vote, out: &mut Actions) {
+        if self.vote.at_least(seen, self.config.mode) {
+            return;
+        }
+        if seen.committed {
+            self.step_down(StepDown::GreaterVote(seen), out);
+            self.set_vote(Vote::uncommitted(seen.leader_id), out);
+            return;
+        }
+        // Rule: a greater uncommitted vote does not topple a leader; it raises itself above it at once (law 5).
+        self.seen_term = self.seen_term.max(seen.leader_id.term);
+        self.step_down(StepDown::GreaterVote(seen), out);
+        if self.is_voter() {
+            self.start_campaign(Phase::Real, crate::CampaignReason::Timeout, out);
+        }
+    }
+
+    pub(crate) fn on_send_lost(&mut self, to: NodeId, stream: StreamId, out: &mut Actions) {
+        let later = self.now + self.config.heartbeat_interval;
+        self.with_peer(to, |_, peer, next_stream| {
+            if peer.stream == stream && !matches!(peer.mode, Mode::Snapshot { .. }) {
+                peer.probe(peer.matched.index + 1, Some(later), next_stream, out);
+            }
+        });
+    }
+
+    pub(crate) fn on_snapshot_sent(&mut self, to: NodeId, stream: StreamId, outcome: crate::SendOutcome) {
+        let (now, timeout) = (self.now, self.config.retransmit_timeout);
+        self.with_peer(to, |_, peer, next_stream| {
+            if peer.stream != stream {
+                return;
+            }
+            let Mode::Snapshot { retry_at } = &mut peer.mode else { return };
+            match outcome {
+                // Installing takes a while; the acknowledgement ends this state before that.
+                crate::SendOutcome::Delivered => *retry_at = Some(now + timeout * 10),
+                crate::SendOutcome::Failed => {
+                    peer.probe(peer.matched.index + 1, Some(now + timeout), next_stream, &mut Actions::new());
+                }
+            }
+        });
+    }
+
+    // ---- rounds and commit ----
+
+    fn on_round_acked(&mut self, from: NodeId, round: Round, out: &mut Actions) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if round > leader.round {
+            return out.note(Note::Impossible { from, what: "an acknowledgement of a round that was not begun" });
+        }
+        let began = leader.round_began(round);
+        let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return };
+        let peer = &mut leader.peers[place];
+        if round <= peer.acked {
+            return;
+        }
+        peer.acked = round;
+        peer.acked_at = peer.acked_at.max(began);
+        self.measure_quorum();
+        self.maybe_confirm_reads(out);
+    }
+
+    /// The moment after which a commit quorum followed this leader. Counted from *send* time.
+    fn measure_quorum(&mut self) {
+        let (me, now) = ((self.config.node_id, self.config.incarnation), self.now);
+        let Role::Leader(leader) = &self.role else { return };
+        let acked = self.membership().commit_reached(|id, incarnation| {
+            if (id, incarnation) == me {
+                return Some(now);
+            }
+            leader.peer_as(id, incarnation).and_then(|peer| peer.acked_at)
+        });
+        if let Role::Leader(leader) = &mut self.role {
+            leader.quorum_acked = leader.quorum_acked.max(acked);
+        }
+    }
+
+    /// The greatest round that a commit quorum acknowledged.
+    pub(crate) fn round_reached(&self) -> Option<Round> {
+        let me = (self.config.node_id, self.config.incarnation);
+        let Role::Leader(leader) = &self.role else { return None };
+        self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
+            true => Some(leader.round),
+            false => leader.peer_as(id, incarnation).map(|peer| peer.acked),
+        })
+    }
+
+    /// Commits what a commit quorum holds durably, if it is of this leadership (dissertation 3.6.2).
+    pub(crate) fn advance_commit(&mut self, out: &mut Actions) {
+        let me = (self.config.node_id, self.config.incarnation);
+        let own = self.disk.index();
+        let Role::Leader(leader) = &self.role else { return };
+        let reached = self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
+            true => Some(own),
+            false => leader.peer_as(id, incarnation).map(|peer| peer.matched.index),
+        });
+        let Some(reached) = reached else { return };
+        // Rule: never count replicas of an earlier leader's entry (figure 3.7).
+        if reached < leader.first_own || !self.commit_to(reached) {
+            return;
+        }
+        self.on_commit_advanced(out);
+        self.maybe_start_reads(out);
+    }
+
+    /// Answers those who wait for this leadership: it ended.
+    pub(crate) fn fail_leader_requests(&mut self, out: &mut Actions) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.reads.fail(out);
+        if let Some(request) = leader.change.take() {
+            out.push(Action::Reply { request, outcome: Outcome::Unknown });
+        }
+    }
+}
+
+impl Leader {
+    pub(crate) fn new_stream(&mut self) -> StreamId {
+        next_stream(&mut self.next_stream)
+    }
+
+    fn begin_round(&mut self, now: Instant) {
+        self.round = Round(self.round.0 + 1);
+        self.rounds.push_back((self.round, now));
+        if self.rounds.len() > MAX_ROUNDS {
+            self.rounds.pop_front();
+        }
+    }
+
+    fn round_began(&self, round: Round) -> Option<Instant> {
+        let (oldest, _) = self.rounds.front()?;
+        let place = round.0.checked_sub(oldest.0)?;
+        self.rounds.get(usize::try_from(place).ok()?).map(|(_, began)| *began)
+    }
+
+    pub(crate) fn peer(&self, id: NodeId) -> Option<&Progress> {
+        self.peers.binary_search_by_key(&id, |peer| peer.id).ok().map(|place| &self.peers[place])
+    }
+
+    /// The peer, if its word counts for a voter of this incarnation.
+    fn peer_as(&self, id: NodeId, incarnation: Incarnation) -> Option<&Progress> {
+        self.peer(id).filter(|peer| peer.counts_as(incarnation))
+    }
+}
+
+fn next_stream(counter: &mut u64) -> StreamId {
+    *counter += 1;
+    StreamId(*counter)
+}
+
+impl Progress {
+    /// Goes back to looking for where the logs match, in a new stream: replies to what was sent before say
+    /// nothing about the new position.
+    fn probe(&mut self, next: u64, retry_at: Option<Instant>, streams: &mut u64, out: &mut Actions) {
+        if self.state() != PeerState::Probe {
+            out.note(Note::PeerState { peer: self.id, state: PeerState::Probe });
+        }
+        self.next = next;
+        self.stream = next_stream(streams);
+        self.mode = Mode::Probe { retry_at };
+    }
+}
+
+impl Sending<'_> {
+    fn header(&self, peer: &Progress) -> AppendHeader {
+        AppendHeader {
+            vote: self.vote,
+            stream: peer.stream,
+            round: self.round,
+            commit: self.commit,
+            lease: std::time::Duration::ZERO,
+        }
+    }
+
+    /// Sends what the peer's windows allow.
+    fn send_entries(&self, peer: &mut Progress, out: &mut Actions) {
+        loop {
+            let (inflight, cold) = match &peer.mode {
+                Mode::Snapshot { .. } => return,
+                Mode::Probe { retry_at } => {
+                    if retry_at.is_none_or(|at| self.now >= at) {
+                        self.send_probe(peer, out);
+                    }
+                    return;
+                }
+                Mode::Replicate { inflight, .. } => (inflight.len(), inflight.back().is_some_and(|sent| sent.cold)),
+            };
+            let last = self.log.last();
+            let full =
+                inflight >= self.config.max_inflight_appends || peer.inflight_bytes() >= self.config.max_inflight_bytes;
+            if peer.next > last.index || full || cold {
+                return;
+            }
+            let Some(prev) = self.log.at(peer.next - 1) else { return self.send_snapshot(peer, out) };
+            let cut = self.pieces.cut(peer.next, last.index, self.config.max_append_bytes);
+            let Some(last) = self.log.at(cut.last) else { return };
+            if cut.cold && inflight > 0 {
+                return;
+            }
+            out.push(Action::SendEntries { to: peer.id, header: self.header(peer), span: Span { prev, last } });
+            let sent = Inflight { first: peer.next, last: last.index, bytes: cut.bytes, cold: cut.cold };
+            peer.next = last.index + 1;
+            peer.sent_at = Some(self.now);
+            if let Mode::Replicate { inflight, oldest_sent } = &mut peer.mode {
+                if inflight.is_empty() {
+                    *oldest_sent = self.now;
+                }
+                inflight.push_back(sent);
+            }
+        }
+    }
+
+    /// Sends one append, with entries if there are any, to see whether the peer holds what comes before them.
+    fn send_probe(&self, peer: &mut Progress, out: &mut Actions) {
+        let Some(prev) = self.log.at(peer.next - 1) else { return self.send_snapshot(peer, out) };
+        let last = self.log.last();
+        let cut = self.pieces.cut(peer.next, last.index, self.config.max_append_bytes);
+        match self.log.at(cut.last) {
+            Some(last) if last.index > prev.index => {
+                out.push(Action::SendEntries { to: peer.id, header: self.header(peer), span: Span { prev, last } });
+            }
+            _ => self.send_empty(peer, prev, out),
+        }
+        peer.sent_at = Some(self.now);
+        peer.mode = Mode::Probe { retry_at: Some(self.now + self.config.retransmit_timeout) };
+    }
+
+    fn send_heartbeat(&self, peer: &mut Progress, out: &mut Actions) {
+        let prev = match &peer.mode {
+            // While probing, every message asks the same question.
+            Mode::Probe { .. } => match self.log.at(peer.next - 1) {
+                Some(prev) => prev,
+                None => return self.send_snapshot(peer, out),
+            },
+            // Not the end of what was sent: on its own connection, a heartbeat may overtake entries.
+            Mode::Replicate { .. } | Mode::Snapshot { .. } => peer.matched,
+        };
+        self.send_empty(peer, prev, out);
+        peer.sent_at = Some(self.now);
+    }
+
+    fn send_empty(&self, peer: &Progress, prev: LogId, out: &mut Actions) {
+        let append = Append { header: self.header(peer), prev, entries: Entries::default() };
+        out.push(Action::Send { to: peer.id, message: Message::Append(append) });
+    }
+
+    fn send_snapshot(&self, peer: &mut Progress, out: &mut Actions) {
+        peer.mode = Mode::Snapshot { retry_at: None };
+        out.note(Note::PeerState { peer: peer.id, state: PeerState::Snapshot });
+        out.push(Action::SendSnapshot { to: peer.id, header: self.header(peer), at_least: self.log.purged() });
+    }
+}
+
+impl Core {
+    pub(crate) fn own_leader_id(&self) -> LeaderId {
+        self.vote.leader_id
+    }
+}

@@ -1,0 +1,114 @@
+//! What a leader knows of one peer, and how it replicates to it.
+
+use std::collections::VecDeque;
+
+use crate::event::PeerState;
+use crate::ids::{Incarnation, LogId, NodeId, Round, StreamId};
+use crate::time::Instant;
+
+/// A peer as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Progress {
+    pub(crate) id: NodeId,
+    /// The disk it last spoke from; `None` until it has.
+    pub(crate) incarnation: Option<Incarnation>,
+    /// The peer holds this and everything before it, durably. Never goes back within an incarnation.
+    pub(crate) matched: LogId,
+    /// Next entry to send. Invariant: `matched.index < next <= last + 1`.
+    pub(crate) next: u64,
+    pub(crate) mode: Mode,
+    /// The current stream; replies of others are ignored.
+    pub(crate) stream: StreamId,
+    /// The last round it acknowledged, and when that round began.
+    pub(crate) acked: Round,
+    pub(crate) acked_at: Option<Instant>,
+    /// When it was last sent an append, with or without entries.
+    pub(crate) sent_at: Option<Instant>,
+    /// It denied holding what it had acknowledged: an older copy of its disk was put back. It is served, but
+    /// no longer counted (law 15).
+    pub(crate) regressed: bool,
+}
+
+/// How the leader replicates to a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Mode {
+    /// One append at a time, to find where the logs match. `retry_at`: when to send it again.
+    Probe { retry_at: Option<Instant> },
+    /// Logs match up to `next - 1`: appends are pipelined.
+    Replicate { inflight: VecDeque<Inflight>, oldest_sent: Instant },
+    /// A snapshot is on its way. `retry_at`: when to take it for lost, once it is delivered.
+    Snapshot { retry_at: Option<Instant> },
+}
+
+/// An append with entries that is not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Inflight {
+    /// Index of its first entry.
+    pub(crate) first: u64,
+    /// Index of its last entry.
+    pub(crate) last: u64,
+    pub(crate) bytes: u64,
+    /// The sizes of its entries were not known, so the driver may have sent only the front of it.
+    pub(crate) cold: bool,
+}
+
+impl Progress {
+    pub(crate) fn new(id: NodeId, next: u64, stream: StreamId) -> Self {
+        Self {
+            id,
+            incarnation: None,
+            matched: LogId::ZERO,
+            next,
+            mode: Mode::Probe { retry_at: None },
+            stream,
+            acked: Round(0),
+            acked_at: None,
+            sent_at: None,
+            regressed: false,
+        }
+    }
+
+    pub(crate) fn state(&self) -> PeerState {
+        match self.mode {
+            Mode::Probe { .. } => PeerState::Probe,
+            Mode::Replicate { .. } => PeerState::Replicate,
+            Mode::Snapshot { .. } => PeerState::Snapshot,
+        }
+    }
+
+    /// Whether its word counts for a voter of this incarnation (law 15).
+    pub(crate) fn counts_as(&self, incarnation: Incarnation) -> bool {
+        self.incarnation == Some(incarnation) && !self.regressed
+    }
+
+    pub(crate) fn inflight_bytes(&self) -> u64 {
+        match &self.mode {
+            Mode::Replicate { inflight, .. } => inflight.iter().map(|sent| sent.bytes).sum(),
+            Mode::Probe { .. } | Mode::Snapshot { .. } => 0,
+        }
+    }
+
+    /// Takes in that the peer holds `matched` durably; returns whether that is news.
+    pub(crate) fn advance_matched(&mut self, matched: LogId, now: Instant) -> bool {
+        if matched.index <= self.matched.index {
+            return false;
+        }
+        self.matched = matched;
+        self.next = self.next.max(matched.index + 1);
+        if let Mode::Replicate { inflight, oldest_sent } = &mut self.mode {
+            while let Some(sent) = inflight.front() {
+                // Of a cold append only the front may have been sent: go on from where it ended.
+                let cut = sent.cold && matched.index >= sent.first && matched.index < sent.last;
+                if cut {
+                    self.next = matched.index + 1;
+                }
+                if !cut && matched.index < sent.last {
+                    break;
+                }
+                inflight.pop_front();
+                *oldest_sent = now;
+            }
+        }
+        true
+    }
+}

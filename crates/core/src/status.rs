@@ -1,0 +1,148 @@
+//! A read-only copy of a core's state, for metrics, operators and tests.
+
+use std::fmt;
+
+use crate::core::{Core, Role};
+use crate::event::PeerState;
+use crate::ids::{Incarnation, LogId, NodeId, Vote};
+use crate::membership::Membership;
+use crate::time::Instant;
+
+/// What a node does in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ServerState {
+    /// Is replicated to, or waits to be; does not vote.
+    Learner,
+    /// Votes, and follows or waits for a leader.
+    Follower,
+    /// Campaigns.
+    Candidate,
+    /// Leads.
+    Leader,
+    /// Stopped after a failed write.
+    Halted,
+}
+
+impl fmt::Display for ServerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ServerState::Learner => "learner",
+            ServerState::Follower => "follower",
+            ServerState::Candidate => "candidate",
+            ServerState::Leader => "leader",
+            ServerState::Halted => "halted",
+        })
+    }
+}
+
+/// A copy of a core's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What the node does.
+    pub state: ServerState,
+    /// Its vote.
+    pub vote: Vote,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The end of its log.
+    pub last_log_id: LogId,
+    /// Its log is durable up to this index.
+    pub durable: u64,
+    /// Entries up to this index are committed, as far as it knows.
+    pub commit: u64,
+    /// What its state machine has applied.
+    pub applied: LogId,
+    /// The end of its newest snapshot.
+    pub snapshot: LogId,
+    /// The last purged entry.
+    pub purged: LogId,
+    /// The log id of the membership in force.
+    pub membership_log_id: LogId,
+    /// The membership in force.
+    pub membership: Membership,
+    /// On a leader: its peers.
+    pub peers: Vec<PeerStatus>,
+    /// On a leader: a commit quorum followed it after this moment.
+    pub quorum_acked: Option<Instant>,
+}
+
+/// A peer, as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer.
+    pub id: NodeId,
+    /// The disk it last spoke from.
+    pub incarnation: Option<Incarnation>,
+    /// How it is replicated to.
+    pub state: PeerState,
+    /// It holds its log durably up to here.
+    pub matched: LogId,
+    /// The next entry it will be sent.
+    pub next: u64,
+    /// Bytes of entries sent and not acknowledged.
+    pub inflight_bytes: u64,
+    /// When the last round that it acknowledged began.
+    pub acked_at: Option<Instant>,
+}
+
+impl Core {
+    /// What this node does.
+    pub fn state(&self) -> ServerState {
+        match &self.role {
+            _ if self.halted => ServerState::Halted,
+            Role::Leader(_) => ServerState::Leader,
+            Role::Candidate(_) => ServerState::Candidate,
+            Role::Follower(_) if self.is_voter() => ServerState::Follower,
+            Role::Follower(_) => ServerState::Learner,
+        }
+    }
+
+    /// A copy of the state.
+    pub fn status(&self) -> Status {
+        let peers = match &self.role {
+            Role::Leader(leader) => leader
+                .peers
+                .iter()
+                .map(|peer| PeerStatus {
+                    id: peer.id,
+                    incarnation: peer.incarnation,
+                    state: peer.state(),
+                    matched: peer.matched,
+                    next: peer.next,
+                    inflight_bytes: peer.inflight_bytes(),
+                    acked_at: peer.acked_at,
+                })
+                .collect(),
+            Role::Follower(_) | Role::Candidate(_) => Vec::new(),
+        };
+        let quorum_acked = match &self.role {
+            Role::Leader(leader) => leader.quorum_acked,
+            Role::Follower(_) | Role::Candidate(_) => None,
+        };
+        Status {
+            state: self.state(),
+            vote: self.vote,
+            leader: self.leader(),
+            last_log_id: self.log.last(),
+            durable: self.disk.index(),
+            commit: self.commit,
+            applied: self.applied,
+            snapshot: self.snapshot.last,
+            purged: self.log.purged(),
+            membership_log_id: self.membership_log_id(),
+            membership: self.membership().clone(),
+            peers,
+            quorum_acked,
+        }
+    }
+
+    /// The log ids of the log.
+    pub fn log(&self) -> &crate::LogIds {
+        &self.log
+    }
+
+    /// The log is durable up to this index.
+    pub fn durable(&self) -> u64 {
+        self.disk.index()
+    }
+}
