@@ -1,6 +1,8 @@
 //! Three cores on perfect links and disks: elect, replicate, read, change members. The golden scripts in
 //! testdata play what goes wrong; this only shows the shortest way to drive a core.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
