@@ -179,7 +179,10 @@ impl Core {
         match &self.role {
             Role::Leader(leader) => Some(self.leader_deadline(leader)),
             Role::Candidate(_) => Some(self.election_deadline),
-            Role::Follower(_) => self.may_campaign().then_some(self.election_deadline),
+            // A learner does not campaign, but forgets a leader that it no longer hears.
+            Role::Follower(follower) => {
+                (self.may_campaign() || follower.leader.is_some()).then_some(self.election_deadline)
+            }
         }
     }
 

@@ -177,7 +177,9 @@ impl Core {
             round: leader.round,
         };
         for peer in &mut leader.peers {
-            if peer.sent_at.is_none_or(|at| sending.now.since(at) >= quiet_for) {
+            // A peer that does not know the newest commit index is told, however busy it was.
+            let stale = peer.sent_commit < sending.commit;
+            if stale || peer.sent_at.is_none_or(|at| sending.now.since(at) >= quiet_for) {
                 sending.send_heartbeat(peer, out);
             }
         }
@@ -343,14 +345,18 @@ impl Core {
     }
 
     /// A peer has seen a greater vote.
-    fn on_refused(&mut self, _from: NodeId, seen: Vote, out: &mut Actions) {
+    fn on_refused(&mut self, from: NodeId, seen: Vote, out: &mut Actions) {
         if self.vote.at_least(seen, self.config.mode) {
             return;
         }
+        let greater = Vote::uncommitted(seen.leader_id);
+        if !greater.exceeds(self.vote, self.config.mode) || seen.leader_id.term == u64::MAX {
+            // A second leader in this term, which cannot be, is reported and not believed (law 1).
+            return out.note(Note::Impossible { from, what: "a second leader in one term, or the last term" });
+        }
         if seen.committed {
             self.step_down(StepDown::GreaterVote(seen), out);
-            self.set_vote(Vote::uncommitted(seen.leader_id), out);
-            return;
+            return self.set_vote(greater, out);
         }
         // Rule: a greater uncommitted vote does not topple a leader; it raises itself above it at once (law 5).
         self.seen_term = self.seen_term.max(seen.leader_id.term);
@@ -544,7 +550,7 @@ impl Sending<'_> {
             out.push(Action::SendEntries { to: peer.id, header: self.header(peer), span: Span { prev, last } });
             let sent = Inflight { first: peer.next, last: last.index, bytes: cut.bytes, cold: cut.cold };
             peer.next = last.index + 1;
-            peer.sent_at = Some(self.now);
+            peer.note_sent(self.now, self.commit);
             if let Mode::Replicate { inflight, oldest_sent } = &mut peer.mode {
                 if inflight.is_empty() {
                     *oldest_sent = self.now;
@@ -565,7 +571,7 @@ impl Sending<'_> {
             }
             _ => self.send_empty(peer, prev, out),
         }
-        peer.sent_at = Some(self.now);
+        peer.note_sent(self.now, self.commit);
         peer.mode = Mode::Probe { retry_at: Some(self.now + self.config.retransmit_timeout) };
     }
 
@@ -580,7 +586,7 @@ impl Sending<'_> {
             Mode::Replicate { .. } | Mode::Snapshot { .. } => peer.matched,
         };
         self.send_empty(peer, prev, out);
-        peer.sent_at = Some(self.now);
+        peer.note_sent(self.now, self.commit);
     }
 
     fn send_empty(&self, peer: &Progress, prev: LogId, out: &mut Actions) {

@@ -24,6 +24,8 @@ pub(crate) struct Progress {
     pub(crate) acked_at: Option<Instant>,
     /// When it was last sent an append, with or without entries.
     pub(crate) sent_at: Option<Instant>,
+    /// The commit index that append carried.
+    pub(crate) sent_commit: u64,
     /// It denied holding what it had acknowledged: an older copy of its disk was put back. It is served, but
     /// no longer counted (law 15).
     pub(crate) regressed: bool,
@@ -64,6 +66,7 @@ impl Progress {
             acked: Round(0),
             acked_at: None,
             sent_at: None,
+            sent_commit: 0,
             regressed: false,
         }
     }
@@ -79,6 +82,11 @@ impl Progress {
     /// Whether its word counts for a voter of this incarnation (law 15).
     pub(crate) fn counts_as(&self, incarnation: Incarnation) -> bool {
         self.incarnation == Some(incarnation) && !self.regressed
+    }
+
+    pub(crate) fn note_sent(&mut self, now: Instant, commit: u64) {
+        self.sent_at = Some(now);
+        self.sent_commit = commit;
     }
 
     pub(crate) fn inflight_bytes(&self) -> u64 {
