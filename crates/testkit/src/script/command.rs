@@ -1,0 +1,508 @@
+//! The commands of a script.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_core::{
+    ChangeMembers, Config, Event, Incarnation, LeasePolicy, Membership, Node as Record, NodeId, Phase, Quorum,
+    ReadPolicy, Retain, Settings, VoterSet,
+};
+
+use super::inject;
+use super::words::{Words, link, links, log_id, nodes, number, options, tune};
+use crate::world::{
+    Auto, Beginning, Choice, Entry, Kind, Link, Payload, Trace, World, compact, incarnation, log_id as show, policy,
+};
+
+/// A world and what happened in it.
+#[derive(Default)]
+pub(super) struct Stage {
+    world: Option<World>,
+    /// What the last command did.
+    pub(super) last: Vec<Trace>,
+    /// What every command did.
+    pub(super) ever: Vec<Trace>,
+    /// Which sorts of output the last command shows.
+    detail: Detail,
+}
+
+/// How much of what happened is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Detail {
+    /// Everything.
+    #[default]
+    Full,
+    /// What changed; not every message and write.
+    Brief,
+}
+
+type Done = Result<(), String>;
+
+impl Stage {
+    pub(super) fn world(&self) -> Result<&World, String> {
+        self.world.as_ref().ok_or_else(|| "a script begins with `cluster`".to_string())
+    }
+
+    fn world_mut(&mut self) -> Result<&mut World, String> {
+        self.world.as_mut().ok_or_else(|| "a script begins with `cluster`".to_string())
+    }
+
+    /// Runs a command and returns what it did, a line each.
+    pub(super) fn run(&mut self, line: &str) -> Result<Vec<String>, String> {
+        self.last.clear();
+        self.detail = Detail::Full;
+        let result = self.command(line);
+        if let Some(world) = &mut self.world {
+            self.last = world.take_trace();
+            self.ever.extend(self.last.iter().cloned());
+        }
+        result.map(|()| self.output())
+    }
+
+    /// What the last command did.
+    pub(super) fn output(&self) -> Vec<String> {
+        let is_kept = |kind: Kind| match kind {
+            Kind::Note(_) | Kind::Reply(_) | Kind::Told => true,
+            Kind::Sent(_) | Kind::Arrived(_) | Kind::Write(_) => self.detail == Detail::Full,
+        };
+        let mut lines = Vec::new();
+        // In brief output a moment is shown only if something is told of it.
+        let mut moment: Option<String> = None;
+        for trace in self.last.iter().filter(|trace| is_kept(trace.kind)) {
+            if self.detail == Detail::Brief && trace.kind == Kind::Told && trace.text.starts_with("at ") {
+                moment = Some(line_of(trace));
+                continue;
+            }
+            lines.extend(moment.take());
+            lines.push(line_of(trace));
+        }
+        lines
+    }
+
+    fn command(&mut self, line: &str) -> Done {
+        let mut words = Words::of(line);
+        let name = words.word("a name")?;
+        if name == "cluster" {
+            return self.cluster(&mut words);
+        }
+        match name {
+            "disk" => self.disk(&mut words)?,
+            "propose" => self.propose(&mut words)?,
+            "persist" => self.persist(&mut words)?,
+            "autopersist" => self.world_mut()?.autopersist = auto(words.word("on or off")?)?,
+            "autoapply" => self.world_mut()?.autoapply = auto(words.word("on or off")?)?,
+            "apply" => self.apply(&mut words)?,
+            "deliver" | "drop" | "duplicate" | "hold" | "release" => return self.messages(name, &mut words),
+            "cut" | "heal" => self.partition(name, &mut words)?,
+            "crash" => self.crash(&mut words)?,
+            "restart" => self.restart(&mut words)?,
+            "timeout" => self.timeout(&mut words)?,
+            "advance" => {
+                let by = words.millis()?;
+                self.world_mut()?.advance(by)?;
+            }
+            "run" => {
+                self.detail = Detail::Brief;
+                let by = words.millis()?;
+                self.world_mut()?.run(by)?;
+            }
+            "stabilize" => {
+                self.detail = Detail::Brief;
+                self.world_mut()?.stabilize()?;
+            }
+            "elect" => self.elect(&mut words)?,
+            "read" => self.read(&mut words)?,
+            "change" => return self.change(&mut words),
+            "initialize" => self.initialize(&mut words)?,
+            "heartbeat" => self.event(&mut words, |_| Ok(Event::Heartbeat))?,
+            "snapshot" => self.event(&mut words, |_| Ok(Event::Snapshot))?,
+            "purge" => self.event(&mut words, |words| Ok(Event::PurgeLog { upto: words.number("an index")? }))?,
+            "refuse-link" => self.event(&mut words, |words| Ok(Event::LinkRefused { peer: words.node()? }))?,
+            "stall" | "unstall" => {
+                for id in nodes(words.word("nodes")?)? {
+                    self.world_mut()?.node_mut(id)?.stalled = name == "stall";
+                }
+            }
+            "fail-write" => {
+                let id = words.node()?;
+                self.world_mut()?.fail_write(id)?;
+            }
+            "inject" => self.inject(&mut words)?,
+            "status" => self.status(&mut words)?,
+            "log" => self.log(&mut words)?,
+            other => return Err(format!("there is no command `{other}`; see testdata/README.md")),
+        }
+        words.end()
+    }
+
+    fn event(&mut self, words: &mut Words<'_>, make: impl Fn(&mut Words<'_>) -> Result<Event, String>) -> Done {
+        let id = words.node()?;
+        let event = make(words)?;
+        self.world_mut()?.step(id, event, &[])
+    }
+
+    fn cluster(&mut self, words: &mut Words<'_>) -> Done {
+        if self.world.is_some() {
+            return Err("a script has one cluster".to_string());
+        }
+        let count = words.number("the number of nodes")?;
+        let mut found = options(&words.rest());
+        let all: Vec<NodeId> = (1..=count).map(NodeId).collect();
+        let mut config = Config::new(0, Incarnation(0));
+        if found.remove("standard").is_some() {
+            config.mode = quorate_core::LeaderIdMode::Standard;
+        }
+        let stopped = if found.remove("stopped").is_some() { Auto::On } else { Auto::Off };
+        let blank = found.remove("blank").is_some();
+        let learners = found.remove("learners").map(nodes).transpose()?.unwrap_or_default();
+        let spare = found.remove("spare").map(nodes).transpose()?.unwrap_or_default();
+        let voters = match found.remove("voters") {
+            Some(voters) => nodes(voters)?,
+            None => all.iter().copied().filter(|id| !learners.contains(id) && !spare.contains(id)).collect(),
+        };
+        let mut membership = membership(&voters, &learners);
+        if found.remove("lease-reads").is_some() {
+            membership.settings.lease = LeasePolicy::LeaseReads;
+        }
+        if let Some((elect, commit)) = found.remove("elect-need").zip(found.remove("commit-need")) {
+            let set = membership.configs.first_mut().ok_or("there are no voters")?;
+            set.elect = threshold(elect, &voters)?;
+            set.commit = threshold(commit, &voters)?;
+        }
+        membership.check(config.mode).map_err(|e| e.to_string())?;
+        for (key, value) in found {
+            if !tune(&mut config, key, value)? {
+                return Err(format!("`cluster` does not know `{key}`"));
+            }
+        }
+        let mut world = World::new(Beginning {
+            nodes: all,
+            membership: (!blank).then_some(membership),
+            outside: spare,
+            config,
+            stopped,
+        })?;
+        let _begun = world.take_trace();
+        self.world = Some(world);
+        Ok(())
+    }
+
+    /// Writes what an earlier history left on a stopped node's disk.
+    fn disk(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let node = self.world_mut()?.node_mut(id)?;
+        if node.core.is_some() {
+            return Err(format!("node {id} runs: only the disk of a stopped node can be written"));
+        }
+        while let Some(word) = words.maybe() {
+            match word {
+                "vote" => node.disk.vote = words.vote()?,
+                "log" => {
+                    for word in words.rest() {
+                        let (at, payload) = word.split_once('=').unwrap_or((word, "."));
+                        let entry = Entry { id: log_id(at)?, payload: payload_of(payload) };
+                        node.disk.log.append(&[entry])?;
+                    }
+                }
+                other => return Err(format!("a disk has a `vote` and a `log`, not `{other}`")),
+            }
+        }
+        Ok(())
+    }
+
+    fn propose(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let commands: Vec<String> = words.rest().into_iter().map(String::from).collect();
+        let world = self.world_mut()?;
+        let request = world.next_request();
+        let bytes = commands.iter().map(|command| Payload::Command(command.clone()).bytes()).sum();
+        let count = commands.len() as u64;
+        world.node_mut(id)?.proposals.insert(request, commands);
+        world.tell(Kind::Told, format!("r{} asks {id}", request.0));
+        world.step(id, Event::Propose { request, count, bytes }, &[])
+    }
+
+    fn persist(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let limit = limit(words)?;
+        let world = self.world_mut()?;
+        match world.persist(id, limit)? {
+            0 => Err(format!("node {id} has no write waiting")),
+            _ => world.settle(id),
+        }
+    }
+
+    fn apply(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let limit = limit(words)?;
+        match self.world_mut()?.work(id, limit)? {
+            0 => Err(format!("node {id} has nothing to apply, install or build")),
+            _ => Ok(()),
+        }
+    }
+
+    fn messages(&mut self, name: &str, words: &mut Words<'_>) -> Done {
+        if name == "deliver" && words.take("all") {
+            words.end()?;
+            let world = self.world_mut()?;
+            while world.deliver(&Choice { limit: Some(1), ..Choice::default() })? > 0 {}
+            return Ok(());
+        }
+        let choice = words.choice()?;
+        let world = self.world_mut()?;
+        let count = match name {
+            "deliver" => world.deliver(&choice)?,
+            "drop" => world.drop_messages(&choice)?,
+            "duplicate" => told(world, "is there twice", |world| world.net.duplicate(&choice)),
+            "hold" => told(world, "is held", |world| world.net.hold(&choice)),
+            _ => told(world, "is released", |world| world.net.release(&choice)),
+        };
+        match count {
+            0 => Err("no such message waits".to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    fn partition(&mut self, name: &str, words: &mut Words<'_>) -> Done {
+        let world = self.world_mut()?;
+        let all: Vec<NodeId> = world.nodes.keys().copied().collect();
+        let mut named: Vec<Link> = Vec::new();
+        for word in words.rest() {
+            named.extend(links(word, &all)?);
+        }
+        match (name, named.is_empty()) {
+            ("cut", true) => return Err("`cut` needs links: `1->2`, `1-2`, or a node".to_string()),
+            ("cut", false) => world.net.cut(&named),
+            (_, true) => world.net.heal(None),
+            (_, false) => world.net.heal(Some(&named)),
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, words: &mut Words<'_>) -> Done {
+        for word in words.rest() {
+            for id in nodes(word)? {
+                self.world_mut()?.crash(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self, words: &mut Words<'_>) -> Done {
+        let ids = nodes(words.word("a node")?)?;
+        let wiped = words.take("wiped");
+        let world = self.world_mut()?;
+        for id in ids {
+            if world.node(id)?.core.is_some() {
+                world.crash(id)?;
+            }
+            if wiped {
+                world.node_mut(id)?.wipe();
+                let disk = world.node(id)?.incarnation();
+                world.tell(Kind::Note(id), format!("has a new disk {disk:?}"));
+            }
+            world.start(id)?;
+        }
+        Ok(())
+    }
+
+    fn timeout(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        self.world_mut()?.timeout(id)
+    }
+
+    fn elect(&mut self, words: &mut Words<'_>) -> Done {
+        self.event(words, |words| {
+            let phase = match words.maybe() {
+                Some("real") => Phase::Real,
+                Some("pre") | None => Phase::Pre,
+                Some(other) => return Err(format!("a campaign is `pre` or `real`, not `{other}`")),
+            };
+            Ok(Event::Elect { phase })
+        })
+    }
+
+    fn read(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let how = match words.maybe() {
+            None => ReadPolicy::ReadIndex,
+            Some("lease") => ReadPolicy::LeaseRead,
+            Some("stale") => ReadPolicy::Stale,
+            Some(other) => return Err(format!("a read is `lease` or `stale` or nothing, not `{other}`")),
+        };
+        let world = self.world_mut()?;
+        let request = world.next_request();
+        world.tell(Kind::Told, format!("r{} asks {id}: {}", request.0, policy(how)));
+        world.step(id, Event::Read { request, policy: how }, &[])
+    }
+
+    fn change(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let mut rest = words.rest();
+        let retain = match rest.last() {
+            Some(&"retain") => {
+                rest.pop();
+                Retain::AsLearners
+            }
+            _ => Retain::Remove,
+        };
+        let parts: Vec<ChangeMembers> = rest.split(|word| *word == ";").map(change).collect::<Result<_, _>>()?;
+        let change = match <[ChangeMembers; 1]>::try_from(parts) {
+            Ok([only]) => only,
+            Err(parts) => ChangeMembers::Batch(parts),
+        };
+        let world = self.world_mut()?;
+        let request = world.next_request();
+        world.tell(Kind::Told, format!("r{} asks {id}", request.0));
+        world.step(id, Event::ChangeMembership { request, change, retain }, &[])
+    }
+
+    fn initialize(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let voters = nodes(words.word("voters such as `1,2,3`")?)?;
+        let world = self.world_mut()?;
+        let request = world.next_request();
+        world.tell(Kind::Told, format!("r{} asks {id}", request.0));
+        world.step(id, Event::Initialize { request, membership: membership(&voters, &[]) }, &[])
+    }
+
+    fn inject(&mut self, words: &mut Words<'_>) -> Done {
+        let (from, to) = link(words.word("a link such as `1->2`")?)?;
+        let world = self.world_mut()?;
+        let disk = match words.take("as") {
+            true => incarnation(from, words.number("which disk, from 0")?),
+            false => world.nodes.get(&from).map_or_else(|| incarnation(from, 0), |node| node.incarnation()),
+        };
+        let (message, bodies) = inject::message(words, from)?;
+        world.inject(from, to, disk, message, bodies)
+    }
+
+    fn status(&mut self, words: &mut Words<'_>) -> Done {
+        let only = words.maybe().map(super::words::node).transpose()?;
+        let world = self.world_mut()?;
+        let shown: Vec<(NodeId, String)> = world
+            .nodes
+            .values()
+            .filter(|node| only.is_none_or(|id| id == node.id))
+            .map(|node| (node.id, status_of(node)))
+            .collect();
+        shown.into_iter().for_each(|(id, text)| world.tell(Kind::Note(id), text));
+        Ok(())
+    }
+
+    fn log(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let world = self.world_mut()?;
+        let node = world.node(id)?;
+        let entries = node.log.entries.iter().map(|entry| format!("{}={}", entry.id, entry.payload));
+        let text = format!("log after {}: {}", show(node.log.purged), entries.collect::<Vec<_>>().join(" "));
+        let disk = format!("disk: vote {}, log up to {}", node.disk.vote, show(node.disk.log.last()));
+        world.tell(Kind::Note(id), text);
+        world.tell(Kind::Note(id), disk);
+        Ok(())
+    }
+}
+
+fn told(world: &mut World, what: &str, act: impl Fn(&mut World) -> Vec<crate::world::Packet>) -> usize {
+    let packets = act(world);
+    for packet in &packets {
+        world.tell(Kind::Told, format!("{} {what}", packet.line()));
+    }
+    packets.len()
+}
+
+fn line_of(trace: &Trace) -> String {
+    let text = &trace.text;
+    match trace.kind {
+        Kind::Note(id) | Kind::Write(id) => format!("{id} {text}"),
+        Kind::Arrived(_) => format!("=> {text}"),
+        Kind::Reply(request) => format!("r{} {text}", request.0),
+        Kind::Sent(_) | Kind::Told => text.clone(),
+    }
+}
+
+fn status_of(node: &crate::world::Node) -> String {
+    let Some(view) = node.view() else { return "is down".to_string() };
+    let leader = view.leader.map_or("nobody".to_string(), |id| id.to_string());
+    let mut text = format!(
+        "{} of {leader}, vote {}, log {} durable {} commit {} applied {}, {} at {}",
+        view.role,
+        view.vote,
+        show(view.last),
+        view.durable,
+        view.commit,
+        view.applied.index,
+        compact(&view.membership),
+        show(view.membership_log_id)
+    );
+    if view.snapshot.index > 0 {
+        text.push_str(&format!(", snapshot {} purged {}", show(view.snapshot), show(view.purged)));
+    }
+    text
+}
+
+fn auto(word: &str) -> Result<Auto, String> {
+    match word {
+        "on" => Ok(Auto::On),
+        "off" => Ok(Auto::Off),
+        other => Err(format!("on or off, not `{other}`")),
+    }
+}
+
+fn limit(words: &mut Words<'_>) -> Result<Option<usize>, String> {
+    match words.maybe() {
+        None | Some("all") => Ok(None),
+        Some(word) => Ok(Some(usize::try_from(number(word)?).map_err(|e| e.to_string())?)),
+    }
+}
+
+fn payload_of(word: &str) -> Payload {
+    match word {
+        "." => Payload::Blank,
+        command => Payload::Command(command.to_string()),
+    }
+}
+
+fn record(id: NodeId) -> Record {
+    Record::at(format!("node-{id}:7000"))
+}
+
+fn records(ids: &[NodeId]) -> BTreeMap<NodeId, Record> {
+    ids.iter().map(|id| (*id, record(*id))).collect()
+}
+
+/// A majority of first disks.
+fn membership(voters: &[NodeId], learners: &[NodeId]) -> Membership {
+    let set: BTreeMap<NodeId, Incarnation> = voters.iter().map(|id| (*id, incarnation(*id, 0))).collect();
+    let mut nodes = records(voters);
+    nodes.extend(records(learners));
+    Membership { configs: vec![VoterSet::majority(set)], nodes, ..Membership::default() }
+}
+
+fn threshold(need: &str, voters: &[NodeId]) -> Result<Quorum, String> {
+    let need = u32::try_from(number(need)?).map_err(|e| e.to_string())?;
+    Ok(Quorum::at_least(need, voters.iter().copied()))
+}
+
+/// One change: `add-voters 4,5`, `quorum 1,2,3 elect 1 commit 3`, and so on.
+fn change(words: &[&str]) -> Result<ChangeMembers, String> {
+    let (name, rest) = words.split_first().ok_or("`change` needs a change")?;
+    let first = rest.first().copied().unwrap_or_default();
+    let set = || nodes(first).map(|ids| ids.into_iter().collect::<BTreeSet<_>>());
+    let map = || nodes(first).map(|ids| records(&ids));
+    match (*name, &rest[rest.len().min(1)..]) {
+        ("add-voters", []) => map().map(ChangeMembers::AddVoters),
+        ("add-voter-ids", []) => set().map(ChangeMembers::AddVoterIds),
+        ("remove-voters", []) => set().map(ChangeMembers::RemoveVoters),
+        ("replace-voters", []) => set().map(ChangeMembers::ReplaceAllVoters),
+        ("add-nodes", []) => map().map(ChangeMembers::AddNodes),
+        ("set-nodes", []) => map().map(ChangeMembers::SetNodes),
+        ("remove-nodes", []) => set().map(ChangeMembers::RemoveNodes),
+        ("lease-reads", []) => Ok(ChangeMembers::SetSettings(Settings { lease: LeasePolicy::LeaseReads })),
+        ("fast-failover", []) => Ok(ChangeMembers::SetSettings(Settings { lease: LeasePolicy::FastFailover })),
+        ("quorum", ["elect", elect, "commit", commit]) => {
+            let voters = nodes(first)?;
+            Ok(ChangeMembers::SetQuorum { elect: threshold(elect, &voters)?, commit: threshold(commit, &voters)? })
+        }
+        _ => Err(format!("`{}` is not a change", words.join(" "))),
+    }
+}

@@ -1,0 +1,146 @@
+//! One node: its core, its volatile log, its disk and its state machine.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use quorate_core::{Core, Incarnation, LogId, Membership, NodeId, Recovered, RequestId, SnapshotMeta, Span};
+
+use super::disk::{Disk, Log, Payload, Snapshot};
+use super::incarnation;
+use super::view::View;
+
+/// What the state machine is asked to do, in order (law 11).
+#[derive(Clone, Debug)]
+pub(crate) enum Job {
+    Apply(Span),
+    Install(SnapshotMeta),
+    Build,
+}
+
+/// The state machine: the list of commands applied to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Machine {
+    pub(crate) applied: LogId,
+    pub(crate) commands: Vec<String>,
+    pub(crate) membership_log_id: LogId,
+    pub(crate) membership: Membership,
+}
+
+impl Machine {
+    pub(crate) fn restored(snapshot: &Snapshot) -> Self {
+        Self {
+            applied: snapshot.meta.last_log_id,
+            commands: snapshot.commands.clone(),
+            membership_log_id: snapshot.meta.membership_log_id,
+            membership: snapshot.meta.membership.clone(),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let meta = SnapshotMeta {
+            last_log_id: self.applied,
+            membership_log_id: self.membership_log_id,
+            membership: self.membership.clone(),
+        };
+        Snapshot { meta, commands: self.commands.clone() }
+    }
+
+    pub(crate) fn apply(&mut self, id: LogId, payload: &Payload) {
+        self.applied = id;
+        match payload {
+            Payload::Blank => {}
+            Payload::Command(command) => self.commands.push(command.clone()),
+            Payload::Membership(membership) => {
+                self.membership_log_id = id;
+                self.membership = membership.clone();
+            }
+        }
+    }
+}
+
+/// A node, running or not.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    /// Which disk of this node it is, from 0.
+    pub(crate) disks: u64,
+    /// Counts starts.
+    pub(crate) boot: u64,
+    /// `None`: it is down.
+    pub(crate) core: Option<Core>,
+    /// The log as the running core sees it: what was submitted.
+    pub(crate) log: Log,
+    pub(crate) disk: Disk,
+    pub(crate) machine: Machine,
+    pub(crate) jobs: VecDeque<Job>,
+    /// Commands of proposals that the core has not answered.
+    pub(crate) proposals: BTreeMap<RequestId, Vec<String>>,
+    /// Its disk hangs: only an explicit `persist` makes writes durable.
+    pub(crate) stalled: bool,
+    /// A snapshot that arrived and is not installed.
+    pub(crate) received: Option<Snapshot>,
+}
+
+impl Node {
+    pub(crate) fn blank(id: NodeId) -> Self {
+        Self {
+            id,
+            disks: 0,
+            boot: 0,
+            core: None,
+            log: Log::default(),
+            disk: Disk::default(),
+            machine: Machine::default(),
+            jobs: VecDeque::new(),
+            proposals: BTreeMap::new(),
+            stalled: false,
+            received: None,
+        }
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        incarnation(self.id, self.disks)
+    }
+
+    /// Everything that is not on disk is gone.
+    pub(crate) fn crash(&mut self) {
+        self.core = None;
+        self.log = Log::default();
+        self.disk.pending.clear();
+        self.disk.poisoned = false;
+        self.machine = Machine::default();
+        self.jobs.clear();
+        self.proposals.clear();
+        self.received = None;
+    }
+
+    pub(crate) fn wipe(&mut self) {
+        self.disks += 1;
+        self.disk = Disk::default();
+    }
+
+    /// Reads the disk, as a driver does before it starts a core.
+    pub(crate) fn recover(&mut self) -> Result<Recovered, String> {
+        if let Some(snapshot) = &self.disk.snapshot {
+            // A crash between the install of a snapshot and the reset of the log: the log keeps its tail only if
+            // it holds the snapshot's last entry (law 11).
+            let end = snapshot.meta.last_log_id;
+            let overtaken = end.index > self.disk.log.purged.index && !self.disk.log.holds(end);
+            if overtaken {
+                self.disk.log.reset(end, quorate_core::Tail::Discard)?;
+            }
+            self.machine = Machine::restored(snapshot);
+        }
+        self.log = self.disk.log.clone();
+        Ok(Recovered {
+            vote: self.disk.vote,
+            log: self.log.ids(),
+            memberships: self.log.memberships(),
+            snapshot: self.disk.snapshot.as_ref().map(|snapshot| snapshot.meta.clone()),
+            applied: self.machine.applied,
+            promised_lease: self.disk.promised_lease,
+        })
+    }
+
+    pub(crate) fn view(&self) -> Option<View> {
+        self.core.as_ref().map(View::of)
+    }
+}
