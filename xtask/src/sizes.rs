@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use crate::deps::rust_files;
 use crate::metadata;
@@ -22,7 +23,7 @@ pub(crate) fn print() -> Result<(), String> {
                 let text =
                     fs::read_to_string(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
                 let (in_code, in_tests) = count_lines(&text);
-                let is_test = folder != "src" || file.ends_with("tests.rs");
+                let is_test = folder != "src" || is_test_file(file.strip_prefix(&package.directory).unwrap_or(&file));
                 code += if is_test { 0 } else { in_code };
                 tests += in_tests + if is_test { in_code } else { 0 };
             }
@@ -39,6 +40,11 @@ pub(crate) fn print() -> Result<(), String> {
         println!("{name}: {foreign} dependencies from the registry, {ours} of our own");
     }
     Ok(())
+}
+
+/// Whether a file below `src` is a module of tests: `tests.rs`, or anything below `tests/`.
+fn is_test_file(file: &Path) -> bool {
+    file.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
 }
 
 /// Distinct packages in what `cargo tree` printed, the root left out: (from the registry, of this workspace).
@@ -60,6 +66,13 @@ fn dependencies(tree: &str, root: &str) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modules_of_tests_are_known_by_their_path() {
+        assert!(is_test_file(Path::new("src/log/tests.rs")));
+        assert!(is_test_file(Path::new("src/mvcc/tests/model.rs")));
+        assert!(!is_test_file(Path::new("src/contests.rs")));
+    }
 
     #[test]
     fn each_version_of_a_dependency_counts_once() {

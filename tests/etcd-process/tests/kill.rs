@@ -1,0 +1,246 @@
+//! Three `quorate serve` processes under load and under fire, judged by what sixteen clients saw.
+//!
+//! Run by `./run`, one test after the other. No time is asserted but one overall deadline a test.
+
+use std::time::{Duration, Instant};
+
+use quorate_process_test::checker::{check, describe};
+use quorate_process_test::cluster::{Build, Cluster, now_nanos};
+use quorate_process_test::faults::{Fault, schedule};
+use quorate_process_test::history::{Operation, Outcome};
+use quorate_process_test::rng::Rng;
+use quorate_process_test::workload::{Workload, connect, state_of};
+use rustix::process::Signal;
+
+/// How long a paused process is paused.
+const PAUSED: Duration = Duration::from_secs(3);
+
+/// How long a killed node stays away after writes go on without it.
+const AWAY: Duration = Duration::from_millis(300);
+
+/// Between two questions to a cluster that is not ready.
+const POLL: Duration = Duration::from_millis(20);
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_stale_is_read() {
+    let counts = [(Fault::KillLeader, 5), (Fault::KillFollower, 5), (Fault::KillAll, 5), (Fault::Pause, 5)];
+    under_fire("kill", Build::Plain, &counts, Duration::from_secs(240));
+}
+
+#[test]
+fn the_same_holds_on_a_disk_that_loses_what_was_not_synced() {
+    let counts = [(Fault::KillLeader, 2), (Fault::KillFollower, 1), (Fault::KillAll, 6)];
+    under_fire("lossy", Build::LossyDisk, &counts, Duration::from_secs(120));
+}
+
+/// The harness must be able to see a loss: a server that acknowledges before the sync must be caught.
+#[test]
+fn a_server_that_acknowledges_before_the_sync_is_caught() {
+    const ROUNDS: u32 = 20;
+    let seed = seed();
+    within(Duration::from_secs(120), async |limit| {
+        let mut cluster = Cluster::new("early", Build::AcknowledgesEarly, limit);
+        start_all(&mut cluster);
+        first_write(&cluster).await;
+        let workload = Workload::new(cluster.endpoints());
+        let mut history = Vec::new();
+        let mut rng = Rng::new(seed);
+        for round in 0..ROUNDS {
+            let clients = workload.start(seed, round);
+            under_load(&mut rng).await;
+            cluster.kill(&[0, 1, 2]);
+            history.extend(workload.finish(clients).await);
+            start_all(&mut cluster);
+            first_write(&cluster).await;
+            workload.audit(&mut history).await;
+            if let Err(violations) = check(&history) {
+                println!("caught after {} kills of all three: {}", round + 1, describe(&history, &violations));
+                return;
+            }
+        }
+        panic!("{ROUNDS} kills of all three, and an acknowledgement before the sync was not caught; seed {seed}");
+    });
+}
+
+fn under_fire(name: &str, build: Build, counts: &[(Fault, usize)], limit: Duration) {
+    let seed = seed();
+    println!("seed {seed} (QUORATE_SEED repeats the order of the faults)");
+    within(limit, async |limit| {
+        let mut cluster = Cluster::new(name, build, limit);
+        let began = Instant::now();
+        start_all(&mut cluster);
+        first_write(&cluster).await;
+        println!("start of three processes to first committed write: {}", ms(began.elapsed()));
+        print_resident_memory(&mut cluster).await;
+
+        let mut rng = Rng::new(seed);
+        let workload = Workload::new(cluster.endpoints());
+        let began = Instant::now();
+        let clients = workload.start(seed, 0);
+        workload.next_acknowledged(0).await;
+        let mut times = Vec::new();
+        for fault in schedule(&mut rng, counts) {
+            under_load(&mut rng).await;
+            let until_written = inflict(fault, &mut cluster, &workload, &mut rng).await;
+            println!("{fault}: next acknowledged write after {}", ms(until_written));
+            times.push((fault, until_written));
+            all_answer(&mut cluster).await;
+        }
+        under_load(&mut rng).await;
+        let mut history = workload.finish(clients).await;
+        let under_load_for = began.elapsed();
+        cluster.check_alive();
+        print_medians(counts, &times);
+        judge(&cluster, &workload, &mut history, under_load_for).await;
+    });
+}
+
+/// Inflicts a fault and heals it; how long writes stood still.
+async fn inflict(fault: Fault, cluster: &mut Cluster, workload: &Workload, rng: &mut Rng) -> Duration {
+    let leader = leader(cluster).await;
+    let victims = match fault {
+        Fault::KillLeader => vec![leader],
+        Fault::KillFollower => vec![(leader + 1 + rng.below(2)) % 3],
+        Fault::KillAll => vec![0, 1, 2],
+        Fault::Pause => vec![rng.below(3)],
+    };
+    let before = workload.now();
+    if fault == Fault::Pause {
+        let process = cluster.nodes[victims[0]].process();
+        process.signal(Signal::STOP);
+        let (stopped, began) = (workload.now(), Instant::now());
+        let until_written = workload.next_acknowledged(stopped).await;
+        tokio::time::sleep(PAUSED.saturating_sub(began.elapsed())).await;
+        cluster.nodes[victims[0]].process().signal(Signal::CONT);
+        return until_written;
+    }
+    cluster.kill(&victims);
+    let killed = workload.now();
+    if fault == Fault::KillAll {
+        start_all(cluster);
+    }
+    let until_written = workload.next_acknowledged(killed).await + Duration::from_nanos(killed - before);
+    if fault != Fault::KillAll {
+        tokio::time::sleep(AWAY).await;
+        cluster.start(victims[0]);
+    }
+    until_written
+}
+
+async fn judge(cluster: &Cluster, workload: &Workload, history: &mut Vec<Operation>, under_load_for: Duration) {
+    let operations = history.len();
+    workload.audit(history).await;
+    for (error, count) in workload.errors().iter().take(8) {
+        println!("an error that clients met {count} times: {error}");
+    }
+    let summary = match check(history) {
+        Ok(summary) => summary,
+        Err(violations) => panic!("{}\n{}", describe(history, &violations), cluster.tails()),
+    };
+    println!(
+        "{operations} operations in {under_load_for:.0?} and {} closing reads, no violation: {summary:?}",
+        history.len() - operations
+    );
+    assert_eq!(summary.unaudited, 0, "an acknowledged write was not looked for");
+    assert!(summary.written > 1000 && summary.read > 1000, "the load was no load: {summary:?}");
+
+    let last = history.iter().filter_map(|operation| match operation.outcome {
+        Outcome::Read(revision, _) => Some(revision),
+        _ => None,
+    });
+    let last = last.max().expect("there were reads");
+    let mut states = Vec::new();
+    for endpoint in cluster.endpoints() {
+        states.push(state_of(&endpoint, last).await);
+    }
+    assert!(states.iter().all(|state| *state == states[0]), "the nodes hold different states at revision {last}");
+    println!("all three nodes hold the same {} keys at revision {last}", states[0].len());
+}
+
+fn print_medians(counts: &[(Fault, usize)], times: &[(Fault, Duration)]) {
+    for (fault, _) in counts {
+        let mut of_kind: Vec<Duration> = times.iter().filter(|(other, _)| other == fault).map(|(_, t)| *t).collect();
+        of_kind.sort_unstable();
+        let (median, most) = (of_kind[of_kind.len() / 2], of_kind[of_kind.len() - 1]);
+        println!(
+            "{fault}: {} times, next acknowledged write after {} (median), {} (most)",
+            of_kind.len(),
+            ms(median),
+            ms(most)
+        );
+    }
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.0} ms", time.as_secs_f64() * 1e3)
+}
+
+/// Runs a test on this thread, ended at the limit. The processes die with what started them.
+fn within(limit: Duration, test: impl AsyncFnOnce(Duration)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let outcome = runtime.block_on(async { tokio::time::timeout(limit, test(limit + Duration::from_secs(20))).await });
+    assert!(outcome.is_ok(), "the overall deadline of {limit:?} has passed; the last line says where it stands");
+}
+
+fn seed() -> u64 {
+    match std::env::var("QUORATE_SEED") {
+        Ok(seed) => seed.parse().expect("QUORATE_SEED is a number"),
+        Err(_) => now_nanos() % 1_000_000,
+    }
+}
+
+fn start_all(cluster: &mut Cluster) {
+    for node in 0..3 {
+        cluster.start(node);
+    }
+}
+
+async fn under_load(rng: &mut Rng) {
+    tokio::time::sleep(Duration::from_millis(400 + rng.below(600) as u64)).await;
+}
+
+/// Writes until a write is acknowledged.
+async fn first_write(cluster: &Cluster) {
+    let endpoints = cluster.endpoints();
+    for endpoint in endpoints.iter().cycle() {
+        if let Ok(mut client) = connect(endpoint).await
+            && client.put("first", "write", None).await.is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Which node leads, by what the nodes say.
+async fn leader(cluster: &mut Cluster) -> usize {
+    loop {
+        for (at, endpoint) in cluster.endpoints().iter().enumerate() {
+            let asked = async { connect(endpoint).await?.status().await };
+            if let Ok(status) = asked.await
+                && status.header().is_some_and(|header| header.member_id() == status.leader())
+            {
+                return at;
+            }
+        }
+        cluster.check_alive();
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits until every node serves linearizable reads.
+async fn all_answer(cluster: &mut Cluster) {
+    for endpoint in cluster.endpoints() {
+        while async { connect(&endpoint).await?.get("first", None).await }.await.is_err() {
+            cluster.check_alive();
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+async fn print_resident_memory(cluster: &mut Cluster) {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let resident = cluster.nodes.iter_mut().map(|node| node.process().resident_bytes().unwrap_or(0) as f64);
+    let resident: Vec<String> = resident.map(|bytes| format!("{:.1}", bytes / (1 << 20) as f64)).collect();
+    println!("resident memory of an idle node: {} MiB", resident.join(", "));
+}
