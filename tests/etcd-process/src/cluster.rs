@@ -190,18 +190,19 @@ impl Drop for Directory {
     }
 }
 
-/// Ports that nobody listens on, and that the kernel does not give to outgoing connections: a server that is down for
-/// a moment finds its port free again.
-pub fn free_ports(count: usize) -> Vec<u16> {
+/// Neighbouring ports that nobody listens on, and that the kernel does not give to outgoing connections: a server that
+/// is down for a moment finds its port free again.
+pub fn free_ports(count: u16) -> Vec<u16> {
     let mut rng = Rng::new(now_nanos() ^ u64::from(std::process::id()));
-    let mut ports = Vec::new();
-    while ports.len() < count {
-        let port = 12_000 + u16::try_from(rng.below(20_000)).expect("below 20,000");
-        if !ports.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            ports.push(port);
+    loop {
+        let first = 12_000 + u16::try_from(rng.below(18_000)).expect("below 18,000");
+        let ports: Vec<u16> = (first..first + count).collect();
+        // Held until all are tried, so that none is counted twice.
+        let held: Vec<_> = ports.iter().map_while(|port| TcpListener::bind(("127.0.0.1", *port)).ok()).collect();
+        if held.len() == ports.len() {
+            return ports;
         }
     }
-    ports
 }
 
 /// Something that differs from run to run, for seeds.

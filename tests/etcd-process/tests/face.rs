@@ -24,10 +24,10 @@ struct Dev {
 
 impl Dev {
     fn start(directory: &Path) -> Self {
-        let base = free_ports(1)[0];
+        let base = free_ports(6)[0];
         let arguments = ["dev", "--nodes", "3", "--data-dir"].map(str::to_owned).into_iter();
         let data = directory.join("data").display().to_string();
-        let arguments: Vec<String> = arguments.chain([data, "--client-port".to_owned(), base.to_string()]).collect();
+        let arguments: Vec<String> = arguments.chain([data, "--client-port-base".to_owned(), base.to_string()]).collect();
         // One file for each start, so that only its own lines are read.
         let log = directory.join(format!("dev-{base}.log"));
         let mut process = Process::start(&Build::Plain.binary(), &arguments, &log).expect("quorate starts");
