@@ -215,7 +215,8 @@ pub fn now_nanos() -> u64 {
 pub struct Node {
     /// What clients connect to.
     pub endpoint: String,
-    arguments: Vec<String>,
+    /// What `quorate` is started with.
+    pub arguments: Vec<String>,
     log: PathBuf,
     process: Option<Process>,
 }
@@ -310,7 +311,7 @@ impl Cluster {
         self.nodes.iter().map(|node| format!("== {}\n{}\n", node.endpoint, tail(&output(node)))).collect()
     }
 
-    /// Where their data is.
+    /// Where their data is; for each node in a directory of its name.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, Error, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
-use quorate_process_test::cluster::{Build, Directory, Process, free_ports};
+use quorate_process_test::cluster::{Build, Cluster, Directory, Process, free_ports};
 use quorate_process_test::workload::connect;
 use rustix::process::Signal;
 
@@ -27,7 +27,8 @@ impl Dev {
         let base = free_ports(6)[0];
         let arguments = ["dev", "--nodes", "3", "--data-dir"].map(str::to_owned).into_iter();
         let data = directory.join("data").display().to_string();
-        let arguments: Vec<String> = arguments.chain([data, "--client-port-base".to_owned(), base.to_string()]).collect();
+        let arguments: Vec<String> =
+            arguments.chain([data, "--client-port-base".to_owned(), base.to_string()]).collect();
         // One file for each start, so that only its own lines are read.
         let log = directory.join(format!("dev-{base}.log"));
         let mut process = Process::start(&Build::Plain.binary(), &arguments, &log).expect("quorate starts");
@@ -242,6 +243,87 @@ fn a_dev_cluster_comes_back_with_its_data() {
         assert_eq!((got.kvs()[0].value(), got.kvs()[0].mod_revision()), (&b"yes"[..], written));
     });
     assert!(dev.stop(), "Ctrl-C is a clean end");
+}
+
+/// Runs `quorate` to its end: its exit code and all it printed.
+fn quorate(arguments: &[String]) -> (i32, String) {
+    let output = Command::new(Build::Plain.binary()).args(arguments).stdin(Stdio::null()).output();
+    let output = output.expect("quorate starts");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Asks `quorate status` until it says what it must.
+fn status_says(endpoints: &str, code: i32, words: &str) {
+    let began = Instant::now();
+    loop {
+        let (exit, text) = quorate(&["status".to_owned(), format!("--endpoints={endpoints}")]);
+        if exit == code && text.contains(words) {
+            return print!("{text}");
+        }
+        assert!(began.elapsed() < DEADLINE, "exit code {exit} is not {code}, or there is no {words:?} in:\n{text}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn status_says_what_is_wrong_when_nobody_leads() {
+    let mut cluster = Cluster::new("status", Build::Plain, DEADLINE * 4);
+    for node in 0..3 {
+        cluster.start(node);
+    }
+    let endpoints = cluster.endpoints().join(",");
+    status_says(&endpoints, 0, "healthy");
+    cluster.kill(&[0, 2]);
+    status_says(&endpoints, 1, "nobody leads: 1 of 3 voters answered here, 2 are needed");
+    cluster.start(0);
+    cluster.start(2);
+    status_says(&endpoints, 0, "healthy");
+}
+
+#[test]
+fn a_start_that_cannot_be_right_is_refused_in_words() {
+    let mut cluster = Cluster::new("refused", Build::Plain, DEADLINE * 4);
+    for node in 0..3 {
+        cluster.start(node);
+    }
+    let endpoints = cluster.endpoints().join(",");
+    status_says(&endpoints, 0, "healthy");
+    let with = |node: usize, flag: &str, value: &str| {
+        let mut arguments = cluster.nodes[node].arguments.clone();
+        let at = arguments.iter().position(|argument| argument == flag).expect("a flag that it is started with");
+        arguments[at + 1] = value.to_owned();
+        arguments
+    };
+    let directory = |name: &str| cluster.directory().join(name).display().to_string();
+
+    let (code, text) = quorate(&["serve".to_owned(), "--no-such-flag".to_owned()]);
+    assert!(code == 2 && text.contains("--no-such-flag"), "{code}: {text}");
+
+    let (code, text) = quorate(&with(0, "--initial-cluster", "somebody=http://127.0.0.1:1"));
+    assert!(code != 0 && text.contains("n1"), "a cluster without the node itself: {code}: {text}");
+
+    let (code, text) = quorate(&with(0, "--data-dir", &directory("empty")));
+    assert!(code != 0 && text.contains("in use"), "a port in use: {code}: {text}");
+
+    let free = free_ports(2).into_iter().map(|port| format!("http://127.0.0.1:{port}")).collect::<Vec<_>>();
+    let elsewhere = |mut arguments: Vec<String>| {
+        for (flag, url) in [("--listen-client-urls", &free[0]), ("--listen-peer-urls", &free[1])] {
+            let at = arguments.iter().position(|argument| argument == flag).expect("a flag that it is started with");
+            arguments[at + 1].clone_from(url);
+        }
+        arguments
+    };
+    let (code, text) = quorate(&elsewhere(cluster.nodes[0].arguments.clone()));
+    assert!(code != 0 && text.contains(&directory("n1")), "a directory that another process has open: {code}: {text}");
+
+    let (of_another, its_directory) = (elsewhere(with(0, "--data-dir", &directory("n2"))), directory("n2"));
+    cluster.kill(&[1]);
+    let (code, text) = quorate(&of_another);
+    assert!(code != 0 && text.contains(&its_directory), "the directory of another node: {code}: {text}");
+    // Nothing was lost by it.
+    cluster.start(1);
+    status_says(&endpoints, 0, "healthy");
 }
 
 fn in_time<T>(work: impl Future<Output = T>) -> T {
