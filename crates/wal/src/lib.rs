@@ -38,3 +38,34 @@
 //! WalCore::open(disk, dir, options) -> Result<(WalCore, WalHandle), WalError>    // the same without a thread, for simulators
 //! WalCore::turn(&mut self, now: Instant) -> Wake      // Wake::{Again, At(Instant), Idle}
 //! ```
+
+mod codec;
+mod disk;
+mod error;
+pub mod fake;
+mod frame;
+mod group;
+mod handle;
+mod identity;
+mod open;
+mod options;
+mod recover;
+mod segment;
+mod shell;
+mod snapshot;
+mod turn;
+mod twin;
+mod vote_file;
+
+pub use disk::{Disk, DiskFile, DiskLock, RealDisk};
+pub use error::{Damage, WalError};
+pub use handle::{GroupState, OnDurable, WalHandle, WalWrite};
+pub use identity::{Identity, PeerVerdict};
+pub use open::WalCore;
+pub use options::{MIN_SEGMENT_BYTES, WalOptions};
+pub use shell::Wal;
+pub use snapshot::{
+    IncomingSnapshot, ReceivedSnapshot, SNAPSHOT_CHUNK_BYTES, SnapshotFile, SnapshotReader, SnapshotStore,
+    SnapshotWriter,
+};
+pub use turn::Wake;

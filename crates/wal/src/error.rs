@@ -1,0 +1,189 @@
+//! What can go wrong, in words that name the file and say what to do.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quorate_core::{ClusterId, NodeId};
+
+/// Why the log, or one of its writes, failed. Cheap to clone: every pending write of a poisoned log gets one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum WalError {
+    /// A call to the file system failed.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        error: Arc<io::Error>,
+    },
+    /// Bytes that were durable are not what they were. Nothing was changed on disk.
+    Corrupt(Arc<Damage>),
+    /// Another process has the directory open.
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The directory belongs to another node.
+    OtherNode {
+        /// The directory.
+        dir: PathBuf,
+        /// The node it belongs to.
+        found: NodeId,
+        /// The node that wanted to open it.
+        wanted: NodeId,
+    },
+    /// The node already belongs to another cluster.
+    OtherCluster {
+        /// The cluster on disk.
+        found: ClusterId,
+        /// The cluster asked for.
+        wanted: ClusterId,
+    },
+    /// A file was written by another version of the format.
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version this program reads and writes.
+        supported: u32,
+    },
+    /// The directory has parts of a node's data, but not its identity.
+    NoIdentity {
+        /// The directory.
+        dir: PathBuf,
+        /// A file that should not be there without an identity.
+        found: PathBuf,
+    },
+    /// A write was submitted before the node belongs to a cluster.
+    NoCluster,
+    /// There is no space for what was asked; nothing was lost.
+    Full {
+        /// The file that could not be made larger.
+        path: PathBuf,
+    },
+    /// The caller asked for something that cannot follow from what it asked before.
+    Invalid {
+        /// What was wrong.
+        what: &'static str,
+    },
+    /// The log was shut down.
+    Closed,
+}
+
+/// Where bytes are damaged, and how that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The damaged file.
+    pub path: PathBuf,
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// What is wrong there.
+    pub what: String,
+    /// The checksum found, if a checksum told.
+    pub stored: Option<u32>,
+    /// The checksum of the bytes found, if a checksum told.
+    pub computed: Option<u32>,
+}
+
+impl WalError {
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WalError {
+        let path = path.to_path_buf();
+        move |error| WalError::Io { doing, path, error: Arc::new(error) }
+    }
+
+    pub(crate) fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> WalError {
+        let damage = Damage { path: path.to_path_buf(), offset, what: what.into(), stored: None, computed: None };
+        WalError::Corrupt(Arc::new(damage))
+    }
+
+    pub(crate) fn checksum(path: &Path, offset: u64, what: &str, stored: u32, computed: u32) -> WalError {
+        WalError::Corrupt(Arc::new(Damage {
+            path: path.to_path_buf(),
+            offset,
+            what: what.to_owned(),
+            stored: Some(stored),
+            computed: Some(computed),
+        }))
+    }
+
+    /// Whether the disk had no space, so that the same may succeed later.
+    pub fn is_full(&self) -> bool {
+        match self {
+            WalError::Full { .. } => true,
+            WalError::Io { error, .. } => is_no_space(error),
+            _ => false,
+        }
+    }
+}
+
+/// Whether an error of the system means "no space".
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at offset {}: {}", self.path.display(), self.offset, self.what)?;
+        if let (Some(stored), Some(computed)) = (self.stored, self.computed) {
+            write!(f, " (checksum {stored:#010x} stored, {computed:#010x} computed)")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for WalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WalError::Io { doing, path, error } => write!(f, "cannot {doing} {}: {error}", path.display()),
+            WalError::Corrupt(damage) => write!(
+                f,
+                "damaged file {damage}; nothing was changed: replace this member, or restore the file from a backup"
+            ),
+            WalError::Locked { dir } => {
+                write!(f, "data directory {} is in use by another process: stop it first", dir.display())
+            }
+            WalError::OtherNode { dir, found, wanted } => write!(
+                f,
+                "data directory {} belongs to node {found}, not to node {wanted}: use the directory of node {wanted}, \
+                 or an empty one",
+                dir.display()
+            ),
+            WalError::OtherCluster { found, wanted } => write!(
+                f,
+                "this node belongs to cluster {found}, not to cluster {wanted}: start it with an empty data directory \
+                 to move it"
+            ),
+            WalError::OtherVersion { path, found, supported } => write!(
+                f,
+                "{} has format version {found}, this program knows version {supported}: use the program that wrote it",
+                path.display()
+            ),
+            WalError::NoIdentity { dir, found } => write!(
+                f,
+                "data directory {} has no identity but holds {}: restore the file `identity`, or use an empty directory",
+                dir.display(),
+                found.display()
+            ),
+            WalError::NoCluster => f.write_str("nothing can be written before the node belongs to a cluster"),
+            WalError::Full { path } => {
+                write!(f, "no space left for {}: free some space, nothing is lost", path.display())
+            }
+            WalError::Invalid { what } => f.write_str(what),
+            WalError::Closed => f.write_str("the log was shut down"),
+        }
+    }
+}
+
+impl std::error::Error for WalError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            WalError::Io { error, .. } => Some(error.as_ref()),
+            _ => None,
+        }
+    }
+}

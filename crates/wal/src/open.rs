@@ -1,0 +1,191 @@
+//! Opening a data directory: formatting a blank one, refusing what is not this node's, recovering.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::SystemTime;
+
+use quorate_core::{ClusterId, Incarnation, Instant, LeaderIdMode};
+
+use crate::codec::round_up;
+use crate::disk::{Disk, DiskLock};
+use crate::error::WalError;
+use crate::frame::SECTOR_BYTES;
+use crate::handle::{Group, Shared, State, WalHandle, lock};
+use crate::identity::{Identity, IdentityFile, PeersFile};
+use crate::options::{MIN_SEGMENT_BYTES, WalOptions};
+use crate::recover::recover;
+use crate::segment::number_of;
+use crate::snapshot::SnapshotStore;
+use crate::turn::{Wake, Writer, fail_waiting};
+use crate::vote_file::{VoteFiles, holds_votes};
+
+/// The log without a thread: whoever has it calls [`turn`](Self::turn). One exists for a data directory.
+pub struct WalCore {
+    shared: Arc<Shared>,
+    /// Held as long as the log may be written.
+    _lock: Box<dyn DiskLock>,
+}
+
+impl WalCore {
+    /// Opens a data directory, formatting a blank one.
+    ///
+    /// # Errors
+    /// [`WalError::Locked`], [`WalError::OtherNode`], [`WalError::OtherVersion`], [`WalError::NoIdentity`],
+    /// [`WalError::Corrupt`], or what the disk says.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Result<(WalCore, WalHandle), WalError> {
+        let options = WalOptions {
+            segment_bytes: round_up(options.segment_bytes.max(MIN_SEGMENT_BYTES), SECTOR_BYTES),
+            ..options
+        };
+        disk.create_dir_all(dir).map_err(WalError::io("create", dir))?;
+        let lock_path = dir.join("LOCK");
+        let lock = disk.lock(&lock_path).map_err(WalError::io("lock", &lock_path))?;
+        let lock = lock.ok_or_else(|| WalError::Locked { dir: dir.to_path_buf() })?;
+        let names = disk.list(dir).map_err(WalError::io("list", dir))?;
+        if !names.iter().any(|name| name == "identity") {
+            format(&*disk, dir, &options)?;
+        }
+        let shared = Arc::new(open_formatted(disk, dir, options)?);
+        Ok((WalCore { shared: shared.clone(), _lock: lock }, WalHandle { shared }))
+    }
+
+    /// Writes what is queued and completes it. `now` never goes back.
+    pub fn turn(&mut self, now: Instant) -> Wake {
+        lock(&self.shared.writer).turn(&self.shared, now)
+    }
+
+    /// Writes what is queued, says that everything is durable, and closes the log. Writes that wait for space fail.
+    ///
+    /// # Errors
+    /// The first failure of this log, if there was one.
+    pub fn close(mut self, now: Instant) -> Result<(), WalError> {
+        lock(&self.shared.state).closed = true;
+        while self.turn(now) == Wake::Again {}
+        let failure = lock(&self.shared.state).poison.clone();
+        let closed = match failure {
+            Some(error) => Err(error),
+            None => lock(&self.shared.writer).closing_mark(),
+        };
+        fail_waiting(&self.shared, &WalError::Closed);
+        closed
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Drop for WalCore {
+    fn drop(&mut self) {
+        // Nobody will take a turn any more: whoever waits must hear of it.
+        lock(&self.shared.state).closed = true;
+        fail_waiting(&self.shared, &WalError::Closed);
+    }
+}
+
+impl std::fmt::Debug for WalCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WalCore").finish_non_exhaustive()
+    }
+}
+
+fn vote_paths(dir: &Path) -> [PathBuf; 2] {
+    [dir.join("vote.a"), dir.join("vote.b")]
+}
+
+/// Makes a blank directory a node's. The identity comes last: without it the next opening formats again.
+fn format(disk: &dyn Disk, dir: &Path, options: &WalOptions) -> Result<(), WalError> {
+    let wal = dir.join("wal");
+    let segments = match disk.list(&wal) {
+        Ok(names) => names.into_iter().find(|name| number_of(name).is_some()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(WalError::io("list", &wal)(error)),
+    };
+    let mut found = segments.map(|name| wal.join(name));
+    for path in vote_paths(dir) {
+        if holds_votes(disk, &path)? {
+            found = Some(path);
+        }
+    }
+    if let Some(found) = found {
+        return Err(WalError::NoIdentity { dir: dir.to_path_buf(), found });
+    }
+    disk.create_dir_all(&wal).map_err(WalError::io("create", &wal))?;
+    VoteFiles::create(disk, vote_paths(dir))?;
+    PeersFile::create(disk, &dir.join("peers"))?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        disk.sync_dir(parent).map_err(WalError::io("sync", parent))?;
+    }
+    disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
+    let identity = Identity {
+        cluster: ClusterId(0),
+        node: options.node_id,
+        incarnation: match options.incarnation {
+            Some(incarnation) => incarnation,
+            None => random_incarnation()?,
+        },
+        boot: 0,
+        mode: LeaderIdMode::default(),
+        created: options.created.unwrap_or_else(|| {
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        }),
+    };
+    let (made, path) = (dir.join("identity.tmp"), dir.join("identity"));
+    IdentityFile::create(disk, &made, identity)?;
+    disk.rename(&made, &path).map_err(WalError::io("rename", &made))?;
+    disk.sync_dir(dir).map_err(WalError::io("sync", dir))
+}
+
+fn random_incarnation() -> Result<Incarnation, WalError> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 16];
+    let mut source = std::fs::File::open(path).map_err(WalError::io("open", path))?;
+    source.read_exact(&mut bytes).map_err(WalError::io("read", path))?;
+    Ok(Incarnation(u128::from_le_bytes(bytes)))
+}
+
+/// Reads everything first; only when all of it is good is something written.
+fn open_formatted(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Result<Shared, WalError> {
+    let mut file = IdentityFile::open(&*disk, &dir.join("identity"))?;
+    let identity = file.identity();
+    if identity.node != options.node_id {
+        let (found, wanted) = (identity.node, options.node_id);
+        return Err(WalError::OtherNode { dir: dir.to_path_buf(), found, wanted });
+    }
+    let wal = dir.join("wal");
+    let recovery = recover(&*disk, &wal, &identity)?;
+    let peers = PeersFile::open(&*disk, &dir.join("peers"))?;
+    let votes = VoteFiles::open(&*disk, vote_paths(dir), identity.cluster)?;
+    let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster)?;
+    file.count_boot()?;
+    let mut writer = Writer {
+        disk,
+        dir: wal,
+        options,
+        identity: file.identity(),
+        active: recovery.active,
+        next: recovery.next,
+        segments: recovery.segments,
+        votes,
+        spares: Vec::new(),
+        touched: Vec::new(),
+        mark_due: None,
+        retry_at: None,
+        no_ahead: false,
+    };
+    writer.reopen()?;
+    let groups = recovery
+        .groups
+        .into_iter()
+        .map(|(group, written)| (group, Group { view: written.ids.clone(), written, ..Group::default() }));
+    let state = State { cluster: identity.cluster, groups: groups.collect(), ..State::default() };
+    Ok(Shared {
+        writer: Mutex::new(writer),
+        state: Mutex::new(state),
+        work: Condvar::new(),
+        identity: Mutex::new(file),
+        peers: Mutex::new(peers),
+        snapshots,
+    })
+}

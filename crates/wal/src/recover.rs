@@ -1,0 +1,348 @@
+//! What the log was when the process stopped.
+//!
+//! Finished segments are taken from their footers. The last one is read batch by batch, until the bytes are no batch.
+//! Then the rule (law 9): damage before what the newest mark calls durable, or before a later valid batch, is
+//! corruption, and nothing is changed; anything else was never durable, and is a torn tail.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use quorate_core::{ClusterId, GroupId, LogIds};
+
+use crate::codec::round_up;
+use crate::disk::Disk;
+use crate::error::WalError;
+use crate::frame::{FrameKind, Mark, Op, Position, SECTOR_BYTES};
+use crate::group::{GroupLog, Row};
+use crate::identity::Identity;
+use crate::segment::{Base, BatchError, DATA_AT, Frame, ReadBatch, Segment, SegmentIndex, file_name, number_of};
+
+/// What recovery found.
+#[derive(Debug, Default)]
+pub(crate) struct Recovery {
+    pub(crate) groups: BTreeMap<GroupId, GroupLog>,
+    /// All segments in use, the active one last.
+    pub(crate) segments: VecDeque<Arc<Segment>>,
+    /// Where the log goes on; none before the node has a cluster.
+    pub(crate) active: Option<Active>,
+    /// A segment made ahead and not yet used.
+    pub(crate) next: Option<Arc<Segment>>,
+}
+
+/// The segment being written.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) segment: Arc<Segment>,
+    /// After the last frame; [`DATA_AT`] if there is none.
+    pub(crate) end: u64,
+    /// Checksum of the last frame header, or of the segment's.
+    pub(crate) chain: u32,
+    pub(crate) index: SegmentIndex,
+    /// What the first batch must say, until it is written.
+    pub(crate) base: Option<Base>,
+    /// End of the last sync.
+    pub(crate) durable: Position,
+    /// After recovery: from here on nothing tells that what was read is on disk.
+    pub(crate) doubtful: u64,
+    /// Number of the last sync.
+    pub(crate) sync: u64,
+    /// Number of the last mark.
+    pub(crate) mark: u64,
+}
+
+/// A segment that was read batch by batch.
+struct Walk {
+    segment: Arc<Segment>,
+    /// After the last data frame.
+    end: u64,
+    chain: u32,
+    sync: u64,
+    mark: Option<Mark>,
+    index: SegmentIndex,
+}
+
+enum Stop {
+    /// A footer, which ends here.
+    Footer(u64),
+    /// Bytes that are no batch.
+    Broken(BatchError),
+}
+
+/// How the segment before ended.
+#[derive(Clone, Copy, Default)]
+struct Before {
+    data_end: u64,
+    chain: u32,
+    durable: Position,
+    sync: u64,
+}
+
+struct Replay<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    groups: BTreeMap<GroupId, GroupLog>,
+    before: Option<Before>,
+}
+
+/// Reads the log in `dir`. Changes nothing but leftovers of segments that were being made.
+pub(crate) fn recover(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Result<Recovery, WalError> {
+    let mut numbers = Vec::new();
+    for name in disk.list(dir).map_err(WalError::io("list", dir))? {
+        if let Some(number) = number_of(&name) {
+            numbers.push(number);
+        } else if name.ends_with(".tmp") {
+            let path = dir.join(&name);
+            disk.remove(&path).map_err(WalError::io("remove", &path))?;
+        }
+    }
+    if let Some(gap) = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
+        return Err(WalError::damaged(&dir.join(file_name(gap[0] + 1)), 0, "the segment is missing"));
+    }
+    let mut segments = Vec::new();
+    for number in numbers {
+        segments.push(Arc::new(Segment::open(disk, dir, number, identity)?));
+    }
+    let mut replay = Replay { disk, dir, groups: BTreeMap::new(), before: None };
+    let recovery = match identity.cluster {
+        ClusterId(0) => replay.discard_unused(&segments)?,
+        _ => replay.run(segments)?,
+    };
+    // What a killed process did to the directory may not be durable yet.
+    disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
+    Ok(recovery)
+}
+
+impl Replay<'_> {
+    /// Before the cluster is noted in the identity, a segment can only be one that was made for it and not used.
+    fn discard_unused(&mut self, segments: &[Arc<Segment>]) -> Result<Recovery, WalError> {
+        for segment in segments {
+            let after_base = match segment.read_batch(DATA_AT, Some(segment.header_checksum)) {
+                Ok(first) => round_up(first.end, SECTOR_BYTES),
+                Err(BatchError::Bad { .. }) => DATA_AT,
+                Err(BatchError::Failed(error)) => return Err(error),
+            };
+            if segment.number != 1 || segment.find_lead(after_base)?.is_some() {
+                return Err(WalError::damaged(&segment.path, after_base, "a log, but the identity names no cluster"));
+            }
+        }
+        for segment in segments {
+            self.disk.remove(&segment.path).map_err(WalError::io("remove", &segment.path))?;
+        }
+        Ok(Recovery::default())
+    }
+
+    fn run(&mut self, segments: Vec<Arc<Segment>>) -> Result<Recovery, WalError> {
+        let mut next_number = 1;
+        for (i, segment) in segments.iter().enumerate() {
+            next_number = segment.number + 1;
+            if self.take_finished(segment)? {
+                continue;
+            }
+            let (walk, stop) = self.walk(segment)?;
+            match stop {
+                Stop::Footer(end) => self.finished(&walk, end),
+                Stop::Broken(broken) => {
+                    if let Some(end) = linked_end(&walk, segments.get(i + 1))? {
+                        self.finished(&walk, end);
+                        continue;
+                    }
+                    let recovery = self.resume(walk, broken, &segments[i + 1..])?;
+                    return Ok(Recovery { segments: segments[..=i].iter().cloned().collect(), ..recovery });
+                }
+            }
+        }
+        Err(WalError::damaged(&self.dir.join(file_name(next_number)), 0, "the segment is missing"))
+    }
+
+    fn finished(&mut self, walk: &Walk, footer_end: u64) {
+        let durable = Position { segment: walk.segment.number, offset: footer_end };
+        self.before = Some(Before { data_end: walk.end, chain: walk.chain, durable, sync: walk.sync });
+    }
+
+    /// Takes a finished segment from its footer, without reading its entries.
+    fn take_finished(&mut self, segment: &Arc<Segment>) -> Result<bool, WalError> {
+        let Some((footer, index)) = segment.read_footer()? else { return Ok(false) };
+        let first = segment.read_batch(DATA_AT, Some(segment.header_checksum));
+        let first = first.map_err(|error| error.into_damage(&segment.path))?;
+        self.take_base(segment, &first)?;
+        for (group, row) in index.rows() {
+            self.apply(segment, group, row, footer.durable.offset)?;
+        }
+        self.before = Some(Before {
+            data_end: footer.durable.offset,
+            chain: footer.previous,
+            durable: Position { segment: segment.number, offset: footer.end },
+            sync: footer.sync,
+        });
+        Ok(true)
+    }
+
+    fn apply(&mut self, segment: &Arc<Segment>, group: GroupId, row: Row, at: u64) -> Result<(), WalError> {
+        let log = self.groups.entry(group).or_default();
+        log.apply(segment, row).map_err(|what| WalError::damaged(&segment.path, at, format!("group {group}: {what}")))
+    }
+
+    /// Checks that the logs are what the segment says they were when it was begun; of the first segment that is
+    /// left, takes its word.
+    fn take_base(&mut self, segment: &Segment, first: &ReadBatch) -> Result<(), WalError> {
+        let damaged = |what| Err(WalError::damaged(&segment.path, DATA_AT, what));
+        let Some(base) = base_of(first) else {
+            return damaged("the first batch has no base frame");
+        };
+        match self.before {
+            Some(before) if (before.data_end, before.chain) != (base.data_end, base.chain) => {
+                damaged("the segment does not follow the one before it")
+            }
+            Some(_) if logs_of(self.groups.iter().map(|(group, log)| (*group, log))) != base.logs => {
+                damaged("the logs before the segment are not what it says they were")
+            }
+            None if segment.number == 1 && base != Base::default() => damaged("the first segment follows another"),
+            Some(_) => Ok(()),
+            None => {
+                self.groups = base.logs.into_iter().map(|(group, ids)| (group, GroupLog::of(ids))).collect();
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads a segment batch by batch.
+    fn walk(&mut self, segment: &Arc<Segment>) -> Result<(Walk, Stop), WalError> {
+        let mark = segment.newest_mark()?;
+        let mut walk = Walk {
+            segment: segment.clone(),
+            end: DATA_AT,
+            chain: segment.header_checksum,
+            sync: self.before.map_or(0, |before| before.sync),
+            mark,
+            index: SegmentIndex::default(),
+        };
+        loop {
+            let at = round_up(walk.end, SECTOR_BYTES);
+            let batch = match segment.read_batch(at, Some(walk.chain)) {
+                Ok(batch) => batch,
+                Err(BatchError::Failed(error)) => return Err(error),
+                Err(broken) => return Ok((walk, Stop::Broken(broken))),
+            };
+            if at == DATA_AT {
+                self.take_base(segment, &batch)?;
+            }
+            if batch.frames.last().is_some_and(|frame| frame.header.kind == FrameKind::Footer) {
+                walk.sync = batch.sync;
+                return Ok((walk, Stop::Footer(batch.end)));
+            }
+            for frame in &batch.frames {
+                self.take_frame(segment, frame, &mut walk.index)?;
+            }
+            (walk.end, walk.chain, walk.sync) = (batch.end, batch.chain, batch.sync);
+            self.check_mark(&walk)?;
+        }
+    }
+
+    fn take_frame(&mut self, segment: &Arc<Segment>, frame: &Frame, index: &mut SegmentIndex) -> Result<(), WalError> {
+        let header = &frame.header;
+        let op = match (&frame.entries, header.kind) {
+            (Some(batch), _) => Op::Entries(batch.clone()),
+            (None, FrameKind::Base) if header.offset < DATA_AT + SECTOR_BYTES => return Ok(()),
+            (None, kind) => Op::decode_small(kind, &frame.body).ok_or_else(|| {
+                WalError::damaged(&segment.path, header.offset, "the frame's body is not what its kind has")
+            })?,
+        };
+        for row in Row::of(&op, header.offset) {
+            index.record(header.group, row);
+            self.apply(segment, header.group, row, header.offset)?;
+        }
+        Ok(())
+    }
+
+    /// Where the mark says that a sync ended, the logs must end as the mark says.
+    fn check_mark(&self, walk: &Walk) -> Result<(), WalError> {
+        let here = Position { segment: walk.segment.number, offset: walk.end };
+        let Some(mark) = walk.mark.as_ref().filter(|mark| mark.durable == here) else { return Ok(()) };
+        for (group, last) in &mark.groups {
+            let found = self.groups.get(group).map_or_else(Default::default, |log| log.ids.last());
+            if found != *last {
+                let what = format!("group {group} ends at {found} here, but the mark says {last}");
+                return Err(WalError::damaged(&walk.segment.path, walk.end, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides whether the log may go on where `walk` stopped.
+    fn resume(&mut self, walk: Walk, broken: BatchError, later: &[Arc<Segment>]) -> Result<Recovery, WalError> {
+        let segment = walk.segment;
+        let blank = walk.end == DATA_AT;
+        let marked = walk.mark.as_ref().map_or(Position::default(), |mark| mark.durable);
+        let was_durable = marked > Position { segment: segment.number, offset: walk.end }
+            // The first segment is durable before the identity names the cluster; a later one is begun only on top
+            // of finished ones.
+            || (blank && self.before.is_none())
+            || segment.find_lead(round_up(walk.end, SECTOR_BYTES) + SECTOR_BYTES)?.is_some()
+            || later.len() > 1;
+        if was_durable {
+            return Err(broken.into_damage(&segment.path));
+        }
+        for next in later {
+            if next.newest_mark()?.is_some() || next.find_lead(DATA_AT)?.is_some() {
+                return Err(broken.into_damage(&segment.path));
+            }
+        }
+        if let Some((group, index)) = self.groups.iter().find_map(|(group, log)| Some((group, log.first_missing()?))) {
+            let path = self.dir.join(file_name(segment.number.saturating_sub(1)));
+            let what = format!("group {group} has lost entry {index}: a segment up to this one is missing");
+            return Err(WalError::damaged(&path, 0, what));
+        }
+        let here = Position { segment: segment.number, offset: walk.end };
+        let before = self.before.unwrap_or_default();
+        let base = Base {
+            data_end: before.data_end,
+            chain: before.chain,
+            logs: logs_of(self.groups.iter().map(|(group, log)| (*group, log))),
+        };
+        let active = Active {
+            end: walk.end,
+            chain: walk.chain,
+            index: walk.index,
+            base: blank.then_some(base),
+            doubtful: if marked.segment == segment.number { marked.offset } else { DATA_AT },
+            durable: if blank { before.durable } else { here },
+            sync: walk.mark.as_ref().map_or(0, |mark| mark.sync).max(walk.sync),
+            mark: walk.mark.as_ref().map_or(0, |mark| mark.number),
+            segment,
+        };
+        Ok(Recovery {
+            groups: std::mem::take(&mut self.groups),
+            segments: VecDeque::new(),
+            active: Some(active),
+            next: later.first().cloned(),
+        })
+    }
+}
+
+/// If the next segment was begun right after the last batch of this one, only this one's footer is damaged: then
+/// where the footer ended.
+fn linked_end(walk: &Walk, next: Option<&Arc<Segment>>) -> Result<Option<u64>, WalError> {
+    let Some(next) = next else { return Ok(None) };
+    match next.read_batch(DATA_AT, Some(next.header_checksum)) {
+        Ok(first) => {
+            let base = base_of(&first).filter(|base| (base.data_end, base.chain) == (walk.end, walk.chain));
+            Ok(base.map(|_| first.durable.offset))
+        }
+        Err(BatchError::Bad { .. }) => Ok(None),
+        Err(BatchError::Failed(error)) => Err(error),
+    }
+}
+
+fn base_of(first: &ReadBatch) -> Option<Base> {
+    first
+        .frames
+        .first()
+        .filter(|frame| frame.header.kind == FrameKind::Base)
+        .and_then(|frame| Base::decode(&frame.body))
+}
+
+/// The logs that hold anything, or ever did.
+pub(crate) fn logs_of<'a>(groups: impl Iterator<Item = (GroupId, &'a GroupLog)>) -> BTreeMap<GroupId, LogIds> {
+    groups.filter(|(_, log)| log.ids != LogIds::default()).map(|(group, log)| (group, log.ids.clone())).collect()
+}

@@ -1,0 +1,521 @@
+//! Snapshot files: written beside, made durable, then renamed (law 11).
+//!
+//! A snapshot is one file: a header, the content in chunks, and a manifest with what it holds and the checksum of
+//! every chunk. The same bytes are sent to a peer. FORMAT.md, "Snapshot files".
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use quorate_core::{ClusterId, GroupId, SnapshotMeta};
+use quorate_wire::{decode_snapshot_meta, encode_snapshot_meta};
+
+use crate::codec::{put_u32, put_u64, put_u128, u32_at, u64_at, u128_at};
+use crate::disk::{Disk, DiskFile, read_exact_at, read_up_to, write_all_at};
+use crate::error::WalError;
+use crate::handle::lock;
+use crate::twin::VERSION;
+
+/// Bytes of content under one checksum: 1 MiB.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+const MAGIC: [u8; 8] = *b"QRMSNAPS";
+const HEADER_BYTES: usize = 64;
+const MANIFEST_MAGIC: u32 = u32::from_le_bytes(*b"QMAN");
+const MANIFEST_HEAD_BYTES: usize = 24;
+const TRAILER_MAGIC: u32 = u32::from_le_bytes(*b"QSNT");
+const TRAILER_BYTES: usize = 32;
+/// Largest manifest that is read: meta and the checksums of 16 TiB.
+const MAX_MANIFEST_BYTES: u64 = 80 << 20;
+
+/// Where snapshots are kept. Cheap to clone; every call may block.
+#[derive(Clone)]
+pub struct SnapshotStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    disk: Arc<dyn Disk>,
+    /// `snapshots`, with a directory a group.
+    dir: PathBuf,
+    /// `incoming`: what is being written or received; emptied when the log is opened.
+    incoming: PathBuf,
+    cluster: Mutex<ClusterId>,
+    next_name: Mutex<u64>,
+}
+
+/// A durable snapshot. Cheap to clone; stays readable when it is pruned.
+#[derive(Clone)]
+pub struct SnapshotFile {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    length: u64,
+    content_bytes: u64,
+    meta: Arc<SnapshotMeta>,
+    chunks: Arc<[u32]>,
+}
+
+/// A file under a temporary name, removed when dropped unless it was renamed.
+struct Temporary {
+    store: SnapshotStore,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    kept: bool,
+}
+
+impl SnapshotStore {
+    pub(crate) fn open(disk: Arc<dyn Disk>, data_dir: &Path, cluster: ClusterId) -> Result<Self, WalError> {
+        let (dir, incoming) = (data_dir.join("snapshots"), data_dir.join("incoming"));
+        for dir in [&dir, &incoming] {
+            disk.create_dir_all(dir).map_err(WalError::io("create", dir))?;
+        }
+        for name in disk.list(&incoming).map_err(WalError::io("list", &incoming))? {
+            let path = incoming.join(name);
+            disk.remove(&path).map_err(WalError::io("remove", &path))?;
+        }
+        disk.sync_dir(&incoming).map_err(WalError::io("sync", &incoming))?;
+        disk.sync_dir(data_dir).map_err(WalError::io("sync", data_dir))?;
+        let inner = Inner { disk, dir, incoming, cluster: Mutex::new(cluster), next_name: Mutex::new(0) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn set_cluster(&self, cluster: ClusterId) {
+        *lock(&self.inner.cluster) = cluster;
+    }
+
+    /// Starts a snapshot of a group. It does not exist until it is committed.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn create(&self, group: GroupId, meta: &SnapshotMeta) -> Result<SnapshotWriter, WalError> {
+        let temporary = self.temporary()?;
+        let mut header = [0; HEADER_BYTES];
+        header[0..8].copy_from_slice(&MAGIC);
+        put_u32(&mut header, 8, VERSION);
+        put_u32(&mut header, 12, SNAPSHOT_CHUNK_BYTES as u32);
+        put_u128(&mut header, 16, lock(&self.inner.cluster).0);
+        put_u64(&mut header, 32, group.0);
+        let checksum = crc32c::crc32c(&header[..HEADER_BYTES - 4]);
+        put_u32(&mut header, HEADER_BYTES - 4, checksum);
+        write_all_at(&*temporary.file, &header, 0).map_err(WalError::io("write", &temporary.path))?;
+        Ok(SnapshotWriter {
+            temporary,
+            group,
+            meta: meta.clone(),
+            chunk: Vec::new(),
+            chunks: Vec::new(),
+            at: HEADER_BYTES as u64,
+        })
+    }
+
+    /// The newest snapshot of a group.
+    ///
+    /// # Errors
+    /// [`WalError::Corrupt`] if its header or manifest is damaged, or what the disk says.
+    pub fn latest(&self, group: GroupId) -> Result<Option<SnapshotFile>, WalError> {
+        match self.names(group)?.pop() {
+            Some(name) => self.open_file(group, &self.group_dir(group).join(name)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Starts to receive a peer's snapshot file.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn receive(&self, group: GroupId) -> Result<IncomingSnapshot, WalError> {
+        Ok(IncomingSnapshot { temporary: self.temporary()?, group, length: 0 })
+    }
+
+    /// Gives a received snapshot its final name; it is durable, and the newest if none is newer, when this returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn adopt(&self, received: ReceivedSnapshot) -> Result<SnapshotFile, WalError> {
+        let ReceivedSnapshot { temporary, group, file } = received;
+        self.publish(temporary, group, file)
+    }
+
+    /// Removes all snapshots of a group but the newest.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn prune(&self, group: GroupId) -> Result<(), WalError> {
+        let mut names = self.names(group)?;
+        let dir = self.group_dir(group);
+        if names.pop().is_none() || names.is_empty() {
+            return Ok(());
+        }
+        for name in names {
+            let path = dir.join(name);
+            self.inner.disk.remove(&path).map_err(WalError::io("remove", &path))?;
+        }
+        self.inner.disk.sync_dir(&dir).map_err(WalError::io("sync", &dir))
+    }
+
+    fn group_dir(&self, group: GroupId) -> PathBuf {
+        self.inner.dir.join(group.0.to_string())
+    }
+
+    /// Names of a group's snapshots, the newest last.
+    fn names(&self, group: GroupId) -> Result<Vec<String>, WalError> {
+        let dir = self.group_dir(group);
+        match self.inner.disk.list(&dir) {
+            Ok(names) => Ok(names.into_iter().filter(|name| name.ends_with(".snap")).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(WalError::io("list", &dir)(error)),
+        }
+    }
+
+    fn temporary(&self) -> Result<Temporary, WalError> {
+        let number = {
+            let mut next = lock(&self.inner.next_name);
+            *next += 1;
+            *next
+        };
+        let path = self.inner.incoming.join(format!("{number:016x}.tmp"));
+        let file = self.inner.disk.create(&path).map_err(WalError::io("create", &path))?;
+        Ok(Temporary { store: self.clone(), path, file, kept: false })
+    }
+
+    /// Renames a durable file into place.
+    fn publish(&self, mut temporary: Temporary, group: GroupId, file: SnapshotFile) -> Result<SnapshotFile, WalError> {
+        let disk = &self.inner.disk;
+        let dir = self.group_dir(group);
+        disk.create_dir_all(&dir).map_err(WalError::io("create", &dir))?;
+        disk.sync_dir(&self.inner.dir).map_err(WalError::io("sync", &self.inner.dir))?;
+        let id = file.meta.last_log_id;
+        // Sorted by name they are sorted by index.
+        let name = format!("{:016x}-{:016x}-{:016x}.snap", id.index, id.leader_id.term, id.leader_id.node_id.0);
+        let path = dir.join(name);
+        disk.rename(&temporary.path, &path).map_err(WalError::io("rename", &temporary.path))?;
+        temporary.kept = true;
+        for dir in [&dir, &self.inner.incoming] {
+            disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
+        }
+        Ok(SnapshotFile { path, ..file })
+    }
+
+    fn open_file(&self, group: GroupId, path: &Path) -> Result<SnapshotFile, WalError> {
+        let file = self.inner.disk.open(path).map_err(WalError::io("open", path))?;
+        self.parse(group, path, file)
+    }
+
+    /// Reads and verifies header, trailer and manifest.
+    fn parse(&self, group: GroupId, path: &Path, file: Arc<dyn DiskFile>) -> Result<SnapshotFile, WalError> {
+        let read = |length: usize, at: u64| read_up_to(&*file, length, at).map_err(WalError::io("read", path));
+        let length = file.length().map_err(WalError::io("read the length of", path))?;
+        let header = read(HEADER_BYTES, 0)?;
+        if header.len() < HEADER_BYTES || length < (HEADER_BYTES + TRAILER_BYTES) as u64 {
+            return Err(WalError::damaged(path, length, "the file is shorter than a snapshot"));
+        }
+        let stored = u32_at(&header, HEADER_BYTES - 4);
+        let computed = crc32c::crc32c(&header[..HEADER_BYTES - 4]);
+        if header[0..8] != MAGIC || stored != computed {
+            return Err(WalError::checksum(path, 0, "the snapshot's header does not match", stored, computed));
+        }
+        match u32_at(&header, 8) {
+            VERSION => {}
+            found => return Err(WalError::OtherVersion { path: path.to_path_buf(), found, supported: VERSION }),
+        }
+        if ClusterId(u128_at(&header, 16)) != *lock(&self.inner.cluster) || GroupId(u64_at(&header, 32)) != group {
+            return Err(WalError::damaged(path, 16, "the snapshot is of another cluster or group"));
+        }
+        if u32_at(&header, 12) as usize != SNAPSHOT_CHUNK_BYTES {
+            return Err(WalError::damaged(path, 12, "the snapshot has another chunk size than its version says"));
+        }
+        let trailer_at = length - TRAILER_BYTES as u64;
+        let trailer = read(TRAILER_BYTES, trailer_at)?;
+        let (stored, computed) = (u32_at(&trailer, 28), crc32c::crc32c(&trailer[..28]));
+        let (manifest_bytes, manifest_at) = (u64::from(u32_at(&trailer, 4)), u64_at(&trailer, 8));
+        if u32_at(&trailer, 0) != TRAILER_MAGIC || stored != computed || u64_at(&trailer, 16) != length {
+            let what = "the snapshot's end does not match, or the file was cut";
+            return Err(WalError::checksum(path, trailer_at, what, stored, computed));
+        }
+        let least = (MANIFEST_HEAD_BYTES + 4) as u64;
+        let fits = (least..=MAX_MANIFEST_BYTES).contains(&manifest_bytes)
+            && manifest_at.checked_add(manifest_bytes) == Some(trailer_at);
+        if !fits {
+            return Err(WalError::damaged(path, trailer_at, "the snapshot's manifest has an impossible place"));
+        }
+        let manifest = read(manifest_bytes as usize, manifest_at)?;
+        let end = manifest.len() - 4;
+        let (stored, computed) = (u32_at(&manifest, end), crc32c::crc32c(&manifest[..end]));
+        if u32_at(&manifest, 0) != MANIFEST_MAGIC || stored != computed {
+            return Err(WalError::checksum(
+                path,
+                manifest_at,
+                "the snapshot's manifest does not match",
+                stored,
+                computed,
+            ));
+        }
+        let (content_bytes, chunks, meta) = (u64_at(&manifest, 8), u64_at(&manifest, 16), u32_at(&manifest, 4));
+        let chunks_at = MANIFEST_HEAD_BYTES as u64 + u64::from(meta);
+        let consistent = content_bytes.div_ceil(SNAPSHOT_CHUNK_BYTES as u64) == chunks
+            && HEADER_BYTES as u64 + content_bytes == manifest_at
+            && chunks_at + chunks * 4 == end as u64;
+        if !consistent {
+            return Err(WalError::damaged(path, manifest_at, "the snapshot's manifest contradicts itself"));
+        }
+        let meta = decode_snapshot_meta(&manifest[MANIFEST_HEAD_BYTES..chunks_at as usize])
+            .map_err(|error| WalError::damaged(path, manifest_at, error.to_string()))?;
+        let chunks = manifest[chunks_at as usize..end].chunks_exact(4).map(|chunk| u32_at(chunk, 0)).collect();
+        Ok(SnapshotFile { path: path.to_path_buf(), file, length, content_bytes, meta: Arc::new(meta), chunks })
+    }
+}
+
+impl fmt::Debug for SnapshotStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotStore").field("dir", &self.inner.dir).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What stays is removed when the log is opened.
+            let _ = self.store.inner.disk.remove(&self.path);
+        }
+    }
+}
+
+/// A snapshot being written. Dropped without [`commit`](Self::commit), it is removed.
+pub struct SnapshotWriter {
+    temporary: Temporary,
+    group: GroupId,
+    meta: SnapshotMeta,
+    /// Content not yet written; less than a chunk.
+    chunk: Vec<u8>,
+    chunks: Vec<u32>,
+    at: u64,
+}
+
+impl SnapshotWriter {
+    /// Makes the snapshot durable under its final name.
+    ///
+    /// # Errors
+    /// What the disk says; then there is no snapshot.
+    pub fn commit(mut self) -> Result<SnapshotFile, WalError> {
+        let path = self.temporary.path.clone();
+        self.write_chunk().map_err(WalError::io("write", &path))?;
+        let content_bytes = self.at - HEADER_BYTES as u64;
+        let mut meta = Vec::new();
+        encode_snapshot_meta(&self.meta, &mut meta);
+        let mut manifest = vec![0; MANIFEST_HEAD_BYTES];
+        put_u32(&mut manifest, 0, MANIFEST_MAGIC);
+        put_u32(&mut manifest, 4, meta.len() as u32);
+        put_u64(&mut manifest, 8, content_bytes);
+        put_u64(&mut manifest, 16, self.chunks.len() as u64);
+        manifest.extend_from_slice(&meta);
+        self.chunks.iter().for_each(|chunk| manifest.extend_from_slice(&chunk.to_le_bytes()));
+        let checksum = crc32c::crc32c(&manifest);
+        manifest.extend_from_slice(&checksum.to_le_bytes());
+        let mut trailer = [0; TRAILER_BYTES];
+        put_u32(&mut trailer, 0, TRAILER_MAGIC);
+        put_u32(&mut trailer, 4, manifest.len() as u32);
+        put_u64(&mut trailer, 8, self.at);
+        put_u64(&mut trailer, 16, self.at + (manifest.len() + TRAILER_BYTES) as u64);
+        let checksum = crc32c::crc32c(&trailer[..28]);
+        put_u32(&mut trailer, 28, checksum);
+        manifest.extend_from_slice(&trailer);
+        let file = self.temporary.file.clone();
+        write_all_at(&*file, &manifest, self.at).map_err(WalError::io("write", &path))?;
+        file.sync_data().map_err(WalError::io("sync", &path))?;
+        let store = self.temporary.store.clone();
+        let snapshot = SnapshotFile {
+            path,
+            file,
+            length: self.at + manifest.len() as u64,
+            content_bytes,
+            meta: Arc::new(self.meta),
+            chunks: self.chunks.into(),
+        };
+        store.publish(self.temporary, self.group, snapshot)
+    }
+
+    fn write_chunk(&mut self) -> io::Result<()> {
+        if !self.chunk.is_empty() {
+            write_all_at(&*self.temporary.file, &self.chunk, self.at)?;
+            self.chunks.push(crc32c::crc32c(&self.chunk));
+            self.at += self.chunk.len() as u64;
+            self.chunk.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Write for SnapshotWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let some = bytes.len().min(SNAPSHOT_CHUNK_BYTES - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..some]);
+        if self.chunk.len() == SNAPSHOT_CHUNK_BYTES {
+            self.write_chunk()?;
+        }
+        Ok(some)
+    }
+
+    /// Does nothing: chunks are written whole.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SnapshotWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotWriter").field("group", &self.group).field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl SnapshotFile {
+    /// What it holds.
+    pub fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// Length of the file in bytes: what [`read_at`](Self::read_at) covers.
+    #[expect(clippy::len_without_is_empty, reason = "a snapshot file is never empty")]
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Bytes of what the state machine wrote.
+    pub fn content_bytes(&self) -> u64 {
+        self.content_bytes
+    }
+
+    /// Reads the file's bytes, to send them: fewer than asked for, or 0 at the end. The receiver verifies them.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, WalError> {
+        self.file.read_at(buffer, offset).map_err(WalError::io("read", &self.path))
+    }
+
+    /// What the state machine wrote, verified chunk by chunk before it is handed out.
+    pub fn content(&self) -> SnapshotReader {
+        SnapshotReader { snapshot: self.clone(), next: 0, chunk: Vec::new(), at: 0 }
+    }
+
+    /// Reads and verifies everything.
+    ///
+    /// # Errors
+    /// [`WalError::Corrupt`], or what the disk says.
+    pub fn verify(&self) -> Result<(), WalError> {
+        (0..self.chunks.len()).try_for_each(|chunk| self.read_chunk(chunk, &mut Vec::new()))
+    }
+
+    fn read_chunk(&self, number: usize, chunk: &mut Vec<u8>) -> Result<(), WalError> {
+        let from = (number * SNAPSHOT_CHUNK_BYTES) as u64;
+        let length = (self.content_bytes - from).min(SNAPSHOT_CHUNK_BYTES as u64);
+        let at = HEADER_BYTES as u64 + from;
+        chunk.resize(length as usize, 0);
+        read_exact_at(&*self.file, chunk, at).map_err(WalError::io("read", &self.path))?;
+        let (stored, computed) = (self.chunks[number], crc32c::crc32c(chunk));
+        match stored == computed {
+            true => Ok(()),
+            false => {
+                Err(WalError::checksum(&self.path, at, "a chunk of the snapshot does not match", stored, computed))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for SnapshotFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SnapshotFile({}, {} bytes)", self.meta.last_log_id, self.length)
+    }
+}
+
+/// Reads a snapshot's content.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    snapshot: SnapshotFile,
+    next: usize,
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl Read for SnapshotReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.chunk.len() && self.next < self.snapshot.chunks.len() {
+            self.snapshot.read_chunk(self.next, &mut self.chunk).map_err(io::Error::other)?;
+            self.next += 1;
+            self.at = 0;
+        }
+        let some = buffer.len().min(self.chunk.len() - self.at);
+        buffer[..some].copy_from_slice(&self.chunk[self.at..self.at + some]);
+        self.at += some;
+        Ok(some)
+    }
+}
+
+/// A snapshot being received. Dropped without [`finish`](Self::finish), it is removed.
+pub struct IncomingSnapshot {
+    temporary: Temporary,
+    group: GroupId,
+    length: u64,
+}
+
+impl IncomingSnapshot {
+    /// Adds the next bytes of the peer's file.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), WalError> {
+        let Temporary { file, path, .. } = &self.temporary;
+        write_all_at(&**file, bytes, self.length).map_err(WalError::io("write", path))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes received: where a transfer goes on.
+    #[expect(clippy::len_without_is_empty, reason = "the length is where a transfer goes on, not a collection's")]
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Verifies everything and makes the bytes durable. The snapshot still is not this node's.
+    ///
+    /// # Errors
+    /// [`WalError::Corrupt`] if it did not arrive as it was sent, or is of another cluster or group, or what the disk
+    /// says.
+    pub fn finish(self) -> Result<ReceivedSnapshot, WalError> {
+        let Self { temporary, group, .. } = self;
+        let file = temporary.store.parse(group, &temporary.path, temporary.file.clone())?;
+        file.verify()?;
+        file.file.sync_data().map_err(WalError::io("sync", &temporary.path))?;
+        Ok(ReceivedSnapshot { temporary, group, file })
+    }
+}
+
+impl fmt::Debug for IncomingSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IncomingSnapshot({:?}, {} bytes)", self.group, self.length)
+    }
+}
+
+/// A snapshot that arrived whole. Dropped without [`SnapshotStore::adopt`], it is removed.
+pub struct ReceivedSnapshot {
+    temporary: Temporary,
+    group: GroupId,
+    file: SnapshotFile,
+}
+
+impl ReceivedSnapshot {
+    /// What it holds.
+    pub fn meta(&self) -> &SnapshotMeta {
+        self.file.meta()
+    }
+
+    /// What the sender's state machine wrote.
+    pub fn content(&self) -> SnapshotReader {
+        self.file.content()
+    }
+}
+
+impl fmt::Debug for ReceivedSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReceivedSnapshot({:?}, {:?})", self.group, self.file)
+    }
+}
