@@ -54,8 +54,6 @@ impl Core {
         assert!(!self.memberships.is_empty(), "a membership is always in force");
         let indexes = self.memberships.iter().map(|(id, _)| id.index);
         assert!(indexes.is_sorted(), "memberships are in log order");
-        let uncommitted = self.memberships.iter().filter(|(id, _)| id.index > self.commit).count();
-        assert!(uncommitted <= 1 || !self.is_leader(), "a leader has at most one uncommitted membership (law 12)");
         assert!(self.in_force().0.index <= self.log.last().index, "the membership in force is in the log");
     }
 
@@ -64,6 +62,8 @@ impl Core {
         assert!(self.vote.committed, "a leader's vote is committed");
         assert_eq!(self.vote.leader_id.node_id, self.config.node_id, "a leader leads under its own vote");
         assert!(leader.first_own <= self.log.last().index, "a leadership starts with a blank entry");
+        let own = self.memberships.iter().filter(|(id, _)| id.index >= leader.first_own && id.index > self.commit);
+        assert!(own.count() <= 1, "a leader appends a membership only when its last one is committed (law 12)");
         let ids = leader.peers.iter().map(|peer| peer.id);
         assert!(ids.is_sorted(), "peers are in order");
         for peer in &leader.peers {

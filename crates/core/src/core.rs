@@ -28,7 +28,7 @@ pub struct Core {
     pub(crate) vote: Vote,
     pub(crate) log: LogIds,
     pub(crate) pieces: Pieces,
-    /// The last committed membership and every later one in the log. Never empty; the last is in force.
+    /// The membership at `applied` and every later one in the log. Never empty; the last is in force.
     pub(crate) memberships: Vec<(LogId, Membership)>,
     /// Entries up to here are committed. Never goes back, never past the log.
     pub(crate) commit: u64,
@@ -168,6 +168,7 @@ impl Core {
         if !self.asked_reads.is_empty() && led_by != (self.vote.leader_id, self.leader()) {
             self.fail_asked_reads(out);
         }
+        self.release_held(out);
         self.maybe_apply(out);
     }
 
@@ -213,17 +214,20 @@ impl Core {
         if !self.disk.persisted(write) {
             return;
         }
-        while let Some(held) = self.disk.release() {
-            match held {
-                Held::Send { to, message } => out.push(Action::Send { to, message }),
-                Held::Campaign(campaign) => self.on_vote_durable(campaign, out),
-                Held::Reply { request, outcome } => out.push(Action::Reply { request, outcome }),
-            }
-        }
+        self.release_held(out);
         match &self.role {
             Role::Leader(_) => self.advance_commit(out),
             Role::Follower(_) => self.maybe_acknowledge(out),
             Role::Candidate(_) => {}
+        }
+    }
+
+    fn release_held(&mut self, out: &mut Actions) {
+        while let Some(held) = self.disk.release() {
+            match held {
+                Held::Act(action) => out.push(action),
+                Held::Campaign(campaign) => self.on_vote_durable(campaign, out),
+            }
         }
     }
 
@@ -249,7 +253,7 @@ impl Core {
             return out.push(refuse(Refusal::NotAmongVoters));
         }
         let log_id = self.append_core_entry(LeaderId::default(), CoreEntry::Membership(membership), out);
-        self.disk.hold(Held::Reply { request, outcome: Outcome::Initialized(log_id) });
+        self.disk.hold(Held::Act(Action::Reply { request, outcome: Outcome::Initialized(log_id) }));
         self.election_deadline = self.now;
     }
 
@@ -289,9 +293,6 @@ impl Core {
         }
         assert!(index <= self.log.last().index, "only entries in the log are committed");
         self.commit = index;
-        if self.memberships.len() > 1 {
-            self.forget_old_memberships();
-        }
         true
     }
 
@@ -310,6 +311,9 @@ impl Core {
     fn on_applied(&mut self, log_id: LogId, out: &mut Actions) {
         if log_id.index > self.applied.index && log_id.index <= self.apply_sent.index {
             self.applied = log_id;
+            if self.memberships.len() > 1 {
+                self.forget_old_memberships();
+            }
         }
         if self.config.snapshot_entries > 0 {
             self.maybe_build_snapshot(self.config.snapshot_entries, out);
@@ -326,7 +330,7 @@ impl Core {
     pub(crate) fn in_force(&self) -> &(LogId, Membership) {
         match self.memberships.last() {
             Some(newest) => newest,
-            None => unreachable!("the last committed membership is never forgotten"),
+            None => unreachable!("the membership at `applied` is never forgotten"),
         }
     }
 
@@ -352,8 +356,10 @@ impl Core {
     }
 
     pub(crate) fn forget_old_memberships(&mut self) {
-        let last_committed = self.memberships.iter().rposition(|(id, _)| id.index <= self.commit).unwrap_or(0);
-        self.memberships.drain(..last_committed);
+        // A snapshot of what is applied needs the membership that was in force there, though a later one may be
+        // committed already.
+        let at_applied = self.memberships.iter().rposition(|(id, _)| id.index <= self.applied.index).unwrap_or(0);
+        self.memberships.drain(..at_applied);
     }
 
     // ---- who is who ----

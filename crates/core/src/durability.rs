@@ -5,19 +5,16 @@
 
 use std::collections::VecDeque;
 
-use crate::event::{Action, Actions, Outcome, Write, WriteOp};
-use crate::ids::{Campaign, LogId, NodeId, RequestId, WriteId};
-use crate::message::Message;
+use crate::event::{Action, Actions, Write, WriteOp};
+use crate::ids::{Campaign, LogId, WriteId};
 
 /// Something to do once a write, and every earlier one, is durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Held {
-    /// A promise to a peer: a granted vote.
-    Send { to: NodeId, message: Message },
+    /// A granted vote, a caller's answer, an install under a vote.
+    Act(Action),
     /// The candidate's own vote is durable: it counts, and the requests may leave (law 3).
     Campaign(Campaign),
-    /// A caller's answer.
-    Reply { request: RequestId, outcome: Outcome },
 }
 
 /// The order of durable writes and how far it has come.
@@ -78,7 +75,7 @@ impl Durability {
         }
     }
 
-    /// Does this once everything asked for so far is durable.
+    /// Does this once everything asked for so far is durable; at the end of the step, if it is already.
     pub(crate) fn hold(&mut self, held: Held) {
         self.held.push_back((self.asked, held));
     }

@@ -226,7 +226,7 @@ impl Core {
         self.set_vote(request.vote, out);
         out.note(Note::Granted { phase: Phase::Real, vote: request.vote });
         // Rule: a grant waits for the disk. A crash here must not un-vote us (dissertation 3.8).
-        self.disk.hold(Held::Send { to: from, message });
+        self.disk.hold(Held::Act(Action::Send { to: from, message }));
     }
 
     fn answer_vote_request(&self, from: NodeId, request: &VoteRequest) -> VoteAnswer {

@@ -285,18 +285,20 @@ impl Core {
         }
         match reply.answer {
             AppendAnswer::Accepted { matched } => {
-                self.on_round_acked(from, reply.round, out);
-                self.on_accepted(from, matched, out);
+                if self.on_round_acked(from, reply.round, out) {
+                    self.on_accepted(from, matched, reply.round, out);
+                }
             }
             AppendAnswer::Conflict { prev, hint } => {
-                self.on_round_acked(from, reply.round, out);
-                self.on_conflict(from, prev, hint, out);
+                if self.on_round_acked(from, reply.round, out) {
+                    self.on_conflict(from, reply.round, prev, hint, out);
+                }
             }
             AppendAnswer::Refused { seen } => self.on_refused(from, seen, out),
         }
     }
 
-    fn on_accepted(&mut self, from: NodeId, matched: LogId, out: &mut Actions) {
+    fn on_accepted(&mut self, from: NodeId, matched: LogId, round: Round, out: &mut Actions) {
         let purged = self.log.purged();
         let unknown = matched.index > purged.index && !self.log.holds(matched);
         if unknown || matched.index > self.log.last().index {
@@ -304,20 +306,24 @@ impl Core {
         }
         let now = self.now;
         let news = self.with_peer(from, |_, peer, _| {
-            let news = peer.advance_matched(matched, now);
+            let mut inflight = VecDeque::new();
             let found = match &peer.mode {
-                Mode::Probe { .. } => true,
-                Mode::Snapshot { .. } => peer.matched.index >= purged.index,
+                Mode::Probe { sent, .. } => {
+                    inflight.extend(*sent);
+                    true
+                }
+                Mode::Snapshot { .. } => matched.index.max(peer.matched.index) >= purged.index,
                 Mode::Replicate { .. } => false,
             };
             if found {
-                if matches!(peer.mode, Mode::Snapshot { .. }) {
-                    peer.next = peer.matched.index + 1;
-                }
-                peer.mode = Mode::Replicate { inflight: VecDeque::new(), oldest_sent: now };
+                peer.next = match inflight.back() {
+                    Some(sent) => sent.last + 1,
+                    None => peer.next.max(peer.matched.index + 1),
+                };
+                peer.mode = Mode::Replicate { inflight, oldest_sent: now };
                 out.note(Note::PeerState { peer: from, state: PeerState::Replicate });
             }
-            news
+            peer.advance_matched(matched, round, now)
         });
         // Commit first: what is sent next then carries the new commit index.
         if news == Some(true) {
@@ -326,11 +332,20 @@ impl Core {
         self.replicate_to(from, out);
     }
 
-    fn on_conflict(&mut self, from: NodeId, prev: LogId, hint: LogId, out: &mut Actions) {
+    fn on_conflict(&mut self, from: NodeId, round: Round, prev: LogId, hint: LogId, out: &mut Actions) {
         // The last entry of ours that can be in the peer's log, by its hint.
-        let agreed = self.log.last_at_most(hint.index.min(prev.index.saturating_sub(1)), hint.leader_id);
+        let bound = hint.index.min(prev.index.saturating_sub(1));
+        let agreed = match bound < self.log.purged().index {
+            // Before what is left of our log: only a snapshot can help.
+            true => bound,
+            false => self.log.last_at_most(bound, hint.leader_id).index,
+        };
         self.with_peer(from, |_, peer, next_stream| {
             if prev.index > 0 && prev.index <= peer.matched.index {
+                // Said before it held `prev`, and overtaken by the acknowledgement: old news.
+                if round <= peer.matched_in {
+                    return;
+                }
                 peer.regressed = true;
                 peer.matched = LogId::ZERO;
                 out.note(Note::Impossible {
@@ -338,7 +353,7 @@ impl Core {
                     what: "denies entries that it acknowledged: an older copy of its disk",
                 });
             }
-            let next = agreed.index.max(peer.matched.index) + 1;
+            let next = agreed.max(peer.matched.index) + 1;
             peer.probe(next, None, next_stream, out);
         });
         self.replicate_to(from, out);
@@ -394,21 +409,24 @@ impl Core {
 
     // ---- rounds and commit ----
 
-    fn on_round_acked(&mut self, from: NodeId, round: Round, out: &mut Actions) {
-        let Role::Leader(leader) = &mut self.role else { return };
+    /// Takes in that a peer followed this leader in `round`; returns whether that can be.
+    fn on_round_acked(&mut self, from: NodeId, round: Round, out: &mut Actions) -> bool {
+        let Role::Leader(leader) = &mut self.role else { return false };
         if round > leader.round {
-            return out.note(Note::Impossible { from, what: "an acknowledgement of a round that was not begun" });
+            out.note(Note::Impossible { from, what: "an acknowledgement of a round that was not begun" });
+            return false;
         }
         let began = leader.round_began(round);
-        let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return };
+        let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return false };
         let peer = &mut leader.peers[place];
         if round <= peer.acked {
-            return;
+            return true;
         }
         peer.acked = round;
         peer.acked_at = peer.acked_at.max(began);
         self.measure_quorum();
         self.maybe_confirm_reads(out);
+        true
     }
 
     /// The moment after which a commit quorum followed this leader. Counted from *send* time.
@@ -507,7 +525,7 @@ impl Progress {
         }
         self.next = next;
         self.stream = next_stream(streams);
-        self.mode = Mode::Probe { retry_at };
+        self.mode = Mode::Probe { retry_at, sent: None };
     }
 }
 
@@ -527,7 +545,7 @@ impl Sending<'_> {
         loop {
             let (inflight, cold) = match &peer.mode {
                 Mode::Snapshot { .. } => return,
-                Mode::Probe { retry_at } => {
+                Mode::Probe { retry_at, .. } => {
                     if retry_at.is_none_or(|at| self.now >= at) {
                         self.send_probe(peer, out);
                     }
@@ -565,14 +583,18 @@ impl Sending<'_> {
         let Some(prev) = self.log.at(peer.next - 1) else { return self.send_snapshot(peer, out) };
         let last = self.log.last();
         let cut = self.pieces.cut(peer.next, last.index, self.config.max_append_bytes);
-        match self.log.at(cut.last) {
+        let sent = match self.log.at(cut.last) {
             Some(last) if last.index > prev.index => {
                 out.push(Action::SendEntries { to: peer.id, header: self.header(peer), span: Span { prev, last } });
+                Some(Inflight { first: peer.next, last: last.index, bytes: cut.bytes, cold: cut.cold })
             }
-            _ => self.send_empty(peer, prev, out),
-        }
+            _ => {
+                self.send_empty(peer, prev, out);
+                None
+            }
+        };
         peer.note_sent(self.now, self.commit);
-        peer.mode = Mode::Probe { retry_at: Some(self.now + self.config.retransmit_timeout) };
+        peer.mode = Mode::Probe { retry_at: Some(self.now + self.config.retransmit_timeout), sent };
     }
 
     fn send_heartbeat(&self, peer: &mut Progress, out: &mut Actions) {

@@ -19,6 +19,8 @@ pub(crate) struct Progress {
     pub(crate) mode: Mode,
     /// The current stream; replies of others are ignored.
     pub(crate) stream: StreamId,
+    /// The round of the acknowledgement that `matched` came with.
+    pub(crate) matched_in: Round,
     /// The last round it acknowledged, and when that round began.
     pub(crate) acked: Round,
     pub(crate) acked_at: Option<Instant>,
@@ -34,8 +36,9 @@ pub(crate) struct Progress {
 /// How the leader replicates to a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Mode {
-    /// One append at a time, to find where the logs match. `retry_at`: when to send it again.
-    Probe { retry_at: Option<Instant> },
+    /// One append at a time, to find where the logs match. `retry_at`: when to send it again; `sent`: the
+    /// entries it carried, which are in flight if it is accepted.
+    Probe { retry_at: Option<Instant>, sent: Option<Inflight> },
     /// Logs match up to `next - 1`: appends are pipelined.
     Replicate { inflight: VecDeque<Inflight>, oldest_sent: Instant },
     /// A snapshot is on its way. `retry_at`: when to take it for lost, once it is delivered.
@@ -60,8 +63,9 @@ impl Progress {
             id,
             incarnation: None,
             matched: LogId::ZERO,
+            matched_in: Round(0),
             next,
-            mode: Mode::Probe { retry_at: None },
+            mode: Mode::Probe { retry_at: None, sent: None },
             stream,
             acked: Round(0),
             acked_at: None,
@@ -97,11 +101,12 @@ impl Progress {
     }
 
     /// Takes in that the peer holds `matched` durably; returns whether that is news.
-    pub(crate) fn advance_matched(&mut self, matched: LogId, now: Instant) -> bool {
+    pub(crate) fn advance_matched(&mut self, matched: LogId, round: Round, now: Instant) -> bool {
         if matched.index <= self.matched.index {
             return false;
         }
         self.matched = matched;
+        self.matched_in = self.matched_in.max(round);
         self.next = self.next.max(matched.index + 1);
         if let Mode::Replicate { inflight, oldest_sent } = &mut self.mode {
             while let Some(sent) = inflight.front() {

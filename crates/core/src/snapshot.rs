@@ -1,6 +1,7 @@
 //! Snapshots: when to build one, what to purge, how one is installed (dissertation 5).
 
 use crate::core::Core;
+use crate::durability::Held;
 use crate::event::{Action, Actions, Note, SnapshotMeta, Tail, WriteOp};
 use crate::follower::Ack;
 use crate::ids::{LogId, NodeId};
@@ -64,7 +65,8 @@ impl Core {
         }
         let ack = Ack { to: from, vote: header.vote, stream: header.stream, round: header.round, matched: LogId::ZERO };
         self.snapshot.installing = Some((meta.clone(), ack));
-        out.push(Action::InstallSnapshot(meta));
+        // An installed snapshot says which leader it is from: it must not be durable before the vote for it is.
+        self.disk.hold(Held::Act(Action::InstallSnapshot(meta)));
     }
 
     /// The snapshot is durable and restored: now, and only now, the log is reset to it, in one write (law 11).
