@@ -122,6 +122,10 @@ impl Stage {
                     self.world_mut()?.node_mut(id)?.stalled = name == "stall";
                 }
             }
+            "copy-disk" => {
+                let id = words.node()?;
+                self.world_mut()?.node_mut(id)?.copy_disk();
+            }
             "fail-write" => {
                 let id = words.node()?;
                 self.world_mut()?.fail_write(id)?;
@@ -290,6 +294,7 @@ impl Stage {
     fn restart(&mut self, words: &mut Words<'_>) -> Done {
         let ids = nodes(words.word("a node")?)?;
         let wiped = words.take("wiped");
+        let copy = words.take("copy");
         let world = self.world_mut()?;
         for id in ids {
             if world.node(id)?.core.is_some() {
@@ -299,6 +304,11 @@ impl Stage {
                 world.node_mut(id)?.wipe();
                 let disk = world.node(id)?.incarnation();
                 world.tell(Kind::Note(id), format!("has a new disk {disk:?}"));
+            }
+            if copy {
+                let node = world.node_mut(id)?;
+                node.disk = node.copy.clone().ok_or_else(|| format!("there is no copy of the disk of {id}"))?;
+                world.tell(Kind::Note(id), "has an older copy of its disk");
             }
             world.start(id)?;
         }

@@ -69,6 +69,8 @@ pub(crate) struct Node {
     /// The log as the running core sees it: what was submitted.
     pub(crate) log: Log,
     pub(crate) disk: Disk,
+    /// A copy of the disk that somebody made, to put back later.
+    pub(crate) copy: Option<Disk>,
     pub(crate) machine: Machine,
     pub(crate) jobs: VecDeque<Job>,
     /// Commands of proposals that the core has not answered.
@@ -88,6 +90,7 @@ impl Node {
             core: None,
             log: Log::default(),
             disk: Disk::default(),
+            copy: None,
             machine: Machine::default(),
             jobs: VecDeque::new(),
             proposals: BTreeMap::new(),
@@ -110,6 +113,12 @@ impl Node {
         self.jobs.clear();
         self.proposals.clear();
         self.received = None;
+    }
+
+    /// Keeps a copy of what is durable.
+    pub(crate) fn copy_disk(&mut self) {
+        let pending = VecDeque::new();
+        self.copy = Some(Disk { pending, ..self.disk.clone() });
     }
 
     pub(crate) fn wipe(&mut self) {
