@@ -57,9 +57,8 @@ pub(super) struct History {
 impl History {
     /// A key that is put for the first time.
     pub(super) fn new(first: Edit) -> Self {
-        let mut edits = Vec::with_capacity(1); // most keys are written once: do not grow to four at once
-        edits.push(first);
-        History { edits }
+        // Room for one: most keys are written once.
+        History { edits: vec![first] }
     }
 
     /// All edits, oldest first.

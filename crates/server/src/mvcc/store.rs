@@ -209,6 +209,9 @@ pub(super) struct KeyRange<'a> {
     pub(super) end: End<'a>,
 }
 
+/// First and last key of a search in the map.
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// The end of a [`KeyRange`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End<'a> {
@@ -237,7 +240,7 @@ impl<'a> KeyRange<'a> {
     }
 
     /// As bounds of a search; `None` for a single key.
-    fn bounds(&self) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+    fn bounds(&self) -> Option<Bounds<'a>> {
         let start = Bound::Included(self.start);
         match self.end {
             End::Single => None,

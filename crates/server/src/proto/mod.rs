@@ -7,6 +7,8 @@ mod cluster;
 mod kv;
 mod maintenance;
 mod service;
+#[cfg(test)]
+mod tests;
 mod txn;
 
 pub use cluster::{Member, MemberListRequest, MemberListResponse};

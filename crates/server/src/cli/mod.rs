@@ -1,0 +1,115 @@
+//! The command line.
+
+mod dev;
+mod dev_layout;
+mod serve;
+mod signal;
+mod status;
+mod table;
+
+use std::fmt;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::test_build;
+
+pub use dev::DevArgs;
+pub use serve::ServeArgs;
+pub use status::StatusArgs;
+
+/// A durable, replicated key-value store that speaks etcd v3.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, propagate_version = true)]
+pub struct Cli {
+    /// Start although this build loses data on purpose.
+    #[arg(long, global = true, hide = true)]
+    i_know_this_is_a_test_build: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts a durable cluster on this machine, in one process: to try things out.
+    Dev(DevArgs),
+    /// Runs one node of a cluster.
+    Serve(ServeArgs),
+    /// Says who leads, how far every node is, and what is wrong.
+    Status(StatusArgs),
+}
+
+/// Why a command failed, for people: one message, perhaps with what to do on a line of its own.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure(String);
+
+impl Failure {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Failure(text.into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs a command; `begun` is when the process began. The exit code is 0 for success, 1 for a failure, 2 for flags
+/// that make no sense (then clap has exited already).
+pub fn run(cli: Cli, begun: Instant) -> ExitCode {
+    match execute(cli, begun) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("quorate: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli, begun: Instant) -> Result<ExitCode, Failure> {
+    check_build(cli.i_know_this_is_a_test_build)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
+    let code = match cli.command {
+        Command::Dev(args) => {
+            log_to_stderr("warn");
+            runtime.block_on(dev::run(args, begun))?;
+            ExitCode::SUCCESS
+        }
+        Command::Serve(args) => {
+            log_to_stderr("info");
+            runtime.block_on(serve::run(args, begun))?;
+            ExitCode::SUCCESS
+        }
+        Command::Status(args) => {
+            log_to_stderr("error");
+            runtime.block_on(status::run(args))?
+        }
+    };
+    Ok(code)
+}
+
+fn check_build(told: bool) -> Result<(), Failure> {
+    match (test_build::WARNING, told) {
+        (Some(warning), false) => {
+            Err(Failure::new(format!("{warning}; to start it all the same, say --i-know-this-is-a-test-build")))
+        }
+        (None, true) => Err(Failure::new("this is not a test build: leave out --i-know-this-is-a-test-build")),
+        (Some(_), true) | (None, false) => Ok(()),
+    }
+}
+
+/// Logs go to stderr; `RUST_LOG` says which.
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Fails only if a subscriber is set already, which then stays.
+    let _ = subscriber.try_init();
+}

@@ -1,0 +1,71 @@
+//! The etcd v3 face of a node: gRPC requests in, commands and reads of the library out.
+
+mod cluster;
+mod error;
+mod kv;
+mod maintenance;
+
+use std::sync::Arc;
+
+use quorate::{Raft, RaftMetrics};
+use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic::{Code, Status};
+
+use crate::mvcc::Store;
+use crate::proto::{ClusterServer, KvServer, MaintenanceServer, ResponseHeader};
+
+/// The version that clients are told: the etcd API that is served, then our own.
+const VERSION: &str = concat!("3.5.0+quorate.", env!("CARGO_PKG_VERSION"));
+
+/// Answers the etcd v3 API for one node.
+#[derive(Clone, Debug)]
+pub struct Face {
+    raft: Raft<Store>,
+    metrics: watch::Receiver<RaftMetrics>,
+    cluster_id: u64,
+}
+
+impl Face {
+    /// The face of a node. `cluster_id` is what clients are told; the same on every node.
+    pub fn new(raft: Raft<Store>, cluster_id: u64) -> Self {
+        Face { metrics: raft.metrics(), raft, cluster_id }
+    }
+
+    /// The services, to be served by a gRPC server.
+    pub fn routes(self) -> Routes {
+        let face = Arc::new(self);
+        let mut routes = RoutesBuilder::default();
+        routes
+            .add_service(KvServer::new(Arc::clone(&face)))
+            .add_service(ClusterServer::new(Arc::clone(&face)))
+            .add_service(MaintenanceServer::new(face));
+        routes.routes()
+    }
+
+    /// Who answers, as of `revision`.
+    fn header(&self, revision: i64) -> ResponseHeader {
+        let metrics = self.metrics.borrow();
+        ResponseHeader {
+            cluster_id: self.cluster_id,
+            member_id: metrics.id.0,
+            revision,
+            raft_term: metrics.vote.leader_id.term,
+        }
+    }
+
+    /// Completes a header that the store gave its revision.
+    fn complete(&self, header: Option<ResponseHeader>) -> Option<ResponseHeader> {
+        Some(self.header(header.map_or(0, |header| header.revision)))
+    }
+
+    /// etcd's clients may ask for an answer only from a node that has a leader.
+    fn check_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let asked = metadata.get("hasleader").is_some_and(|value| value == "true");
+        if asked && self.metrics.borrow().current_leader.is_none() {
+            return Err(Status::new(Code::Unavailable, error::NO_LEADER));
+        }
+        Ok(())
+    }
+}

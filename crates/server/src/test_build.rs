@@ -1,0 +1,19 @@
+//! Builds that lose data on purpose, for the process test.
+
+use quorate::{Builder, RaftStateMachine};
+
+/// Why a test build does not start without being told that it is one; `None` in a build for users.
+pub const WARNING: Option<&str> = if cfg!(feature = "bug-ack-before-fsync") {
+    Some("this is a test build with a planted bug: it acknowledges writes before they are durable")
+} else if cfg!(feature = "lossy-disk") {
+    Some("this is a test build: its disk loses unsynced bytes when the process is killed")
+} else {
+    None
+};
+
+/// Gives a node the disk of this build.
+pub fn with_disk<S: RaftStateMachine>(builder: Builder<S>) -> Builder<S> {
+    #[cfg(feature = "lossy-disk")]
+    let builder = builder.disk(std::sync::Arc::new(crate::lossy_disk::LossyDisk::new()));
+    builder
+}
