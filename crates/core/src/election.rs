@@ -32,7 +32,15 @@ impl Core {
 
     /// Whether this node campaigns by itself when it hears of no leader.
     pub(crate) fn may_campaign(&self) -> bool {
-        self.config.elect.is_on() && self.is_voter()
+        self.config.elect.is_on() && self.is_electable()
+    }
+
+    /// Whether this node votes in the last committed membership or a later one. A leader on its way out may
+    /// hold the only copy of the entry that removes it, and must be able to finish (dissertation 4.2.2).
+    pub(crate) fn is_electable(&self) -> bool {
+        let committed = self.memberships.iter().rposition(|(id, _)| id.index <= self.commit).unwrap_or(0);
+        let (me, incarnation) = (self.config.node_id, self.config.incarnation);
+        self.memberships[committed..].iter().any(|(_, membership)| membership.is_voter_as(me, incarnation))
     }
 
     pub(crate) fn on_election_timeout(&mut self, out: &mut Actions) {
@@ -50,7 +58,7 @@ impl Core {
 
     /// A caller wants a campaign now.
     pub(crate) fn on_elect(&mut self, phase: Phase, out: &mut Actions) {
-        if self.is_voter() && !self.is_leader() {
+        if self.is_electable() && !self.is_leader() {
             self.start_campaign(phase, CampaignReason::Timeout, out);
         }
     }
@@ -59,7 +67,7 @@ impl Core {
     pub(crate) fn on_transfer_leader(&mut self, from: NodeId, vote: Vote, last_log_id: LogId, out: &mut Actions) {
         let from_my_leader = vote == self.vote && vote.committed && vote.leader_id.node_id == from;
         let ready = self.log.holds(last_log_id) && self.disk.index() >= last_log_id.index;
-        if from_my_leader && ready && self.is_voter() {
+        if from_my_leader && ready && self.is_electable() {
             self.start_campaign(Phase::Real, CampaignReason::Transfer, out);
         }
     }
@@ -208,6 +216,10 @@ impl Core {
             return out.note(Note::Impossible { from, what: "a vote request for another node or a committed vote" });
         }
         let answer = self.answer_vote_request(from, &request);
+        if request.phase == Phase::Real && matches!(answer, VoteAnswer::StaleLog(_)) {
+            // A candidate that cannot win must not keep the one that can one term behind for ever.
+            self.seen_term = self.seen_term.max(request.vote.leader_id.term);
+        }
         let granted = answer == VoteAnswer::Granted;
         let reply = VoteReply { phase: request.phase, campaign: request.campaign, requested: request.vote, answer };
         let message = Message::VoteReply(reply);

@@ -376,7 +376,7 @@ impl Core {
         // Rule: a greater uncommitted vote does not topple a leader; it raises itself above it at once (law 5).
         self.seen_term = self.seen_term.max(seen.leader_id.term);
         self.step_down(StepDown::GreaterVote(seen), out);
-        if self.is_voter() {
+        if self.is_electable() {
             self.start_campaign(Phase::Real, crate::CampaignReason::Timeout, out);
         }
     }
