@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::dial::read_hello;
 use crate::error::Break;
 use crate::frame::{Frame, FrameError, Kind};
-use crate::hello::{self, DialedBy, HelloError, Lane, PeerHello, Refusal, RefusalCode, Reply, Request};
+use crate::hello::{self, DialedBy, FEATURES, HelloError, Lane, PeerHello, Refusal, RefusalCode, Reply, Request};
 use crate::snapshot;
 use crate::stream::{FrameReader, Stream, tune};
 use crate::transport::{Inner, Peer};
@@ -117,7 +117,7 @@ async fn welcome(inner: &Inner, tcp: TcpStream, claimed: &mut Option<NodeId>) ->
         Err(error) => return Err(error.into()),
     };
     let answer = judged.as_ref().map(|(version, _)| *version).map_err(Refusal::clone);
-    let reply = Reply { answer, identity, max_frame: inner.options.max_frame_bytes as u32 };
+    let reply = Reply { answer, identity, max_frame: inner.options.max_frame_bytes as u32, features: FEATURES };
     stream.write_all(&reply.encode()).await?;
     stream.flush().await?;
     match judged {
@@ -136,6 +136,7 @@ fn peer_of(request: &Request) -> PeerHello {
         incarnation: request.identity.incarnation,
         boot_counter: request.identity.boot_counter,
         mode: request.identity.mode,
+        features: request.features,
         lane: request.lane,
         dialed_by: DialedBy::Peer,
     }

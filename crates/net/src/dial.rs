@@ -15,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::error::Break;
 use crate::frame::{self, Kind};
 use crate::hello::{
-    self, DialedBy, HIGHEST_VERSION, LOWEST_VERSION, Lane, LocalIdentity, PREFIX_BYTES, PeerHello, Refusal,
+    self, DialedBy, FEATURES, HIGHEST_VERSION, LOWEST_VERSION, Lane, LocalIdentity, PREFIX_BYTES, PeerHello, Refusal,
     RefusalCode, Reply, Request,
 };
 use crate::lane::{Assembly, Item, LaneQueue};
@@ -147,7 +147,7 @@ struct Writer<'a> {
     queue: &'a LaneQueue,
     /// Taken from the queue, not yet encoded.
     items: VecDeque<Item>,
-    /// Encoded, being written.
+    /// Encoded, being written. Its share of the window is zero once that was released.
     assembly: Assembly,
     /// Whether the connection was given anything that may be lost with it.
     carried: bool,
@@ -171,6 +171,7 @@ impl Writer<'_> {
                 return close(to).await;
             }
             tokio::select! {
+                biased;
                 () = self.queue.ready() => {}
                 () = self.queue.poke.notified() => {}
                 read = to.stream.read(&mut unexpected) => return match read {
@@ -224,6 +225,9 @@ pub(crate) async fn dial(inner: &Inner, to: NodeId, address: &str, lane: Lane) -
     let source = |source| Break::Connect { address: address.to_owned(), source };
     tune(&tcp, inner.options.silence_timeout).map_err(source)?;
     match timeout(inner.options.handshake_timeout, greet(inner, tcp, to, lane)).await {
+        // A connection that never stood did not break: say that it did not come about.
+        Ok(Err(Break::Io(error))) => Err(source(error)),
+        Ok(Err(Break::Closed)) => Err(Break::Unanswered),
         Ok(greeted) => greeted,
         Err(_) => Err(Break::Deadline("the handshake")),
     }
@@ -278,7 +282,7 @@ async fn greet(inner: &Inner, tcp: TcpStream, to: NodeId, lane: Lane) -> Result<
     let identity = inner.identity();
     let max_frame = inner.options.max_frame_bytes;
     let versions = (LOWEST_VERSION, HIGHEST_VERSION);
-    let request = Request { versions, lane, identity, to, max_frame: max_frame as u32 };
+    let request = Request { versions, lane, identity, to, max_frame: max_frame as u32, features: FEATURES };
     stream.write_all(&request.encode()).await?;
     stream.flush().await?;
     let reply = Reply::decode(&read_hello(&mut stream).await?)?;
@@ -289,6 +293,7 @@ async fn greet(inner: &Inner, tcp: TcpStream, to: NodeId, lane: Lane) -> Result<
         incarnation: reply.identity.incarnation,
         boot_counter: reply.identity.boot_counter,
         mode: reply.identity.mode,
+        features: reply.features,
         lane,
         dialed_by: DialedBy::Us,
     };
@@ -319,21 +324,33 @@ fn judge(
 /// Reads one whole hello, and not a byte more.
 pub(crate) async fn read_hello(stream: &mut Stream) -> Result<Vec<u8>, Break> {
     let mut prefix = [0; PREFIX_BYTES];
-    read_exact(stream, &mut prefix).await?;
-    let mut whole = vec![0; PREFIX_BYTES + hello::rest_length(&prefix)?];
+    match read_full(stream, &mut prefix).await? {
+        0 => return Err(Break::Closed),
+        // What is not ours may well be shorter than ours: a tls alert has 7 bytes.
+        have if have < PREFIX_BYTES => {
+            hello::check_magic(&prefix, have)?;
+            return Err(Break::Truncated { have, want: PREFIX_BYTES });
+        }
+        _ => {}
+    }
+    let want = PREFIX_BYTES + hello::rest_length(&prefix)?;
+    let mut whole = vec![0; want];
     whole[..PREFIX_BYTES].copy_from_slice(&prefix);
-    read_exact(stream, &mut whole[PREFIX_BYTES..]).await?;
+    let have = PREFIX_BYTES + read_full(stream, &mut whole[PREFIX_BYTES..]).await?;
+    if have < want {
+        return Err(Break::Truncated { have, want });
+    }
     Ok(whole)
 }
 
-async fn read_exact(stream: &mut Stream, bytes: &mut [u8]) -> Result<(), Break> {
-    let want = bytes.len();
+/// Reads until `bytes` are full or the other end closes; gives how many were read.
+async fn read_full(stream: &mut Stream, bytes: &mut [u8]) -> io::Result<usize> {
     let mut have = 0;
-    while have < want {
+    while have < bytes.len() {
         match stream.read(&mut bytes[have..]).await? {
-            0 => return Err(if have == 0 { Break::Closed } else { Break::Truncated { have, want } }),
+            0 => break,
             read => have += read,
         }
     }
-    Ok(())
+    Ok(have)
 }

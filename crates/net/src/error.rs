@@ -71,6 +71,8 @@ pub(crate) enum Break {
     Io(io::Error),
     /// The other end closed between two frames.
     Closed,
+    /// The other end closed where its answer to our hello was due.
+    Unanswered,
     /// The other end closed in the middle of a frame.
     Truncated { have: usize, want: usize },
     /// What arrived is not a hello of ours.
@@ -100,6 +102,7 @@ impl fmt::Display for Break {
             Break::Deadline(what) => write!(f, "{what} took too long"),
             Break::Io(source) => write!(f, "connection broke: {source}"),
             Break::Closed => f.write_str("the other end closed the connection"),
+            Break::Unanswered => f.write_str("the other end closed the connection instead of answering"),
             Break::Truncated { have, want } => {
                 write!(f, "the other end closed in the middle of a frame: {have} of {want} bytes arrived")
             }

@@ -19,10 +19,14 @@ pub(crate) const MAX_REST_BYTES: usize = 1024;
 /// Longest text of a refusal.
 pub(crate) const MAX_TEXT_BYTES: usize = 512;
 
-/// Rest of a request: up to the largest frame at 72..76, and the checksum.
-const REQUEST_REST_BYTES: usize = 76 - PREFIX_BYTES + 4;
-/// Rest of a reply without text.
-const REPLY_REST_BYTES: usize = 78 - PREFIX_BYTES + 4;
+/// What this build knows beyond version 1, a bit each; nothing yet. Announced, so that a leader writes an entry of
+/// a later kind only when every member can read it.
+pub(crate) const FEATURES: u64 = 0;
+
+/// Rest of a request: up to the features at 76..84, and the checksum.
+const REQUEST_REST_BYTES: usize = 84 - PREFIX_BYTES + 4;
+/// Rest of a reply without text: up to the text's length at 84..86, and the checksum.
+const REPLY_REST_BYTES: usize = 86 - PREFIX_BYTES + 4;
 
 /// Which of a peer's connections one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +96,8 @@ pub struct PeerHello {
     pub boot_counter: u64,
     /// How leader ids compare.
     pub mode: LeaderIdMode,
+    /// What the peer knows beyond its protocol version, a bit each. Version 1 announces none.
+    pub features: u64,
     /// Which connection it is.
     pub lane: Lane,
     /// Who dialed.
@@ -258,6 +264,7 @@ pub(crate) struct Request {
     pub(crate) to: NodeId,
     /// Largest frame this node accepts.
     pub(crate) max_frame: u32,
+    pub(crate) features: u64,
 }
 
 /// How the node that was dialed answers.
@@ -268,14 +275,21 @@ pub(crate) struct Reply {
     pub(crate) identity: LocalIdentity,
     /// Largest frame the answering node accepts.
     pub(crate) max_frame: u32,
+    pub(crate) features: u64,
+}
+
+/// Checks that what arrived, `have` bytes of `prefix`, is the start of a hello.
+pub(crate) fn check_magic(prefix: &[u8; PREFIX_BYTES], have: usize) -> Result<(), HelloError> {
+    let compared = have.min(MAGIC.len());
+    if prefix[..compared] == MAGIC[..compared] {
+        return Ok(());
+    }
+    Err(HelloError::Magic(array(prefix, 0)))
 }
 
 /// Length of the rest of a hello, from its first [`PREFIX_BYTES`].
 pub(crate) fn rest_length(prefix: &[u8; PREFIX_BYTES]) -> Result<usize, HelloError> {
-    let magic: [u8; 8] = array(prefix, 0);
-    if magic != MAGIC {
-        return Err(HelloError::Magic(magic));
-    }
+    check_magic(prefix, PREFIX_BYTES)?;
     let length = usize::from(u16_at(prefix, 8));
     if (REQUEST_REST_BYTES.min(REPLY_REST_BYTES)..=MAX_REST_BYTES).contains(&length) {
         return Ok(length);
@@ -294,6 +308,7 @@ impl Request {
         out.push(mode_to_byte(self.identity.mode));
         put_identity(&mut out, &self.identity, self.to);
         out.extend_from_slice(&self.max_frame.to_le_bytes());
+        out.extend_from_slice(&self.features.to_le_bytes());
         seal(out)
     }
 
@@ -308,7 +323,7 @@ impl Request {
             HelloError::Refuse(Refusal::new(RefusalCode::Lane, text))
         })?;
         let (identity, to) = identity_at(bytes, mode_from_byte(bytes[15]).map_err(HelloError::Refuse)?);
-        Ok(Self { versions, lane, identity, to, max_frame: u32_at(bytes, 72) })
+        Ok(Self { versions, lane, identity, to, max_frame: u32_at(bytes, 72), features: u64_at(bytes, 76) })
     }
 }
 
@@ -328,6 +343,7 @@ impl Reply {
         out.push(0);
         put_identity(&mut out, &self.identity, NodeId(0));
         out.extend_from_slice(&self.max_frame.to_le_bytes());
+        out.extend_from_slice(&self.features.to_le_bytes());
         out.extend_from_slice(&(text.len() as u16).to_le_bytes());
         out.extend_from_slice(text.as_bytes());
         seal(out)
@@ -337,9 +353,9 @@ impl Reply {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, HelloError> {
         check(bytes, REPLY_REST_BYTES)?;
         let (code, version) = (u16_at(bytes, 10), u16_at(bytes, 12));
-        let length = usize::from(u16_at(bytes, 76));
+        let length = usize::from(u16_at(bytes, 84));
         let end = bytes.len() - 4;
-        let text = bytes.get(78..78 + length).filter(|_| 78 + length <= end).ok_or(HelloError::Length(length))?;
+        let text = bytes.get(86..86 + length).filter(|_| 86 + length <= end).ok_or(HelloError::Length(length))?;
         if code != 0 {
             // The mode byte of a later version may be unknown; a refusal must be readable all the same.
             let mode = mode_from_byte(bytes[14]).unwrap_or_default();
@@ -348,11 +364,12 @@ impl Reply {
                 answer: Err(refusal),
                 identity: identity_at(bytes, mode).0,
                 max_frame: u32_at(bytes, 72),
+                features: u64_at(bytes, 76),
             });
         }
         common_version((version, version)).map_err(HelloError::Refuse)?;
         let (identity, _) = identity_at(bytes, mode_from_byte(bytes[14]).map_err(HelloError::Refuse)?);
-        Ok(Self { answer: Ok(version), identity, max_frame: u32_at(bytes, 72) })
+        Ok(Self { answer: Ok(version), identity, max_frame: u32_at(bytes, 72), features: u64_at(bytes, 76) })
     }
 }
 
@@ -444,12 +461,12 @@ fn put_identity(out: &mut Vec<u8>, identity: &LocalIdentity, to: NodeId) {
 fn identity_at(bytes: &[u8], mode: LeaderIdMode) -> (LocalIdentity, NodeId) {
     let identity = LocalIdentity {
         cluster: ClusterId(u128::from_le_bytes(array(bytes, 16))),
-        node: NodeId(u64::from_le_bytes(array(bytes, 32))),
+        node: NodeId(u64_at(bytes, 32)),
         incarnation: Incarnation(u128::from_le_bytes(array(bytes, 48))),
-        boot_counter: u64::from_le_bytes(array(bytes, 64)),
+        boot_counter: u64_at(bytes, 64),
         mode,
     };
-    (identity, NodeId(u64::from_le_bytes(array(bytes, 40))))
+    (identity, NodeId(u64_at(bytes, 40)))
 }
 
 /// Appends the checksum over all before it.
@@ -486,6 +503,10 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array(bytes, at))
 }
 
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array(bytes, at))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -501,7 +522,7 @@ mod tests {
     }
 
     fn request(identity: LocalIdentity, to: u64) -> Request {
-        Request { versions: (1, 1), lane: Lane::Data, identity, to: NodeId(to), max_frame: 1 << 20 }
+        Request { versions: (1, 1), lane: Lane::Data, identity, to: NodeId(to), max_frame: 1 << 20, features: 0 }
     }
 
     fn code(result: Result<u16, Refusal>) -> RefusalCode {
@@ -522,7 +543,7 @@ mod tests {
         assert_eq!(Request::decode(&seal(longer)).unwrap(), request);
 
         for answer in [Ok(1), Err(Refusal::new(RefusalCode::Cluster, "not ours"))] {
-            let reply = Reply { answer, identity: identity(7, 2), max_frame: 5 };
+            let reply = Reply { answer, identity: identity(7, 2), max_frame: 5, features: 6 };
             assert_eq!(Reply::decode(&reply.encode()).unwrap(), reply);
         }
     }
@@ -531,7 +552,7 @@ mod tests {
     fn any_flipped_bit_is_seen() {
         for bytes in [
             request(identity(7, 1), 2).encode(),
-            Reply { answer: Ok(1), identity: identity(7, 2), max_frame: 5 }.encode(),
+            Reply { answer: Ok(1), identity: identity(7, 2), max_frame: 5, features: 6 }.encode(),
         ] {
             for bit in 0..bytes.len() * 8 {
                 let mut bad = bytes.clone();
@@ -549,7 +570,7 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_at_a_character() {
         let refusal = Refusal::new(RefusalCode::Peer, "é".repeat(400) + "\n");
-        let reply = Reply { answer: Err(refusal.clone()), identity: identity(7, 2), max_frame: 5 };
+        let reply = Reply { answer: Err(refusal.clone()), identity: identity(7, 2), max_frame: 5, features: 6 };
         let text = Reply::decode(&reply.encode()).unwrap().answer.unwrap_err().text;
         assert_eq!(text, "é".repeat(256));
         assert_eq!(Refusal::decode(&refusal.encode()).unwrap().text, text);

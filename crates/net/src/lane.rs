@@ -20,6 +20,7 @@ const WRITE_PIECES: usize = 64;
 
 /// What waits to be sent.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are packets, and a box would cost each an allocation")]
 pub(crate) enum Item {
     Packet(Packet),
     Call(Bytes),
@@ -276,8 +277,9 @@ impl Assembly {
         stream.flush().await
     }
 
-    /// Lets go of the entries.
+    /// Written: lets go of the entries, and of the claim on the window.
     pub(crate) fn clear(&mut self) {
+        self.window_bytes = 0;
         self.pieces.clear();
         // A burst of large heads must not hold its memory for ever.
         self.heads.clear();

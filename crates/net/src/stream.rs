@@ -67,10 +67,11 @@ impl AsyncWrite for Stream {
 pub(crate) fn tune(stream: &TcpStream, silence: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(stream);
-    // The system counts whole seconds here.
-    let keepalive = socket2::TcpKeepalive::new().with_time(silence.max(Duration::from_secs(1)));
+    // Two or three probes fit into the limit, so that one lost packet ends no idle connection. The system counts
+    // whole seconds here.
+    let keepalive = socket2::TcpKeepalive::new().with_time((silence / 2).max(Duration::from_secs(1)));
     #[cfg(any(target_os = "linux", target_os = "macos", target_os = "windows", target_os = "freebsd"))]
-    let keepalive = keepalive.with_interval((silence / 2).max(Duration::from_secs(1)));
+    let keepalive = keepalive.with_interval((silence / 4).max(Duration::from_secs(1)));
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket.set_tcp_user_timeout(Some(silence))?;

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, version};
+use tokio_rustls::rustls::{ClientConfig, Error as RustlsError, RootCertStore, ServerConfig, version};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::error::NetError;
@@ -127,8 +127,18 @@ fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     Ok(found)
 }
 
-fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), tokio_rustls::rustls::Error> {
+fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), RustlsError> {
     verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
+}
+
+/// Says what a message that is none most often means.
+fn explain(error: io::Error) -> io::Error {
+    let rustls_error = error.get_ref().and_then(|inner| inner.downcast_ref::<RustlsError>());
+    if !matches!(rustls_error, Some(RustlsError::InvalidMessage(_))) {
+        return error;
+    }
+    let text = "the other end does not speak tls and this node does; configure tls at both ends or at neither";
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 /// Both sides of TLS, ready for use.
@@ -142,12 +152,12 @@ impl TlsContext {
     /// Connects to a node; its certificate must be that node's.
     pub(crate) async fn connect(&self, to: NodeId, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(node_name(&self.cluster_name, to)).map_err(io::Error::other)?;
-        Ok(self.connector.connect(name, tcp).await?.into())
+        Ok(self.connector.connect(name, tcp).await.map_err(explain)?.into())
     }
 
     /// Accepts a node whose certificate our authorities signed.
     pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        Ok(self.acceptor.accept(tcp).await?.into())
+        Ok(self.acceptor.accept(tcp).await.map_err(explain)?.into())
     }
 
     /// Checks that the certificate behind `stream` is that of the node which the hello claims.
