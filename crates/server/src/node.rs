@@ -42,8 +42,6 @@ pub struct NodeOptions {
     pub listen_peers: Address,
     /// The first members: node ids and peer addresses, this node among them.
     pub peers: Vec<(u64, String)>,
-    /// What clients are told the cluster's id is.
-    pub cluster_id: u64,
 }
 
 /// Why a node did not start.
@@ -106,7 +104,7 @@ impl Node {
         let raft = crate::test_build::with_disk(builder).start(Store::new()).await.map_err(NodeError::Start)?;
 
         let (stop, stopped) = watch::channel(false);
-        let face = Face::new(raft.clone(), options.cluster_id);
+        let face = Face::new(raft.clone());
         let mut servers = JoinSet::new();
         for listener in listeners {
             servers.spawn(serve(listener, face.clone(), stopped.clone()));

@@ -142,11 +142,6 @@ pub fn node_id(token: &str, name: &str) -> u64 {
     hash(&[token.as_bytes(), name.as_bytes()])
 }
 
-/// The cluster id that clients are told, by the same token.
-pub fn cluster_id(token: &str) -> u64 {
-    hash(&[token.as_bytes()])
-}
-
 /// FNV-1a over length-prefixed parts, then a finalizer that spreads similar names. Never 0: that is "no node".
 /// Part of what is on disk, so it never changes.
 fn hash(parts: &[&[u8]]) -> u64 {
@@ -219,7 +214,6 @@ mod tests {
         assert_ne!(node_id("quorate-cluster", "n1"), node_id("quorate-cluster", "n2"));
         assert_ne!(node_id("quorate-cluster", "n1"), node_id("other", "n1"));
         assert_ne!(node_id("ab", "c"), node_id("a", "bc"));
-        assert_ne!(cluster_id("a"), cluster_id("b"));
     }
 
     /// What data directories in the field were made with.

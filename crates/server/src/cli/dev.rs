@@ -12,7 +12,7 @@ use super::Failure;
 use super::dev_layout::Layout;
 use super::signal::Stop;
 use crate::node::{Node, NodeError, NodeOptions};
-use crate::topology::{cluster_id, node_id};
+use crate::topology::node_id;
 
 /// A cluster on one machine is up in well under a second; after this something is wrong.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -104,7 +104,6 @@ async fn start(layout: &Layout, data_dir: &Path) -> Result<Vec<Node>, Failure> {
             client_urls: vec![layout.client(at).url()],
             listen_peers: layout.peer(at),
             peers: peers.clone(),
-            cluster_id: cluster_id(token),
         };
         starting.spawn(async move { Node::start(options.clone()).await.map_err(|error| explain(&error, &options)) });
     }

@@ -10,7 +10,7 @@ use quorate::{ClosedReason, StartError, StorageErrorKind};
 use super::Failure;
 use super::signal::Stop;
 use crate::node::{Node, NodeError, NodeOptions};
-use crate::topology::{Address, Members, cluster_id, node_id};
+use crate::topology::{Address, Members, node_id};
 
 /// After this without a committed write, say what it is waiting for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -95,7 +95,6 @@ impl ServeArgs {
             client_urls: advertised.iter().map(Address::url).collect(),
             listen_peers,
             peers,
-            cluster_id: cluster_id(token),
         })
     }
 }

@@ -234,6 +234,7 @@ impl Cluster {
         let clusters: BTreeSet<u64> = answers
             .iter()
             .filter_map(|answer| Some(answer.result.as_ref().ok()?.status.header.as_ref()?.cluster_id))
+            .filter(|id| *id != 0) // not in a cluster yet
             .collect();
         if clusters.len() > 1 {
             problems.push("the endpoints belong to different clusters: ask one cluster at a time".to_owned());

@@ -24,13 +24,12 @@ const VERSION: &str = concat!("3.5.0+quorate.", env!("CARGO_PKG_VERSION"));
 pub struct Face {
     raft: Raft<Store>,
     metrics: watch::Receiver<RaftMetrics>,
-    cluster_id: u64,
 }
 
 impl Face {
-    /// The face of a node. `cluster_id` is what clients are told; the same on every node.
-    pub fn new(raft: Raft<Store>, cluster_id: u64) -> Self {
-        Face { metrics: raft.metrics(), raft, cluster_id }
+    /// The face of a node.
+    pub fn new(raft: Raft<Store>) -> Self {
+        Face { metrics: raft.metrics(), raft }
     }
 
     /// The services, to be served by a gRPC server.
@@ -48,7 +47,7 @@ impl Face {
     fn header(&self, revision: i64) -> ResponseHeader {
         let metrics = self.metrics.borrow();
         ResponseHeader {
-            cluster_id: self.cluster_id,
+            cluster_id: self.raft.cluster_id().0 as u64, // etcd's has 64 bits
             member_id: metrics.id.0,
             revision,
             raft_term: metrics.vote.leader_id.term,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_server::node::{Node, NodeError, NodeOptions};
 use quorate_server::proto::{ClusterClient, DeleteRangeRequest, KvClient, MaintenanceClient, PutRequest, RangeRequest};
-use quorate_server::topology::{Address, cluster_id, node_id};
+use quorate_server::topology::{Address, node_id};
 use tonic::transport::{Channel, Endpoint};
 
 /// Everything must be done by then; a test that waits longer hangs.
@@ -79,7 +79,6 @@ impl Cluster {
                 listen_clients: vec![client],
                 listen_peers: address(first + 2 * at + 1),
                 peers: peers.clone(),
-                cluster_id: cluster_id(name),
             }
         });
         Cluster { options: options.collect(), directory }
