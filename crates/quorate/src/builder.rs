@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use quorate_core::{GroupId, Node, NodeId};
 
 use crate::host::HostBuilder;
-use crate::{Config, MemoryNetwork, Raft, RaftStateMachine, StartError, TlsFiles};
+use crate::{Config, GroupBuilder, MemoryNetwork, Raft, RaftStateMachine, StartError, TlsFiles};
 
 /// Describes a node with one group; made by [`Raft::builder`].
 #[derive(Debug)]
@@ -62,6 +62,12 @@ impl<S: RaftStateMachine> Builder<S> {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(self, machine: S) -> Result<Raft<S>, StartError> {
-        self.host.open().await?.group(GroupId(1)).start(machine).await
+        let host = self.host.open().await?;
+        let group = GroupBuilder { host: host.clone(), id: GroupId(1), owns_host: true };
+        let started = group.start(machine).await;
+        if started.is_err() {
+            host.shutdown().await;
+        }
+        started
     }
 }

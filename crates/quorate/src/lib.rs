@@ -1,16 +1,25 @@
 //! A Raft consensus library that is durable, fast and safe by default.
 
 mod builder;
+mod call;
+mod calls;
 mod config;
+mod driver;
 mod error;
+mod group;
 mod host;
+mod identity;
+mod memory;
 mod metrics;
 mod network;
 #[cfg(feature = "serde")]
 mod payload;
 mod raft;
+mod read;
+mod snapshot;
 mod state_machine;
 mod storage;
+mod write;
 
 pub use builder::Builder;
 pub use config::Config;
@@ -18,10 +27,13 @@ pub use error::{
     ChangeError, ClientWriteError, ClosedReason, InitializeError, ReadError, StartError, StorageError,
     StorageErrorKind, WaitError,
 };
-pub use host::{GroupBuilder, Host, HostBuilder};
+pub use host::{GroupBuilder, Host, HostBuilder, Storage};
+pub use identity::{Identity, IdentityStore};
+pub use memory::{MemoryNetwork, MemorySnapshots, MemoryStorage};
 pub use metrics::{PeerMetrics, RaftMetrics, Role, Wait};
 pub use network::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource};
 pub use raft::{ClientWriteResponse, ClientWriteResult, Raft, Trigger};
+pub use snapshot::{ReceivedContent, SnapshotStore, SnapshotWriter, StoredSnapshot};
 pub use state_machine::{EntryContext, Frozen, Payload, PayloadError, RaftStateMachine, Raw};
 pub use storage::{Completions, LogWrite, RaftLogStorage};
 
@@ -40,16 +52,4 @@ pub struct TlsFiles {
     pub certificate: std::path::PathBuf,
     /// Its private key.
     pub key: std::path::PathBuf,
-}
-
-/// A network inside one process, for tests and benchmarks. Cheap to clone; nodes started with the same one
-/// reach each other.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryNetwork {}
-
-impl MemoryNetwork {
-    /// A network without nodes.
-    pub fn new() -> Self {
-        Self::default()
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::{GroupId, LogId, Membership, NodeId, PeerState, Vote};
+use quorate_core::{GroupId, Instant, LogId, Membership, NodeId, PeerState, PeerStatus, ServerState, Status, Vote};
 use tokio::sync::watch;
 
 use crate::{ClosedReason, WaitError};
@@ -39,8 +39,8 @@ pub struct RaftMetrics {
     pub current_leader: Option<NodeId>,
     /// The end of its log.
     pub last_log_id: LogId,
-    /// The last entry that is durable in its own log without a gap.
-    pub durable: LogId,
+    /// Its log is durable up to this index.
+    pub durable_index: u64,
     /// The last index known to be committed.
     pub commit_index: u64,
     /// The last entry applied to the state machine.
@@ -57,6 +57,67 @@ pub struct RaftMetrics {
     pub replication: Vec<PeerMetrics>,
     /// On a leader: how long ago, at least, a quorum acknowledged it. `None` elsewhere, or before it did.
     pub quorum_acked_ago: Option<Duration>,
+}
+
+/// The metrics of a node before its first turn.
+pub(crate) fn blank_metrics(id: NodeId, group: GroupId) -> RaftMetrics {
+    RaftMetrics {
+        id,
+        group,
+        closed: None,
+        role: Role::Learner,
+        vote: Vote::default(),
+        current_leader: None,
+        last_log_id: LogId::ZERO,
+        durable_index: 0,
+        commit_index: 0,
+        last_applied: LogId::ZERO,
+        snapshot: LogId::ZERO,
+        purged: LogId::ZERO,
+        membership: Arc::default(),
+        membership_log_id: LogId::ZERO,
+        replication: Vec::new(),
+        quorum_acked_ago: None,
+    }
+}
+
+/// The metrics of a core's state.
+pub(crate) fn metrics_of(
+    id: NodeId,
+    group: GroupId,
+    status: Status,
+    membership: Arc<Membership>,
+    now: Instant,
+) -> RaftMetrics {
+    let replication = status.peers.iter().map(|peer: &PeerStatus| PeerMetrics {
+        id: peer.id,
+        state: peer.state,
+        matched: peer.matched,
+        next_index: peer.next,
+    });
+    RaftMetrics {
+        id,
+        group,
+        closed: None,
+        role: match status.state {
+            ServerState::Learner => Role::Learner,
+            ServerState::Follower | ServerState::Halted => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Leader => Role::Leader,
+        },
+        vote: status.vote,
+        current_leader: status.leader,
+        last_log_id: status.last_log_id,
+        durable_index: status.durable,
+        commit_index: status.commit,
+        last_applied: status.applied,
+        snapshot: status.snapshot,
+        purged: status.purged,
+        membership,
+        membership_log_id: status.membership_log_id,
+        replication: replication.collect(),
+        quorum_acked_ago: status.quorum_acked.map(|at| now.since(at)),
+    }
 }
 
 /// How far a peer is, as its leader sees it.

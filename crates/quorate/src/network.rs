@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_core::{AppendHeader, GroupId, Incarnation, NodeId, SendOutcome, SnapshotMeta};
+use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, NodeId, SendOutcome, SnapshotMeta};
 use quorate_wire::Packet;
 
 /// Called by the network with what arrives. Never blocks.
@@ -48,6 +48,17 @@ pub enum SnapshotData {
     Memory(Bytes),
 }
 
+impl SnapshotData {
+    /// Removes what nobody wants.
+    pub(crate) fn discard(self) {
+        if let SnapshotData::File(path) = self
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::debug!(path = %path.display(), %error, "cannot remove an unwanted snapshot");
+        }
+    }
+}
+
 /// A snapshot to send.
 #[derive(Debug)]
 pub struct OutgoingSnapshot {
@@ -77,6 +88,11 @@ pub trait RaftNetwork: Send + Sync + 'static {
 
     /// Tells where a node is reached, or that it is reached elsewhere from now on.
     fn set_address(&self, node: NodeId, address: &str);
+
+    /// Tells that this node, blank until now, belongs to a cluster from now on.
+    fn set_cluster(&self, cluster: ClusterId) {
+        let _ = cluster;
+    }
 
     /// Takes a message for a peer. Never blocks.
     ///

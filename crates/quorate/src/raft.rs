@@ -1,26 +1,54 @@
 //! [`Raft`]: a handle to one group on one node.
 
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_core::{ChangeMembers, GroupId, LogId, Node, NodeId, ReadPolicy, Retain};
-use tokio::sync::watch;
+use quorate_core::{ChangeMembers, ClusterId, Event, GroupId, LogId, Node as Member, NodeId, Phase, ReadPolicy, Refusal, Retain};
+use tokio::sync::{oneshot, watch};
 
+use crate::driver::Input;
+use crate::group::{ApplyQueue, Node, ProposalQueue};
+use crate::host::{HostInner, initialize};
 use crate::{
-    Builder, ChangeError, ClientWriteError, ClosedReason, InitializeError, RaftMetrics, RaftStateMachine, ReadError,
-    Wait,
+    Builder, ChangeError, ClientWriteError, ClosedReason, Host, InitializeError, RaftMetrics, RaftStateMachine,
+    ReadError, Wait,
 };
 
-/// A handle to one group on this node. Cheap to clone.
-#[derive(Debug)]
+/// Pause before a refused request is made again, if nothing tells when it may succeed.
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// A group with its types.
+pub(crate) struct Group<S: RaftStateMachine> {
+    pub(crate) host: Arc<HostInner>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) proposals: Arc<ProposalQueue<S::Response>>,
+    pub(crate) applies: Arc<ApplyQueue<S>>,
+}
+
+impl<S: RaftStateMachine> Group<S> {
+    pub(crate) fn closed_reason(&self) -> ClosedReason {
+        self.node.closed().cloned().unwrap_or(ClosedReason::Shutdown)
+    }
+}
+
+/// A handle to one group on this node. Cheap to clone. The node runs until it is shut down, also without handles.
 pub struct Raft<S: RaftStateMachine> {
-    machine: PhantomData<fn() -> S>,
+    pub(crate) group: Arc<Group<S>>,
+    /// The host, if it was made for this group alone.
+    owned_host: Option<Host>,
 }
 
 impl<S: RaftStateMachine> Clone for Raft<S> {
     fn clone(&self) -> Self {
-        Self { machine: PhantomData }
+        Self { group: Arc::clone(&self.group), owned_host: self.owned_host.clone() }
+    }
+}
+
+impl<S: RaftStateMachine> std::fmt::Debug for Raft<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let node = &self.group.node;
+        f.debug_struct("Raft").field("node", &node.me).field("group", &node.group).finish_non_exhaustive()
     }
 }
 
@@ -37,10 +65,16 @@ pub struct ClientWriteResponse<R> {
 pub type ClientWriteResult<R> = Result<ClientWriteResponse<R>, ClientWriteError>;
 
 impl<S: RaftStateMachine> Raft<S> {
+    pub(crate) fn new(group: Arc<Group<S>>, owned_host: Option<Host>) -> Self {
+        Self { group, owned_host }
+    }
+
     /// Starts to describe a node.
     pub fn builder(id: impl Into<NodeId>) -> Builder<S> {
         Builder::new(id.into())
     }
+
+    // ---- writes ----
 
     /// Writes a command: returns once it is committed by a quorum and applied on the node that led.
     ///
@@ -49,44 +83,63 @@ impl<S: RaftStateMachine> Raft<S> {
     ///
     /// # Errors
     /// See [`ClientWriteError`]: whether it was certainly not applied, or may have been.
-    pub async fn client_write(&self, command: S::Command) -> ClientWriteResult<S::Response> {
-        let _ = command;
-        Err(ClientWriteError::Closed(ClosedReason::Shutdown))
+    pub fn client_write(
+        &self,
+        command: S::Command,
+    ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
+        let group = Arc::clone(&self.group);
+        async move { group.write(command, None).await }
     }
 
     /// As [`client_write`](Self::client_write), up to another deadline.
     ///
     /// # Errors
     /// As for `client_write`.
-    pub async fn client_write_with(&self, command: S::Command, deadline: Instant) -> ClientWriteResult<S::Response> {
-        let _ = deadline;
-        self.client_write(command).await
+    pub fn client_write_with(
+        &self,
+        command: S::Command,
+        deadline: Instant,
+    ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
+        let group = Arc::clone(&self.group);
+        async move { group.write(command, Some(deadline)).await }
     }
 
     /// As [`client_write`](Self::client_write), but fails at once if this node does not lead or has no room.
     ///
     /// # Errors
     /// As for `client_write`.
-    pub async fn try_client_write(&self, command: S::Command) -> ClientWriteResult<S::Response> {
-        self.client_write(command).await
+    pub fn try_client_write(
+        &self,
+        command: S::Command,
+    ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
+        let group = Arc::clone(&self.group);
+        async move { group.try_write(command).await }
     }
 
     /// Writes commands in this order, with one wake-up for all of them. Each has an outcome of its own.
-    pub async fn client_write_many(&self, commands: Vec<S::Command>) -> Vec<ClientWriteResult<S::Response>> {
-        commands.into_iter().map(|_| Err(ClientWriteError::Closed(ClosedReason::Shutdown))).collect()
+    pub fn client_write_many(
+        &self,
+        commands: Vec<S::Command>,
+    ) -> impl Future<Output = Vec<ClientWriteResult<S::Response>>> + Send + use<S> {
+        let group = Arc::clone(&self.group);
+        async move { group.write_many(commands).await }
     }
+
+    // ---- reads ----
 
     /// Reads the state machine, as fresh as `policy` asks for. Any node serves it.
     ///
+    /// A panic of `read` reaches the caller.
+    ///
     /// # Errors
     /// If the policy cannot be kept before [`Config::read_timeout`](crate::Config::read_timeout).
-    pub async fn read<T: Send + 'static>(
+    pub fn read<T: Send + 'static>(
         &self,
         policy: ReadPolicy,
         read: impl FnOnce(&S) -> T + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let _ = (policy, read);
-        Err(ReadError::Closed(ClosedReason::Shutdown))
+    ) -> impl Future<Output = Result<T, ReadError>> + Send {
+        let group = Arc::clone(&self.group);
+        async move { group.read(policy, read).await }
     }
 
     /// Waits until a read of this node's state machine is as fresh as `policy` asks for, and says which entry
@@ -95,13 +148,15 @@ impl<S: RaftStateMachine> Raft<S> {
     /// # Errors
     /// As for [`read`](Self::read).
     pub async fn ensure_linearizable(&self, policy: ReadPolicy) -> Result<LogId, ReadError> {
-        let _ = policy;
-        Err(ReadError::Closed(ClosedReason::Shutdown))
+        self.group.ensure_linearizable(policy).await
     }
 
-    /// The node's state, as a channel that changes with it.
+    // ---- looking ----
+
+    /// The node's state, as a channel that changes with it. While only indexes change it is updated about once a
+    /// millisecond.
     pub fn metrics(&self) -> watch::Receiver<RaftMetrics> {
-        unreachable_metrics()
+        self.group.node.metrics()
     }
 
     /// Waits for a condition.
@@ -109,29 +164,76 @@ impl<S: RaftStateMachine> Raft<S> {
         Wait::new(self.metrics(), timeout)
     }
 
+    /// Whether this node leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.group.node.leads()
+    }
+
+    /// The leader this node follows or is.
+    pub fn current_leader(&self) -> Option<NodeId> {
+        self.group.node.leader()
+    }
+
+    /// This node.
+    pub fn node_id(&self) -> NodeId {
+        self.group.node.me
+    }
+
+    /// This group.
+    pub fn group_id(&self) -> GroupId {
+        self.group.node.group
+    }
+
+    /// The cluster; zero while this node is blank.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.group.host.cluster()
+    }
+
+    /// The address this node listens on for peers, with the port that the system chose if it was 0.
+    pub fn address(&self) -> &str {
+        &self.group.host.address
+    }
+
+    // ---- membership ----
+
     /// Makes this blank node and the other blank members the first voters of a new cluster. They must answer.
     ///
     /// # Errors
     /// See [`InitializeError`].
-    pub async fn initialize(&self, members: BTreeMap<NodeId, Node>) -> Result<LogId, InitializeError> {
-        let _ = members;
-        Err(InitializeError::Closed(ClosedReason::Shutdown))
+    pub async fn initialize(&self, members: BTreeMap<NodeId, Member>) -> Result<LogId, InitializeError> {
+        initialize(&self.group.host, &self.group.node, members).await
     }
 
     /// Changes the membership; returns once the change is complete. Only on the leader.
     ///
+    /// A leader that is too new, or has not heard of a new voter yet, is asked again for up to
+    /// [`Config::write_timeout`](crate::Config::write_timeout).
+    ///
     /// # Errors
     /// See [`ChangeError`].
     pub async fn change_membership(&self, change: ChangeMembers, retain: Retain) -> Result<LogId, ChangeError> {
-        let _ = (change, retain);
-        Err(ChangeError::Closed(ClosedReason::Shutdown))
+        let node = &self.group.node;
+        let deadline = Instant::now() + self.group.host.config.write_timeout;
+        loop {
+            let (reply, result) = oneshot::channel();
+            node.bring(Input::Change { change: change.clone(), retain, reply });
+            match result.await {
+                Ok(Err(ChangeError::Refused(Refusal::NotYetCommitted | Refusal::NotSeenYet(_))))
+                    if Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Ok(result) => return result,
+                Err(_) => return Err(ChangeError::Closed(self.group.closed_reason())),
+            }
+        }
     }
 
     /// Adds a node that receives the log but does not vote. Only on the leader.
     ///
     /// # Errors
     /// See [`ChangeError`].
-    pub async fn add_learner(&self, id: impl Into<NodeId>, node: Node) -> Result<LogId, ChangeError> {
+    pub async fn add_learner(&self, id: impl Into<NodeId>, node: Member) -> Result<LogId, ChangeError> {
         self.change_membership(ChangeMembers::AddNodes([(id.into(), node)].into()), Retain::Remove).await
     }
 
@@ -140,55 +242,25 @@ impl<S: RaftStateMachine> Raft<S> {
         Trigger { raft: self }
     }
 
-    /// Whether this node leads, as far as it knows.
-    pub fn is_leader(&self) -> bool {
-        false
-    }
-
-    /// The leader this node follows or is.
-    pub fn current_leader(&self) -> Option<NodeId> {
-        None
-    }
-
-    /// This node.
-    pub fn node_id(&self) -> NodeId {
-        NodeId(0)
-    }
-
-    /// This group.
-    pub fn group_id(&self) -> GroupId {
-        GroupId(0)
-    }
+    // ---- the end ----
 
     /// Stops the group on this node. If it is the only one of its host, stops the host too.
-    pub async fn shutdown(&self) {}
+    ///
+    /// Calls under way are answered: [`ClientWriteError::OutcomeUnknown`] to writes that are in the log.
+    pub async fn shutdown(&self) {
+        if let Some(host) = &self.owned_host {
+            return host.shutdown().await;
+        }
+        self.group.node.bring(Input::Close(ClosedReason::Shutdown));
+        self.group.node.wait_closed().await;
+        self.group.host.remove_group(self.group.node.group);
+    }
 
     /// Waits until the group is closed, for whatever reason, and says why.
     pub async fn closed(&self) -> ClosedReason {
-        ClosedReason::Shutdown
+        self.group.node.wait_closed().await;
+        self.group.closed_reason()
     }
-}
-
-fn unreachable_metrics() -> watch::Receiver<RaftMetrics> {
-    let metrics = RaftMetrics {
-        id: NodeId(0),
-        group: GroupId(0),
-        closed: Some(ClosedReason::Shutdown),
-        role: crate::Role::Learner,
-        vote: Default::default(),
-        current_leader: None,
-        last_log_id: LogId::ZERO,
-        durable: LogId::ZERO,
-        commit_index: 0,
-        last_applied: LogId::ZERO,
-        snapshot: LogId::ZERO,
-        purged: LogId::ZERO,
-        membership: Default::default(),
-        membership_log_id: LogId::ZERO,
-        replication: Vec::new(),
-        quorum_acked_ago: None,
-    };
-    watch::channel(metrics).1
 }
 
 /// Makes things happen now; made by [`Raft::trigger`].
@@ -198,19 +270,27 @@ pub struct Trigger<'a, S: RaftStateMachine> {
 }
 
 impl<S: RaftStateMachine> Trigger<'_, S> {
+    fn bring(&self, event: Event) {
+        self.raft.group.node.bring(Input::Event(event));
+    }
+
     /// Campaigns, after a pre-vote.
     pub fn elect(&self) {
-        let _ = self.raft;
+        self.bring(Event::Elect { phase: Phase::Pre });
     }
 
     /// Starts a heartbeat round, if this node leads.
-    pub fn heartbeat(&self) {}
+    pub fn heartbeat(&self) {
+        self.bring(Event::Heartbeat);
+    }
 
     /// Builds a snapshot.
-    pub fn snapshot(&self) {}
+    pub fn snapshot(&self) {
+        self.bring(Event::Snapshot);
+    }
 
     /// Forgets the log up to this index, as far as a snapshot covers it.
     pub fn purge_log(&self, upto: u64) {
-        let _ = upto;
+        self.bring(Event::PurgeLog { upto });
     }
 }

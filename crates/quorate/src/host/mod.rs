@@ -1,22 +1,62 @@
 //! [`Host`]: what many groups of one process share: log, network, clock.
 
+mod bootstrap;
+mod inner;
+mod start;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use quorate_core::{GroupId, Node, NodeId};
 
-use crate::{Config, MemoryNetwork, Raft, RaftStateMachine, StartError, TlsFiles};
+pub(crate) use self::bootstrap::initialize;
+pub(crate) use self::inner::{HostInner, Port};
+use crate::{
+    Config, IdentityStore, MemoryNetwork, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, SnapshotStore,
+    StartError, TlsFiles,
+};
+
+/// Where a node keeps what it must not forget, see [`HostBuilder::storage`].
+#[derive(Clone)]
+pub struct Storage {
+    /// Logs and votes.
+    pub log: Arc<dyn RaftLogStorage>,
+    /// Snapshots.
+    pub snapshots: Arc<dyn SnapshotStore>,
+    /// Who the node is.
+    pub identity: Arc<dyn IdentityStore>,
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storage").field("identity", &self.identity.identity()).finish_non_exhaustive()
+    }
+}
 
 /// Describes a [`Host`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HostBuilder {
     id: NodeId,
     peers: BTreeMap<NodeId, Node>,
     data_dir: Option<PathBuf>,
     listen: Option<String>,
     memory: Option<MemoryNetwork>,
+    storage: Option<Storage>,
+    network: Option<Arc<dyn RaftNetwork>>,
     config: Config,
     tls: Option<TlsFiles>,
+}
+
+impl std::fmt::Debug for HostBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostBuilder")
+            .field("id", &self.id)
+            .field("peers", &self.peers)
+            .field("data_dir", &self.data_dir)
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HostBuilder {
@@ -27,6 +67,8 @@ impl HostBuilder {
             data_dir: None,
             listen: None,
             memory: None,
+            storage: None,
+            network: None,
             config: Config::default(),
             tls: None,
         }
@@ -56,6 +98,18 @@ impl HostBuilder {
         self
     }
 
+    /// Keeps everything in these stores instead of a data directory.
+    pub fn storage(mut self, storage: Storage) -> Self {
+        self.storage = Some(storage);
+        self
+    }
+
+    /// Reaches peers through this network instead of TCP.
+    pub fn network(mut self, network: Arc<dyn RaftNetwork>) -> Self {
+        self.network = Some(network);
+        self
+    }
+
     /// Tunables.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -73,15 +127,20 @@ impl HostBuilder {
     /// # Errors
     /// See [`StartError`].
     pub async fn open(self) -> Result<Host, StartError> {
-        self.config.check()?;
-        Ok(Host { id: self.id })
+        HostInner::open(self).await.map(|inner| Host { inner })
     }
 }
 
 /// What many groups of one process share: log, network, clock. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Host {
-    id: NodeId,
+    pub(crate) inner: Arc<HostInner>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("id", &self.inner.id).finish_non_exhaustive()
+    }
 }
 
 impl Host {
@@ -92,23 +151,31 @@ impl Host {
 
     /// This node.
     pub fn node_id(&self) -> NodeId {
-        self.id
+        self.inner.id
+    }
+
+    /// The address this node listens on for peers, with the port that the system chose if it was 0.
+    pub fn address(&self) -> &str {
+        &self.inner.address
     }
 
     /// Starts to describe a group on this host.
     pub fn group(&self, id: impl Into<GroupId>) -> GroupBuilder {
-        GroupBuilder { host: self.clone(), id: id.into() }
+        GroupBuilder { host: self.clone(), id: id.into(), owns_host: false }
     }
 
     /// Stops every group, the network and the log.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.inner.shutdown().await;
+    }
 }
 
 /// Describes a group on a [`Host`]; made by [`Host::group`].
 #[derive(Debug)]
 pub struct GroupBuilder {
-    host: Host,
-    id: GroupId,
+    pub(crate) host: Host,
+    pub(crate) id: GroupId,
+    pub(crate) owns_host: bool,
 }
 
 impl GroupBuilder {
@@ -117,7 +184,6 @@ impl GroupBuilder {
     /// # Errors
     /// See [`StartError`].
     pub async fn start<S: RaftStateMachine>(self, machine: S) -> Result<Raft<S>, StartError> {
-        let _ = (self.host, self.id, machine);
-        Err(StartError::Closed)
+        start::group(self, machine).await
     }
 }

@@ -1,0 +1,293 @@
+//! What the library's own ends of two nodes say to each other, beside the protocol: who is blank, who may join,
+//! and writes on their way to the leader. Opaque to the network.
+//!
+//! Layout: version, kind, fields in the order of the enum; little-endian. FORMAT.md, "Calls".
+
+use bytes::{Buf, BufMut, Bytes};
+use quorate_core::{ClusterId, GroupId, Incarnation, LeaderId, LogId, NodeId};
+
+/// The version of the layout.
+const VERSION: u8 = 1;
+
+const PROBE: u8 = 0;
+const STANDING: u8 = 1;
+const JOIN: u8 = 2;
+const JOINED: u8 = 3;
+const WRITE: u8 = 4;
+const WRITTEN: u8 = 5;
+
+/// Names a call among all calls of all runs of all nodes: a late or repeated answer is never taken for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct CallId {
+    /// Random, new at each start of a node.
+    pub(crate) run: u128,
+    /// Counts the run's calls, from 1.
+    pub(crate) number: u64,
+}
+
+/// What a node is to the asker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nothing was ever written here.
+    Blank,
+    /// It has state, and its membership names the asker with the asker's disk, or as a learner.
+    Named,
+    /// It has state, and its membership names the asker with another disk.
+    NamedOtherwise,
+    /// It has state, and its membership does not name the asker.
+    NotNamed,
+}
+
+/// How a forwarded write ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Applied; with the encoded response.
+    Applied { log_id: LogId, response: Bytes },
+    /// The node asked does not lead; it never entered a log.
+    NotLeader { leader: Option<NodeId> },
+    /// It never entered a log, and may be sent again.
+    Busy,
+    /// The disk is full; it never entered a log.
+    StorageFull,
+    /// It cannot be decoded; it never entered a log.
+    Malformed { text: String },
+    /// It may or may not be applied.
+    Unknown,
+}
+
+/// A message between two nodes' libraries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// What is your standing? I am reached at `address`.
+    Probe { group: GroupId, id: CallId, incarnation: Incarnation, address: String },
+    /// The answer. `id` as in the probe.
+    Standing {
+        group: GroupId,
+        id: CallId,
+        standing: Standing,
+        cluster: ClusterId,
+        incarnation: Incarnation,
+        leader: Option<NodeId>,
+    },
+    /// Make me a learner.
+    Join { group: GroupId, id: CallId, address: String },
+    /// The answer: done, or ask this leader.
+    Joined { group: GroupId, id: CallId, done: bool, leader: Option<NodeId> },
+    /// Propose this. Calls of this run below `low` are answered or given up.
+    Write { group: GroupId, id: CallId, low: u64, command: Bytes },
+    /// The answer.
+    Written { group: GroupId, id: CallId, written: Written },
+}
+
+impl Call {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(64);
+        out.put_u8(VERSION);
+        let head = |out: &mut Vec<u8>, kind, group: &GroupId, id: &CallId| {
+            out.put_u8(kind);
+            out.put_u64_le(group.0);
+            out.put_u128_le(id.run);
+            out.put_u64_le(id.number);
+        };
+        match self {
+            Call::Probe { group, id, incarnation, address } => {
+                head(&mut out, PROBE, group, id);
+                out.put_u128_le(incarnation.0);
+                put_bytes(&mut out, address.as_bytes());
+            }
+            Call::Standing { group, id, standing, cluster, incarnation, leader } => {
+                head(&mut out, STANDING, group, id);
+                out.put_u8(match standing {
+                    Standing::Blank => 0,
+                    Standing::Named => 1,
+                    Standing::NamedOtherwise => 2,
+                    Standing::NotNamed => 3,
+                });
+                out.put_u128_le(cluster.0);
+                out.put_u128_le(incarnation.0);
+                put_node(&mut out, *leader);
+            }
+            Call::Join { group, id, address } => {
+                head(&mut out, JOIN, group, id);
+                put_bytes(&mut out, address.as_bytes());
+            }
+            Call::Joined { group, id, done, leader } => {
+                head(&mut out, JOINED, group, id);
+                out.put_u8(u8::from(*done));
+                put_node(&mut out, *leader);
+            }
+            Call::Write { group, id, low, command } => {
+                head(&mut out, WRITE, group, id);
+                out.put_u64_le(*low);
+                put_bytes(&mut out, command);
+            }
+            Call::Written { group, id, written } => {
+                head(&mut out, WRITTEN, group, id);
+                put_written(&mut out, written);
+            }
+        }
+        out.into()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; `None` if it is anything else.
+    pub(crate) fn decode(mut bytes: Bytes) -> Option<Call> {
+        if bytes.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let kind = bytes.try_get_u8().ok()?;
+        let group = GroupId(bytes.try_get_u64_le().ok()?);
+        let id = CallId { run: bytes.try_get_u128_le().ok()?, number: bytes.try_get_u64_le().ok()? };
+        let call = match kind {
+            PROBE => {
+                let incarnation = Incarnation(bytes.try_get_u128_le().ok()?);
+                Call::Probe { group, id, incarnation, address: take_text(&mut bytes)? }
+            }
+            STANDING => {
+                let standing = match bytes.try_get_u8().ok()? {
+                    0 => Standing::Blank,
+                    1 => Standing::Named,
+                    2 => Standing::NamedOtherwise,
+                    3 => Standing::NotNamed,
+                    _ => return None,
+                };
+                let cluster = ClusterId(bytes.try_get_u128_le().ok()?);
+                let incarnation = Incarnation(bytes.try_get_u128_le().ok()?);
+                Call::Standing { group, id, standing, cluster, incarnation, leader: take_node(&mut bytes)? }
+            }
+            JOIN => Call::Join { group, id, address: take_text(&mut bytes)? },
+            JOINED => {
+                let done = take_flag(&mut bytes)?;
+                Call::Joined { group, id, done, leader: take_node(&mut bytes)? }
+            }
+            WRITE => {
+                let low = bytes.try_get_u64_le().ok()?;
+                Call::Write { group, id, low, command: take_bytes(&mut bytes)? }
+            }
+            WRITTEN => Call::Written { group, id, written: take_written(&mut bytes)? },
+            _ => return None,
+        };
+        bytes.is_empty().then_some(call)
+    }
+}
+
+fn put_written(out: &mut Vec<u8>, written: &Written) {
+    match written {
+        Written::Applied { log_id, response } => {
+            out.put_u8(0);
+            out.put_u64_le(log_id.leader_id.term);
+            out.put_u64_le(log_id.leader_id.node_id.0);
+            out.put_u64_le(log_id.index);
+            put_bytes(out, response);
+        }
+        Written::NotLeader { leader } => {
+            out.put_u8(1);
+            put_node(out, *leader);
+        }
+        Written::Busy => out.put_u8(2),
+        Written::StorageFull => out.put_u8(3),
+        Written::Malformed { text } => {
+            out.put_u8(4);
+            put_bytes(out, text.as_bytes());
+        }
+        Written::Unknown => out.put_u8(5),
+    }
+}
+
+fn take_written(bytes: &mut Bytes) -> Option<Written> {
+    Some(match bytes.try_get_u8().ok()? {
+        0 => {
+            let (term, node_id) = (bytes.try_get_u64_le().ok()?, NodeId(bytes.try_get_u64_le().ok()?));
+            let log_id = LogId::new(LeaderId { term, node_id }, bytes.try_get_u64_le().ok()?);
+            Written::Applied { log_id, response: take_bytes(bytes)? }
+        }
+        1 => Written::NotLeader { leader: take_node(bytes)? },
+        2 => Written::Busy,
+        3 => Written::StorageFull,
+        4 => Written::Malformed { text: take_text(bytes)? },
+        5 => Written::Unknown,
+        _ => return None,
+    })
+}
+
+fn put_node(out: &mut Vec<u8>, node: Option<NodeId>) {
+    out.put_u8(u8::from(node.is_some()));
+    out.put_u64_le(node.unwrap_or_default().0);
+}
+
+fn take_node(bytes: &mut Bytes) -> Option<Option<NodeId>> {
+    let known = take_flag(bytes)?;
+    let id = NodeId(bytes.try_get_u64_le().ok()?);
+    Some(known.then_some(id))
+}
+
+fn take_flag(bytes: &mut Bytes) -> Option<bool> {
+    match bytes.try_get_u8().ok()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    // Commands are limited far below 4 GiB.
+    out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.put_slice(bytes);
+}
+
+fn take_text(bytes: &mut Bytes) -> Option<String> {
+    String::from_utf8(take_bytes(bytes)?.into()).ok()
+}
+
+fn take_bytes(bytes: &mut Bytes) -> Option<Bytes> {
+    let length = bytes.try_get_u32_le().ok()? as usize;
+    (length <= bytes.len()).then(|| bytes.split_to(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples() -> Vec<Call> {
+        let (group, id) = (GroupId(3), CallId { run: 7 << 100, number: 9 });
+        let log_id = LogId::new(LeaderId::new(4, 2), 17);
+        let written = [
+            Written::Applied { log_id, response: Bytes::from_static(b"yes") },
+            Written::NotLeader { leader: Some(NodeId(0)) },
+            Written::NotLeader { leader: None },
+            Written::Busy,
+            Written::StorageFull,
+            Written::Malformed { text: "no".into() },
+            Written::Unknown,
+        ];
+        let mut calls = vec![
+            Call::Probe { group, id, incarnation: Incarnation(5), address: "here:1".into() },
+            Call::Join { group, id, address: "there:1".into() },
+            Call::Joined { group, id, done: true, leader: None },
+            Call::Write { group, id, low: 3, command: Bytes::from_static(b"put") },
+        ];
+        for standing in [Standing::Blank, Standing::Named, Standing::NamedOtherwise, Standing::NotNamed] {
+            let (cluster, incarnation) = (ClusterId(1), Incarnation(2));
+            calls.push(Call::Standing { group, id, standing, cluster, incarnation, leader: Some(NodeId(6)) });
+        }
+        calls.extend(written.into_iter().map(|written| Call::Written { group, id, written }));
+        calls
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_to_the_same_call() {
+        for call in samples() {
+            assert_eq!(Call::decode(call.encode()), Some(call));
+        }
+    }
+
+    #[test]
+    fn cut_or_extended_bytes_are_refused() {
+        for call in samples() {
+            let bytes = call.encode();
+            for end in 0..bytes.len() {
+                assert_eq!(Call::decode(bytes.slice(..end)), None, "{call:?} cut at {end}");
+            }
+            assert_eq!(Call::decode([&bytes[..], b"x"].concat().into()), None);
+        }
+    }
+}

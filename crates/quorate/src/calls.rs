@@ -1,0 +1,144 @@
+//! Questions to other nodes' libraries that wait for an answer, and the writes of others that were seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_core::NodeId;
+use tokio::sync::oneshot;
+
+use crate::RaftNetwork;
+use crate::call::{Call, CallId};
+
+/// Questions of this run.
+pub(crate) struct Calls {
+    run: u128,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    last: u64,
+    /// Whom each question went to and who waits for its answer.
+    waiting: BTreeMap<u64, (NodeId, oneshot::Sender<Call>)>,
+}
+
+/// A question under way; dropped, its answer is ignored.
+pub(crate) struct Asked<'a> {
+    calls: &'a Calls,
+    number: u64,
+    answer: oneshot::Receiver<Call>,
+}
+
+impl Calls {
+    pub(crate) fn new(run: u128) -> Self {
+        Self { run, open: Mutex::default() }
+    }
+
+    /// Asks a peer. `question` is given the call's id and the lowest number that is still open.
+    pub(crate) fn ask(
+        &self,
+        network: &dyn RaftNetwork,
+        to: NodeId,
+        question: impl FnOnce(CallId, u64) -> Call,
+    ) -> Asked<'_> {
+        let (sender, answer) = oneshot::channel();
+        let (number, low) = {
+            let mut open = self.open.lock();
+            open.last += 1;
+            let number = open.last;
+            open.waiting.insert(number, (to, sender));
+            (number, open.waiting.first_key_value().map_or(number, |(low, _)| *low))
+        };
+        let asked = Asked { calls: self, number, answer };
+        network.call(to, question(CallId { run: self.run, number }, low).encode());
+        asked
+    }
+
+    /// Takes an answer in, if it is one to an open question of this run, from the node that was asked.
+    pub(crate) fn on_answer(&self, from: NodeId, id: CallId, answer: Call) {
+        if id.run != self.run {
+            return;
+        }
+        let sender = {
+            let mut open = self.open.lock();
+            match open.waiting.get(&id.number) {
+                Some((asked, _)) if *asked == from => open.waiting.remove(&id.number),
+                Some(_) | None => None,
+            }
+        };
+        if let Some((_, sender)) = sender {
+            // Whoever asked may have given up meanwhile.
+            drop(sender.send(answer));
+        }
+    }
+}
+
+impl Asked<'_> {
+    /// The answer; `None`: there will be none.
+    pub(crate) async fn answer(&mut self) -> Option<Call> {
+        (&mut self.answer).await.ok()
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.calls.open.lock().waiting.remove(&self.number);
+    }
+}
+
+/// Runs of peers that are remembered: the last ones of each of 64 nodes or so.
+const MAX_RUNS: usize = 256;
+
+/// Writes that peers forwarded: each is proposed at most once by this run, however often it arrives.
+#[derive(Default)]
+pub(crate) struct Seen {
+    runs: Mutex<BTreeMap<(NodeId, u128), Numbers>>,
+}
+
+#[derive(Default)]
+struct Numbers {
+    /// Below this everything is answered or given up.
+    low: u64,
+    seen: BTreeSet<u64>,
+}
+
+impl Seen {
+    /// Whether this write is new.
+    pub(crate) fn is_new(&self, from: NodeId, id: CallId, low: u64) -> bool {
+        let mut runs = self.runs.lock();
+        while runs.len() >= MAX_RUNS && !runs.contains_key(&(from, id.run)) {
+            runs.pop_first();
+        }
+        let numbers = runs.entry((from, id.run)).or_default();
+        if low > numbers.low {
+            numbers.low = low;
+            numbers.seen = numbers.seen.split_off(&low);
+        }
+        id.number >= numbers.low && numbers.seen.insert(id.number)
+    }
+}
+
+/// Sends an answer.
+pub(crate) fn answer(network: &dyn RaftNetwork, to: NodeId, call: &Call) {
+    let body: Bytes = call.encode();
+    network.call(to, body);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forwarded_write_is_new_once() {
+        let seen = Seen::default();
+        let id = |number| CallId { run: 1, number };
+        assert!(seen.is_new(NodeId(2), id(5), 5));
+        assert!(seen.is_new(NodeId(2), id(7), 5));
+        assert!(seen.is_new(NodeId(2), id(6), 5), "calls may overtake each other");
+        assert!(!seen.is_new(NodeId(2), id(5), 5), "a repeated call");
+        assert!(!seen.is_new(NodeId(2), id(4), 5), "a call that was given up");
+        assert!(seen.is_new(NodeId(3), id(5), 5), "another node's numbers are its own");
+        assert!(seen.is_new(NodeId(2), CallId { run: 2, number: 1 }, 1), "another run's numbers are its own");
+    }
+}

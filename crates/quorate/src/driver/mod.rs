@@ -1,0 +1,398 @@
+//! The driver: performs what the core asks for, in order, and tells it what was done. It decides nothing about
+//! Raft, owns no thread, takes no lock that blocks and reads no clock: whoever holds it calls [`Driver::turn`].
+//!
+//! What has to happen outside (applies, wake-ups, blocking reads) comes out as [`Effects`]; storage and network are
+//! called directly, because `submit` and `send` only enqueue (law 20).
+
+mod note;
+mod perform;
+mod tail;
+mod writes;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quorate_core::{
+    Actions, AppendHeader, AppendReply, ChangeMembers, ClusterId, Core, Envelope, Event, GroupId, Incarnation,
+    Instant, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId, Retain, SnapshotMeta, Span, StreamId, WriteId,
+};
+use quorate_wire::{BatchBuilder, Batches, Packet};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use crate::group::{Failure, Fired, Permit, Proposals, ReadBatch, Taken, Waits};
+use crate::{
+    ChangeError, ClosedReason, InitializeError, RaftLogStorage, RaftNetwork, ReceivedSnapshot, SnapshotData,
+    StorageError,
+};
+
+pub(crate) use self::tail::Tail;
+use self::writes::Writes;
+
+/// The time, read after the inputs of a turn were taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// For the core.
+    pub(crate) at: Instant,
+    /// For entries: nanoseconds since the Unix epoch.
+    pub(crate) wall: u64,
+}
+
+/// Something for a turn.
+pub(crate) enum Input {
+    Packet { from: NodeId, incarnation: Incarnation, packet: Packet },
+    Received { from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot },
+    Event(Event),
+    Read { policy: ReadPolicy, batch: Arc<ReadBatch> },
+    Change { change: ChangeMembers, retain: Retain, reply: oneshot::Sender<Result<LogId, ChangeError>> },
+    Initialize { membership: Membership, reply: oneshot::Sender<Result<LogId, InitializeError>> },
+    /// Entries sent to this peer may not have arrived.
+    Lost(NodeId),
+    /// What a [`Fetch`] found.
+    Fetched { fetch: Fetch, found: Option<Batches> },
+    /// The snapshot that was to be installed is, and the last entry in it was stamped with `time`.
+    Installed { meta: SnapshotMeta, time: u64 },
+    /// This node now belongs to this cluster.
+    Cluster(ClusterId),
+    /// Reads asked before this are given up: their question or answer was lost.
+    ExpireReads { before: Instant },
+    /// Someone wants fresh metrics.
+    Publish,
+    /// The group is over.
+    Close(ClosedReason),
+}
+
+/// Entries for a peer that have to be read from the storage, on a thread that may block.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(crate) to: NodeId,
+    pub(crate) header: AppendHeader,
+    pub(crate) span: Span,
+}
+
+/// A snapshot that a peer needs.
+#[derive(Debug)]
+pub(crate) struct Ship {
+    pub(crate) to: NodeId,
+    pub(crate) header: AppendHeader,
+    pub(crate) at_least: LogId,
+}
+
+/// Work for the apply queue, in this order (law 11).
+pub(crate) enum ApplyJob {
+    /// The entries from `first` on are awaited; they count only under this leader.
+    Expect { first: LogId, count: u64, waits: Arc<dyn Waits>, permit: Permit },
+    /// Apply these entries; without batches they have to be read first. Never dropped.
+    Apply { span: Span, batches: Option<Batches> },
+    /// Make this snapshot durable, restore from it.
+    Install { meta: SnapshotMeta, data: SnapshotData },
+    /// Capture what is applied.
+    Build,
+}
+
+/// What a turn leaves for its caller.
+#[derive(Default)]
+pub(crate) struct Effects {
+    /// To be handed over before the driver is let go.
+    pub(crate) apply: Vec<ApplyJob>,
+    /// To be fired after the driver was let go.
+    pub(crate) fired: Fired,
+    pub(crate) fetch: Vec<Fetch>,
+    pub(crate) ship: Vec<Ship>,
+    /// The group is over.
+    pub(crate) closed: Option<ClosedReason>,
+}
+
+/// Completions that arrived and were not yet reported to the core.
+#[derive(Default)]
+pub(crate) struct Completed {
+    list: Mutex<Vec<(WriteId, Result<(), StorageError>)>>,
+}
+
+impl Completed {
+    pub(crate) fn push(&self, write: WriteId, result: Result<(), StorageError>) {
+        self.list.lock().push((write, result));
+    }
+}
+
+/// Who waits for an answer of the core, other than writers.
+enum Waiting {
+    /// With the moment it was asked.
+    Read(Arc<ReadBatch>, Instant),
+    Change(oneshot::Sender<Result<LogId, ChangeError>>),
+    Initialize(oneshot::Sender<Result<LogId, InitializeError>>),
+}
+
+/// What a driver is made of.
+pub(crate) struct DriverParts {
+    pub(crate) config: quorate_core::Config,
+    pub(crate) group: GroupId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) recovered: Recovered,
+    /// The greatest time stamped into an entry or snapshot that was recovered.
+    pub(crate) last_time: u64,
+    pub(crate) tail_bytes: usize,
+    pub(crate) storage: Arc<dyn RaftLogStorage>,
+    pub(crate) network: Arc<dyn RaftNetwork>,
+    pub(crate) proposals: Arc<dyn Proposals>,
+    pub(crate) completed: Arc<Completed>,
+}
+
+/// One group's driver on one node.
+pub(crate) struct Driver {
+    me: NodeId,
+    group: GroupId,
+    /// Zero until this node belongs to a cluster: no entry can be read or written before.
+    cluster: ClusterId,
+    core: Core,
+    storage: Arc<dyn RaftLogStorage>,
+    network: Arc<dyn RaftNetwork>,
+    proposals: Arc<dyn Proposals>,
+    completed: Arc<Completed>,
+    tail: Tail,
+    writes: Writes,
+    /// The greatest time stamped into an entry so far.
+    last_time: u64,
+    /// The core's answers during a step; reused.
+    actions: Actions,
+    /// Events that performing an action caused, in order.
+    caused: VecDeque<Event>,
+    /// Entries of the packet being stepped.
+    at_hand: Batches,
+    /// Content of the received snapshot being stepped.
+    received: Option<SnapshotData>,
+    /// The proposal being stepped.
+    proposal: Option<Taken>,
+    waiting: BTreeMap<RequestId, Waiting>,
+    next_request: u64,
+    /// Acknowledgements of this turn, one a peer where the protocol allows it.
+    replies: SmallVec<[(NodeId, AppendReply); 2]>,
+    /// The stream that each peer was last sent entries in.
+    streams: SmallVec<[(NodeId, StreamId); 8]>,
+    /// For entries that the core makes.
+    builder: BatchBuilder,
+    /// Completions being worked off; reused.
+    completions: Vec<(WriteId, Result<(), StorageError>)>,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: DriverParts, now: Instant) -> Self {
+        let tail = Tail::new(parts.tail_bytes);
+        let me = parts.config.node_id;
+        let driver = Self {
+            me,
+            group: parts.group,
+            cluster: parts.cluster,
+            core: Core::new(parts.config, parts.recovered, now),
+            storage: parts.storage,
+            network: parts.network,
+            proposals: parts.proposals,
+            completed: parts.completed,
+            tail,
+            writes: Writes::default(),
+            last_time: parts.last_time,
+            actions: Actions::new(),
+            caused: VecDeque::new(),
+            at_hand: Batches::new(),
+            received: None,
+            proposal: None,
+            waiting: BTreeMap::new(),
+            next_request: 0,
+            replies: SmallVec::new(),
+            streams: SmallVec::new(),
+            builder: BatchBuilder::new(),
+            completions: Vec::new(),
+        };
+        driver.tell_addresses();
+        driver
+    }
+
+    /// The core, to look at.
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// When the next turn is due, if nothing else causes one.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        // A blank node cannot campaign: it has no membership.
+        self.core.deadline()
+    }
+
+    /// Takes in what came and does what follows from it. Leaves `inputs` empty.
+    pub(crate) fn turn(&mut self, now: Now, inputs: &mut Vec<Input>, effects: &mut Effects) {
+        for input in inputs.drain(..) {
+            self.on_input(now, input, effects);
+        }
+        self.report_completions(now, effects);
+        if let Some(taken) = self.proposals.take() {
+            self.propose(now, taken, effects);
+            // Storage that completes at once is reported in the same turn.
+            self.report_completions(now, effects);
+        }
+        if self.core.deadline().is_some_and(|due| due <= now.at) {
+            self.step(now, Event::Timeout, effects);
+            self.report_completions(now, effects);
+        }
+        self.flush_replies();
+    }
+
+    fn on_input(&mut self, now: Now, input: Input, effects: &mut Effects) {
+        match input {
+            Input::Packet { from, incarnation, packet } => {
+                self.at_hand = packet.batches;
+                let envelope = Envelope { from, incarnation, message: packet.message };
+                self.step(now, Event::Message(envelope), effects);
+                self.at_hand.clear();
+            }
+            Input::Received { from, incarnation, snapshot } => {
+                let ReceivedSnapshot { header, meta, data, .. } = snapshot;
+                self.received = Some(data);
+                self.step(now, Event::SnapshotReceived { from, incarnation, header, meta }, effects);
+                if let Some(unused) = self.received.take() {
+                    effects.fired.calls.push(Box::new(move || unused.discard()));
+                }
+            }
+            Input::Event(event) => self.step(now, event, effects),
+            Input::Read { policy, batch } => {
+                let request = self.wait(Waiting::Read(batch, now.at));
+                self.step(now, Event::Read { request, policy }, effects);
+            }
+            Input::Change { change, retain, reply } => {
+                let request = self.wait(Waiting::Change(reply));
+                self.step(now, Event::ChangeMembership { request, change, retain }, effects);
+            }
+            Input::Initialize { membership, reply } => {
+                let request = self.wait(Waiting::Initialize(reply));
+                self.step(now, Event::Initialize { request, membership }, effects);
+            }
+            Input::Lost(peer) => {
+                if let Some((to, stream)) = self.streams.iter().find(|(id, _)| *id == peer).copied() {
+                    self.step(now, Event::SendLost { to, stream }, effects);
+                }
+            }
+            Input::Fetched { fetch, found } => {
+                match found {
+                    Some(batches) => self.send_batches(fetch.to, fetch.header, fetch.span.prev, batches),
+                    None => self.lost(fetch.to, fetch.header.stream),
+                }
+                self.step_caused(now, effects);
+            }
+            Input::Installed { meta, time } => {
+                self.last_time = self.last_time.max(time);
+                self.step(now, Event::SnapshotInstalled(meta), effects);
+            }
+            Input::Cluster(cluster) => self.cluster = cluster,
+            Input::ExpireReads { before } => self.expire_reads(before, effects),
+            Input::Publish => {}
+            Input::Close(reason) => {
+                effects.closed.get_or_insert(reason);
+            }
+        }
+    }
+
+    fn expire_reads(&mut self, before: Instant, effects: &mut Effects) {
+        let lost = self.waiting.extract_if(.., |_, waiting| matches!(waiting, Waiting::Read(_, at) if *at < before));
+        for (_, waiting) in lost {
+            if let Waiting::Read(batch, _) = waiting {
+                batch.finish(Err(Refusal::NotLeader { leader: None }), &mut effects.fired);
+            }
+        }
+    }
+
+    fn wait(&mut self, waiting: Waiting) -> RequestId {
+        let request = self.new_request();
+        self.waiting.insert(request, waiting);
+        request
+    }
+
+    fn new_request(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+
+    /// Offers a batch of writes to the core: it is in the log, or refused, when this returns.
+    fn propose(&mut self, now: Now, taken: Taken, effects: &mut Effects) {
+        if self.storage.is_full() {
+            return taken.waits.fail(0, &Failure::StorageFull, &mut effects.fired);
+        }
+        let request = self.new_request();
+        let (count, bytes) = (taken.builder.count(), taken.builder.bytes() as u64);
+        self.proposal = Some(taken);
+        self.step(now, Event::Propose { request, count, bytes }, effects);
+        if let Some(taken) = self.proposal.take() {
+            debug_assert!(false, "the core answers a proposal in the step that brings it");
+            taken.waits.fail(0, &Failure::Unknown, &mut effects.fired);
+        }
+    }
+
+    /// Steps the core and performs what it asks for, then what that caused.
+    fn step(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        self.step_once(now, event, effects);
+        self.step_caused(now, effects);
+    }
+
+    fn step_caused(&mut self, now: Now, effects: &mut Effects) {
+        while let Some(event) = self.caused.pop_front() {
+            self.step_once(now, event, effects);
+        }
+    }
+
+    fn step_once(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.core.step(now.at, event, &mut actions);
+        for action in actions.0.drain(..) {
+            self.perform(now, action, effects);
+        }
+        self.actions = actions;
+    }
+
+    /// Reports every write that is durable without a gap.
+    fn report_completions(&mut self, now: Now, effects: &mut Effects) {
+        loop {
+            std::mem::swap(&mut self.completions, &mut *self.completed.list.lock());
+            if self.completions.is_empty() {
+                return;
+            }
+            let mut reached = None;
+            let mut completions = std::mem::take(&mut self.completions);
+            for (write, result) in completions.drain(..) {
+                match result {
+                    Ok(()) => reached = self.writes.completed(write).or(reached),
+                    Err(error) if self.writes.waits_for(write) => {
+                        self.step(now, Event::PersistFailed(write), effects);
+                        effects.closed.get_or_insert(ClosedReason::Storage(error));
+                    }
+                    Err(_) => {}
+                }
+            }
+            self.completions = completions;
+            if let Some(write) = reached {
+                self.step(now, Event::Persisted(write), effects);
+            }
+        }
+    }
+
+    /// The group is over: nobody is left without an answer.
+    pub(crate) fn close(&mut self, reason: &ClosedReason, fired: &mut Fired) {
+        for (_, waiting) in std::mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Read(batch, _) => batch.close(reason, fired),
+                Waiting::Change(reply) => {
+                    fired.calls.push(Box::new(move || drop(reply.send(Err(ChangeError::OutcomeUnknown)))));
+                }
+                Waiting::Initialize(reply) => {
+                    fired.calls.push(Box::new(move || drop(reply.send(Err(InitializeError::OutcomeUnknown)))));
+                }
+            }
+        }
+    }
+
+    fn tell_addresses(&self) {
+        for (id, node) in &self.core.membership().nodes {
+            if *id != self.me && !node.address.is_empty() {
+                self.network.set_address(*id, &node.address);
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Performing the core's actions.
+
+use quorate_core::{
+    Action, Append, AppendHeader, CoreEntry, Event, LogId, Message, NodeId, Note, Outcome, Refusal, RequestId, Source,
+    Span, StreamId, Tail as LogTail, Write, WriteOp,
+};
+use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries_of};
+
+use super::{ApplyJob, Driver, Effects, Fetch, Now, Ship, Waiting, note};
+use crate::group::{Failure, Permit, Taken};
+use crate::{ChangeError, ClosedReason, InitializeError, LogWrite};
+
+impl Driver {
+    pub(super) fn perform(&mut self, now: Now, action: Action, effects: &mut Effects) {
+        match action {
+            Action::Persist(write) => self.persist(now, write, effects),
+            Action::Send { to, message } => self.send(to, message),
+            Action::SendEntries { to, header, span } => self.send_entries(to, header, span, effects),
+            Action::SendSnapshot { to, header, at_least } => effects.ship.push(Ship { to, header, at_least }),
+            Action::InstallSnapshot(meta) => match self.received.take() {
+                Some(data) => effects.apply.push(ApplyJob::Install { meta, data }),
+                None => self.caused.push_back(Event::SnapshotInstallFailed),
+            },
+            Action::BuildSnapshot => effects.apply.push(ApplyJob::Build),
+            Action::Apply(span) => effects.apply.push(ApplyJob::Apply { span, batches: self.tail.read(span) }),
+            Action::Reply { request, outcome } => self.reply(request, outcome, effects),
+            Action::Purge { upto } => {
+                self.storage.purge(self.group, upto);
+                self.tail.forget(upto.index);
+            }
+            Action::Note(note) => self.note(&note),
+        }
+    }
+
+    fn note(&mut self, note: &Note) {
+        note::trace(self.me, self.group, note);
+        match note {
+            Note::MembershipInForce(_) => self.tell_addresses(),
+            Note::Campaigning { .. }
+            | Note::BecameLeader(_)
+            | Note::SteppedDown { .. }
+            | Note::Following(_)
+            | Note::Granted { .. }
+            | Note::PeerState { .. }
+            | Note::Truncated { .. }
+            | Note::OtherIncarnation { .. }
+            | Note::Impossible { .. }
+            | Note::SnapshotInstalled(_)
+            | Note::Halted => {}
+        }
+    }
+
+    // ---- durable writes ----
+
+    fn persist(&mut self, now: Now, write: Write, effects: &mut Effects) {
+        let op = match write.op {
+            WriteOp::Vote(vote) => LogWrite::Vote(vote),
+            WriteOp::PromiseLease(lease) => LogWrite::PromiseLease(lease),
+            WriteOp::Truncate { after } => {
+                self.tail.truncate_after(after);
+                LogWrite::Truncate { after }
+            }
+            WriteOp::Reset { to, tail } => {
+                match tail {
+                    LogTail::Keep => self.tail.forget(to.index),
+                    LogTail::Discard => self.tail.clear(),
+                }
+                LogWrite::Reset { to, tail }
+            }
+            WriteOp::Append { span, source } => match self.bytes_of(now, span, source) {
+                Some(batches) => {
+                    self.tail.append(&batches);
+                    LogWrite::Append(batches)
+                }
+                None => {
+                    // Without the bytes of an entry that the core counts on, this node must not go on.
+                    let text = format!("the bytes of entries {span:?} are not at hand");
+                    effects.closed.get_or_insert(ClosedReason::Internal(text));
+                    return;
+                }
+            },
+        };
+        self.writes.submitted(write.id);
+        self.storage.submit(self.group, write.id, op);
+    }
+
+    fn bytes_of(&mut self, now: Now, span: Span, source: Source) -> Option<Batches> {
+        match source {
+            Source::Message => {
+                let wanted = |batch: &Batch| batch.slice(span.first_index(), span.last.index);
+                let batches: Batches = self.at_hand.iter().filter_map(wanted).collect();
+                let whole = batches.first().map(|batch| batch.first().index) == Some(span.first_index())
+                    && batches.last().map(Batch::last) == Some(span.last);
+                whole.then_some(batches)
+            }
+            Source::Proposal(_) => {
+                let time = self.stamp(now);
+                let taken = self.proposal.as_mut()?;
+                let batch =
+                    taken.builder.seal(self.cluster, self.group, span.last.leader_id, span.first_index(), time)?;
+                (batch.last() == span.last).then(|| one(batch))
+            }
+            Source::Core(entry) => {
+                match &entry {
+                    CoreEntry::Blank => {
+                        // A new leader goes on where the log's time stands, whatever its own clock says.
+                        self.last_time = self.last_time.max(self.tail.last_time().unwrap_or(0));
+                        self.builder.push(EntryKind::Blank, &[]);
+                    }
+                    CoreEntry::Membership(membership) => {
+                        let mut payload = Vec::new();
+                        encode_membership(membership, &mut payload);
+                        self.builder.push(EntryKind::Membership, &payload);
+                    }
+                }
+                let time = self.stamp(now);
+                let leader_id = span.last.leader_id;
+                self.builder.seal(self.cluster, self.group, leader_id, span.first_index(), time).map(one)
+            }
+        }
+    }
+
+    /// The time for a new entry: never goes back along the log.
+    fn stamp(&mut self, now: Now) -> u64 {
+        self.last_time = self.last_time.max(now.wall);
+        self.last_time
+    }
+
+    // ---- sending ----
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        if let Message::AppendReply(reply) = message {
+            let Some((_, held)) = self.replies.iter_mut().find(|(id, _)| *id == to) else {
+                return self.replies.push((to, reply));
+            };
+            if !held.absorb(&reply) {
+                let earlier = std::mem::replace(held, reply);
+                self.post(to, Message::AppendReply(earlier));
+            }
+            return;
+        }
+        // What goes to one peer keeps its order.
+        if let Some(place) = self.replies.iter().position(|(id, _)| *id == to) {
+            let (_, reply) = self.replies.swap_remove(place);
+            self.post(to, Message::AppendReply(reply));
+        }
+        self.post(to, message);
+    }
+
+    pub(super) fn flush_replies(&mut self) {
+        for (to, reply) in std::mem::take(&mut self.replies) {
+            self.post(to, Message::AppendReply(reply));
+        }
+    }
+
+    /// Sends a message without entries; one that cannot be sent is lost, which the protocol allows.
+    fn post(&self, to: NodeId, message: Message) {
+        let packet = Packet { group: self.group, message, batches: Batches::new() };
+        drop(self.network.send(to, packet));
+    }
+
+    fn send_entries(&mut self, to: NodeId, header: AppendHeader, span: Span, effects: &mut Effects) {
+        match self.tail.read(span) {
+            Some(batches) => self.send_batches(to, header, span.prev, batches),
+            None => effects.fetch.push(Fetch { to, header, span }),
+        }
+    }
+
+    pub(super) fn send_batches(&mut self, to: NodeId, header: AppendHeader, prev: LogId, batches: Batches) {
+        let stream = header.stream;
+        match self.streams.iter_mut().find(|(id, _)| *id == to) {
+            Some((_, last)) => *last = stream,
+            None => self.streams.push((to, stream)),
+        }
+        let Ok(entries) = entries_of(&batches) else {
+            return self.lost(to, stream);
+        };
+        let message = Message::Append(Append { header, prev, entries });
+        if self.network.send(to, Packet { group: self.group, message, batches }).is_err() {
+            self.lost(to, stream);
+        }
+    }
+
+    pub(super) fn lost(&mut self, to: NodeId, stream: StreamId) {
+        self.caused.push_back(Event::SendLost { to, stream });
+    }
+
+    // ---- answers ----
+
+    fn reply(&mut self, request: RequestId, outcome: Outcome, effects: &mut Effects) {
+        match self.waiting.remove(&request) {
+            None => self.answer_proposal(outcome, effects),
+            Some(Waiting::Read(batch, _)) => match outcome {
+                Outcome::Read(log_id) => batch.finish(Ok(log_id), &mut effects.fired),
+                Outcome::Refused(refusal) => batch.finish(Err(refusal), &mut effects.fired),
+                Outcome::Proposed(_)
+                | Outcome::MembershipChanged(_)
+                | Outcome::Initialized(_)
+                | Outcome::Unknown => batch.finish(Err(Refusal::NotLeader { leader: None }), &mut effects.fired),
+            },
+            Some(Waiting::Change(reply)) => {
+                let result = match outcome {
+                    Outcome::MembershipChanged(log_id) => Ok(log_id),
+                    Outcome::Refused(Refusal::NotLeader { leader }) => Err(ChangeError::NotLeader { leader }),
+                    Outcome::Refused(refusal) => Err(ChangeError::Refused(refusal)),
+                    Outcome::Proposed(_) | Outcome::Read(_) | Outcome::Initialized(_) | Outcome::Unknown => {
+                        Err(ChangeError::OutcomeUnknown)
+                    }
+                };
+                effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
+            }
+            Some(Waiting::Initialize(reply)) => {
+                let result = match outcome {
+                    Outcome::Initialized(log_id) => Ok(log_id),
+                    Outcome::Refused(refusal) => Err(InitializeError::Refused(refusal)),
+                    Outcome::Proposed(_) | Outcome::Read(_) | Outcome::MembershipChanged(_) | Outcome::Unknown => {
+                        Err(InitializeError::OutcomeUnknown)
+                    }
+                };
+                effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
+            }
+        }
+    }
+
+    fn answer_proposal(&mut self, outcome: Outcome, effects: &mut Effects) {
+        let Some(taken) = self.proposal.take() else { return };
+        let Taken { builder, waits, permit } = taken;
+        self.proposals.recycle(builder);
+        match outcome {
+            Outcome::Proposed(span) => {
+                let first = LogId::new(span.last.leader_id, span.first_index());
+                effects.apply.push(ApplyJob::Expect { first, count: span.count(), waits, permit });
+            }
+            Outcome::Refused(refusal) => {
+                let leader = match refusal {
+                    Refusal::NotLeader { leader } => leader,
+                    Refusal::Transferring { to } => Some(to),
+                    Refusal::ChangeInProgress { .. }
+                    | Refusal::NotYetCommitted
+                    | Refusal::NoVoters
+                    | Refusal::UnknownNode(_)
+                    | Refusal::NotSeenYet(_)
+                    | Refusal::IsVoter(_)
+                    | Refusal::BadRule(_)
+                    | Refusal::AlreadyInitialized
+                    | Refusal::NotAmongVoters
+                    | Refusal::LeaseDisabled
+                    | Refusal::Halted => None,
+                };
+                release(permit);
+                waits.fail(0, &Failure::NotLeader(leader), &mut effects.fired);
+            }
+            Outcome::Read(_) | Outcome::MembershipChanged(_) | Outcome::Initialized(_) | Outcome::Unknown => {
+                waits.fail(0, &Failure::Unknown, &mut effects.fired);
+            }
+        }
+    }
+}
+
+/// Room in the window is there again before the callers are woken.
+fn release(permit: Permit) {
+    drop(permit);
+}
+
+fn one(batch: Batch) -> Batches {
+    let mut batches = Batches::new();
+    batches.push(batch);
+    batches
+}

@@ -1,0 +1,53 @@
+//! Which writes are durable without a gap, whatever order the storage completes them in.
+
+use std::collections::VecDeque;
+
+use quorate_core::WriteId;
+
+/// Writes that were submitted and not yet reported to the core.
+#[derive(Debug, Default)]
+pub(crate) struct Writes {
+    /// In the order of their ids; whether each is durable.
+    open: VecDeque<(WriteId, bool)>,
+}
+
+impl Writes {
+    pub(crate) fn submitted(&mut self, write: WriteId) {
+        self.open.push_back((write, false));
+    }
+
+    /// Takes in that this write is durable; unknown and repeated ids are ignored. Returns the last write of the
+    /// durable prefix, if that grew.
+    pub(crate) fn completed(&mut self, write: WriteId) -> Option<WriteId> {
+        let place = self.open.binary_search_by_key(&write, |(id, _)| *id).ok()?;
+        self.open[place].1 = true;
+        let mut reached = None;
+        while let Some((id, true)) = self.open.front() {
+            reached = Some(*id);
+            self.open.pop_front();
+        }
+        reached
+    }
+
+    /// Whether the core waits for this write.
+    pub(crate) fn waits_for(&self, write: WriteId) -> bool {
+        self.open.binary_search_by_key(&write, |(id, _)| *id).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_prefix_without_gaps_is_reported() {
+        let mut writes = Writes::default();
+        (1..=4).for_each(|id| writes.submitted(WriteId(id)));
+        assert_eq!(writes.completed(WriteId(3)), None);
+        assert_eq!(writes.completed(WriteId(2)), None);
+        assert_eq!(writes.completed(WriteId(1)), Some(WriteId(3)));
+        assert_eq!(writes.completed(WriteId(1)), None, "a repeated id is ignored");
+        assert_eq!(writes.completed(WriteId(9)), None, "an unknown id is ignored");
+        assert_eq!(writes.completed(WriteId(4)), Some(WriteId(4)));
+    }
+}

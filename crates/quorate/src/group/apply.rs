@@ -1,0 +1,533 @@
+//! The apply queue: applies, installs and captures of one state machine, in one order (laws 11, 20, 21).
+//!
+//! User code runs here and nowhere else, never under the driver's lock: on the thread that delivers the commit if
+//! the machine says that its applies are cheap, else on a thread that may block.
+
+use std::collections::VecDeque;
+use std::io::{BufWriter, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use quorate_core::{Event, GroupId, LogId, Membership, SnapshotMeta, Span};
+use quorate_wire::{Batch, Batches, EntryKind, decode_membership};
+use tokio::runtime::Handle;
+
+use super::node::{Applies, Node, panic_text};
+use super::{Failure, Fired, Permit, WaitList, Waits};
+use crate::driver::{ApplyJob, Input};
+use crate::{
+    ClosedReason, EntryContext, Payload, RaftLogStorage, RaftStateMachine, SnapshotData, SnapshotStore, StorageError,
+};
+
+const IDLE: u8 = 0;
+const RUNNING: u8 = 2;
+const DIRTY: u8 = 3;
+
+/// A snapshot that could not be built is tried again after this long.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
+/// Starts the content of every snapshot: magic and version.
+const CONTENT_MAGIC: [u8; 8] = *b"QRMsnap\x01";
+/// Bytes that the library puts before the state machine's own: magic, time of the last entry.
+const CONTENT_HEADER_BYTES: usize = 16;
+
+/// A read of the state machine.
+pub(crate) type ReadFn<S> = Box<dyn FnOnce(&S) + Send>;
+
+enum Job<S> {
+    Driver(ApplyJob),
+    /// Once `at` is applied.
+    Read { at: u64, read: ReadFn<S> },
+}
+
+/// Where jobs are worked off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On a thread that must not block.
+    Here,
+    /// On a thread that may.
+    Apart,
+}
+
+struct Machine<S> {
+    state: S,
+    applied: LogId,
+    membership_log_id: LogId,
+    membership: Membership,
+    /// The leader's time of the last entry applied.
+    time: u64,
+    /// Reads of what is not yet applied.
+    parked: Vec<(u64, ReadFn<S>)>,
+}
+
+/// Entries that somebody waits for.
+struct Expected {
+    first: LogId,
+    /// Index after the last.
+    end: u64,
+    /// Index of the first that is not answered.
+    next: u64,
+    waits: Arc<dyn Waits>,
+    expired: bool,
+    _permit: Permit,
+}
+
+/// What an apply queue is made of.
+pub(crate) struct ApplyParts<S> {
+    pub(crate) state: S,
+    pub(crate) applied: LogId,
+    pub(crate) membership_log_id: LogId,
+    pub(crate) membership: Membership,
+    pub(crate) time: u64,
+    pub(crate) group: GroupId,
+    pub(crate) runtime: Handle,
+    pub(crate) storage: Arc<dyn RaftLogStorage>,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
+}
+
+/// The queue and its state machine.
+pub(crate) struct ApplyQueue<S: RaftStateMachine> {
+    me: Weak<Self>,
+    pub(crate) node: OnceLock<Weak<Node>>,
+    group: GroupId,
+    inline: bool,
+    runtime: Handle,
+    storage: Arc<dyn RaftLogStorage>,
+    snapshots: Arc<dyn SnapshotStore>,
+    word: AtomicU8,
+    jobs: Mutex<VecDeque<Job<S>>>,
+    machine: Mutex<Machine<S>>,
+    expected: Mutex<VecDeque<Expected>>,
+    /// Nothing is applied or read any more.
+    over: AtomicBool,
+}
+
+/// Why the queue cannot go on.
+enum Fatal {
+    Storage(StorageError),
+    Machine(String),
+}
+
+impl<S: RaftStateMachine> ApplyQueue<S> {
+    pub(crate) fn new(parts: ApplyParts<S>) -> Arc<Self> {
+        let inline = parts.state.applies_inline();
+        let machine = Machine {
+            state: parts.state,
+            applied: parts.applied,
+            membership_log_id: parts.membership_log_id,
+            membership: parts.membership,
+            time: parts.time,
+            parked: Vec::new(),
+        };
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            node: OnceLock::new(),
+            group: parts.group,
+            inline,
+            runtime: parts.runtime,
+            storage: parts.storage,
+            snapshots: parts.snapshots,
+            word: AtomicU8::new(IDLE),
+            jobs: Mutex::new(VecDeque::new()),
+            machine: Mutex::new(machine),
+            expected: Mutex::new(VecDeque::new()),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    /// Runs `read` once `at` is applied.
+    pub(crate) fn read(&self, at: u64, read: ReadFn<S>) {
+        self.jobs.lock().push_back(Job::Read { at, read });
+        self.pump();
+    }
+
+    /// Runs `read` now and here if the machine is cheap, free, and has applied `at`; else gives it back.
+    pub(crate) fn try_read<T, F: FnOnce(&S) -> T>(&self, at: u64, read: F) -> Result<T, F> {
+        if !self.inline || self.over.load(Ordering::Acquire) {
+            return Err(read);
+        }
+        match self.machine.try_lock() {
+            Some(machine) if machine.applied.index >= at => Ok(read(&machine.state)),
+            _ => Err(read),
+        }
+    }
+
+    // ---- working jobs off ----
+
+    fn work(&self, place: Place) {
+        let mut fired = Fired::default();
+        loop {
+            self.word.swap(RUNNING, Ordering::AcqRel);
+            if !self.work_off(place, &mut fired) {
+                // Another thread goes on; the word stays `RUNNING` for it.
+                return;
+            }
+            if self.word.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Works off what is in the queue; returns whether all of it could be done in this place.
+    fn work_off(&self, place: Place, fired: &mut Fired) -> bool {
+        let mut machine = self.machine.lock();
+        let before = machine.applied;
+        let mut done = true;
+        while !self.over.load(Ordering::Acquire) {
+            let Some(job) = self.next_job(place, &mut done) else { break };
+            let worked = catch_unwind(AssertUnwindSafe(|| self.work_one(job, &mut machine, fired)));
+            let fatal = match worked {
+                Ok(Ok(())) => continue,
+                Ok(Err(Fatal::Storage(error))) => ClosedReason::Storage(error),
+                Ok(Err(Fatal::Machine(text))) => ClosedReason::StateMachine(text),
+                Err(panic) => ClosedReason::StateMachine(format!("it panicked: {}", panic_text(&*panic))),
+            };
+            // The state may be half changed: nobody sees it any more.
+            self.over.store(true, Ordering::Release);
+            self.tell(Input::Close(fatal));
+        }
+        if self.over.load(Ordering::Acquire) {
+            self.jobs.lock().clear();
+            machine.parked.clear();
+        }
+        let applied = machine.applied;
+        drop(machine);
+        fired.fire();
+        if applied > before {
+            self.tell(Input::Event(Event::Applied(applied)));
+        }
+        if !done && let Some(me) = self.me.upgrade() {
+            drop(self.runtime.spawn_blocking(move || me.work(Place::Apart)));
+        }
+        done
+    }
+
+    /// The next job that can be done in this place; clears `done` if there is one that cannot.
+    fn next_job(&self, place: Place, done: &mut bool) -> Option<Job<S>> {
+        let mut jobs = self.jobs.lock();
+        let blocks = match jobs.front()? {
+            Job::Read { .. } => false,
+            Job::Driver(ApplyJob::Apply { batches, .. }) => batches.is_none(),
+            Job::Driver(ApplyJob::Install { .. } | ApplyJob::Build) => true,
+            Job::Driver(ApplyJob::Expect { .. }) => false,
+        };
+        if blocks && place == Place::Here {
+            *done = false;
+            return None;
+        }
+        jobs.pop_front()
+    }
+
+    fn work_one(&self, job: Job<S>, machine: &mut Machine<S>, fired: &mut Fired) -> Result<(), Fatal> {
+        match job {
+            Job::Read { at, read } if machine.applied.index >= at => read(&machine.state),
+            Job::Read { at, read } => machine.parked.push((at, read)),
+            Job::Driver(ApplyJob::Apply { span, batches }) => {
+                match batches {
+                    Some(batches) => self.apply(machine, &batches, fired)?,
+                    None => self.read_and_apply(machine, span, fired)?,
+                }
+                machine.serve_parked();
+            }
+            Job::Driver(ApplyJob::Install { meta, data }) => {
+                self.install(machine, meta, data, fired);
+                machine.serve_parked();
+            }
+            Job::Driver(ApplyJob::Build) => self.build(machine),
+            Job::Driver(ApplyJob::Expect { .. }) => unreachable!("expectations do not enter the queue"),
+        }
+        Ok(())
+    }
+
+    // ---- applying ----
+
+    fn read_and_apply(&self, machine: &mut Machine<S>, span: Span, fired: &mut Fired) -> Result<(), Fatal> {
+        let mut rest = span;
+        while rest.count() > 0 {
+            let found = self.storage.read(self.group, rest, 1 << 20).map_err(Fatal::Storage)?;
+            let Some(last) = found.as_ref().and_then(|batches| batches.last()).map(Batch::last) else {
+                let text = format!("committed entries {rest:?} are no longer in the log");
+                return Err(Fatal::Storage(StorageError::new(crate::StorageErrorKind::Corrupt, text)));
+            };
+            self.apply(machine, &found.unwrap_or_default(), fired)?;
+            rest.prev = last;
+        }
+        Ok(())
+    }
+
+    fn apply(&self, machine: &mut Machine<S>, batches: &Batches, fired: &mut Fired) -> Result<(), Fatal> {
+        for batch in batches {
+            let first = batch.first().index.max(machine.applied.index + 1);
+            if first > batch.last().index {
+                continue;
+            }
+            let awaited = self.awaited(batch);
+            let mut responses = Vec::new();
+            if let Some((from, count)) = awaited {
+                responses.reserve(usize::try_from(count).unwrap_or(0));
+                machine.apply(batch, first, |log_id, response| {
+                    if log_id.index >= from {
+                        responses.push((log_id, response));
+                    }
+                })?;
+            } else {
+                machine.apply(batch, first, |_, _| {})?;
+            }
+            machine.applied = batch.last();
+            self.answer(batch, responses, fired);
+        }
+        Ok(())
+    }
+
+    /// Index of the first entry of the batch that somebody waits for, and how many follow from there.
+    fn awaited(&self, batch: &Batch) -> Option<(u64, u64)> {
+        let expected = self.expected.lock();
+        let head = expected.front()?;
+        let ours = head.first.leader_id == batch.last().leader_id && head.next <= batch.last().index;
+        ours.then(|| (head.next, batch.last().index + 1 - head.next.max(batch.first().index)))
+    }
+
+    /// Answers whoever waits for an entry of this batch.
+    fn answer(&self, batch: &Batch, responses: Vec<(LogId, S::Response)>, fired: &mut Fired) {
+        let last = batch.last();
+        let mut responses = responses.into_iter();
+        let mut expected = self.expected.lock();
+        while let Some(head) = expected.front_mut().filter(|head| head.next <= last.index) {
+            if head.first.leader_id != last.leader_id {
+                // Another leader's entry is committed at this index, so by log matching none of the rest can be.
+                head.waits.fail(head.cell(), &Failure::Replaced, fired);
+                expected.pop_front();
+                continue;
+            }
+            let end = head.end.min(last.index + 1);
+            let count = usize::try_from(end - head.next).unwrap_or(usize::MAX);
+            if let Some(list) = head.waits.as_any().downcast_ref::<WaitList<S::Response>>() {
+                list.complete(head.cell(), responses.by_ref().take(count), fired);
+            }
+            head.next = end;
+            if head.next == head.end {
+                expected.pop_front();
+            }
+        }
+    }
+
+    // ---- snapshots ----
+
+    /// First the new state, then the durable snapshot; only then is the old state let go, and only then does the
+    /// core reset the log (law 11).
+    fn install(&self, machine: &mut Machine<S>, meta: SnapshotMeta, data: SnapshotData, fired: &mut Fired) {
+        let restored = self.snapshots.receive(self.group, data).and_then(|received| {
+            if received.meta() != &meta {
+                let text = "a received snapshot holds something else than its header said";
+                return Err(StorageError::new(crate::StorageErrorKind::Corrupt, text));
+            }
+            let (state, time) = restore(&mut *received.content()?)?;
+            received.adopt()?;
+            Ok((state, time))
+        });
+        match restored {
+            Ok((state, time)) => {
+                machine.state = state;
+                machine.applied = meta.last_log_id;
+                machine.membership_log_id = meta.membership_log_id;
+                machine.membership = meta.membership.clone();
+                machine.time = time;
+                self.cover(meta.last_log_id, fired);
+                self.tell(Input::Installed { meta, time });
+            }
+            Err(error) => {
+                tracing::error!(group = self.group.0, %error, "cannot install the leader's snapshot");
+                self.tell(Input::Event(Event::SnapshotInstallFailed));
+            }
+        }
+    }
+
+    /// What became of awaited entries that a snapshot covers cannot be told.
+    fn cover(&self, upto: LogId, fired: &mut Fired) {
+        let mut expected = self.expected.lock();
+        while let Some(head) = expected.pop_front_if(|head| head.next <= upto.index) {
+            head.waits.fail(head.cell(), &Failure::Unknown, fired);
+        }
+    }
+
+    fn build(&self, machine: &Machine<S>) {
+        let meta = SnapshotMeta {
+            last_log_id: machine.applied,
+            membership_log_id: machine.membership_log_id,
+            membership: machine.membership.clone(),
+        };
+        if meta.last_log_id == LogId::ZERO {
+            return self.tell(Input::Event(Event::SnapshotBuildFailed));
+        }
+        let time = machine.time;
+        match (machine.state.freeze(), self.me.upgrade()) {
+            (Some(frozen), Some(me)) => drop(self.runtime.spawn_blocking(move || {
+                let written = catch_unwind(AssertUnwindSafe(|| me.write_snapshot(&meta, time, frozen)));
+                match written {
+                    Ok(written) => me.built(meta, written),
+                    Err(panic) => {
+                        let text = format!("it panicked: {}", panic_text(&*panic));
+                        me.tell(Input::Close(ClosedReason::StateMachine(text)));
+                    }
+                }
+            })),
+            (_, _) => {
+                let written = self.write_snapshot(&meta, time, |out| machine.state.snapshot(out));
+                self.built(meta, written);
+            }
+        }
+    }
+
+    fn write_snapshot(
+        &self,
+        meta: &SnapshotMeta,
+        time: u64,
+        write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<(), StorageError> {
+        let mut out = BufWriter::with_capacity(1 << 16, self.snapshots.create(self.group, meta)?);
+        out.write_all(&CONTENT_MAGIC)?;
+        out.write_all(&time.to_le_bytes())?;
+        write(&mut out)?;
+        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.commit()
+    }
+
+    fn built(&self, meta: SnapshotMeta, written: Result<(), StorageError>) {
+        let error = match written {
+            Ok(()) => return self.tell(Input::Event(Event::SnapshotBuilt(meta))),
+            Err(error) => error,
+        };
+        tracing::error!(group = self.group.0, %error, "cannot build a snapshot; will try again");
+        let node = self.node.get().cloned();
+        drop(self.runtime.spawn(async move {
+            tokio::time::sleep(SNAPSHOT_RETRY).await;
+            if let Some(node) = node.and_then(|node| node.upgrade()) {
+                node.leave(Input::Event(Event::SnapshotBuildFailed));
+            }
+        }));
+    }
+
+    fn tell(&self, input: Input) {
+        if let Some(node) = self.node.get().and_then(Weak::upgrade) {
+            node.leave(input);
+        }
+    }
+}
+
+impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
+    fn push(&self, jobs: &mut Vec<ApplyJob>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let mut queue = self.jobs.lock();
+        for job in jobs.drain(..) {
+            match job {
+                ApplyJob::Expect { first, count, waits, permit } => {
+                    let end = first.index + count;
+                    let expected = Expected { first, end, next: first.index, waits, expired: false, _permit: permit };
+                    self.expected.lock().push_back(expected);
+                }
+                job => queue.push_back(Job::Driver(job)),
+            }
+        }
+    }
+
+    fn pump(&self) {
+        if self.jobs.lock().is_empty() {
+            return;
+        }
+        if self.word.swap(DIRTY, Ordering::AcqRel) != IDLE {
+            return;
+        }
+        match (self.inline, self.me.upgrade()) {
+            (true, _) | (_, None) => self.work(Place::Here),
+            (false, Some(me)) => drop(self.runtime.spawn_blocking(move || me.work(Place::Apart))),
+        }
+    }
+
+    fn expire(&self, before: std::time::Instant, fired: &mut Fired) {
+        for head in self.expected.lock().iter_mut() {
+            if head.waits.since() >= before {
+                break;
+            }
+            if !std::mem::replace(&mut head.expired, true) {
+                head.waits.fail(head.cell(), &Failure::Unknown, fired);
+            }
+        }
+    }
+
+    fn close(&self, _reason: &ClosedReason, fired: &mut Fired) {
+        self.over.store(true, Ordering::Release);
+        for head in std::mem::take(&mut *self.expected.lock()) {
+            head.waits.fail(head.cell(), &Failure::Unknown, fired);
+        }
+        let unread = std::mem::take(&mut *self.jobs.lock());
+        fired.calls.push(Box::new(move || drop(unread)));
+        // Parked reads go with the next look at the queue.
+        if let Some(mut machine) = self.machine.try_lock() {
+            let parked = std::mem::take(&mut machine.parked);
+            fired.calls.push(Box::new(move || drop(parked)));
+        }
+    }
+}
+
+impl Expected {
+    /// The first cell that is not answered.
+    fn cell(&self) -> usize {
+        usize::try_from(self.next - self.first.index).unwrap_or(usize::MAX)
+    }
+}
+
+impl<S: RaftStateMachine> Machine<S> {
+    /// Applies the entries of a batch from `first` on.
+    fn apply(
+        &mut self,
+        batch: &Batch,
+        first: u64,
+        mut answer: impl FnMut(LogId, S::Response),
+    ) -> Result<(), Fatal> {
+        for entry in batch.iter().filter(|entry| entry.log_id.index >= first) {
+            self.time = self.time.max(entry.time);
+            match entry.kind {
+                EntryKind::Blank => {}
+                EntryKind::Membership => {
+                    self.membership = decode_membership(entry.payload)
+                        .map_err(|error| Fatal::Machine(format!("membership {}: {error}", entry.log_id)))?;
+                    self.membership_log_id = entry.log_id;
+                }
+                EntryKind::Command => {
+                    let command = S::Command::decode(batch.payload(&entry))
+                        .map_err(|error| Fatal::Machine(format!("command {}: {error}", entry.log_id)))?;
+                    let time = UNIX_EPOCH + Duration::from_nanos(entry.time);
+                    let response = self.state.apply_entry(EntryContext { log_id: entry.log_id, time }, command);
+                    answer(entry.log_id, response);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn serve_parked(&mut self) {
+        let applied = self.applied.index;
+        for (_, read) in self.parked.extract_if(.., |(at, _)| *at <= applied) {
+            read(&self.state);
+        }
+    }
+}
+
+/// Makes a state from a snapshot's content; returns it and the time of the last entry in it.
+pub(crate) fn restore<S: RaftStateMachine>(content: &mut dyn Read) -> std::io::Result<(S, u64)> {
+    let mut header = [0; CONTENT_HEADER_BYTES];
+    content.read_exact(&mut header)?;
+    let (magic, time) = header.split_at(CONTENT_MAGIC.len());
+    if magic != CONTENT_MAGIC {
+        let text = "the snapshot's content starts with another magic or version than this library writes";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text));
+    }
+    let time = u64::from_le_bytes(time.try_into().unwrap_or_default());
+    match catch_unwind(AssertUnwindSafe(|| S::restore(content))) {
+        Ok(state) => Ok((state?, time)),
+        Err(panic) => Err(std::io::Error::other(format!("the state machine panicked: {}", panic_text(&*panic)))),
+    }
+}

@@ -1,0 +1,13 @@
+//! One group on one node: the pump around the driver, the apply queue, and who waits for what.
+
+mod apply;
+mod node;
+mod proposals;
+mod reads;
+mod waits;
+
+pub(crate) use apply::{ApplyParts, ApplyQueue, restore};
+pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports};
+pub(crate) use proposals::{Joined, ProposalQueue, Proposals, Taken, entry_bytes};
+pub(crate) use reads::{Freshness, ReadBatch};
+pub(crate) use waits::{Failure, Fired, Permit, Responder, Room, WaitList, Waits};

@@ -1,0 +1,590 @@
+//! The pump: who steps the driver, when, and what happens after it was let go (laws 19, 20).
+//!
+//! Whoever brings something pushes it into the inbox and then tries to become the pump. One atomic word says
+//! whether somebody is: the pump leaves only by changing `RUNNING` to `IDLE`, and goes round again if it finds
+//! `DIRTY`, so nothing that was pushed is left behind. The driver's lock is therefore never contended.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, RwLock};
+use quorate_core::{Event, GroupId, Instant, LogId, Membership, NodeId, SendOutcome, ServerState, Vote, WriteId};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use super::{Fired, Proposals};
+use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
+use crate::group::reads::ReadQueue;
+use crate::metrics::metrics_of;
+use crate::{
+    ClosedReason, Completions, OutgoingSnapshot, RaftLogStorage, RaftMetrics, RaftNetwork, SnapshotStore, StorageError,
+};
+
+/// Nobody steps the driver and nothing is left to do.
+const IDLE: u8 = 0;
+/// The node's task was woken to step it.
+const SCHEDULED: u8 = 1;
+/// Somebody steps it.
+const RUNNING: u8 = 2;
+/// Somebody steps it and has to go round again.
+const DIRTY: u8 = 3;
+
+/// Turns that one thread makes in a row before it leaves the rest to the node's task.
+const MAX_TURNS: usize = 32;
+/// While only indexes change, metrics are published this often: a receiver that stays must not slow writes down.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The machine's clock, as the core sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    origin: std::time::Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { origin: std::time::Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn at(&self, instant: Instant) -> std::time::Instant {
+        self.origin + Duration::from_nanos(instant.as_nanos())
+    }
+}
+
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the node, which knows no types, does with its apply queue.
+pub(crate) trait Applies: Send + Sync {
+    /// Takes jobs over, in order. Only enqueues.
+    fn push(&self, jobs: &mut Vec<ApplyJob>);
+    /// Works them off, here if that is cheap, else on another thread.
+    fn pump(&self);
+    /// Answers "unknown" to writers that came before `before`.
+    fn expire(&self, before: std::time::Instant, fired: &mut Fired);
+    /// Answers "unknown" to every writer; nothing is applied any more.
+    fn close(&self, reason: &ClosedReason, fired: &mut Fired);
+}
+
+/// What a node is made of.
+pub(crate) struct NodeParts {
+    pub(crate) me: NodeId,
+    pub(crate) group: GroupId,
+    pub(crate) clock: Clock,
+    pub(crate) runtime: Handle,
+    pub(crate) write_timeout: Duration,
+    pub(crate) read_patience: Duration,
+    pub(crate) storage: Arc<dyn RaftLogStorage>,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    pub(crate) network: Arc<dyn RaftNetwork>,
+    pub(crate) proposals: Arc<dyn Proposals>,
+    pub(crate) applies: Arc<dyn Applies>,
+    pub(crate) metrics: watch::Sender<RaftMetrics>,
+}
+
+/// Writers are answered at most this long after their deadline.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What only the pump touches.
+struct Seat {
+    driver: Driver,
+    inputs: Vec<Input>,
+    effects: Effects,
+    /// What was last published.
+    mark: Mark,
+    published_at: Instant,
+    /// Something changed that was not published.
+    stale: bool,
+    /// Of the membership that others see.
+    membership_log_id: LogId,
+}
+
+/// What metrics are compared by.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Mark {
+    coarse: (Option<ServerState>, Option<NodeId>, Vote, LogId),
+    fine: (LogId, u64, LogId, u64),
+}
+
+/// One group on one node.
+pub(crate) struct Node {
+    pub(crate) me: NodeId,
+    pub(crate) group: GroupId,
+    pub(crate) clock: Clock,
+    pub(crate) runtime: Handle,
+    pub(crate) reads: ReadQueue,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    pub(crate) storage: Arc<dyn RaftLogStorage>,
+    pub(crate) network: Arc<dyn RaftNetwork>,
+    proposals: Arc<dyn Proposals>,
+    applies: Arc<dyn Applies>,
+    write_timeout: Duration,
+    /// A question for a read that is not answered for this long is taken for lost.
+    read_patience: Duration,
+    word: AtomicU8,
+    inbox: Mutex<Vec<Input>>,
+    seat: Mutex<Seat>,
+    signal: Notify,
+    /// When the task's timer fires, in core nanoseconds.
+    armed: AtomicU64,
+    /// When it should, in core nanoseconds.
+    due: AtomicU64,
+    leads: AtomicBool,
+    /// Whether nothing was ever written here.
+    blank: AtomicBool,
+    leader: watch::Sender<Option<NodeId>>,
+    membership: RwLock<Arc<Membership>>,
+    metrics: watch::Sender<RaftMetrics>,
+    closed: OnceLock<ClosedReason>,
+    /// Tells that `closed` is set and everybody answered.
+    over: Notify,
+}
+
+thread_local! {
+    /// Nodes claimed by this thread while it was pumping another: stepped next, at depth one.
+    static RUN_LIST: RefCell<Option<VecDeque<Arc<Node>>>> = const { RefCell::new(None) };
+}
+
+impl Node {
+    pub(crate) fn new(parts: NodeParts, driver: DriverParts) -> Arc<Self> {
+        let now = parts.clock.now();
+        let driver = Driver::new(driver, now);
+        let membership = Arc::new(driver.core().membership().clone());
+        let membership_log_id = driver.core().membership_log_id();
+        Arc::new(Self {
+            me: parts.me,
+            group: parts.group,
+            clock: parts.clock,
+            runtime: parts.runtime,
+            reads: ReadQueue::default(),
+            snapshots: parts.snapshots,
+            storage: parts.storage,
+            network: parts.network,
+            proposals: parts.proposals,
+            applies: parts.applies,
+            write_timeout: parts.write_timeout,
+            read_patience: parts.read_patience,
+            word: AtomicU8::new(IDLE),
+            inbox: Mutex::new(Vec::new()),
+            signal: Notify::new(),
+            armed: AtomicU64::new(u64::MAX),
+            due: AtomicU64::new(u64::MAX),
+            leads: AtomicBool::new(false),
+            blank: AtomicBool::new(is_blank(driver.core())),
+            leader: watch::Sender::new(None),
+            membership: RwLock::new(membership),
+            seat: Mutex::new(Seat {
+                driver,
+                inputs: Vec::new(),
+                effects: Effects::default(),
+                mark: Mark::default(),
+                published_at: Instant::ORIGIN,
+                stale: true,
+                membership_log_id,
+            }),
+            metrics: parts.metrics,
+            closed: OnceLock::new(),
+            over: Notify::new(),
+        })
+    }
+
+    /// Starts the node's task.
+    pub(crate) fn launch(self: &Arc<Self>) {
+        drop(self.runtime.spawn(Arc::clone(self).run_task()));
+    }
+
+    // ---- bringing something ----
+
+    /// Pushes and steps here and now, unless somebody else does.
+    pub(crate) fn bring(self: &Arc<Self>, input: Input) {
+        self.inbox.lock().push(input);
+        self.step_here();
+    }
+
+    /// Pushes and leaves the stepping to the node's task, or to whoever steps now.
+    pub(crate) fn leave(&self, input: Input) {
+        self.inbox.lock().push(input);
+        self.step_there();
+    }
+
+    /// Steps here and now, unless somebody else does.
+    pub(crate) fn step_here(self: &Arc<Self>) {
+        if self.claim() {
+            Arc::clone(self).pump_from_here();
+        }
+    }
+
+    /// Makes sure that somebody steps.
+    pub(crate) fn step_there(&self) {
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            let next = match word {
+                IDLE => SCHEDULED,
+                RUNNING => DIRTY,
+                _ => word,
+            };
+            match self.word.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(IDLE) => return self.signal.notify_one(),
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Becomes the pump, or tells the pump to go round again.
+    fn claim(&self) -> bool {
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            let next = match word {
+                IDLE | SCHEDULED => RUNNING,
+                _ => DIRTY,
+            };
+            match self.word.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(IDLE | SCHEDULED) => return true,
+                Ok(_) => return false,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    // ---- pumping ----
+
+    /// Pumps this claimed node, then whatever that claimed in turn.
+    fn pump_from_here(self: Arc<Self>) {
+        let nested = RUN_LIST.with_borrow_mut(|list| match list {
+            Some(list) => {
+                list.push_back(Arc::clone(&self));
+                true
+            }
+            None => {
+                *list = Some(VecDeque::new());
+                false
+            }
+        });
+        if nested {
+            return;
+        }
+        let mut next = Some(self);
+        while let Some(node) = next {
+            node.pump();
+            next = RUN_LIST.with_borrow_mut(|list| {
+                let node = list.as_mut().and_then(VecDeque::pop_front);
+                if node.is_none() {
+                    *list = None;
+                }
+                node
+            });
+        }
+    }
+
+    fn pump(self: &Arc<Self>) {
+        let mut fired = Fired::default();
+        for _ in 0..MAX_TURNS {
+            self.word.swap(RUNNING, Ordering::AcqRel);
+            self.turn(&mut fired);
+            if self.word.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return;
+            }
+        }
+        // The turn is over, the work is not: the node's task goes on.
+        self.word.store(IDLE, Ordering::Release);
+        self.step_there();
+    }
+
+    /// One turn, and what follows from it once the driver was let go.
+    fn turn(self: &Arc<Self>, fired: &mut Fired) {
+        let (mut fetch, mut ship, closed, news);
+        {
+            let mut seat = self.seat.lock();
+            let seat = &mut *seat;
+            std::mem::swap(&mut seat.inputs, &mut *self.inbox.lock());
+            seat.inputs.extend(self.reads.take().map(|(policy, batch)| Input::Read { policy, batch }));
+            if self.closed.get().is_some() {
+                // Whoever waits for an answer sees its channel close.
+                return seat.inputs.clear();
+            }
+            let forced = seat.inputs.iter().any(|input| !matches!(input, Input::Packet { .. }));
+            let now = Now { at: self.clock.now(), wall: wall_clock() };
+            let driver = &mut seat.driver;
+            let (inputs, effects) = (&mut seat.inputs, &mut seat.effects);
+            let turn = catch_unwind(AssertUnwindSafe(|| driver.turn(now, inputs, effects)));
+            if let Err(panic) = turn {
+                effects.closed.get_or_insert(ClosedReason::Internal(panic_text(&*panic)));
+            }
+            self.applies.push(&mut effects.apply);
+            std::mem::swap(fired, &mut effects.fired);
+            fetch = std::mem::take(&mut effects.fetch);
+            ship = std::mem::take(&mut effects.ship);
+            closed = effects.closed.take();
+            news = self.look(seat, now.at, forced);
+            self.set_due(seat, now.at);
+        }
+        fired.fire();
+        self.applies.pump();
+        fetch.drain(..).for_each(|fetch| self.fetch(fetch));
+        ship.drain(..).for_each(|ship| self.ship(ship));
+        if let Some(news) = news {
+            self.metrics.send_replace(news);
+        }
+        if let Some(reason) = closed {
+            self.close(reason);
+        }
+    }
+
+    /// Copies what others look at without the lock, and the metrics if somebody watches them and they changed.
+    fn look(&self, seat: &mut Seat, now: Instant, forced: bool) -> Option<RaftMetrics> {
+        let core = seat.driver.core();
+        let leader = core.leader();
+        self.leads.store(core.is_leader(), Ordering::Relaxed);
+        if leader != seat.mark.coarse.1 {
+            self.leader.send_replace(leader);
+        }
+        if self.blank.load(Ordering::Relaxed) && !is_blank(core) {
+            self.blank.store(false, Ordering::Release);
+        }
+        if core.membership_log_id() != seat.membership_log_id {
+            seat.membership_log_id = core.membership_log_id();
+            *self.membership.write() = Arc::new(core.membership().clone());
+        }
+        let mark = Mark {
+            coarse: (Some(core.state()), leader, core.vote(), core.membership_log_id()),
+            fine: (core.last_log_id(), core.commit(), core.applied(), core.log().purged().index),
+        };
+        if self.metrics.receiver_count() == 0 {
+            seat.mark.coarse = mark.coarse;
+            seat.stale = true;
+            return None;
+        }
+        let due = now.since(seat.published_at) >= PUBLISH_INTERVAL;
+        let changed = seat.stale || forced || mark != seat.mark;
+        let at_once = mark.coarse != seat.mark.coarse;
+        seat.mark.coarse = mark.coarse;
+        if !changed {
+            return None;
+        }
+        if !at_once && !due {
+            seat.stale = true;
+            return None;
+        }
+        seat.stale = false;
+        seat.mark = mark;
+        seat.published_at = now;
+        Some(metrics_of(self.me, self.group, core.status(), self.membership(), now))
+    }
+
+    /// Arms the task's timer if it would fire too late.
+    fn set_due(&self, seat: &Seat, now: Instant) {
+        let mut due = seat.driver.deadline().map_or(u64::MAX, Instant::as_nanos);
+        if seat.stale && self.metrics.receiver_count() > 0 {
+            due = due.min((now + PUBLISH_INTERVAL).as_nanos());
+        }
+        self.due.store(due, Ordering::SeqCst);
+        if due < self.armed.load(Ordering::SeqCst) {
+            self.signal.notify_one();
+        }
+    }
+
+    // ---- the node's own task ----
+
+    /// Owns the deadline, and steps when others leave it to.
+    async fn run_task(self: Arc<Self>) {
+        let sleep = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(sleep);
+        // Deadlines mostly move away: the timer is set again only when it fired, or would fire too late.
+        let mut armed = None;
+        while self.closed.get().is_none() {
+            self.step_here();
+            let wake = self.next_wake();
+            if armed.is_none_or(|at| wake < at) {
+                armed = Some(wake);
+                self.armed.store(wake.as_nanos(), Ordering::SeqCst);
+                sleep.as_mut().reset(self.clock.at(wake).into());
+                if self.due.load(Ordering::SeqCst) < wake.as_nanos() {
+                    continue;
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.signal.notified() => {}
+                () = sleep.as_mut() => {
+                    armed = None;
+                    self.expire();
+                }
+            }
+        }
+    }
+
+    /// The driver's deadline, but soon enough to answer writers whose time is over.
+    fn next_wake(&self) -> Instant {
+        let sweep = self.clock.now() + self.write_timeout.min(EXPIRY_INTERVAL);
+        Instant::from_nanos(self.due.load(Ordering::SeqCst)).min(sweep)
+    }
+
+    /// Answers writers whose time is over.
+    fn expire(&self) {
+        let Some(before) = std::time::Instant::now().checked_sub(self.write_timeout) else { return };
+        let mut fired = Fired::default();
+        self.proposals.expire(before, &mut fired);
+        self.applies.expire(before, &mut fired);
+        fired.fire();
+        let patience = self.read_patience.as_nanos().min(u128::from(u64::MAX));
+        if let Some(before) = self.clock.now().as_nanos().checked_sub(patience as u64) {
+            self.inbox.lock().push(Input::ExpireReads { before: Instant::from_nanos(before) });
+        }
+    }
+
+    // ---- work that may block ----
+
+    fn fetch(self: &Arc<Self>, fetch: Fetch) {
+        let node = Arc::clone(self);
+        drop(self.runtime.spawn_blocking(move || {
+            let max_bytes = 1 << 20;
+            let found = node.storage.read(node.group, fetch.span, max_bytes).unwrap_or_else(|error| {
+                tracing::error!(node = node.me.0, group = node.group.0, %error, "cannot read the log for a peer");
+                None
+            });
+            node.leave(Input::Fetched { fetch, found });
+        }));
+    }
+
+    fn ship(self: &Arc<Self>, ship: Ship) {
+        let node = Arc::clone(self);
+        drop(self.runtime.spawn_blocking(move || {
+            let (to, stream) = (ship.to, ship.header.stream);
+            let report = {
+                let node = Arc::clone(&node);
+                move |outcome| node.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }))
+            };
+            match node.outgoing(&ship) {
+                Ok(Some(snapshot)) => node.network.send_snapshot(to, snapshot, Box::new(report)),
+                Ok(None) => report(SendOutcome::Failed),
+                Err(error) => {
+                    tracing::error!(node = node.me.0, group = node.group.0, %error, "cannot read the snapshot for a peer");
+                    report(SendOutcome::Failed);
+                }
+            }
+        }));
+    }
+
+    fn outgoing(&self, ship: &Ship) -> Result<Option<OutgoingSnapshot>, StorageError> {
+        let Some(stored) = self.snapshots.latest(self.group)? else { return Ok(None) };
+        let meta = stored.meta().clone();
+        if meta.last_log_id.index < ship.at_least.index {
+            return Ok(None);
+        }
+        let source = stored.source()?;
+        Ok(Some(OutgoingSnapshot { group: self.group, header: ship.header, meta, source }))
+    }
+
+    // ---- the end ----
+
+    /// Ends the group on this node. Called by the pump only; others bring [`Input::Close`].
+    fn close(&self, reason: ClosedReason) {
+        if self.closed.set(reason.clone()).is_err() {
+            return;
+        }
+        match &reason {
+            ClosedReason::Shutdown => tracing::info!(node = self.me.0, group = self.group.0, "closed"),
+            reason => tracing::error!(node = self.me.0, group = self.group.0, %reason, "closed"),
+        }
+        let mut fired = Fired::default();
+        self.leads.store(false, Ordering::Relaxed);
+        self.leader.send_replace(None);
+        self.proposals.close(&reason, &mut fired);
+        self.reads.close(&reason, &mut fired);
+        self.seat.lock().driver.close(&reason, &mut fired);
+        self.applies.close(&reason, &mut fired);
+        self.metrics.send_modify(|metrics| {
+            metrics.closed = Some(reason);
+            metrics.current_leader = None;
+        });
+        fired.fire();
+        self.signal.notify_one();
+        self.over.notify_waiters();
+    }
+
+    /// Waits until the group is over.
+    pub(crate) async fn wait_closed(&self) {
+        loop {
+            let over = self.over.notified();
+            tokio::pin!(over);
+            over.as_mut().enable();
+            if self.closed.get().is_some() {
+                return;
+            }
+            over.await;
+        }
+    }
+
+    /// Why the group is over, if it is.
+    pub(crate) fn closed(&self) -> Option<&ClosedReason> {
+        self.closed.get()
+    }
+
+    // ---- looking ----
+
+    pub(crate) fn leads(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        *self.leader.borrow()
+    }
+
+    /// The leader as it changes.
+    pub(crate) fn watch_leader(&self) -> watch::Receiver<Option<NodeId>> {
+        self.leader.subscribe()
+    }
+
+    /// Whether nothing was ever written here.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.blank.load(Ordering::Acquire)
+    }
+
+    /// The membership in force.
+    pub(crate) fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.membership.read())
+    }
+
+    pub(crate) fn metrics(self: &Arc<Self>) -> watch::Receiver<RaftMetrics> {
+        let receiver = self.metrics.subscribe();
+        // Without receivers nothing was published.
+        self.bring(Input::Publish);
+        receiver
+    }
+}
+
+/// What a storage reports to; the node steps when its task comes round to it.
+pub(crate) struct Reports {
+    pub(crate) completed: Arc<Completed>,
+    pub(crate) node: OnceLock<std::sync::Weak<Node>>,
+}
+
+impl Completions for Reports {
+    fn complete(&self, write: WriteId, result: Result<(), StorageError>) {
+        self.completed.push(write, result);
+        if let Some(node) = self.node.get().and_then(std::sync::Weak::upgrade) {
+            node.step_there();
+        }
+    }
+}
+
+/// Whether nothing was ever written to this core's log.
+fn is_blank(core: &quorate_core::Core) -> bool {
+    core.last_log_id() == LogId::ZERO && core.vote() == Vote::default() && core.membership().is_empty()
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
+}

@@ -1,0 +1,188 @@
+//! The one queue in which all writes of a group wait for a turn of the driver.
+//!
+//! Callers append their encoded command to the open batch under a short lock; the driver takes the whole batch as
+//! one proposal. So the more callers there are, the less each of them costs, without any timer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use quorate_wire::{BatchBuilder, ENTRY_OVERHEAD_BYTES, EntryKind};
+
+use super::waits::{Failure, Fired, Permit, Responder, WaitList, Waits, Window};
+use crate::ClosedReason;
+
+/// A batch takes no more commands once it has this many bytes: what fits one append.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// A batch on its way into the log.
+pub(crate) struct Taken {
+    pub(crate) builder: BatchBuilder,
+    pub(crate) waits: Arc<dyn Waits>,
+    pub(crate) permit: Permit,
+}
+
+/// What the driver, which knows no types, does with the queue.
+pub(crate) trait Proposals: Send + Sync {
+    /// The oldest batch.
+    fn take(&self) -> Option<Taken>;
+
+    /// Gives a builder's buffer back for reuse.
+    fn recycle(&self, builder: BatchBuilder);
+
+    /// Refuses everything in the queue, and whatever comes later.
+    fn close(&self, reason: &ClosedReason, fired: &mut Fired);
+
+    /// Fails with "never entered a log" what joined before `before`.
+    fn expire(&self, before: Instant, fired: &mut Fired);
+}
+
+struct Open<R> {
+    builder: BatchBuilder,
+    waits: Arc<WaitList<R>>,
+}
+
+struct Queue<R> {
+    batches: VecDeque<Open<R>>,
+    spare: Vec<BatchBuilder>,
+    closed: Option<ClosedReason>,
+}
+
+/// The queue.
+pub(crate) struct ProposalQueue<R> {
+    queue: Mutex<Queue<R>>,
+    /// Batches in the queue; lets a turn see without the lock that there are none.
+    waiting: AtomicUsize,
+    pub(crate) window: Arc<Window>,
+}
+
+/// Bytes that a command takes of the window.
+pub(crate) fn entry_bytes(payload: usize) -> usize {
+    payload + ENTRY_OVERHEAD_BYTES
+}
+
+/// Where a caller finds its result.
+pub(crate) struct Joined<R> {
+    pub(crate) waits: Arc<WaitList<R>>,
+    pub(crate) cell: usize,
+}
+
+impl<R: Send + 'static> ProposalQueue<R> {
+    pub(crate) fn new() -> Self {
+        let queue = Queue { batches: VecDeque::new(), spare: Vec::new(), closed: None };
+        Self { queue: Mutex::new(queue), waiting: AtomicUsize::new(0), window: Arc::default() }
+    }
+
+    /// Adds a command whose bytes were taken from the window.
+    pub(crate) fn push(&self, payload: &[u8], waker: Option<Waker>) -> Result<Joined<R>, ClosedReason> {
+        self.add(payload, |waits| waits.join(waker))
+    }
+
+    /// Adds a peer's command whose bytes were taken from the window.
+    pub(crate) fn push_remote(&self, payload: &[u8], responder: Responder<R>) -> Result<(), ClosedReason> {
+        self.add(payload, |waits| {
+            waits.join_remote(responder);
+            0
+        })?;
+        Ok(())
+    }
+
+    /// Adds commands whose bytes were taken from the window: the parts of `payloads` that end at `ends`. Returns
+    /// where each run of them waits, and its length; nothing if the queue is closed.
+    pub(crate) fn push_many(&self, payloads: &[u8], ends: &[usize]) -> Vec<(Joined<R>, usize)> {
+        let mut runs: Vec<(Joined<R>, usize)> = Vec::new();
+        let mut queue = self.queue.lock();
+        if queue.closed.is_some() {
+            drop(queue);
+            self.window.give(entry_bytes(0) * ends.len() + payloads.len());
+            return runs;
+        }
+        let mut start = 0;
+        for end in ends {
+            let payload = &payloads[start..*end];
+            start = *end;
+            let open = self.open(&mut queue, payload.len());
+            open.builder.push(EntryKind::Command, payload);
+            let cell = open.waits.join(None);
+            match runs.last_mut() {
+                Some((run, count)) if Arc::ptr_eq(&run.waits, &open.waits) => *count += 1,
+                _ => runs.push((Joined { waits: Arc::clone(&open.waits), cell }, 1)),
+            }
+        }
+        runs
+    }
+
+    fn add(&self, payload: &[u8], join: impl FnOnce(&WaitList<R>) -> usize) -> Result<Joined<R>, ClosedReason> {
+        let mut queue = self.queue.lock();
+        if let Some(reason) = &queue.closed {
+            let reason = reason.clone();
+            drop(queue);
+            self.window.give(entry_bytes(payload.len()));
+            return Err(reason);
+        }
+        let open = self.open(&mut queue, payload.len());
+        open.builder.push(EntryKind::Command, payload);
+        let cell = join(&open.waits);
+        Ok(Joined { waits: Arc::clone(&open.waits), cell })
+    }
+
+    /// The batch that takes a payload of this length.
+    fn open<'a>(&self, queue: &'a mut Queue<R>, payload: usize) -> &'a mut Open<R> {
+        let full = |open: &Open<R>| open.builder.bytes() + entry_bytes(payload) > MAX_BATCH_BYTES;
+        if queue.batches.back().is_none_or(full) {
+            let builder = queue.spare.pop().unwrap_or_default();
+            queue.batches.push_back(Open { builder, waits: Arc::new(WaitList::new(Instant::now())) });
+            self.waiting.fetch_add(1, Ordering::Release);
+        }
+        match queue.batches.back_mut() {
+            Some(open) => open,
+            None => unreachable!("a batch was just made sure of"),
+        }
+    }
+}
+
+impl<R: Send + 'static> Proposals for ProposalQueue<R> {
+    fn take(&self) -> Option<Taken> {
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let open = self.queue.lock().batches.pop_front()?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let permit = Permit { window: Arc::clone(&self.window), bytes: open.builder.bytes() };
+        Some(Taken { builder: open.builder, waits: open.waits, permit })
+    }
+
+    fn recycle(&self, mut builder: BatchBuilder) {
+        builder.clear();
+        let mut queue = self.queue.lock();
+        if queue.spare.len() < 2 {
+            queue.spare.push(builder);
+        }
+    }
+
+    fn close(&self, reason: &ClosedReason, fired: &mut Fired) {
+        let batches = {
+            let mut queue = self.queue.lock();
+            queue.closed.get_or_insert_with(|| reason.clone());
+            std::mem::take(&mut queue.batches)
+        };
+        self.waiting.fetch_sub(batches.len(), Ordering::Relaxed);
+        for open in batches {
+            self.window.give(open.builder.bytes());
+            open.waits.fail(0, &Failure::Closed(reason.clone()), fired);
+        }
+    }
+
+    fn expire(&self, before: Instant, fired: &mut Fired) {
+        let mut queue = self.queue.lock();
+        while queue.batches.front().is_some_and(|open| open.waits.since < before) {
+            let Some(open) = queue.batches.pop_front() else { break };
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.window.give(open.builder.bytes());
+            open.waits.fail(0, &Failure::NotLeader(None), fired);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Who waits for a write: one list a proposal, shared by the calls that were batched into it.
+//!
+//! A list holds one cell an entry, in log order, so the cell of an entry is found by subtraction. One list is one
+//! allocation for all calls that came in together, and is completed under one lock.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use quorate_core::{LogId, NodeId};
+use tokio::sync::Notify;
+
+use crate::ClosedReason;
+
+/// Why an entry has no response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It never entered a log: this node does not lead.
+    NotLeader(Option<NodeId>),
+    /// It never entered a log: the disk is full.
+    StorageFull,
+    /// It entered a log, but another leader's entry was committed in its place.
+    Replaced,
+    /// It never entered a log: the group is closed.
+    Closed(ClosedReason),
+    /// It entered a log; whether it is committed is not known.
+    Unknown,
+}
+
+/// Called when a forwarded write ends.
+pub(crate) type Responder<R> = Box<dyn FnOnce(Result<(LogId, R), Failure>) + Send>;
+
+enum Cell<R> {
+    /// Someone polls; `None` if a later cell of the same caller has the waker.
+    Waiting(Option<Waker>),
+    /// A peer's call.
+    Remote(Responder<R>),
+    Done(Result<(LogId, R), Failure>),
+    Taken,
+}
+
+impl<R> Cell<R> {
+    /// Whether the result is here, or remembers the waker.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Cell::Waiting(waker) = self else { return Poll::Ready(()) };
+        if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn take(&mut self) -> Result<(LogId, R), Failure> {
+        match std::mem::replace(self, Cell::Taken) {
+            Cell::Done(result) => result,
+            Cell::Waiting(_) | Cell::Remote(_) | Cell::Taken => Err(Failure::Unknown),
+        }
+    }
+}
+
+/// The list of one proposal.
+pub(crate) struct WaitList<R> {
+    cells: Mutex<Vec<Cell<R>>>,
+    /// When the first caller joined.
+    pub(crate) since: Instant,
+}
+
+/// What has to be done once no lock is held any more.
+#[derive(Default)]
+pub(crate) struct Fired {
+    pub(crate) wakers: Vec<Waker>,
+    pub(crate) calls: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Fired {
+    /// Wakes and calls everyone; keeps the allocations.
+    pub(crate) fn fire(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+        self.calls.drain(..).for_each(|call| call());
+    }
+
+}
+
+/// What the driver, which knows no types, does with a list.
+pub(crate) trait Waits: Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+
+    /// Fails what is not yet answered from cell `from` on.
+    fn fail(&self, from: usize, failure: &Failure, fired: &mut Fired);
+
+    /// When the first caller joined.
+    fn since(&self) -> Instant;
+}
+
+impl<R: Send + 'static> WaitList<R> {
+    pub(crate) fn new(since: Instant) -> Self {
+        Self { cells: Mutex::new(Vec::new()), since }
+    }
+
+    /// Adds a caller that polls; returns its cell.
+    pub(crate) fn join(&self, waker: Option<Waker>) -> usize {
+        let mut cells = self.cells.lock();
+        cells.push(Cell::Waiting(waker));
+        cells.len() - 1
+    }
+
+    /// Adds a peer's call.
+    pub(crate) fn join_remote(&self, responder: Responder<R>) {
+        self.cells.lock().push(Cell::Remote(responder));
+    }
+
+    /// Answers consecutive cells from `from` on.
+    pub(crate) fn complete(
+        &self,
+        from: usize,
+        results: impl Iterator<Item = (LogId, R)>,
+        fired: &mut Fired,
+    ) {
+        let mut cells = self.cells.lock();
+        for (cell, result) in cells.iter_mut().skip(from).zip(results) {
+            set(cell, Ok(result), fired);
+        }
+    }
+
+    /// The result of a cell, or remembers the waker.
+    pub(crate) fn poll(&self, cell: usize, context: &mut Context<'_>) -> Poll<Result<(LogId, R), Failure>> {
+        let mut cells = self.cells.lock();
+        let Some(cell) = cells.get_mut(cell) else { return Poll::Ready(Err(Failure::Unknown)) };
+        cell.wait(context).map(|()| cell.take())
+    }
+
+    /// Whether a cell has its result, or remembers the waker.
+    pub(crate) fn poll_done(&self, cell: usize, context: &mut Context<'_>) -> Poll<()> {
+        self.cells.lock().get_mut(cell).map_or(Poll::Ready(()), |cell| cell.wait(context))
+    }
+
+    /// Takes the results of `count` cells from `from` on.
+    pub(crate) fn take_each(&self, from: usize, count: usize, mut take: impl FnMut(Result<(LogId, R), Failure>)) {
+        let mut cells = self.cells.lock();
+        cells.iter_mut().skip(from).take(count).for_each(|cell| take(cell.take()));
+    }
+}
+
+fn set<R: Send + 'static>(cell: &mut Cell<R>, result: Result<(LogId, R), Failure>, fired: &mut Fired) {
+    match std::mem::replace(cell, Cell::Taken) {
+        Cell::Waiting(waker) => {
+            *cell = Cell::Done(result);
+            fired.wakers.extend(waker);
+        }
+        Cell::Remote(responder) => fired.calls.push(Box::new(move || responder(result))),
+        Cell::Done(first) => *cell = Cell::Done(first),
+        Cell::Taken => {}
+    }
+}
+
+impl<R: Send + 'static> Waits for WaitList<R> {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn fail(&self, from: usize, failure: &Failure, fired: &mut Fired) {
+        for cell in self.cells.lock().iter_mut().skip(from) {
+            if matches!(cell, Cell::Waiting(_) | Cell::Remote(_)) {
+                set(cell, Err(failure.clone()), fired);
+            }
+        }
+    }
+
+    fn since(&self) -> Instant {
+        self.since
+    }
+}
+
+/// Whether a write's bytes were already taken from the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Take,
+    Taken,
+}
+
+/// Bytes of writes that wait, and the callers that wait for fewer of them.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    used: AtomicUsize,
+    /// Callers that wait for room.
+    waiting: AtomicUsize,
+    room: Notify,
+}
+
+impl Window {
+    /// Takes `bytes` of `limit` if they fit, and says whether the window was empty; a single larger write fits an
+    /// empty window.
+    pub(crate) fn take(&self, bytes: usize, limit: usize) -> Option<bool> {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if before == 0 || before + bytes <= limit {
+            return Some(before == 0);
+        }
+        self.give(bytes);
+        None
+    }
+
+    pub(crate) fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Waits until `bytes` could be taken.
+    pub(crate) async fn take_when_free(&self, bytes: usize, limit: usize) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _leaves = Leaves(&self.waiting);
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if self.take(bytes, limit).is_some() {
+                return;
+            }
+            room.await;
+        }
+    }
+}
+
+struct Leaves<'a>(&'a AtomicUsize);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Bytes taken from a window; given back when dropped.
+pub(crate) struct Permit {
+    pub(crate) window: Arc<Window>,
+    pub(crate) bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.window.give(self.bytes);
+    }
+}

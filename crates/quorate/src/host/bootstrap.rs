@@ -1,0 +1,209 @@
+//! How a blank node finds its cluster, or becomes the first of a new one (law 14).
+//!
+//! A blank node asks every listed peer for its standing, in rounds. Only if every one of them answers "blank" in
+//! the same round does the one with the lowest id make a cluster of them. A node that was named by a peer with
+//! state takes over that peer's cluster id; a node that was not asks to be made a learner. Silence decides nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_core::{ClusterId, Incarnation, LogId, Membership, Node as Member, NodeId};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::HostInner;
+use crate::call::{Call, Standing};
+use crate::driver::Input;
+use crate::group::Node;
+use crate::identity::random_u128;
+use crate::{ClosedReason, InitializeError};
+
+/// A round that is not answered for this long is over.
+const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause between rounds: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+/// What is waited for is said this often.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// What a peer said of itself and of the asker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub(crate) standing: Standing,
+    pub(crate) cluster: ClusterId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) leader: Option<NodeId>,
+}
+
+/// Runs until the node belongs to a cluster and its group has state, or is closed.
+pub(super) async fn run(host: Arc<HostInner>, node: Arc<Node>) {
+    let mut pause = PAUSE.0;
+    let mut said: Option<Instant> = None;
+    loop {
+        if node.closed().is_some() || (!node.is_blank() && host.cluster() != ClusterId(0)) {
+            return;
+        }
+        let waits_for = round(&host, &node).await;
+        if let Some(waits_for) = waits_for {
+            if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) && pause >= PAUSE.1 {
+                said = Some(Instant::now());
+                tracing::info!(node = host.id.0, group = node.group.0, "blank: {waits_for}");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+            () = host.stranger.notified() => {}
+        }
+    }
+}
+
+/// One round; returns what is still waited for.
+async fn round(host: &Arc<HostInner>, node: &Arc<Node>) -> Option<String> {
+    let mut ids = host.strangers();
+    ids.extend(host.peers.keys().copied());
+    ids.remove(&host.id);
+    let answers = ask_all(host, node, &ids.iter().copied().collect::<Vec<_>>()).await;
+    let with_state = answers.iter().find(|(_, answer)| answer.standing != Standing::Blank && answer.cluster.0 != 0);
+    if let Some((peer, answer)) = with_state {
+        return follow(host, node, *peer, *answer).await;
+    }
+    let silent: Vec<_> = host.peers.keys().filter(|id| **id != host.id && !answers.contains_key(id)).collect();
+    if host.peers.is_empty() {
+        return Some("waiting to be initialized, or to be added to a cluster".into());
+    }
+    if !silent.is_empty() {
+        return Some(format!("waiting for an answer of nodes {silent:?} before a cluster is made"));
+    }
+    let lowest = host.peers.keys().next().copied();
+    if lowest != Some(host.id) {
+        return Some(format!("waiting for node {} to make the cluster", lowest.unwrap_or_default()));
+    }
+    let mine = host.cluster();
+    if let Some((id, _)) = answers.iter().find(|(_, answer)| answer.cluster.0 != 0 && answer.cluster != mine) {
+        return Some(format!("node {id} is blank but belongs to another cluster: wipe its directory, or join that one"));
+    }
+    let voters = host.peers.iter().map(|(id, member)| {
+        let incarnation = answers.get(id).map_or(host.incarnation, |answer| answer.incarnation);
+        (*id, incarnation, member.clone())
+    });
+    match found(host, node, Membership::majority(voters)).await {
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// A peer has state: become a member of its cluster.
+async fn follow(host: &Arc<HostInner>, node: &Arc<Node>, peer: NodeId, answer: Answer) -> Option<String> {
+    let member = match answer.standing {
+        Standing::Blank => false,
+        Standing::Named => true,
+        Standing::NamedOtherwise => {
+            tracing::warn!(
+                node = host.id.0,
+                group = node.group.0,
+                "the cluster knows this node with another disk: it follows, and votes again once it is removed from \
+                 the voters and added again"
+            );
+            true
+        }
+        Standing::NotNamed => join(host, node, answer.leader.unwrap_or(peer)).await,
+    };
+    if !member {
+        return Some(format!("asking node {} to be made a learner", answer.leader.unwrap_or(peer)));
+    }
+    if host.cluster() == answer.cluster {
+        return Some("waiting for the leader".into());
+    }
+    match host.adopt(answer.cluster).await {
+        Ok(()) => {
+            tracing::info!(node = host.id.0, group = node.group.0, cluster = %answer.cluster, "joined the cluster");
+            Some("waiting for the leader".into())
+        }
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Asks to be made a learner; returns whether it is one.
+async fn join(host: &Arc<HostInner>, node: &Arc<Node>, leader: NodeId) -> bool {
+    let address = host.address.clone();
+    let mut asked =
+        host.calls.ask(&*host.network, leader, |id, _| Call::Join { group: node.group, id, address });
+    let answer = tokio::time::timeout(host.config.write_timeout, asked.answer()).await;
+    matches!(answer, Ok(Some(Call::Joined { done: true, .. })))
+}
+
+/// Asks these nodes for their standing; the ones that do not answer in time are left out.
+pub(crate) async fn ask_all(host: &HostInner, node: &Node, ids: &[NodeId]) -> BTreeMap<NodeId, Answer> {
+    let deadline = Instant::now() + ROUND_TIMEOUT;
+    let mut asked = Vec::with_capacity(ids.len());
+    for id in ids {
+        let (group, incarnation, address) = (node.group, host.incarnation, host.address.clone());
+        let probe = move |id, _| Call::Probe { group, id, incarnation, address };
+        asked.push((*id, host.calls.ask(&*host.network, *id, probe)));
+    }
+    let mut answers = BTreeMap::new();
+    for (id, mut asked) in asked {
+        let answer = tokio::time::timeout_at(deadline, asked.answer()).await;
+        if let Ok(Some(Call::Standing { standing, cluster, incarnation, leader, .. })) = answer {
+            answers.insert(id, Answer { standing, cluster, incarnation, leader });
+        }
+    }
+    answers
+}
+
+/// Makes a cluster with this first membership.
+pub(crate) async fn found(
+    host: &Arc<HostInner>,
+    node: &Arc<Node>,
+    membership: Membership,
+) -> Result<LogId, InitializeError> {
+    if host.cluster() == ClusterId(0) {
+        let random = random_u128().map_err(|error| {
+            InitializeError::Storage(crate::StorageError::new(crate::StorageErrorKind::Io, error.to_string()))
+        })?;
+        host.adopt(ClusterId(random)).await.map_err(InitializeError::Storage)?;
+    }
+    let (reply, result) = oneshot::channel();
+    // The cluster id was pushed first, so the first entry is already stamped with it.
+    node.bring(Input::Initialize { membership, reply });
+    let founded = match result.await {
+        Ok(founded) => founded,
+        Err(_) => Err(InitializeError::Closed(node.closed().cloned().unwrap_or(ClosedReason::Shutdown))),
+    };
+    if founded.is_ok() {
+        tracing::info!(node = host.id.0, group = node.group.0, cluster = %host.cluster(), "made a cluster");
+    }
+    founded
+}
+
+/// Makes a cluster of these members, which must all answer, and be blank.
+pub(crate) async fn initialize(
+    host: &Arc<HostInner>,
+    node: &Arc<Node>,
+    members: BTreeMap<NodeId, Member>,
+) -> Result<LogId, InitializeError> {
+    let others: Vec<NodeId> = members.keys().copied().filter(|id| *id != host.id).collect();
+    for (id, member) in members.iter().filter(|(id, _)| **id != host.id) {
+        host.network.set_address(*id, &member.address);
+    }
+    let deadline = Instant::now() + host.config.write_timeout;
+    let answers = loop {
+        let answers = ask_all(host, node, &others).await;
+        if let Some((id, _)) = answers.iter().find(|(_, answer)| answer.standing != Standing::Blank) {
+            return Err(InitializeError::HasState(*id));
+        }
+        let silent: Vec<_> = others.iter().copied().filter(|id| !answers.contains_key(id)).collect();
+        if silent.is_empty() {
+            break answers;
+        }
+        if Instant::now() >= deadline {
+            return Err(InitializeError::Silent(silent));
+        }
+        tokio::time::sleep(PAUSE.1).await;
+    };
+    let voters = members.into_iter().map(|(id, member)| {
+        let incarnation = answers.get(&id).map_or(host.incarnation, |answer| answer.incarnation);
+        (id, incarnation, member)
+    });
+    found(host, node, Membership::majority(voters)).await
+}

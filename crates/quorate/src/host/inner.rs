@@ -1,0 +1,338 @@
+//! What the groups of a host share, and where messages find their group.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use quorate_core::{ChangeMembers, ClusterId, Event, GroupId, Incarnation, Node as Member, NodeId, Retain};
+use quorate_wire::Packet;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+
+use super::HostBuilder;
+use crate::call::{Call, CallId, Standing};
+use crate::calls::{Calls, Seen, answer};
+use crate::driver::Input;
+use crate::group::{Clock, Node};
+use crate::identity::{MemoryIdentity, random_u128};
+use crate::memory::{MemorySnapshots, MemoryStorage};
+use crate::{
+    ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, StartError, Storage,
+    StorageError,
+};
+
+/// A group, for those who know no types.
+pub(crate) trait Port: Send + Sync {
+    fn node(&self) -> &Arc<Node>;
+
+    /// A peer forwards a write.
+    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, command: Bytes);
+}
+
+/// What the groups of a host share.
+pub(crate) struct HostInner {
+    pub(crate) id: NodeId,
+    pub(crate) incarnation: Incarnation,
+    /// Where peers reach this node.
+    pub(crate) address: String,
+    pub(crate) peers: BTreeMap<NodeId, Member>,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) runtime: Handle,
+    pub(crate) storage: Storage,
+    pub(crate) network: Arc<dyn RaftNetwork>,
+    pub(crate) calls: Calls,
+    seen: Seen,
+    cluster: RwLock<ClusterId>,
+    /// Whether `cluster` is zero.
+    blank: AtomicBool,
+    groups: RwLock<BTreeMap<GroupId, Arc<dyn Port>>>,
+    /// Who talked to this node while it was blank.
+    strangers: Mutex<BTreeSet<NodeId>>,
+    pub(crate) stranger: Notify,
+    /// Whether the thread that delivers a packet steps the group.
+    fused: bool,
+    closed: AtomicBool,
+    /// Stops what `open` started, after the network.
+    on_shutdown: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+}
+
+impl HostInner {
+    pub(super) async fn open(builder: HostBuilder) -> Result<Arc<Self>, StartError> {
+        builder.config.check()?;
+        let runtime = Handle::try_current()
+            .map_err(|_| StartError::Config("a node must be started on a tokio runtime".into()))?;
+        if !builder.peers.is_empty() && !builder.peers.contains_key(&builder.id) {
+            let text = format!("`peers` must name this node, {}, too", builder.id);
+            return Err(StartError::Config(text));
+        }
+        let mut on_shutdown: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
+        let storage = match (builder.storage, builder.data_dir) {
+            (Some(storage), _) => storage,
+            (None, Some(_directory)) => {
+                let _ = &mut on_shutdown;
+                return Err(StartError::Config("data directories are not supported yet".into()));
+            }
+            (None, None) if builder.memory.is_some() => Storage {
+                log: Arc::new(MemoryStorage::new()),
+                snapshots: Arc::new(MemorySnapshots::new()),
+                identity: Arc::new(MemoryIdentity::new(builder.id, builder.config.leader_id_mode)?),
+            },
+            (None, None) => {
+                return Err(StartError::Config("say where to keep the log: `data_dir`, or `in_memory`".into()));
+            }
+        };
+        let identity = storage.identity.identity();
+        check_identity(&identity, builder.id, &builder.config)?;
+        let mut address = builder.peers.get(&builder.id).map(|node| node.address.clone()).unwrap_or_default();
+        if let (true, Some(listen)) = (address.is_empty(), &builder.listen) {
+            address.clone_from(listen);
+        }
+        let fused = builder.memory.as_ref().is_some_and(crate::MemoryNetwork::is_fused);
+        let network: Arc<dyn RaftNetwork> = match (builder.network, builder.memory) {
+            (Some(network), _) => network,
+            (None, Some(memory)) => Arc::new(memory.endpoint(builder.id, identity.incarnation)),
+            (None, None) => return Err(StartError::Config("networks other than `in_memory` are not supported yet".into())),
+        };
+        for (id, node) in builder.peers.iter().filter(|(id, _)| **id != builder.id) {
+            network.set_address(*id, &node.address);
+        }
+        let host = Arc::new(Self {
+            id: builder.id,
+            incarnation: identity.incarnation,
+            address,
+            peers: builder.peers,
+            config: builder.config,
+            clock: Clock::start(),
+            runtime,
+            storage,
+            network,
+            calls: Calls::new(random_u128()?),
+            seen: Seen::default(),
+            cluster: RwLock::new(identity.cluster),
+            blank: AtomicBool::new(identity.cluster == ClusterId(0)),
+            groups: RwLock::new(BTreeMap::new()),
+            strangers: Mutex::new(BTreeSet::new()),
+            stranger: Notify::new(),
+            fused,
+            closed: AtomicBool::new(false),
+            on_shutdown: Mutex::new(on_shutdown),
+        });
+        host.network.start(Arc::new(Arrivals(Arc::clone(&host))));
+        Ok(host)
+    }
+
+    // ---- cluster ----
+
+    /// The cluster this node belongs to; zero: none yet.
+    pub(crate) fn cluster(&self) -> ClusterId {
+        *self.cluster.read()
+    }
+
+    /// Makes this blank node a member of `cluster`, durably.
+    pub(crate) async fn adopt(self: &Arc<Self>, cluster: ClusterId) -> Result<(), StorageError> {
+        let host = Arc::clone(self);
+        let adopt = move || {
+            host.storage.identity.set_cluster(cluster, host.config.leader_id_mode)?;
+            *host.cluster.write() = cluster;
+            host.blank.store(false, Ordering::Release);
+            host.network.set_cluster(cluster);
+            for port in host.groups.read().values() {
+                port.node().leave(Input::Cluster(cluster));
+            }
+            Ok(())
+        };
+        match self.runtime.spawn_blocking(adopt).await {
+            Ok(adopted) => adopted,
+            Err(_) => Err(StorageError::new(crate::StorageErrorKind::Io, "the runtime is shutting down")),
+        }
+    }
+
+    /// Peers that talked to this node while it was blank.
+    pub(crate) fn strangers(&self) -> BTreeSet<NodeId> {
+        self.strangers.lock().clone()
+    }
+
+    // ---- groups ----
+
+    pub(crate) fn add_group(&self, id: GroupId, port: Arc<dyn Port>) -> Result<(), StartError> {
+        let mut groups = self.groups.write();
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StartError::Closed);
+        }
+        if groups.get(&id).is_some_and(|port| port.node().closed().is_none()) {
+            return Err(StartError::AlreadyRunning);
+        }
+        groups.insert(id, port);
+        Ok(())
+    }
+
+    pub(crate) fn remove_group(&self, id: GroupId) {
+        let removed = self.groups.write().remove(&id);
+        drop(removed);
+    }
+
+    pub(crate) fn has_group(&self, id: GroupId) -> bool {
+        self.groups.read().get(&id).is_some_and(|port| port.node().closed().is_none())
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn port(&self, group: GroupId) -> Option<Arc<dyn Port>> {
+        self.groups.read().get(&group).cloned()
+    }
+
+    fn nodes(&self) -> Vec<Arc<Node>> {
+        self.groups.read().values().map(|port| Arc::clone(port.node())).collect()
+    }
+
+    /// Has a group stepped: by this thread if the network is fused, else by the node's task.
+    pub(crate) fn step(&self, node: &Arc<Node>) {
+        match self.fused {
+            true => node.step_here(),
+            false => node.step_there(),
+        }
+    }
+
+    fn push(&self, node: &Arc<Node>, input: Input) {
+        match self.fused {
+            true => node.bring(input),
+            false => node.leave(input),
+        }
+    }
+
+    pub(crate) async fn shutdown(self: &Arc<Self>) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        for node in self.nodes() {
+            node.bring(Input::Close(ClosedReason::Shutdown));
+            node.wait_closed().await;
+        }
+        self.network.shutdown();
+        let stops = std::mem::take(&mut *self.on_shutdown.lock());
+        // The log writes its closing mark.
+        drop(self.runtime.spawn_blocking(move || stops.into_iter().for_each(|stop| stop())).await);
+        self.groups.write().clear();
+    }
+
+    // ---- calls ----
+
+    fn on_call(self: &Arc<Self>, from: NodeId, call: Call) {
+        match call {
+            Call::Probe { group, id, incarnation, address } => self.on_probe(from, group, id, incarnation, &address),
+            Call::Join { group, id, address } => self.on_join(from, group, id, address),
+            Call::Write { group, id, low, command } => {
+                if self.seen.is_new(from, id, low)
+                    && let Some(port) = self.port(group)
+                {
+                    port.on_write(from, id, command);
+                }
+            }
+            Call::Standing { id, .. } | Call::Joined { id, .. } | Call::Written { id, .. } => {
+                self.calls.on_answer(from, id, call);
+            }
+        }
+    }
+
+    fn on_probe(&self, from: NodeId, group: GroupId, id: CallId, incarnation: Incarnation, address: &str) {
+        let port = self.port(group);
+        let known = port.as_ref().map(|port| port.node().membership()).filter(|now| now.nodes.contains_key(&from));
+        if known.is_none() && !address.is_empty() {
+            self.network.set_address(from, address);
+        }
+        // A group that is not started here yet cannot say that it is blank.
+        let Some(port) = port else { return };
+        let node = port.node();
+        let standing = match &known {
+            _ if node.is_blank() => Standing::Blank,
+            None => Standing::NotNamed,
+            Some(now) if now.is_voter(from) && !now.is_voter_as(from, incarnation) => Standing::NamedOtherwise,
+            Some(_) => Standing::Named,
+        };
+        let (cluster, leader) = (self.cluster(), node.leader());
+        let standing = Call::Standing { group, id, standing, cluster, incarnation: self.incarnation, leader };
+        answer(&*self.network, from, &standing);
+    }
+
+    fn on_join(self: &Arc<Self>, from: NodeId, group: GroupId, id: CallId, address: String) {
+        let Some(port) = self.port(group) else { return };
+        let node = Arc::clone(port.node());
+        let host = Arc::clone(self);
+        if !node.leads() {
+            let joined = Call::Joined { group, id, done: false, leader: node.leader() };
+            return answer(&*self.network, from, &joined);
+        }
+        drop(self.runtime.spawn(async move {
+            let (reply, result) = oneshot::channel();
+            let change = ChangeMembers::AddNodes([(from, Member::at(address))].into());
+            node.bring(Input::Change { change, retain: Retain::Remove, reply });
+            let done = matches!(result.await, Ok(Ok(_)));
+            let joined = Call::Joined { group, id, done, leader: node.leader() };
+            answer(&*host.network, from, &joined);
+        }));
+    }
+}
+
+/// The network's end of a host.
+struct Arrivals(Arc<HostInner>);
+
+impl Inbound for Arrivals {
+    fn on_packet(&self, from: NodeId, incarnation: Incarnation, packet: Packet) {
+        let host = &self.0;
+        if host.blank.load(Ordering::Acquire) {
+            // Without a cluster id no entry can be verified. Whoever talks to this node may know the id.
+            if host.strangers.lock().insert(from) {
+                host.stranger.notify_waiters();
+            }
+            return;
+        }
+        if let Some(port) = host.port(packet.group) {
+            host.push(port.node(), Input::Packet { from, incarnation, packet });
+        }
+    }
+
+    fn on_call(&self, from: NodeId, body: Bytes) {
+        match Call::decode(body) {
+            Some(call) => self.0.on_call(from, call),
+            None => tracing::warn!(node = self.0.id.0, from = from.0, "a call that this version does not know"),
+        }
+    }
+
+    fn on_refused(&self, peer: NodeId) {
+        for node in self.0.nodes() {
+            self.0.push(&node, Input::Event(Event::LinkRefused { peer }));
+        }
+    }
+
+    fn on_lost(&self, to: NodeId) {
+        for node in self.0.nodes() {
+            self.0.push(&node, Input::Lost(to));
+        }
+    }
+
+    fn on_snapshot(&self, from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot) {
+        match self.0.port(snapshot.group) {
+            Some(port) if !self.0.blank.load(Ordering::Acquire) => {
+                self.0.push(port.node(), Input::Received { from, incarnation, snapshot });
+            }
+            Some(_) | None => snapshot.data.discard(),
+        }
+    }
+}
+
+fn check_identity(identity: &Identity, id: NodeId, config: &Config) -> Result<(), StartError> {
+    if identity.node != id {
+        let text = format!("the data directory belongs to node {}, not to node {id}", identity.node);
+        return Err(StorageError::new(crate::StorageErrorKind::Identity, text).into());
+    }
+    if identity.cluster != ClusterId(0) && identity.mode != config.leader_id_mode {
+        let text = format!("the cluster's `leader_id_mode` is {:?}, for ever", identity.mode);
+        return Err(StartError::Config(text));
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Starting a group: what the disk holds becomes a core, a state machine and what stands between them.
+
+use std::sync::{Arc, OnceLock};
+
+use quorate_core::{GroupId, LogId, LogIds, Recovered, SnapshotMeta, Span, Tail, WriteId};
+use tokio::sync::watch;
+
+use super::{GroupBuilder, HostInner, bootstrap};
+use crate::driver::{Completed, DriverParts};
+use crate::group::{ApplyParts, ApplyQueue, Node, NodeParts, ProposalQueue, Reports, restore};
+use crate::identity::random_u128;
+use crate::metrics::blank_metrics;
+use crate::raft::{Group, Raft};
+use crate::{LogWrite, RaftStateMachine, StartError, StorageError, StorageErrorKind};
+
+/// What a group starts from.
+struct Found<S> {
+    recovered: Recovered,
+    state: S,
+    /// The greatest time stamped into what was recovered.
+    time: u64,
+}
+
+pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S) -> Result<Raft<S>, StartError> {
+    let GroupBuilder { host, id, owns_host } = builder;
+    let inner = Arc::clone(&host.inner);
+    if inner.is_closed() {
+        return Err(StartError::Closed);
+    }
+    if inner.has_group(id) {
+        return Err(StartError::AlreadyRunning);
+    }
+    let completed = Arc::new(Completed::default());
+    let reports = Arc::new(Reports { completed: Arc::clone(&completed), node: OnceLock::new() });
+    let found = {
+        let (inner, reports) = (Arc::clone(&inner), Arc::clone(&reports));
+        let find = move || find(&inner, id, reports, machine);
+        inner_result(host.inner.runtime.spawn_blocking(find).await)?
+    };
+    let group = assemble(&inner, id, found, completed, &reports)?;
+    inner.add_group(id, Arc::clone(&group) as Arc<dyn super::Port>)?;
+    group.node.launch();
+    if group.node.is_blank() || inner.cluster().0 == 0 {
+        drop(inner.runtime.spawn(bootstrap::run(Arc::clone(&inner), Arc::clone(&group.node))));
+    }
+    Ok(Raft::new(group, owns_host.then_some(host)))
+}
+
+fn inner_result<T>(joined: Result<Result<T, StartError>, tokio::task::JoinError>) -> Result<T, StartError> {
+    joined.unwrap_or(Err(StartError::Closed))
+}
+
+/// Reads what the disk holds. May block.
+fn find<S: RaftStateMachine>(
+    host: &HostInner,
+    group: GroupId,
+    reports: Arc<Reports>,
+    machine: S,
+) -> Result<Found<S>, StartError> {
+    let mut recovered = host.storage.log.recover(group, reports)?;
+    let (mut state, mut time) = (machine, 0);
+    if let Some(stored) = host.storage.snapshots.latest(group)? {
+        let mut content = stored.content().map_err(StartError::Restore)?;
+        (state, time) = restore(&mut *content).map_err(StartError::Restore)?;
+        fit_to_snapshot(host, group, &mut recovered, stored.meta())?;
+        recovered.applied = stored.meta().last_log_id;
+        recovered.snapshot = Some(stored.meta().clone());
+    } else if recovered.log.purged() != LogId::ZERO {
+        let text = format!("the log starts after {}, but there is no snapshot of that", recovered.log.purged());
+        return Err(StorageError::new(StorageErrorKind::Corrupt, text).into());
+    }
+    time = time.max(last_time(host, group, &recovered.log)?);
+    Ok(Found { recovered, state, time })
+}
+
+/// A crash between the durable snapshot and the log's reset leaves a log that does not fit: it keeps its tail only
+/// if it holds the snapshot's last entry (law 11).
+fn fit_to_snapshot(
+    host: &HostInner,
+    group: GroupId,
+    recovered: &mut Recovered,
+    meta: &SnapshotMeta,
+) -> Result<(), StartError> {
+    let end = meta.last_log_id;
+    if recovered.log.holds(end) {
+        return Ok(());
+    }
+    if recovered.log.purged().index > end.index {
+        let text = format!("the log starts after {}, the newest snapshot ends at {end}", recovered.log.purged());
+        return Err(StorageError::new(StorageErrorKind::Corrupt, text).into());
+    }
+    // Write ids of the core start at 1, and every later write is durable only after this one.
+    host.storage.log.submit(group, WriteId(0), LogWrite::Reset { to: end, tail: Tail::Discard });
+    recovered.log = LogIds::after(end);
+    recovered.memberships.clear();
+    Ok(())
+}
+
+/// The time of the log's last entry.
+fn last_time(host: &HostInner, group: GroupId, log: &LogIds) -> Result<u64, StartError> {
+    let last = log.last();
+    let Some(prev) = last.index.checked_sub(1).and_then(|index| log.at(index)).filter(|_| last != log.purged()) else {
+        return Ok(0);
+    };
+    let found = host.storage.log.read(group, Span { prev, last }, 1)?;
+    let entries = found.iter().flatten().flat_map(|batch| batch.iter());
+    Ok(entries.map(|entry| entry.time).max().unwrap_or(0))
+}
+
+fn assemble<S: RaftStateMachine>(
+    host: &Arc<HostInner>,
+    id: GroupId,
+    found: Found<S>,
+    completed: Arc<Completed>,
+    reports: &Reports,
+) -> Result<Arc<Group<S>>, StartError> {
+    let Found { recovered, state, time } = found;
+    let seed = random_u128()? as u64;
+    let snapshot = recovered.snapshot.clone().unwrap_or_default();
+    let applies = ApplyQueue::new(ApplyParts {
+        state,
+        applied: recovered.applied,
+        membership_log_id: snapshot.membership_log_id,
+        membership: snapshot.membership,
+        time,
+        group: id,
+        runtime: host.runtime.clone(),
+        storage: Arc::clone(&host.storage.log),
+        snapshots: Arc::clone(&host.storage.snapshots),
+    });
+    let proposals = Arc::new(ProposalQueue::new());
+    let driver = DriverParts {
+        config: host.config.to_core(host.id, host.incarnation, seed),
+        group: id,
+        cluster: host.cluster(),
+        recovered,
+        last_time: time,
+        tail_bytes: host.config.tail_cache_bytes,
+        storage: Arc::clone(&host.storage.log),
+        network: Arc::clone(&host.network),
+        proposals: Arc::clone(&proposals) as Arc<dyn crate::group::Proposals>,
+        completed,
+    };
+    let parts = NodeParts {
+        me: host.id,
+        group: id,
+        clock: host.clock,
+        runtime: host.runtime.clone(),
+        write_timeout: host.config.write_timeout,
+        read_patience: host.config.election_timeout_max,
+        storage: Arc::clone(&host.storage.log),
+        snapshots: Arc::clone(&host.storage.snapshots),
+        network: Arc::clone(&host.network),
+        proposals: Arc::clone(&proposals) as Arc<dyn crate::group::Proposals>,
+        applies: Arc::clone(&applies) as Arc<dyn crate::group::Applies>,
+        metrics: watch::Sender::new(blank_metrics(host.id, id)),
+    };
+    let node = Node::new(parts, driver);
+    // Both were just made: nobody set them before.
+    let _ = applies.node.set(Arc::downgrade(&node));
+    let _ = reports.node.set(Arc::downgrade(&node));
+    Ok(Arc::new(Group { host: Arc::clone(host), node, proposals, applies }))
+}

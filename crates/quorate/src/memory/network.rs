@@ -1,0 +1,138 @@
+//! A network inside one process: a packet is handed to the peer as it is, batches shared, nothing encoded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use quorate_core::{Incarnation, NodeId, SendOutcome};
+use quorate_wire::Packet;
+
+use crate::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource};
+
+/// A network inside one process, for tests and benchmarks. Cheap to clone; nodes started with the same one
+/// reach each other.
+#[derive(Clone, Default)]
+pub struct MemoryNetwork {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    nodes: RwLock<BTreeMap<NodeId, Arc<dyn Inbound>>>,
+    /// Pairs that cannot reach each other, both ways round.
+    cut: RwLock<BTreeSet<(NodeId, NodeId)>>,
+    any_cut: AtomicBool,
+    fused: AtomicBool,
+}
+
+impl std::fmt::Debug for MemoryNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nodes: Vec<_> = self.shared.nodes.read().keys().copied().collect();
+        f.debug_struct("MemoryNetwork").field("nodes", &nodes).finish_non_exhaustive()
+    }
+}
+
+impl MemoryNetwork {
+    /// A network without nodes, whose nodes are each stepped by a task of their own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A network without nodes on which the thread that sends to a peer steps it too. Best for few callers;
+    /// with many, nodes that are stepped in parallel do more.
+    pub fn fused() -> Self {
+        let network = Self::default();
+        network.shared.fused.store(true, Ordering::Relaxed);
+        network
+    }
+
+    /// Cuts the connection between two nodes, both ways.
+    pub fn cut(&self, one: impl Into<NodeId>, other: impl Into<NodeId>) {
+        let (one, other) = (one.into(), other.into());
+        self.shared.cut.write().extend([(one, other), (other, one)]);
+        self.shared.any_cut.store(true, Ordering::Release);
+    }
+
+    /// Cuts a node off from every other node.
+    pub fn isolate(&self, node: impl Into<NodeId>) {
+        let node = node.into();
+        let others: Vec<_> = self.shared.nodes.read().keys().copied().filter(|id| *id != node).collect();
+        others.into_iter().for_each(|other| self.cut(node, other));
+    }
+
+    /// Restores every connection.
+    pub fn heal(&self) {
+        self.shared.cut.write().clear();
+        self.shared.any_cut.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn endpoint(&self, me: NodeId, incarnation: Incarnation) -> MemoryEndpoint {
+        MemoryEndpoint { shared: Arc::clone(&self.shared), me, incarnation }
+    }
+
+    pub(crate) fn is_fused(&self) -> bool {
+        self.shared.fused.load(Ordering::Relaxed)
+    }
+}
+
+/// One node's end of a [`MemoryNetwork`].
+pub(crate) struct MemoryEndpoint {
+    shared: Arc<Shared>,
+    me: NodeId,
+    incarnation: Incarnation,
+}
+
+impl MemoryEndpoint {
+    fn peer(&self, to: NodeId) -> Option<Arc<dyn Inbound>> {
+        if self.shared.any_cut.load(Ordering::Acquire) && self.shared.cut.read().contains(&(self.me, to)) {
+            return None;
+        }
+        self.shared.nodes.read().get(&to).cloned()
+    }
+}
+
+impl RaftNetwork for MemoryEndpoint {
+    fn start(&self, inbound: Arc<dyn Inbound>) {
+        self.shared.nodes.write().insert(self.me, inbound);
+    }
+
+    fn set_address(&self, _node: NodeId, _address: &str) {}
+
+    fn send(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+        match self.peer(to) {
+            Some(peer) => {
+                peer.on_packet(self.me, self.incarnation, packet);
+                Ok(())
+            }
+            None => Err(packet),
+        }
+    }
+
+    fn call(&self, to: NodeId, body: Bytes) {
+        if let Some(peer) = self.peer(to) {
+            peer.on_call(self.me, body);
+        }
+    }
+
+    fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {
+        let data = match snapshot.source {
+            SnapshotSource::Memory(bytes) => Some(bytes),
+            SnapshotSource::File(mut file) => {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).ok().map(|_| Bytes::from(bytes))
+            }
+        };
+        let (Some(peer), Some(data)) = (self.peer(to), data) else { return done(SendOutcome::Failed) };
+        let OutgoingSnapshot { group, header, meta, .. } = snapshot;
+        let received = ReceivedSnapshot { group, header, meta, data: SnapshotData::Memory(data) };
+        peer.on_snapshot(self.me, self.incarnation, received);
+        done(SendOutcome::Delivered);
+    }
+
+    fn shutdown(&self) {
+        self.shared.nodes.write().remove(&self.me);
+    }
+}

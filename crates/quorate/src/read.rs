@@ -1,0 +1,108 @@
+//! Reads: a freshness that the core confirms, then a look at the state machine once it is reached.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use quorate_core::{LogId, ReadPolicy, Refusal};
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+
+use crate::group::Freshness;
+use crate::raft::{Group, RETRY_PAUSE};
+use crate::{RaftStateMachine, ReadError};
+
+impl<S: RaftStateMachine> Group<S> {
+    pub(crate) async fn read<T: Send + 'static>(
+        self: Arc<Self>,
+        policy: ReadPolicy,
+        read: impl FnOnce(&S) -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let started = Instant::now();
+        let at = self.freshness(policy, started).await?;
+        match self.applies.try_read(at.index, read) {
+            Ok(seen) => Ok(seen),
+            Err(read) => self.read_at(at, started, read).await,
+        }
+    }
+
+    pub(crate) async fn ensure_linearizable(&self, policy: ReadPolicy) -> Result<LogId, ReadError> {
+        let started = Instant::now();
+        let at = self.freshness(policy, started).await?;
+        self.read_at(at, started, |_| ()).await?;
+        Ok(at)
+    }
+
+    /// Looks at the state machine once `at` is applied.
+    async fn read_at<T: Send + 'static>(
+        &self,
+        at: LogId,
+        started: Instant,
+        read: impl FnOnce(&S) -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let (sender, seen) = oneshot::channel();
+        let look = move |state: &S| {
+            // The state is only looked at: a panic harms nobody but the caller, who gets it.
+            drop(sender.send(catch_unwind(AssertUnwindSafe(|| read(state)))));
+        };
+        self.applies.read(at.index, Box::new(look));
+        match timeout_at(self.read_deadline(started).into(), seen).await {
+            Ok(Ok(Ok(seen))) => Ok(seen),
+            Ok(Ok(Err(panic))) => resume_unwind(panic),
+            Ok(Err(_dropped)) => {
+                self.node.wait_closed().await;
+                Err(ReadError::Closed(self.closed_reason()))
+            }
+            Err(_elapsed) => Err(ReadError::NotCaughtUp { read_at: at }),
+        }
+    }
+
+    fn read_deadline(&self, started: Instant) -> Instant {
+        started + self.host.config.read_timeout
+    }
+
+    /// The entry that has to be applied for a read of this policy.
+    async fn freshness(&self, policy: ReadPolicy, started: Instant) -> Result<LogId, ReadError> {
+        if policy == ReadPolicy::Stale {
+            return match self.node.closed() {
+                Some(reason) => Err(ReadError::Closed(reason.clone())),
+                None => Ok(LogId::ZERO),
+            };
+        }
+        loop {
+            let refusal = match self.ask_freshness(policy).await {
+                Freshness::At(log_id) => return Ok(log_id),
+                Freshness::Refused(refusal) => refusal,
+                Freshness::Closed(reason) => return Err(ReadError::Closed(reason)),
+            };
+            if refusal == Refusal::LeaseDisabled {
+                return Err(ReadError::LeaseDisabled);
+            }
+            // A question that was lost, or no leader yet: a read may be asked for as often as one likes.
+            if Instant::now() >= self.read_deadline(started) {
+                return Err(ReadError::NoLeader { leader: self.node.leader() });
+            }
+            let mut leaders = self.node.watch_leader();
+            leaders.mark_unchanged();
+            drop(tokio::time::timeout(RETRY_PAUSE, leaders.changed()).await);
+        }
+    }
+
+    async fn ask_freshness(&self, policy: ReadPolicy) -> Freshness {
+        let batch = match self.node.reads.join(policy) {
+            Ok(batch) => batch,
+            Err(reason) => return Freshness::Closed(reason),
+        };
+        let mut asked = false;
+        std::future::poll_fn(|context| {
+            let answer = batch.poll(context);
+            if answer.is_pending() && !std::mem::replace(&mut asked, true) {
+                self.node.step_there();
+                return Poll::Pending;
+            }
+            answer
+        })
+        .await
+    }
+}

@@ -1,0 +1,408 @@
+//! Writes: into the shared queue on the leader, through a call to the leader elsewhere, and again where a
+//! refusal proves that nothing was applied.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use quorate_core::{LogId, NodeId};
+use tokio::time::timeout_at;
+
+use crate::call::{Call, CallId, Written};
+use crate::calls::answer;
+use crate::group::{Failure, Joined, Node, Responder, Room, entry_bytes};
+use crate::host::Port;
+use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
+use crate::{ClientWriteError, ClosedReason, Payload, PayloadError, RaftStateMachine};
+
+/// Why an attempt to write ended.
+enum Stop {
+    Failed(Failure),
+    /// The window is full: it never entered a log.
+    NoRoom,
+    /// For good.
+    Error(ClientWriteError),
+}
+
+type Attempt<R> = Result<(LogId, R), Stop>;
+
+thread_local! {
+    /// Where commands are encoded, outside of any lock.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A scratch buffer that grew larger than this is not kept.
+const MAX_SCRATCH_BYTES: usize = 1 << 20;
+
+/// Lends the thread's scratch buffer, empty.
+fn with_scratch<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    SCRATCH.with(|cell| {
+        let mut scratch = cell.take();
+        scratch.clear();
+        let result = work(&mut scratch);
+        if scratch.capacity() <= MAX_SCRATCH_BYTES {
+            cell.set(scratch);
+        }
+        result
+    })
+}
+
+impl<S: RaftStateMachine> Group<S> {
+    /// Writes on this node or through the leader, up to the deadline.
+    pub(crate) async fn write(
+        self: Arc<Self>,
+        mut command: S::Command,
+        deadline: Option<Instant>,
+    ) -> ClientWriteResult<S::Response> {
+        if deadline.is_some() || !self.node.leads() {
+            return Box::pin(self.write_with_patience(command, deadline, None)).await;
+        }
+        // No timer on this path: who waits too long is answered by the node's task.
+        match self.write_here(&mut command, Room::Take).await {
+            Ok((log_id, response)) => Ok(ClientWriteResponse { log_id, response }),
+            Err(stop) => Box::pin(self.write_with_patience(command, deadline, Some(stop))).await,
+        }
+    }
+
+    /// Writes on this node, now or not at all.
+    pub(crate) async fn try_write(self: Arc<Self>, mut command: S::Command) -> ClientWriteResult<S::Response> {
+        if !self.node.leads() {
+            return Err(self.not_here());
+        }
+        match self.write_here(&mut command, Room::Take).await {
+            Ok((log_id, response)) => Ok(ClientWriteResponse { log_id, response }),
+            Err(Stop::Error(error)) => Err(error),
+            Err(Stop::NoRoom) => Err(ClientWriteError::Overloaded),
+            Err(Stop::Failed(failure)) => Err(self.error_of(failure)),
+        }
+    }
+
+    fn not_here(&self) -> ClientWriteError {
+        match self.node.closed() {
+            Some(reason) => ClientWriteError::Closed(reason.clone()),
+            None => ClientWriteError::NoLeader { leader: self.node.leader() },
+        }
+    }
+
+    fn error_of(&self, failure: Failure) -> ClientWriteError {
+        match failure {
+            Failure::NotLeader(leader) => ClientWriteError::NoLeader { leader },
+            Failure::Replaced => ClientWriteError::NoLeader { leader: self.node.leader() },
+            Failure::StorageFull => ClientWriteError::StorageFull,
+            Failure::Closed(reason) => ClientWriteError::Closed(reason),
+            Failure::Unknown => ClientWriteError::OutcomeUnknown,
+        }
+    }
+
+    // ---- on this node ----
+
+    /// Puts the command into the queue and waits for its response. The command is lent as mutable because a
+    /// shared reference could not be kept across threads.
+    async fn write_here(&self, command: &mut S::Command, mut room: Room) -> Attempt<S::Response> {
+        let mut joined: Option<Joined<S::Response>> = None;
+        std::future::poll_fn(|context| {
+            if joined.is_none() {
+                match self.enqueue(command, room, context.waker()) {
+                    Ok((ticket, alone)) => {
+                        joined = Some(ticket);
+                        room = Room::Take;
+                        if !alone {
+                            // Others are on their way: the node's task takes all of them in one turn.
+                            self.node.step_there();
+                            return Poll::Pending;
+                        }
+                        self.node.step_here();
+                    }
+                    Err(stop) => return Poll::Ready(Err(stop)),
+                }
+            }
+            match &joined {
+                Some(ticket) => ticket.waits.poll(ticket.cell, context).map_err(Stop::Failed),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Encodes the command and puts it into the queue. Also says whether it is alone there.
+    fn enqueue(
+        &self,
+        command: &mut S::Command,
+        room: Room,
+        waker: &std::task::Waker,
+    ) -> Result<(Joined<S::Response>, bool), Stop> {
+        with_scratch(|scratch| {
+            self.encode(command, scratch).map_err(Stop::Error)?;
+            let alone = match room {
+                Room::Taken => false,
+                Room::Take => match self.proposals.window.take(entry_bytes(scratch.len()), self.limit()) {
+                    Some(alone) => alone,
+                    None => return Err(Stop::NoRoom),
+                },
+            };
+            let joined = self.proposals.push(scratch, Some(waker.clone()));
+            joined.map(|joined| (joined, alone)).map_err(|reason| Stop::Error(ClientWriteError::Closed(reason)))
+        })
+    }
+
+    fn encode(&self, command: &S::Command, out: &mut Vec<u8>) -> Result<(), ClientWriteError> {
+        let start = out.len();
+        command.encode(out).map_err(ClientWriteError::Encode)?;
+        let (bytes, limit) = (out.len() - start, self.host.config.max_command_bytes);
+        if bytes > limit {
+            out.truncate(start);
+            return Err(ClientWriteError::TooLarge { bytes, limit });
+        }
+        Ok(())
+    }
+
+    fn limit(&self) -> usize {
+        self.host.config.proposal_window_bytes
+    }
+
+    // ---- with patience ----
+
+    /// Tries until the command is applied, its outcome is unknown, or the deadline passes.
+    async fn write_with_patience(
+        self: Arc<Self>,
+        mut command: S::Command,
+        deadline: Option<Instant>,
+        mut last: Option<Stop>,
+    ) -> ClientWriteResult<S::Response> {
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + self.host.config.write_timeout);
+        let mut leaders = self.node.watch_leader();
+        let mut encoded = Vec::new();
+        self.encode(&command, &mut encoded)?;
+        let encoded = Bytes::from(encoded);
+        loop {
+            let mut room = Room::Take;
+            match last {
+                None => {}
+                Some(Stop::Error(error)) => return Err(error),
+                Some(Stop::NoRoom) => {
+                    let bytes = entry_bytes(encoded.len());
+                    let free = self.proposals.window.take_when_free(bytes, self.limit());
+                    if timeout_at(deadline.into(), free).await.is_err() {
+                        return Err(ClientWriteError::Overloaded);
+                    }
+                    room = Room::Taken;
+                }
+                Some(Stop::Failed(failure @ (Failure::NotLeader(_) | Failure::Replaced))) => {
+                    // A known other leader is asked at once; else something has to change first.
+                    if Instant::now() >= deadline {
+                        return Err(self.error_of(failure));
+                    }
+                    let pause = tokio::time::timeout(RETRY_PAUSE, leaders.changed());
+                    drop(timeout_at(deadline.into(), pause).await);
+                }
+                Some(Stop::Failed(failure)) => return Err(self.error_of(failure)),
+            }
+            let leader = match self.leader_before(deadline, &mut leaders).await {
+                Ok(leader) => leader,
+                Err(error) => {
+                    self.give_back(room, encoded.len());
+                    return Err(error);
+                }
+            };
+            let attempt = if leader == self.node.me {
+                timeout_at(deadline.into(), self.write_here(&mut command, room)).await
+            } else {
+                self.give_back(room, encoded.len());
+                timeout_at(deadline.into(), self.write_there(leader, encoded.clone())).await
+            };
+            match attempt {
+                Ok(Ok((log_id, response))) => return Ok(ClientWriteResponse { log_id, response }),
+                Ok(Err(stop)) => last = Some(stop),
+                Err(_elapsed) => return Err(ClientWriteError::OutcomeUnknown),
+            }
+        }
+    }
+
+    fn give_back(&self, room: Room, payload: usize) {
+        if room == Room::Taken {
+            self.proposals.window.give(entry_bytes(payload));
+        }
+    }
+
+    /// The leader, as soon as there is one.
+    async fn leader_before(
+        &self,
+        deadline: Instant,
+        leaders: &mut tokio::sync::watch::Receiver<Option<NodeId>>,
+    ) -> Result<NodeId, ClientWriteError> {
+        loop {
+            if let Some(reason) = self.node.closed() {
+                return Err(ClientWriteError::Closed(reason.clone()));
+            }
+            if let Some(leader) = *leaders.borrow_and_update() {
+                return Ok(leader);
+            }
+            if Instant::now() >= deadline || timeout_at(deadline.into(), leaders.changed()).await.is_err() {
+                return Err(ClientWriteError::NoLeader { leader: None });
+            }
+        }
+    }
+
+    /// Sends the command to the leader and waits for its answer.
+    async fn write_there(&self, leader: NodeId, command: Bytes) -> Attempt<S::Response> {
+        let group = self.node.group;
+        let question = |id, low| Call::Write { group, id, low, command };
+        let mut asked = self.host.calls.ask(&*self.host.network, leader, question);
+        let Some(Call::Written { written, .. }) = asked.answer().await else {
+            return Err(Stop::Failed(Failure::Unknown));
+        };
+        match written {
+            Written::Applied { log_id, response } => match S::Response::decode(response) {
+                Ok(response) => Ok((log_id, response)),
+                Err(error) => Err(Stop::Error(ClientWriteError::Response { log_id, error })),
+            },
+            Written::NotLeader { leader } => Err(Stop::Failed(Failure::NotLeader(leader))),
+            Written::Busy => Err(Stop::Failed(Failure::NotLeader(Some(leader)))),
+            Written::StorageFull => Err(Stop::Error(ClientWriteError::StorageFull)),
+            Written::Malformed { text } => Err(Stop::Error(ClientWriteError::Encode(PayloadError(text)))),
+            Written::Unknown => Err(Stop::Failed(Failure::Unknown)),
+        }
+    }
+
+    // ---- many at once ----
+
+    /// Writes commands in their order, with one wake-up for all that fit one batch.
+    pub(crate) async fn write_many(
+        self: Arc<Self>,
+        mut commands: Vec<S::Command>,
+    ) -> Vec<ClientWriteResult<S::Response>> {
+        let mut results: Vec<Option<ClientWriteResult<S::Response>>> = Vec::with_capacity(commands.len());
+        if self.node.leads() {
+            self.write_many_here(&mut commands, &mut results).await;
+        }
+        results.resize_with(commands.len(), || None);
+        let mut done = Vec::with_capacity(commands.len());
+        for (command, result) in commands.into_iter().zip(results) {
+            done.push(match result {
+                Some(result) => result,
+                None => Arc::clone(&self).write(command, None).await,
+            });
+        }
+        done
+    }
+
+    /// One result a command; `None` where it has to be tried again.
+    async fn write_many_here(
+        &self,
+        commands: &mut [S::Command],
+        results: &mut Vec<Option<ClientWriteResult<S::Response>>>,
+    ) {
+        let mut refused = Vec::new();
+        let mut runs: Vec<(Joined<S::Response>, usize)> = Vec::new();
+        let mut alone = false;
+        with_scratch(|scratch| {
+            let mut ends = Vec::with_capacity(commands.len());
+            for (place, command) in commands.iter().enumerate() {
+                match self.encode(command, scratch) {
+                    Ok(()) => ends.push(scratch.len()),
+                    Err(error) => refused.push((place, error)),
+                }
+            }
+            let bytes = entry_bytes(0) * ends.len() + scratch.len();
+            match self.proposals.window.take(bytes, self.limit()) {
+                Some(first) if !ends.is_empty() => {
+                    alone = first;
+                    runs = self.proposals.push_many(scratch, &ends);
+                }
+                Some(_) => {}
+                None => refused.clear(),
+            }
+        });
+        let mut stepped = false;
+        std::future::poll_fn(|context| {
+            if !std::mem::replace(&mut stepped, true) && !runs.is_empty() {
+                match alone {
+                    true => self.node.step_here(),
+                    false => self.node.step_there(),
+                }
+            }
+            let pending = runs.iter().any(|(run, count)| run.waits.poll_done(run.cell + count - 1, context).is_pending());
+            if pending { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        let mut refused = refused.into_iter().peekable();
+        for (run, count) in &runs {
+            run.waits.take_each(run.cell, *count, |result| {
+                while let Some((_, error)) = refused.next_if(|(place, _)| *place <= results.len()) {
+                    results.push(Some(Err(error)));
+                }
+                results.push(match result {
+                    Ok((log_id, response)) => Some(Ok(ClientWriteResponse { log_id, response })),
+                    Err(Failure::NotLeader(_) | Failure::Replaced) => None,
+                    Err(failure) => Some(Err(self.error_of(failure))),
+                });
+            });
+        }
+        results.extend(refused.map(|(_, error)| Some(Err(error))));
+    }
+}
+
+impl<S: RaftStateMachine> Port for Group<S> {
+    fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, command: Bytes) {
+        let (group, host) = (self.node.group, Arc::clone(&self.host));
+        let reply = move |written| answer(&*host.network, from, &Call::Written { group, id, written });
+        if !self.node.leads() {
+            return reply(Written::NotLeader { leader: self.node.leader() });
+        }
+        if let Err(text) = self.check(&command) {
+            return reply(Written::Malformed { text });
+        }
+        if self.proposals.window.take(entry_bytes(command.len()), self.limit()).is_none() {
+            return reply(Written::Busy);
+        }
+        let node = Arc::clone(&self.node);
+        let answer_later = reply.clone();
+        let responder: Responder<S::Response> =
+            Box::new(move |result| answer_later(written::<S>(result, &node)));
+        match self.proposals.push_remote(&command, responder) {
+            Ok(()) => self.host.step(&self.node),
+            Err(_closed) => reply(Written::NotLeader { leader: None }),
+        }
+    }
+}
+
+impl<S: RaftStateMachine> Group<S> {
+    /// A command that cannot be decoded must not enter the log: no node could apply it.
+    fn check(&self, command: &Bytes) -> Result<(), String> {
+        if command.len() > self.host.config.max_command_bytes {
+            return Err(format!("it has {} bytes, the leader allows {}", command.len(), self.host.config.max_command_bytes));
+        }
+        match catch_unwind(AssertUnwindSafe(|| S::Command::decode(command.clone()))) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_panic) => Err("decoding it panicked".into()),
+        }
+    }
+}
+
+/// What the forwarding node is told.
+fn written<S: RaftStateMachine>(result: Result<(LogId, S::Response), Failure>, node: &Node) -> Written {
+    match result {
+        Ok((log_id, response)) => {
+            let mut encoded = Vec::new();
+            match catch_unwind(AssertUnwindSafe(|| response.encode(&mut encoded))) {
+                Ok(Ok(())) => Written::Applied { log_id, response: encoded.into() },
+                Ok(Err(_)) | Err(_) => Written::Unknown,
+            }
+        }
+        Err(Failure::NotLeader(leader)) => Written::NotLeader { leader },
+        Err(Failure::Replaced | Failure::Closed(ClosedReason::Shutdown)) => {
+            Written::NotLeader { leader: node.leader().filter(|leader| *leader != node.me) }
+        }
+        Err(Failure::Closed(_)) => Written::NotLeader { leader: None },
+        Err(Failure::StorageFull) => Written::StorageFull,
+        Err(Failure::Unknown) => Written::Unknown,
+    }
+}
