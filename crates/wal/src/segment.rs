@@ -343,7 +343,9 @@ impl Segment {
             let bytes = read_up_to(&*self.file, length, at).map_err(WalError::io("read", &self.path))?;
             for (i, sector) in bytes.chunks(SECTOR_BYTES as usize).enumerate() {
                 let place = at + i as u64 * SECTOR_BYTES;
-                if self.decode_lead(sector, place).is_ok() {
+                let claims =
+                    sector.len() >= LEAD_BYTES && u64_at(sector, 16) == self.number && u64_at(sector, 32) == place;
+                if claims && self.decode_lead(sector, place).is_ok() {
                     return Ok(Some(place));
                 }
             }

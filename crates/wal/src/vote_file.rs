@@ -220,7 +220,7 @@ fn encode(group: GroupId, cluster: ClusterId, record: VoteRecord) -> Vec<u8> {
 }
 
 fn parse(slot: &[u8]) -> Slot {
-    if slot.iter().all(|byte| *byte == 0) {
+    if *slot == [0; SLOT_BYTES][..slot.len()] {
         return Slot::Blank;
     }
     if slot.len() < SLOT_BYTES {

@@ -35,7 +35,7 @@ struct Inner {
     origin: World,
     journal: Vec<Step>,
     faults: BTreeMap<u64, Fault>,
-    /// From this call on, every call fails.
+    /// From this call on, every call fails and does nothing.
     dead_from: Option<u64>,
     calls: u64,
     capacity: Option<u64>,
@@ -87,9 +87,15 @@ impl MemDisk {
         lock(&self.inner).faults.insert(call, fault);
     }
 
-    /// Makes every call from number `call` on fail with an I/O error.
+    /// Makes every call from number `call` on fail without any effect: as if the process were killed there. What it
+    /// wrote before stays readable and unsynced.
     pub fn die_at(&self, call: u64) {
         lock(&self.inner).dead_from = Some(call);
+    }
+
+    /// Ends what [`die_at`](Self::die_at) began: the next process may use the disk.
+    pub fn revive(&self) {
+        lock(&self.inner).dead_from = None;
     }
 
     /// Limits the sum of all file lengths; `None` for no limit.
@@ -152,11 +158,15 @@ impl Replay {
 }
 
 impl Inner {
+    fn is_dead(&self) -> bool {
+        self.dead_from.is_some_and(|from| self.calls >= from)
+    }
+
     /// Counts a call, and fails it if it is to.
     fn call(&mut self) -> io::Result<Option<usize>> {
-        let call = self.calls;
+        let (call, dead) = (self.calls, self.is_dead());
         self.calls += 1;
-        if self.dead_from.is_some_and(|from| call >= from) {
+        if dead {
             return Err(io::Error::other("injected: the disk is dead"));
         }
         match self.faults.get(&call) {
@@ -286,9 +296,11 @@ struct MemFile {
 impl MemFile {
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let mut inner = lock(&self.disk.inner);
+        let dead = inner.is_dead();
         let called = inner.call();
         let written = match &called {
             Ok(short) => bytes.len().min(short.unwrap_or(usize::MAX)),
+            Err(_) if dead => 0,
             Err(_) => bytes.len() / 2,
         };
         inner.grow(self.inode, offset + written as u64)?;
@@ -325,8 +337,13 @@ impl DiskFile for MemFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut inner = lock(&self.disk.inner);
+        let dead = inner.is_dead();
         let called = inner.call();
-        inner.step(if called.is_ok() { Step::Sync(self.inode) } else { Step::FailedSync(self.inode) });
+        match called {
+            Ok(_) => inner.step(Step::Sync(self.inode)),
+            Err(_) if dead => {}
+            Err(_) => inner.step(Step::FailedSync(self.inode)),
+        }
         called.map(|_| ())
     }
 

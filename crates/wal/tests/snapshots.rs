@@ -1,0 +1,159 @@
+//! Snapshot files: atomic, verified, refused when damaged.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use common::{Rig, log_id, membership, options};
+use quorate_core::{GroupId, SnapshotMeta};
+use quorate_wal::fake::{Crash, MemDisk};
+use quorate_wal::{Disk, SNAPSHOT_CHUNK_BYTES, SnapshotFile, WalError};
+
+const GROUP: GroupId = GroupId(4);
+
+fn meta(index: u64) -> SnapshotMeta {
+    SnapshotMeta { last_log_id: log_id(2, index), membership_log_id: log_id(1, 1), membership: membership(3) }
+}
+
+fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|i| (i * 31 + i / 253) as u8).collect()
+}
+
+fn write(rig: &Rig, index: u64, content: &[u8]) -> Result<SnapshotFile, WalError> {
+    let mut writer = rig.handle.snapshots().create(GROUP, &meta(index))?;
+    writer.write_all(content).unwrap();
+    writer.commit()
+}
+
+fn read(snapshot: &SnapshotFile) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    snapshot.content().read_to_end(&mut bytes).map(|_| bytes)
+}
+
+#[test]
+fn a_snapshot_is_read_back_and_sent_as_it_was_written() {
+    for bytes in [0, 10, SNAPSHOT_CHUNK_BYTES, 2 * SNAPSHOT_CHUNK_BYTES + 77] {
+        let (from, to) = (MemDisk::new(), MemDisk::new());
+        let (sender, receiver) = (Rig::begin(&from, 64 << 10), Rig::begin(&to, 64 << 10));
+        let snapshot = write(&sender, 9, &content(bytes)).unwrap();
+        assert_eq!(snapshot.meta(), &meta(9));
+        assert_eq!(read(&snapshot).unwrap(), content(bytes));
+
+        let mut incoming = receiver.handle.snapshots().receive(GROUP).unwrap();
+        let mut buffer = vec![0; 100_000];
+        loop {
+            let some = snapshot.read_at(incoming.len(), &mut buffer).unwrap();
+            if some == 0 {
+                break;
+            }
+            incoming.append(&buffer[..some]).unwrap();
+        }
+        assert_eq!(incoming.len(), snapshot.len());
+        let received = incoming.finish().unwrap();
+        assert!(receiver.handle.snapshots().latest(GROUP).unwrap().is_none(), "not this node's yet");
+        assert_eq!(received.meta(), &meta(9));
+        receiver.handle.snapshots().adopt(received).unwrap();
+        drop(receiver);
+        let after = to.crashed(Crash::DropAll);
+        let rig = Rig::open(&after, options(64 << 10)).unwrap();
+        let latest = rig.handle.snapshots().latest(GROUP).unwrap().unwrap();
+        assert_eq!((latest.meta(), read(&latest).unwrap()), (&meta(9), content(bytes)));
+    }
+}
+
+#[test]
+fn the_newest_is_found_and_the_others_are_pruned() {
+    let disk = MemDisk::new();
+    let rig = Rig::begin(&disk, 64 << 10);
+    let store = rig.handle.snapshots();
+    for index in [5, 300, 17] {
+        write(&rig, index, b"state").unwrap();
+    }
+    let old = store.latest(GROUP).unwrap().unwrap();
+    assert_eq!(old.meta().last_log_id.index, 300);
+    write(&rig, 301, b"newer").unwrap();
+    store.prune(GROUP).unwrap();
+    assert_eq!(read(&old).unwrap(), b"state", "who has it open can still send it");
+    let names = disk.list(Path::new("/data/snapshots/4")).unwrap();
+    assert_eq!(names.len(), 1, "{names:?}");
+    assert_eq!(store.latest(GROUP).unwrap().unwrap().meta().last_log_id.index, 301);
+    assert!(store.latest(GroupId(5)).unwrap().is_none());
+}
+
+#[test]
+fn a_crash_leaves_the_old_snapshot_or_the_new_one() {
+    let disk = MemDisk::new();
+    let rig = Rig::begin(&disk, 64 << 10);
+    write(&rig, 5, &content(1000)).unwrap();
+    disk.start_journal();
+    write(&rig, 9, &content(3000)).unwrap();
+    let committed = disk.journal_steps();
+    rig.handle.snapshots().prune(GROUP).unwrap();
+    let mut replay = disk.replay();
+    let (mut states, mut found) = (0, [0, 0]);
+    loop {
+        for crash in [Crash::DropAll, Crash::KeepAll, Crash::Subset(1), Crash::Subset(2), Crash::Subset(3)] {
+            let after = replay.crashed(crash);
+            let rig = Rig::open(&after, options(64 << 10)).unwrap();
+            let latest = rig.handle.snapshots().latest(GROUP).unwrap().unwrap();
+            let new = latest.meta().last_log_id.index == 9;
+            assert!(new || replay.steps() < committed, "step {}, {crash:?}", replay.steps());
+            assert_eq!(read(&latest).unwrap(), content(if new { 3000 } else { 1000 }));
+            assert_eq!(after.list(Path::new("/data/incoming")).unwrap(), Vec::<String>::new());
+            found[usize::from(new)] += 1;
+            states += 1;
+        }
+        if !replay.advance() {
+            break;
+        }
+    }
+    println!("crash states of a snapshot: {states}");
+    assert!(found[0] > 10 && found[1] > 5, "{found:?}");
+}
+
+#[test]
+fn a_flipped_byte_anywhere_is_refused_and_named() {
+    let disk = MemDisk::new();
+    let rig = Rig::begin(&disk, 64 << 10);
+    let bytes = write(&rig, 9, &content(5000)).unwrap().len();
+    drop(rig);
+    let (path, _) = disk.files().into_iter().find(|(path, _)| path.extension().is_some_and(|e| e == "snap")).unwrap();
+    for offset in 0..bytes {
+        let damaged = disk.crashed(Crash::KeepAll);
+        damaged.flip(&path, offset, 0x04);
+        let rig = Rig::open(&damaged, options(64 << 10)).unwrap();
+        let error = match rig.handle.snapshots().latest(GROUP) {
+            Ok(snapshot) => snapshot.unwrap().verify().unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(error.to_string().contains(".snap"), "offset {offset}: {error}");
+    }
+}
+
+#[test]
+fn what_did_not_arrive_whole_or_is_of_another_group_is_refused() {
+    let disk = MemDisk::new();
+    let rig = Rig::begin(&disk, 64 << 10);
+    let snapshot = write(&rig, 9, &content(5000)).unwrap();
+    let mut bytes = vec![0; snapshot.len() as usize];
+    snapshot.read_at(0, &mut bytes).unwrap();
+    for cut in [0, 10, 63, 64, 3000, bytes.len() - 1] {
+        let mut incoming = rig.handle.snapshots().receive(GROUP).unwrap();
+        incoming.append(&bytes[..cut]).unwrap();
+        assert!(matches!(incoming.finish(), Err(WalError::Corrupt(_))), "cut at {cut}");
+    }
+    let mut incoming = rig.handle.snapshots().receive(GroupId(1)).unwrap();
+    incoming.append(&bytes).unwrap();
+    assert!(matches!(incoming.finish(), Err(WalError::Corrupt(_))));
+    assert_eq!(disk.list(Path::new("/data/incoming")).unwrap(), Vec::<String>::new(), "nothing is left behind");
+    // Garbage with lengths that ask for a lot of memory.
+    let mut garbage = bytes.clone();
+    let at = garbage.len() - 28;
+    garbage[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let checksum = crc32c::crc32c(&garbage[at - 4..at + 24]);
+    garbage[at + 24..].copy_from_slice(&checksum.to_le_bytes());
+    let mut incoming = rig.handle.snapshots().receive(GROUP).unwrap();
+    incoming.append(&garbage).unwrap();
+    assert!(matches!(incoming.finish(), Err(WalError::Corrupt(_))));
+}
