@@ -112,7 +112,7 @@ fn every_call_may_fail_once() {
 fn a_long_script_survives_a_fault_anywhere() {
     let (calls, _) = run(5, 300, |_| {}, "no fault");
     let mut runs = 0;
-    for call in (0..calls).step_by(19) {
+    for call in (0..calls).step_by(11) {
         let what = format!("call {call} of {calls}");
         run(5, 300, |disk| disk.fail_at(call, Fault::Error(ErrorKind::Other)), &what);
         runs += 1;

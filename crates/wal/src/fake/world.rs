@@ -56,10 +56,19 @@ enum DirOp {
 struct Inode {
     live: Content,
     durable: Content,
-    /// With their place in the order of all unsynced operations.
-    unsynced: Vec<(u64, FileOp)>,
-    /// Written before a sync that failed: a later sync does not make them durable.
-    doomed: Vec<(u64, FileOp)>,
+    /// What was done after `durable`, with its place in the order of all operations.
+    since: Vec<(u64, FileOp, Fate)>,
+}
+
+/// What a crash does to an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It may be lost; the next sync makes it durable.
+    Unsynced,
+    /// It may be lost: a sync failed, and no later one makes it durable.
+    Doomed,
+    /// It is durable, but follows on one that is not.
+    Durable,
 }
 
 /// What was done to a disk.
@@ -139,6 +148,20 @@ impl Content {
     }
 }
 
+impl Inode {
+    /// Decides what was unsynced.
+    fn settle(&mut self, decided: Fate) {
+        for (_, _, fate) in self.since.iter_mut().filter(|(_, _, fate)| *fate == Fate::Unsynced) {
+            *fate = decided;
+        }
+    }
+
+    /// The operations that a crash may undo.
+    fn unsafe_orders(&self) -> impl Iterator<Item = u64> + '_ {
+        self.since.iter().filter(|(_, _, fate)| *fate != Fate::Durable).map(|(order, _, _)| *order)
+    }
+}
+
 impl World {
     pub(crate) fn apply(&mut self, step: &Step) {
         self.order += 1;
@@ -156,14 +179,16 @@ impl World {
             Step::File(inode, op) => self.change(*inode, op),
             Step::Sync(inode) => {
                 if let Some(inode) = self.inodes.get_mut(inode) {
-                    for (_, op) in inode.unsynced.drain(..) {
+                    inode.settle(Fate::Durable);
+                    let folded = inode.since.iter().take_while(|(_, _, fate)| *fate == Fate::Durable).count();
+                    for (_, op, _) in inode.since.drain(..folded) {
                         inode.durable.apply(&op);
                     }
                 }
             }
             Step::FailedSync(inode) => {
                 if let Some(inode) = self.inodes.get_mut(inode) {
-                    inode.doomed.append(&mut inode.unsynced);
+                    inode.settle(Fate::Doomed);
                 }
             }
             Step::Rename(from, to) => {
@@ -196,7 +221,7 @@ impl World {
     fn change(&mut self, inode: u64, op: &FileOp) {
         if let Some(inode) = self.inodes.get_mut(&inode) {
             inode.live.apply(op);
-            inode.unsynced.push((self.order, op.clone()));
+            inode.since.push((self.order, op.clone(), Fate::Unsynced));
         }
     }
 
@@ -227,7 +252,7 @@ impl World {
 
     /// Number of operations that a crash may undo.
     pub(crate) fn unsynced(&self) -> usize {
-        self.dir_ops.len() + self.inodes.values().map(|inode| inode.unsynced.len() + inode.doomed.len()).sum::<usize>()
+        self.dir_ops.len() + self.inodes.values().map(|inode| inode.unsafe_orders().count()).sum::<usize>()
     }
 
     /// Changes bytes behind the log's back, durably.
@@ -244,12 +269,7 @@ impl World {
     /// What a crash leaves.
     pub(crate) fn crashed(&self, crash: Crash) -> World {
         let mut orders: Vec<u64> = self.dir_ops.iter().map(|(order, _)| *order).collect();
-        let file_ops = |inode: &Inode| {
-            let mut ops: Vec<(u64, FileOp)> = inode.doomed.iter().chain(&inode.unsynced).cloned().collect();
-            ops.sort_by_key(|(order, _)| *order);
-            ops
-        };
-        orders.extend(self.inodes.values().flat_map(|inode| file_ops(inode).into_iter().map(|(order, _)| order)));
+        orders.extend(self.inodes.values().flat_map(Inode::unsafe_orders));
         orders.sort_unstable();
         let mut chance = Chance(match crash {
             Crash::Subset(seed) => seed,
@@ -280,16 +300,17 @@ impl World {
         for inode in world.names.values() {
             let Some(found) = self.inodes.get(inode) else { continue };
             let mut content = found.durable.clone();
-            for (order, op) in file_ops(found) {
-                match (keep(order, &mut chance), op) {
+            for (order, op, fate) in &found.since {
+                let kept = if *fate == Fate::Durable { Kept::All } else { keep(*order, &mut chance) };
+                match (kept, op) {
                     (Kept::None, _) => {}
                     (Kept::Sectors, FileOp::Write { offset, bytes }) => {
-                        write_some_sectors(&mut content, &bytes, offset, &mut chance);
+                        write_some_sectors(&mut content, bytes, *offset, &mut chance);
                     }
-                    (Kept::All | Kept::Sectors, op) => content.apply(&op),
+                    (Kept::All | Kept::Sectors, op) => content.apply(op),
                 }
             }
-            let inode_after = Inode { live: content.clone(), durable: content, ..Inode::default() };
+            let inode_after = Inode { live: content.clone(), durable: content, since: Vec::new() };
             world.inodes.insert(*inode, inode_after);
         }
         world
