@@ -14,7 +14,9 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic::{Code, Status};
 
 use crate::mvcc::Store;
-use crate::proto::{ClusterServer, KvServer, MaintenanceServer, ResponseHeader};
+use crate::proto::{
+    AuthNotServed, ClusterServer, KvServer, LeaseNotServed, MaintenanceServer, ResponseHeader, WatchNotServed,
+};
 
 /// The version that clients are told: the etcd API that is served, then our own.
 const VERSION: &str = concat!("3.5.0+quorate.", env!("CARGO_PKG_VERSION"));
@@ -39,7 +41,10 @@ impl Face {
         routes
             .add_service(KvServer::new(Arc::clone(&face)))
             .add_service(ClusterServer::new(Arc::clone(&face)))
-            .add_service(MaintenanceServer::new(face));
+            .add_service(MaintenanceServer::new(face))
+            .add_service(WatchNotServed)
+            .add_service(LeaseNotServed)
+            .add_service(AuthNotServed);
         routes.routes()
     }
 

@@ -18,8 +18,8 @@ pub use kv::{
 };
 pub use maintenance::{AlarmAction, AlarmMember, AlarmRequest, AlarmResponse, StatusRequest, StatusResponse};
 pub use service::{
-    Cluster, ClusterClient, ClusterServer, Kv, KvClient, KvServer, MAX_MESSAGE_BYTES, Maintenance, MaintenanceClient,
-    MaintenanceServer,
+    AuthNotServed, Cluster, ClusterClient, ClusterServer, Kv, KvClient, KvServer, LeaseNotServed, MAX_MESSAGE_BYTES,
+    Maintenance, MaintenanceClient, MaintenanceServer, WatchNotServed,
 };
 pub use txn::{
     Compare, CompareResult, CompareTarget, RequestOp, ResponseOp, TargetUnion, TxnRequest, TxnResponse, request_op,

@@ -160,6 +160,43 @@ macro_rules! service {
     };
 }
 
+macro_rules! not_served {
+    ($($(#[$doc:meta])* $server:ident = $name:literal;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, Debug, Default)]
+            pub struct $server;
+
+            impl NamedService for $server {
+                const NAME: &'static str = $name;
+            }
+
+            impl Service<http::Request<Body>> for $server {
+                type Response = http::Response<Body>;
+                type Error = Infallible;
+                type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+                fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                    Poll::Ready(Ok(()))
+                }
+
+                fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+                    std::future::ready(Ok(not_served(request.uri().path())))
+                }
+            }
+        )*
+    };
+}
+
+not_served! {
+    /// Says of every call of the watch service that it is not served.
+    WatchNotServed = "etcdserverpb.Watch";
+    /// Says of every call of the lease service that it is not served.
+    LeaseNotServed = "etcdserverpb.Lease";
+    /// Says of every call of the auth service that it is not served.
+    AuthNotServed = "etcdserverpb.Auth";
+}
+
 service! {
     /// Keys and values.
     "etcdserverpb.KV": trait Kv, server KvServer, client KvClient {
