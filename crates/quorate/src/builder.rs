@@ -1,8 +1,10 @@
 //! [`Builder`]: a host with one group, in one expression.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use quorate_core::{GroupId, Node, NodeId};
+use quorate_wal::Disk;
 
 use crate::host::HostBuilder;
 use crate::{Config, GroupBuilder, MemoryNetwork, Raft, RaftStateMachine, StartError, TlsFiles};
@@ -48,6 +50,12 @@ impl<S: RaftStateMachine> Builder<S> {
     /// Tunables.
     pub fn config(mut self, config: Config) -> Self {
         self.host = self.host.config(config);
+        self
+    }
+
+    /// Opens the data directory through this disk instead of the file system: for tests of what a disk may do.
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.host = self.host.disk(disk);
         self
     }
 

@@ -58,8 +58,8 @@ pub(crate) enum Written {
 /// A message between two nodes' libraries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// What is your standing? I am reached at `address`.
-    Probe { group: GroupId, id: CallId, incarnation: Incarnation, address: String },
+    /// What is your standing? I belong to `cluster`, if it is not zero, and am reached at `address`.
+    Probe { group: GroupId, id: CallId, cluster: ClusterId, incarnation: Incarnation, address: String },
     /// The answer. `id` as in the probe.
     Standing {
         group: GroupId,
@@ -90,8 +90,9 @@ impl Call {
             out.put_u64_le(id.number);
         };
         match self {
-            Call::Probe { group, id, incarnation, address } => {
+            Call::Probe { group, id, cluster, incarnation, address } => {
                 head(&mut out, PROBE, group, id);
+                out.put_u128_le(cluster.0);
                 out.put_u128_le(incarnation.0);
                 put_bytes(&mut out, address.as_bytes());
             }
@@ -139,8 +140,9 @@ impl Call {
         let id = CallId { run: bytes.try_get_u128_le().ok()?, number: bytes.try_get_u64_le().ok()? };
         let call = match kind {
             PROBE => {
+                let cluster = ClusterId(bytes.try_get_u128_le().ok()?);
                 let incarnation = Incarnation(bytes.try_get_u128_le().ok()?);
-                Call::Probe { group, id, incarnation, address: take_text(&mut bytes)? }
+                Call::Probe { group, id, cluster, incarnation, address: take_text(&mut bytes)? }
             }
             STANDING => {
                 let standing = match bytes.try_get_u8().ok()? {
@@ -260,7 +262,7 @@ mod tests {
             Written::Unknown,
         ];
         let mut calls = vec![
-            Call::Probe { group, id, incarnation: Incarnation(5), address: "here:1".into() },
+            Call::Probe { group, id, cluster: ClusterId(4), incarnation: Incarnation(5), address: "here:1".into() },
             Call::Join { group, id, address: "there:1".into() },
             Call::Joined { group, id, done: true, leader: None },
             Call::Write { group, id, low: 3, command: Bytes::from_static(b"put") },

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_core::NodeId;
 use tokio::sync::oneshot;
@@ -28,6 +27,8 @@ pub(crate) struct Asked<'a> {
     calls: &'a Calls,
     number: u64,
     answer: oneshot::Receiver<Call>,
+    /// Certainly not sent.
+    pub(crate) unsent: bool,
 }
 
 impl Calls {
@@ -50,8 +51,8 @@ impl Calls {
             open.waiting.insert(number, (to, sender));
             (number, open.waiting.first_key_value().map_or(number, |(low, _)| *low))
         };
-        let asked = Asked { calls: self, number, answer };
-        network.call(to, question(CallId { run: self.run, number }, low).encode());
+        let mut asked = Asked { calls: self, number, answer, unsent: true };
+        asked.unsent = !network.call(to, question(CallId { run: self.run, number }, low).encode());
         asked
     }
 
@@ -77,7 +78,10 @@ impl Calls {
 impl Asked<'_> {
     /// The answer; `None`: there will be none.
     pub(crate) async fn answer(&mut self) -> Option<Call> {
-        (&mut self.answer).await.ok()
+        match self.unsent {
+            true => None,
+            false => (&mut self.answer).await.ok(),
+        }
     }
 }
 
@@ -121,8 +125,8 @@ impl Seen {
 
 /// Sends an answer.
 pub(crate) fn answer(network: &dyn RaftNetwork, to: NodeId, call: &Call) {
-    let body: Bytes = call.encode();
-    network.call(to, body);
+    // A lost answer equals a lost question.
+    let _ = network.call(to, call.encode());
 }
 
 #[cfg(test)]

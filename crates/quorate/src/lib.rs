@@ -5,6 +5,7 @@ mod call;
 mod calls;
 mod config;
 mod driver;
+mod durable;
 mod error;
 mod group;
 mod host;
@@ -19,6 +20,7 @@ mod read;
 mod snapshot;
 mod state_machine;
 mod storage;
+mod tcp;
 mod write;
 
 pub use builder::Builder;
@@ -52,4 +54,13 @@ pub struct TlsFiles {
     pub certificate: std::path::PathBuf,
     /// Its private key.
     pub key: std::path::PathBuf,
+    /// The cluster's name in certificates: a node's must be good for `node-<id>.<cluster name>.quorate`.
+    pub cluster_name: String,
+}
+
+/// For those who bring their own disk, storage or driver.
+pub mod advanced {
+    pub use quorate_core as core;
+    pub use quorate_wal as wal;
+    pub use quorate_wire as wire;
 }

@@ -101,8 +101,9 @@ pub trait RaftNetwork: Send + Sync + 'static {
     #[allow(clippy::result_large_err, reason = "the packet is handed back, not copied")]
     fn send(&self, to: NodeId, packet: Packet) -> Result<(), Packet>;
 
-    /// Takes the library's own request or reply for a peer. Never blocks; lost if it cannot be sent.
-    fn call(&self, to: NodeId, body: Bytes);
+    /// Takes the library's own request or reply for a peer. Never blocks. Returns whether it was taken: `false`
+    /// promises that it was not sent and never will be; `true` promises nothing.
+    fn call(&self, to: NodeId, body: Bytes) -> bool;
 
     /// Sends a snapshot on a connection of its own and tells how it ended.
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>);

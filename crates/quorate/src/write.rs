@@ -251,6 +251,9 @@ impl<S: RaftStateMachine> Group<S> {
         let group = self.node.group;
         let question = |id, low| Call::Write { group, id, low, command };
         let mut asked = self.host.calls.ask(&*self.host.network, leader, question);
+        if asked.unsent {
+            return Err(Stop::Failed(Failure::NotLeader(None)));
+        }
         let Some(Call::Written { written, .. }) = asked.answer().await else {
             return Err(Stop::Failed(Failure::Unknown));
         };

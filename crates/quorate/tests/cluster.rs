@@ -160,8 +160,9 @@ async fn a_full_window_is_overload_at_the_deadline_and_at_once_without_patience(
     let (network, nodes) = start(3, config).await;
     let first = leader(&nodes).await;
     network.isolate(first.node_id());
+    let base = first.wait(PATIENCE).is_leader().await.unwrap().last_log_id.index;
     let pending = tokio::spawn(first.client_write("x".repeat(900)));
-    first.wait(PATIENCE).metrics(|now| now.last_log_id.index > now.commit_index, "the write to be in the log").await.unwrap();
+    first.wait(PATIENCE).log_index_at_least(base + 1).await.unwrap();
     let refused = first.try_client_write("y".repeat(100)).await.unwrap_err();
     assert_eq!(refused, ClientWriteError::Overloaded);
     assert!(refused.is_retryable());

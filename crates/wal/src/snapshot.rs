@@ -253,7 +253,7 @@ impl SnapshotStore {
         let (content_bytes, chunks, meta) = (u64_at(&manifest, 8), u64_at(&manifest, 16), u32_at(&manifest, 4));
         let chunks_at = MANIFEST_HEAD_BYTES as u64 + u64::from(meta);
         let consistent = content_bytes.div_ceil(SNAPSHOT_CHUNK_BYTES as u64) == chunks
-            && HEADER_BYTES as u64 + content_bytes == manifest_at
+            && content_bytes.checked_add(HEADER_BYTES as u64) == Some(manifest_at)
             && chunks_at + chunks * 4 == end as u64;
         if !consistent {
             return Err(WalError::damaged(path, manifest_at, "the snapshot's manifest contradicts itself"));
@@ -371,6 +371,11 @@ impl SnapshotFile {
     /// What it holds.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.meta
+    }
+
+    /// Where the file is; gone once it is pruned.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Length of the file in bytes: what [`read_at`](Self::read_at) covers.

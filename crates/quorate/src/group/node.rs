@@ -141,6 +141,8 @@ pub(crate) struct Node {
     leads: AtomicBool,
     /// Whether nothing was ever written here.
     blank: AtomicBool,
+    /// Whether this run of this node made the cluster.
+    founder: AtomicBool,
     leader: watch::Sender<Option<NodeId>>,
     membership: RwLock<Arc<Membership>>,
     metrics: watch::Sender<RaftMetrics>,
@@ -180,6 +182,7 @@ impl Node {
             due: AtomicU64::new(u64::MAX),
             leads: AtomicBool::new(false),
             blank: AtomicBool::new(is_blank(driver.core())),
+            founder: AtomicBool::new(false),
             leader: watch::Sender::new(None),
             membership: RwLock::new(membership),
             seat: Mutex::new(Seat {
@@ -548,6 +551,14 @@ impl Node {
     /// Whether nothing was ever written here.
     pub(crate) fn is_blank(&self) -> bool {
         self.blank.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_founder(&self) -> bool {
+        self.founder.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn become_founder(&self) {
+        self.founder.store(true, Ordering::Relaxed);
     }
 
     /// The membership in force.

@@ -193,12 +193,8 @@ impl Window {
     /// Takes `bytes` of `limit` if they fit, and says whether the window was empty; a single larger write fits an
     /// empty window.
     pub(crate) fn take(&self, bytes: usize, limit: usize) -> Option<bool> {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if before == 0 || before + bytes <= limit {
-            return Some(before == 0);
-        }
-        self.give(bytes);
-        None
+        let fits = |used: usize| (used == 0 || used + bytes <= limit).then_some(used + bytes);
+        self.used.fetch_update(Ordering::SeqCst, Ordering::Relaxed, fits).ok().map(|used| used == 0)
     }
 
     pub(crate) fn give(&self, bytes: usize) {

@@ -22,7 +22,7 @@ use crate::{ClosedReason, InitializeError};
 /// A round that is not answered for this long is over.
 const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause between rounds: at first, and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
 /// What is waited for is said this often.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
@@ -43,12 +43,13 @@ pub(super) async fn run(host: Arc<HostInner>, node: Arc<Node>) {
         if node.closed().is_some() || (!node.is_blank() && host.cluster() != ClusterId(0)) {
             return;
         }
-        let waits_for = round(&host, &node).await;
-        if let Some(waits_for) = waits_for {
-            if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) && pause >= PAUSE.1 {
+        match round(&host, &node).await {
+            Round::Progress => pause = PAUSE.0,
+            Round::Waits(text) if pause >= PAUSE.1 && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) => {
                 said = Some(Instant::now());
-                tracing::info!(node = host.id.0, group = node.group.0, "blank: {waits_for}");
+                tracing::info!(node = host.id.0, group = node.group.0, "blank: {text}");
             }
+            Round::Waits(_) => {}
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
@@ -57,8 +58,14 @@ pub(super) async fn run(host: Arc<HostInner>, node: Arc<Node>) {
     }
 }
 
-/// One round; returns what is still waited for.
-async fn round(host: &Arc<HostInner>, node: &Arc<Node>) -> Option<String> {
+/// How a round ended.
+enum Round {
+    Progress,
+    /// For this, in words.
+    Waits(String),
+}
+
+async fn round(host: &Arc<HostInner>, node: &Arc<Node>) -> Round {
     let mut ids = host.strangers();
     ids.extend(host.peers.keys().copied());
     ids.remove(&host.id);
@@ -69,31 +76,35 @@ async fn round(host: &Arc<HostInner>, node: &Arc<Node>) -> Option<String> {
     }
     let silent: Vec<_> = host.peers.keys().filter(|id| **id != host.id && !answers.contains_key(id)).collect();
     if host.peers.is_empty() {
-        return Some("waiting to be initialized, or to be added to a cluster".into());
+        return Round::Waits("waiting to be initialized, or to be added to a cluster".into());
     }
     if !silent.is_empty() {
-        return Some(format!("waiting for an answer of nodes {silent:?} before a cluster is made"));
+        return Round::Waits(format!("waiting for an answer of nodes {silent:?} before a cluster is made"));
     }
     let lowest = host.peers.keys().next().copied();
     if lowest != Some(host.id) {
-        return Some(format!("waiting for node {} to make the cluster", lowest.unwrap_or_default()));
+        return Round::Waits(format!("waiting for node {} to make the cluster", lowest.unwrap_or_default()));
     }
     let mine = host.cluster();
     if let Some((id, _)) = answers.iter().find(|(_, answer)| answer.cluster.0 != 0 && answer.cluster != mine) {
-        return Some(format!("node {id} is blank but belongs to another cluster: wipe its directory, or join that one"));
+        let text = format!("node {id} is blank but belongs to another cluster: wipe its directory, or join that one");
+        return Round::Waits(text);
     }
     let voters = host.peers.iter().map(|(id, member)| {
         let incarnation = answers.get(id).map_or(host.incarnation, |answer| answer.incarnation);
         (*id, incarnation, member.clone())
     });
     match found(host, node, Membership::majority(voters)).await {
-        Ok(_) => None,
-        Err(error) => Some(error.to_string()),
+        Ok(_) => {
+            node.become_founder();
+            Round::Progress
+        }
+        Err(error) => Round::Waits(error.to_string()),
     }
 }
 
 /// A peer has state: become a member of its cluster.
-async fn follow(host: &Arc<HostInner>, node: &Arc<Node>, peer: NodeId, answer: Answer) -> Option<String> {
+async fn follow(host: &Arc<HostInner>, node: &Arc<Node>, peer: NodeId, answer: Answer) -> Round {
     let member = match answer.standing {
         Standing::Blank => false,
         Standing::Named => true,
@@ -109,17 +120,17 @@ async fn follow(host: &Arc<HostInner>, node: &Arc<Node>, peer: NodeId, answer: A
         Standing::NotNamed => join(host, node, answer.leader.unwrap_or(peer)).await,
     };
     if !member {
-        return Some(format!("asking node {} to be made a learner", answer.leader.unwrap_or(peer)));
+        return Round::Waits(format!("asking node {} to be made a learner", answer.leader.unwrap_or(peer)));
     }
     if host.cluster() == answer.cluster {
-        return Some("waiting for the leader".into());
+        return Round::Waits("waiting for the leader".into());
     }
     match host.adopt(answer.cluster).await {
         Ok(()) => {
             tracing::info!(node = host.id.0, group = node.group.0, cluster = %answer.cluster, "joined the cluster");
-            Some("waiting for the leader".into())
+            Round::Progress
         }
-        Err(error) => Some(error.to_string()),
+        Err(error) => Round::Waits(error.to_string()),
     }
 }
 
@@ -137,8 +148,8 @@ pub(crate) async fn ask_all(host: &HostInner, node: &Node, ids: &[NodeId]) -> BT
     let deadline = Instant::now() + ROUND_TIMEOUT;
     let mut asked = Vec::with_capacity(ids.len());
     for id in ids {
-        let (group, incarnation, address) = (node.group, host.incarnation, host.address.clone());
-        let probe = move |id, _| Call::Probe { group, id, incarnation, address };
+        let (group, cluster, incarnation, address) = (node.group, host.cluster(), host.incarnation, host.address.clone());
+        let probe = move |id, _| Call::Probe { group, id, cluster, incarnation, address };
         asked.push((*id, host.calls.ask(&*host.network, *id, probe)));
     }
     let mut answers = BTreeMap::new();

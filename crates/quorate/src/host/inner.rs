@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use quorate_core::{ChangeMembers, ClusterId, Event, GroupId, Incarnation, Node as Member, NodeId, Retain};
+use quorate_core::{ChangeMembers, ClusterId, Event, GroupId, Incarnation, Node as Member, NodeId, Phase, Retain};
 use quorate_wire::Packet;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::HostBuilder;
-use crate::call::{Call, CallId, Standing};
+use crate::call::{Call, CallId, Standing, Written};
 use crate::calls::{Calls, Seen, answer};
 use crate::driver::Input;
+use crate::durable::Durable;
+use crate::tcp::Tcp;
 use crate::group::{Clock, Node};
 use crate::identity::{MemoryIdentity, random_u128};
 use crate::memory::{MemorySnapshots, MemoryStorage};
@@ -68,12 +70,18 @@ impl HostInner {
             let text = format!("`peers` must name this node, {}, too", builder.id);
             return Err(StartError::Config(text));
         }
+        // Where snapshots from peers are written before the store takes them over.
+        let incoming = builder.data_dir.as_ref().map(|directory| directory.join("received"));
         let mut on_shutdown: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
         let storage = match (builder.storage, builder.data_dir) {
             (Some(storage), _) => storage,
-            (None, Some(_directory)) => {
-                let _ = &mut on_shutdown;
-                return Err(StartError::Config("data directories are not supported yet".into()));
+            (None, Some(directory)) => {
+                let (disk, id) = (Arc::clone(&builder.disk), builder.id);
+                let open = move || Durable::open(disk, &directory, id);
+                let durable = runtime.spawn_blocking(open).await.map_err(|_| StartError::Closed)??;
+                let closing = Arc::clone(&durable);
+                on_shutdown.push(Box::new(move || closing.shutdown()));
+                Storage { log: durable.clone(), snapshots: durable.clone(), identity: durable }
             }
             (None, None) if builder.memory.is_some() => Storage {
                 log: Arc::new(MemoryStorage::new()),
@@ -94,7 +102,17 @@ impl HostInner {
         let network: Arc<dyn RaftNetwork> = match (builder.network, builder.memory) {
             (Some(network), _) => network,
             (None, Some(memory)) => Arc::new(memory.endpoint(builder.id, identity.incarnation)),
-            (None, None) => return Err(StartError::Config("networks other than `in_memory` are not supported yet".into())),
+            (None, None) => {
+                let listen = builder.listen.clone().unwrap_or_else(|| address.clone());
+                if listen.is_empty() {
+                    return Err(StartError::Config("say where to listen for peers: `listen`, or `peers`".into()));
+                }
+                let tcp = Tcp::bind(Arc::clone(&storage.identity), &listen, incoming, builder.tls.as_ref()).await?;
+                if let Some(host) = address.strip_suffix(":0") {
+                    address = format!("{host}:{}", tcp.port());
+                }
+                Arc::new(tcp)
+            }
         };
         for (id, node) in builder.peers.iter().filter(|(id, _)| **id != builder.id) {
             network.set_address(*id, &node.address);
@@ -224,13 +242,21 @@ impl HostInner {
 
     fn on_call(self: &Arc<Self>, from: NodeId, call: Call) {
         match call {
-            Call::Probe { group, id, incarnation, address } => self.on_probe(from, group, id, incarnation, &address),
+            Call::Probe { group, id, cluster, incarnation, address } => {
+                self.on_probe(from, group, id, incarnation, &address);
+                self.maybe_elect(group, cluster);
+            }
             Call::Join { group, id, address } => self.on_join(from, group, id, address),
             Call::Write { group, id, low, command } => {
-                if self.seen.is_new(from, id, low)
-                    && let Some(port) = self.port(group)
-                {
-                    port.on_write(from, id, command);
+                if !self.seen.is_new(from, id, low) {
+                    return;
+                }
+                match self.port(group) {
+                    Some(port) => port.on_write(from, id, command),
+                    None => {
+                        let written = Written::NotLeader { leader: None };
+                        answer(&*self.network, from, &Call::Written { group, id, written });
+                    }
                 }
             }
             Call::Standing { id, .. } | Call::Joined { id, .. } | Call::Written { id, .. } => {
@@ -257,6 +283,16 @@ impl HostInner {
         let (cluster, leader) = (self.cluster(), node.leader());
         let standing = Call::Standing { group, id, standing, cluster, incarnation: self.incarnation, leader };
         answer(&*self.network, from, &standing);
+    }
+
+    /// The founder of a cluster campaigned before its peers knew that they belong to it. One that asks, and knows
+    /// by now, can vote: no need to wait for the next time-out.
+    fn maybe_elect(&self, group: GroupId, asker: ClusterId) {
+        let Some(port) = self.port(group).filter(|_| asker != ClusterId(0) && asker == self.cluster()) else { return };
+        let node = port.node();
+        if node.is_founder() && node.leader().is_none() {
+            self.push(node, Input::Event(Event::Elect { phase: Phase::Pre }));
+        }
     }
 
     fn on_join(self: &Arc<Self>, from: NodeId, group: GroupId, id: CallId, address: String) {

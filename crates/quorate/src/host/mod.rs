@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use quorate_core::{GroupId, Node, NodeId};
+use quorate_wal::{Disk, RealDisk};
 
 pub(crate) use self::bootstrap::initialize;
 pub(crate) use self::inner::{HostInner, Port};
@@ -46,6 +47,7 @@ pub struct HostBuilder {
     network: Option<Arc<dyn RaftNetwork>>,
     config: Config,
     tls: Option<TlsFiles>,
+    disk: Arc<dyn Disk>,
 }
 
 impl std::fmt::Debug for HostBuilder {
@@ -71,6 +73,7 @@ impl HostBuilder {
             network: None,
             config: Config::default(),
             tls: None,
+            disk: Arc::new(RealDisk),
         }
     }
 
@@ -95,6 +98,12 @@ impl HostBuilder {
     /// Reaches peers through this network inside the process; see [`Builder::in_memory`](crate::Builder::in_memory).
     pub fn in_memory(mut self, network: &MemoryNetwork) -> Self {
         self.memory = Some(network.clone());
+        self
+    }
+
+    /// Opens the data directory through this disk instead of the file system: for tests of what a disk may do.
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = disk;
         self
     }
 

@@ -111,10 +111,12 @@ impl RaftNetwork for MemoryEndpoint {
         }
     }
 
-    fn call(&self, to: NodeId, body: Bytes) {
-        if let Some(peer) = self.peer(to) {
+    fn call(&self, to: NodeId, body: Bytes) -> bool {
+        let peer = self.peer(to);
+        if let Some(peer) = &peer {
             peer.on_call(self.me, body);
         }
+        peer.is_some()
     }
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {

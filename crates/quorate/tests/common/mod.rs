@@ -83,6 +83,8 @@ pub(crate) async fn start(count: u64, config: Config) -> (MemoryNetwork, Vec<Raf
 }
 
 pub(crate) async fn start_on(network: &MemoryNetwork, count: u64, config: Config) -> Vec<Raft<Ledger>> {
+    // RUST_LOG=quorate=debug shows what the nodes do.
+    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
     let mut nodes = Vec::new();
     for id in 1..=count {
         let builder = Raft::builder(id).peers(peers(1..=count)).in_memory(network).config(config.clone());
@@ -98,7 +100,13 @@ pub(crate) async fn start_on(network: &MemoryNetwork, count: u64, config: Config
 pub(crate) async fn leader(nodes: &[Raft<Ledger>]) -> Raft<Ledger> {
     let watching = nodes.iter().find(|node| node.metrics().borrow().closed.is_none()).unwrap();
     loop {
-        let id = watching.wait(PATIENCE).leader().await.unwrap();
+        let id = match watching.wait(PATIENCE).leader().await {
+            Ok(id) => id,
+            Err(error) => {
+                let found: Vec<_> = nodes.iter().map(|node| node.metrics().borrow().clone()).collect();
+                panic!("{error}: {found:#?}");
+            }
+        };
         if let Some(node) = by_id(nodes, id).filter(|node| node.is_leader()) {
             return node.clone();
         }

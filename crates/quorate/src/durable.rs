@@ -1,0 +1,265 @@
+//! The default storage: the library's traits on the write-ahead log of `quorate-wal`.
+//!
+//! Nothing is decided here: each call is one call of the log, each error one of ours.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_core::{ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, NodeId, Recovered, SnapshotMeta, Span, WriteId};
+use quorate_wal::{Disk, PeerVerdict, Wal, WalError, WalHandle, WalOptions, WalWrite};
+use quorate_wire::Batches;
+
+use crate::{
+    Completions, Identity, IdentityStore, LogWrite, RaftLogStorage, ReceivedContent, SnapshotData, SnapshotSource,
+    SnapshotStore, SnapshotWriter, StorageError, StorageErrorKind, StoredSnapshot,
+};
+
+/// A chunk of a received snapshot's file on its way into the store: 1 MiB.
+const COPY_BYTES: usize = 1 << 20;
+
+/// A node's directory, open: log, votes, snapshots and identity.
+pub(crate) struct Durable {
+    handle: WalHandle,
+    /// Owns the log's thread; `None` once it is shut down.
+    wal: Mutex<Option<Wal>>,
+}
+
+impl Durable {
+    /// Opens a node's directory, or makes a blank one. May block.
+    pub(crate) fn open(disk: Arc<dyn Disk>, directory: &Path, node: NodeId) -> Result<Arc<Self>, StorageError> {
+        let wal = Wal::open(disk, directory, WalOptions::new(node))?;
+        Ok(Arc::new(Self { handle: wal.handle(), wal: Mutex::new(Some(wal)) }))
+    }
+
+    /// Writes what was submitted and closes the log. May block.
+    pub(crate) fn shutdown(&self) {
+        let Some(wal) = self.wal.lock().take() else { return };
+        if let Err(error) = wal.shutdown() {
+            tracing::error!(%error, "the log did not close cleanly");
+        }
+    }
+}
+
+impl RaftLogStorage for Durable {
+    fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
+        let on_durable = move |write, result: Result<(), WalError>| {
+            completions.complete(write, result.map_err(StorageError::from));
+        };
+        let state = self.handle.open_group(group, Arc::new(on_durable))?;
+        Ok(Recovered {
+            vote: state.vote,
+            log: state.log,
+            memberships: state.memberships,
+            promised_lease: state.promised_lease,
+            ..Recovered::default()
+        })
+    }
+
+    fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
+        let op = match op {
+            LogWrite::Vote(vote) => WalWrite::Vote(vote),
+            LogWrite::Append(batches) => WalWrite::Append(batches),
+            LogWrite::Truncate { after } => WalWrite::Truncate { after },
+            LogWrite::Reset { to, tail } => WalWrite::Reset { to, tail },
+            LogWrite::PromiseLease(lease) => WalWrite::PromiseLease(lease),
+        };
+        self.handle.submit(group, write, op);
+    }
+
+    fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError> {
+        Ok(self.handle.read(group, span, max_bytes)?)
+    }
+
+    fn purge(&self, group: GroupId, upto: LogId) {
+        self.handle.purge(group, upto);
+    }
+
+    fn is_full(&self) -> bool {
+        self.handle.is_full()
+    }
+}
+
+impl IdentityStore for Durable {
+    fn identity(&self) -> Identity {
+        let found = self.handle.identity();
+        Identity {
+            cluster: found.cluster,
+            node: found.node,
+            incarnation: found.incarnation,
+            boot: found.boot,
+            mode: found.mode,
+        }
+    }
+
+    fn set_cluster(&self, cluster: ClusterId, mode: LeaderIdMode) -> Result<(), StorageError> {
+        Ok(self.handle.set_cluster(cluster, mode)?)
+    }
+
+    fn record_peer(&self, peer: NodeId, incarnation: Incarnation, boot: u64) -> Result<(), String> {
+        match self.handle.record_peer(peer, incarnation, boot) {
+            Ok(PeerVerdict::Fine) => Ok(()),
+            Ok(PeerVerdict::OtherIncarnation { known }) => {
+                // It is served as a learner: its word does not count for the voter it replaced (law 15).
+                tracing::warn!(%peer, %known, %incarnation, "a peer came back with another disk");
+                Ok(())
+            }
+            Ok(PeerVerdict::OlderCopy { seen_boot }) => Err(format!(
+                "node {peer} speaks from an older copy of its disk (start {boot}, start {seen_boot} was seen): it may \
+                 have forgotten what it promised; wipe its data directory and add it again as a learner"
+            )),
+            Err(error) => Err(format!("cannot write down that node {peer} was seen: {error}")),
+        }
+    }
+}
+
+impl SnapshotStore for Durable {
+    fn create(&self, group: GroupId, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+        let writer = self.handle.snapshots().create(group, meta)?;
+        Ok(Box::new(Writer { writer, store: self.handle.snapshots().clone(), group }))
+    }
+
+    fn latest(&self, group: GroupId) -> Result<Option<Box<dyn StoredSnapshot>>, StorageError> {
+        let latest = self.handle.snapshots().latest(group)?;
+        Ok(latest.map(|file| Box::new(Stored { file }) as Box<dyn StoredSnapshot>))
+    }
+
+    fn receive(&self, group: GroupId, data: SnapshotData) -> Result<Box<dyn ReceivedContent>, StorageError> {
+        let store = self.handle.snapshots().clone();
+        let mut incoming = store.receive(group)?;
+        match data {
+            SnapshotData::Memory(bytes) => incoming.append(&bytes)?,
+            SnapshotData::File(path) => {
+                let mut file = File::open(&path)?;
+                let mut chunk = vec![0; COPY_BYTES];
+                loop {
+                    let count = file.read(&mut chunk)?;
+                    if count == 0 {
+                        break;
+                    }
+                    incoming.append(&chunk[..count])?;
+                }
+                std::fs::remove_file(&path)?;
+            }
+        }
+        let received = incoming.finish()?;
+        Ok(Box::new(Received { received, store, group }))
+    }
+}
+
+/// A snapshot being written.
+struct Writer {
+    writer: quorate_wal::SnapshotWriter,
+    store: quorate_wal::SnapshotStore,
+    group: GroupId,
+}
+
+impl io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl SnapshotWriter for Writer {
+    fn commit(self: Box<Self>) -> Result<(), StorageError> {
+        let Self { writer, store, group } = *self;
+        writer.commit()?;
+        prune(&store, group);
+        Ok(())
+    }
+}
+
+/// The newest snapshot.
+struct Stored {
+    file: quorate_wal::SnapshotFile,
+}
+
+impl StoredSnapshot for Stored {
+    fn meta(&self) -> &SnapshotMeta {
+        self.file.meta()
+    }
+
+    fn content(&self) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.file.content()))
+    }
+
+    fn source(&self) -> io::Result<SnapshotSource> {
+        match File::open(self.file.path()) {
+            Ok(file) => Ok(SnapshotSource::File(file)),
+            // Pruned meanwhile, or on a disk that is not the file system's: the open handle still has the bytes.
+            Err(_) => Ok(SnapshotSource::Memory(self.bytes()?)),
+        }
+    }
+}
+
+impl Stored {
+    fn bytes(&self) -> io::Result<Bytes> {
+        let length = usize::try_from(self.file.len()).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        let mut at = 0;
+        while at < length {
+            let count = self.file.read_at(at as u64, &mut bytes[at..]).map_err(io::Error::other)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            at += count;
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// A verified snapshot from a peer.
+struct Received {
+    received: quorate_wal::ReceivedSnapshot,
+    store: quorate_wal::SnapshotStore,
+    group: GroupId,
+}
+
+impl ReceivedContent for Received {
+    fn meta(&self) -> &SnapshotMeta {
+        self.received.meta()
+    }
+
+    fn content(&self) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.received.content()))
+    }
+
+    fn adopt(self: Box<Self>) -> Result<(), StorageError> {
+        let Self { received, store, group } = *self;
+        store.adopt(received)?;
+        prune(&store, group);
+        Ok(())
+    }
+}
+
+/// Removes all but the newest snapshot. That it cannot is no reason to fail: they are only in the way.
+fn prune(store: &quorate_wal::SnapshotStore, group: GroupId) {
+    if let Err(error) = store.prune(group) {
+        tracing::warn!(%group, %error, "cannot remove old snapshots");
+    }
+}
+
+impl From<WalError> for StorageError {
+    fn from(error: WalError) -> Self {
+        let kind = match &error {
+            WalError::Corrupt(_) | WalError::OtherVersion { .. } | WalError::NoIdentity { .. } => {
+                StorageErrorKind::Corrupt
+            }
+            WalError::Locked { .. }
+            | WalError::OtherNode { .. }
+            | WalError::OtherCluster { .. }
+            | WalError::NoCluster => StorageErrorKind::Identity,
+            WalError::Closed => StorageErrorKind::Poisoned,
+            other if other.is_full() => StorageErrorKind::Full,
+            _ => StorageErrorKind::Io,
+        };
+        StorageError::new(kind, error.to_string())
+    }
+}

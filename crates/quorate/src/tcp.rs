@@ -1,0 +1,130 @@
+//! The default network: the library's trait on the TCP transport of `quorate-net`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_core::{ClusterId, Incarnation, NodeId, SendOutcome};
+use quorate_net::{
+    Handler, LocalIdentity, NetError, PeerHello, ReceivedData, TlsOptions, Transport, TransportOptions,
+};
+use quorate_wire::Packet;
+
+use crate::{
+    Identity, IdentityStore, Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource,
+    StartError, TlsFiles,
+};
+
+/// Peers over TCP.
+pub(crate) struct Tcp {
+    transport: Transport,
+    local: Mutex<LocalIdentity>,
+    identity: Arc<dyn IdentityStore>,
+}
+
+impl Tcp {
+    /// Listens on `address`.
+    pub(crate) async fn bind(
+        identity: Arc<dyn IdentityStore>,
+        address: &str,
+        incoming: Option<PathBuf>,
+        tls: Option<&TlsFiles>,
+    ) -> Result<Self, StartError> {
+        let Identity { cluster, node, incarnation, boot, mode } = identity.identity();
+        let local = LocalIdentity { cluster, node, incarnation, boot_counter: boot, mode };
+        let mut options = TransportOptions::new(local, address);
+        options.incoming_dir = incoming;
+        if let Some(files) = tls {
+            let found =
+                TlsOptions::from_files(&files.ca, &files.certificate, &files.key, &files.cluster_name).map_err(network)?;
+            options.tls = Some(found);
+        }
+        let transport = Transport::bind(options).await.map_err(network)?;
+        Ok(Self { transport, local: Mutex::new(local), identity })
+    }
+
+    /// The port that is listened on.
+    pub(crate) fn port(&self) -> u16 {
+        self.transport.local_addr().port()
+    }
+}
+
+fn network(error: NetError) -> StartError {
+    StartError::Network(std::io::Error::other(error))
+}
+
+impl RaftNetwork for Tcp {
+    fn start(&self, inbound: Arc<dyn Inbound>) {
+        self.transport.start(Arc::new(Arrivals { inbound, identity: Arc::clone(&self.identity) }));
+    }
+
+    fn set_address(&self, node: NodeId, address: &str) {
+        self.transport.set_address(node, address);
+    }
+
+    fn set_cluster(&self, cluster: ClusterId) {
+        let mut local = self.local.lock();
+        local.cluster = cluster;
+        local.mode = self.identity.identity().mode;
+        self.transport.set_identity(*local);
+    }
+
+    fn send(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+        self.transport.send(to, packet)
+    }
+
+    fn call(&self, to: NodeId, body: Bytes) -> bool {
+        self.transport.call(to, body)
+    }
+
+    fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {
+        let OutgoingSnapshot { group, header, meta, source } = snapshot;
+        let source = match source {
+            SnapshotSource::File(file) => quorate_net::SnapshotSource::File(file),
+            SnapshotSource::Memory(bytes) => quorate_net::SnapshotSource::Memory(bytes),
+        };
+        self.transport.send_snapshot(to, quorate_net::OutgoingSnapshot { group, header, meta, source }, done);
+    }
+
+    fn shutdown(&self) {
+        self.transport.shutdown();
+    }
+}
+
+/// Hands on what the transport delivers.
+struct Arrivals {
+    inbound: Arc<dyn Inbound>,
+    identity: Arc<dyn IdentityStore>,
+}
+
+impl Handler for Arrivals {
+    fn on_packet(&self, from: NodeId, incarnation: Incarnation, packet: Packet) {
+        self.inbound.on_packet(from, incarnation, packet);
+    }
+
+    fn on_call(&self, from: NodeId, body: Bytes) {
+        self.inbound.on_call(from, body);
+    }
+
+    fn on_refused(&self, peer: NodeId) {
+        self.inbound.on_refused(peer);
+    }
+
+    fn on_lost(&self, to: NodeId) {
+        self.inbound.on_lost(to);
+    }
+
+    fn on_snapshot(&self, from: NodeId, incarnation: Incarnation, snapshot: quorate_net::ReceivedSnapshot) {
+        let data = match snapshot.data {
+            ReceivedData::File(path) => SnapshotData::File(path),
+            ReceivedData::Memory(bytes) => SnapshotData::Memory(bytes),
+        };
+        let quorate_net::ReceivedSnapshot { group, header, meta, .. } = snapshot;
+        self.inbound.on_snapshot(from, incarnation, ReceivedSnapshot { group, header, meta, data });
+    }
+
+    fn check_peer(&self, peer: &PeerHello) -> Result<(), String> {
+        self.identity.record_peer(peer.node, peer.incarnation, peer.boot_counter)
+    }
+}
