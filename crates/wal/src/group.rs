@@ -70,9 +70,13 @@ impl Row {
         out.extend_from_slice(&bytes);
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<(u64, Row)> {
+    /// Reads a line of a segment whose frames end before `limit`.
+    pub(crate) fn decode(bytes: &[u8], limit: u64) -> Option<(u64, Row)> {
         let id = log_id_at(bytes, 24);
         let (start, end) = (u64_at(bytes, 24 + LOG_ID_BYTES), u64_at(bytes, 32 + LOG_ID_BYTES));
+        if start > end || end > limit {
+            return None;
+        }
         let row = match bytes[0] {
             1 => Row::Entries { first: u64_at(bytes, 16), last: id, start, end },
             2 => Row::Membership { id, start, end },
@@ -246,7 +250,7 @@ impl GroupLog {
 
     /// The first index that the log should hold but no segment does.
     pub(crate) fn first_missing(&self) -> Option<u64> {
-        let mut next = self.ids.purged().index + 1;
+        let mut next = self.ids.purged().index.saturating_add(1);
         for stretch in &self.stretches {
             if stretch.first > next {
                 break;
@@ -260,7 +264,8 @@ impl GroupLog {
 /// Whether entries of one leader, from `first` to `last`, may be appended.
 pub(crate) fn check_append(ids: &LogIds, first: u64, last: LogId) -> Result<(), &'static str> {
     let end = ids.last();
-    if first != end.index + 1 || last.index < first || last.leader_id < end.leader_id {
+    let follows = end.index.checked_add(1) == Some(first) && last.index >= first && last.index < u64::MAX;
+    if !follows || last.leader_id < end.leader_id {
         return Err("the entries do not follow the end of the log");
     }
     Ok(())
@@ -305,7 +310,7 @@ pub(crate) fn decode_ids(bytes: &[u8]) -> Option<(LogIds, usize)> {
     let mut ids = LogIds::after(log_id_at(head, 0));
     for run in runs.chunks_exact(LOG_ID_BYTES) {
         let last = log_id_at(run, 0);
-        check_append(&ids, ids.last().index + 1, last).ok()?;
+        check_append(&ids, ids.last().index.saturating_add(1), last).ok()?;
         ids.append(last.leader_id, last.index);
     }
     Some((ids, length))

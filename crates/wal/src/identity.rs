@@ -53,8 +53,9 @@ impl Identity {
     }
 
     fn decode(path: &Path, body: &[u8]) -> Result<Self, WalError> {
-        if body.len() != IDENTITY_BODY_BYTES {
-            return Err(WalError::damaged(path, 12, "the identity has another length than its version says"));
+        // Later fields may follow.
+        if body.len() < IDENTITY_BODY_BYTES {
+            return Err(WalError::damaged(path, 12, "the identity is shorter than its version says"));
         }
         let mode = match body[48] {
             0 => LeaderIdMode::Advanced,

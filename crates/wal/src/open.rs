@@ -114,9 +114,7 @@ fn format(disk: &dyn Disk, dir: &Path, options: &WalOptions) -> Result<(), WalEr
     disk.create_dir_all(&wal).map_err(WalError::io("create", &wal))?;
     VoteFiles::create(disk, vote_paths(dir))?;
     PeersFile::create(disk, &dir.join("peers"))?;
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        disk.sync_dir(parent).map_err(WalError::io("sync", parent))?;
-    }
+    sync_parent(disk, dir)?;
     disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
     let identity = Identity {
         cluster: ClusterId(0),
@@ -135,6 +133,16 @@ fn format(disk: &dyn Disk, dir: &Path, options: &WalOptions) -> Result<(), WalEr
     IdentityFile::create(disk, &made, identity)?;
     disk.rename(&made, &path).map_err(WalError::io("rename", &made))?;
     disk.sync_dir(dir).map_err(WalError::io("sync", dir))
+}
+
+/// Makes the directory's own name durable. A directory above that may not be read was not made by us.
+fn sync_parent(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    match disk.sync_dir(parent) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.map_err(WalError::io("sync", parent)),
+    }
 }
 
 fn random_incarnation() -> Result<Incarnation, WalError> {

@@ -385,7 +385,7 @@ impl Segment {
             Err(BatchError::Failed(error)) => return Err(error),
         };
         let index = batch.frames.last().filter(|frame| frame.header.kind == FrameKind::Footer);
-        let index = index.and_then(|frame| SegmentIndex::decode(&frame.body));
+        let index = index.and_then(|frame| SegmentIndex::decode(&frame.body, self.limit()));
         Ok(index.map(|index| (batch, index)))
     }
 
@@ -485,14 +485,14 @@ impl SegmentIndex {
         body
     }
 
-    fn decode(body: &[u8]) -> Option<Self> {
+    fn decode(body: &[u8], limit: u64) -> Option<Self> {
         let count = body.get(..8).map(|field| u64_at(field, 0))?;
         if (body.len() - 8) as u64 != count.checked_mul(ROW_BYTES as u64)? {
             return None;
         }
         let mut index = Self { rows: BTreeMap::new(), count };
         for row in body[8..].chunks_exact(ROW_BYTES) {
-            let (group, row) = Row::decode(row)?;
+            let (group, row) = Row::decode(row, limit)?;
             index.rows.entry(GroupId(group)).or_default().push(row);
         }
         Some(index)

@@ -235,38 +235,30 @@ impl Writer {
             self.retry_at = None;
         }
         let room = self.room();
-        let plan = lock(&shared.state).collect(room);
-        match self.perform(shared, plan, now) {
-            Ok(wake) => wake,
-            Err((plan, error)) => {
-                lock(&shared.state).poison = Some(error.clone());
-                fail(shared, plan, &error);
-                Wake::Idle
-            }
-        }
+        let mut plan = lock(&shared.state).collect(room);
+        self.perform(shared, &mut plan, now).unwrap_or_else(|error| {
+            lock(&shared.state).poison = Some(error.clone());
+            fail(shared, plan, &error);
+            Wake::Idle
+        })
     }
 
-    fn perform(&mut self, shared: &Shared, mut plan: Plan, now: Instant) -> Result<Wake, (Plan, WalError)> {
+    /// Does what is planned; what is done is taken out of the plan.
+    fn perform(&mut self, shared: &Shared, plan: &mut Plan, now: Instant) -> Result<Wake, WalError> {
         let log_work = !plan.writes.is_empty() || !plan.purges.is_empty();
         let any_work = log_work || !plan.votes.is_empty() || !plan.refused.is_empty();
-        let mut shrinks = false;
         if log_work {
-            match self.write_log(shared, &plan, now) {
-                Ok(any) => shrinks = any,
-                Err(error) => return Err((plan, error)),
+            let shrinks = self.write_log(shared, plan, now)?;
+            plan.purges.clear();
+            plan.writes.clear();
+            if shrinks {
+                self.free_segments(shared)?;
             }
         }
-        plan.purges.clear();
-        plan.writes.clear();
-        if shrinks && let Err(error) = self.free_segments(shared) {
-            return Err((plan, error));
+        if !plan.votes.is_empty() {
+            self.write_votes(shared, &plan.votes)?;
+            plan.votes.clear();
         }
-        if !plan.votes.is_empty()
-            && let Err(error) = self.write_votes(shared, &plan.votes)
-        {
-            return Err((plan, error));
-        }
-        plan.votes.clear();
         refuse(shared, std::mem::take(&mut plan.refused));
         if let (Some(bytes), false, None) = (plan.wanted, log_work, self.retry_at) {
             match self.roll(shared, bytes) {
@@ -275,14 +267,14 @@ impl Writer {
                     self.no_ahead = true;
                     self.set_full(shared, Some(now + self.options.retry_full_after));
                 }
-                Err(error) => return Err((plan, error)),
+                Err(error) => return Err(error),
             }
             return Ok(self.retry_at.map_or(Wake::Again, Wake::At));
         }
-        if any_work || plan.wanted.is_some() && self.retry_at.is_none() {
+        if any_work || (plan.wanted.is_some() && self.retry_at.is_none()) {
             return Ok(Wake::Again);
         }
-        self.idle(now).map_err(|error| (plan, error))
+        self.idle(now)
     }
 
     fn set_full(&mut self, shared: &Shared, retry_at: Option<Instant>) {

@@ -1,4 +1,5 @@
 //! A crash at every step of the disk's past: what is acknowledged is there, and what is there was the log once.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod common;
 
@@ -123,7 +124,7 @@ fn crash_modes(seed: u64, steps: usize, unsynced: usize) -> Vec<Crash> {
 }
 
 fn sweep(seeds: std::ops::Range<u64>, writes: usize, segment_bytes: u64) -> usize {
-    let mut states = 0;
+    let mut states = 0usize;
     for seed in seeds {
         let disk = MemDisk::new();
         let epochs = run(&disk, seed, writes, segment_bytes);
@@ -133,7 +134,7 @@ fn sweep(seeds: std::ops::Range<u64>, writes: usize, segment_bytes: u64) -> usiz
             let epoch = epochs.iter().rev().find(|epoch| epoch.from <= steps).unwrap();
             for crash in crash_modes(seed, steps, replay.unsynced()) {
                 let what = format!("seed {seed}, step {steps}, {crash:?}");
-                check(&replay.crashed(crash), epoch, steps, states % 3 == 0, segment_bytes, &what);
+                check(&replay.crashed(crash), epoch, steps, states.is_multiple_of(3), segment_bytes, &what);
                 states += 1;
             }
             if !replay.advance() {
@@ -161,7 +162,7 @@ fn a_crash_while_recovering_from_a_crash_changes_nothing() {
         let mut replay = disk.replay();
         while replay.advance() {
             let steps = replay.steps();
-            if steps % 17 != 0 {
+            if !steps.is_multiple_of(17) {
                 continue;
             }
             let epoch = epochs.iter().rev().find(|epoch| epoch.from <= steps).unwrap();

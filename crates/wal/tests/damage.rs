@@ -1,4 +1,5 @@
 //! Bytes that change at rest: found and named, or harmless; never a log that is silently another.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod common;
 
@@ -9,7 +10,7 @@ use std::time::Duration;
 use common::{Model, Rig, Script, dir, options, segment};
 use quorate_core::{GroupId, Instant};
 use quorate_wal::fake::{Crash, MemDisk};
-use quorate_wal::{GroupState, WalError};
+use quorate_wal::{Disk, GroupState, WalError};
 
 const SEGMENT_BYTES: u64 = 24 << 10;
 
@@ -166,8 +167,38 @@ fn damage_is_reported_with_file_offset_and_both_checksums() {
     );
 }
 
+/// A block of another past of the same disk, put where it once was, is valid in itself but not in its place.
+#[test]
+fn a_block_of_another_past_does_not_fit_into_the_chain() {
+    let group = GroupId(1);
+    let past = |first: &[u8], second: &[u8]| {
+        let disk = MemDisk::new();
+        let mut rig = Rig::begin(&disk, 64 << 10);
+        rig.group(group).unwrap();
+        for (i, payload) in (1..).zip([first, second, b"third"]) {
+            rig.append(group, i, 1, i, &[payload]);
+            rig.settle();
+        }
+        rig.core.close(Instant::ORIGIN).unwrap();
+        disk
+    };
+    let (disk, other) = (past(b"first", b"second"), past(b"FIRST", b"SECOND"));
+    let at =
+        |disk: &MemDisk, bytes: &[u8]| (0..64 << 10).find(|at| starts_with(disk, &segment(1), *at, bytes)).unwrap();
+    let (from, to) = (at(&other, b"SECOND"), at(&disk, b"second"));
+    assert_eq!(from, to, "the same place");
+    let sector = from / 512 * 512;
+    let mut block = [0; 512];
+    other.open(&segment(1)).unwrap().read_at(&mut block, sector).unwrap();
+    let file = disk.open(&segment(1)).unwrap();
+    file.write_at(&block, sector).unwrap();
+    file.sync_data().unwrap();
+    let error = Rig::open(&disk, options(64 << 10)).err().unwrap();
+    assert!(matches!(&error, WalError::Corrupt(damage) if damage.offset == sector), "{error}");
+    assert!(error.to_string().contains("does not follow"), "{error}");
+}
+
 fn starts_with(disk: &MemDisk, path: &Path, at: u64, bytes: &[u8]) -> bool {
-    use quorate_wal::Disk;
     let mut found = vec![0; bytes.len()];
     disk.open(path).unwrap().read_at(&mut found, at).unwrap() == bytes.len() && found == bytes
 }
@@ -175,7 +206,6 @@ fn starts_with(disk: &MemDisk, path: &Path, at: u64, bytes: &[u8]) -> bool {
 /// Files that are gone are missed, not taken for a log that is shorter.
 #[test]
 fn a_lost_file_is_missed() {
-    use quorate_wal::Disk;
     let (disk, _, rig) = build(20, 120);
     rig.core.close(Instant::ORIGIN).unwrap();
     let files: Vec<PathBuf> = disk.files().into_iter().map(|(path, _)| path).collect();

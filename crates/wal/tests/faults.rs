@@ -1,4 +1,5 @@
 //! Every call to the disk fails once: nothing acknowledged is lost, nothing panics, and the log can be opened again.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod common;
 

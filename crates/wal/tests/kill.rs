@@ -1,6 +1,7 @@
 //! A process that is killed: what it acknowledged is there, even if the system had lost everything unsynced.
 //!
 //! The test starts itself again as the process to be killed.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The log as its user sees it: who may open it, what it takes, what it does without space.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod common;
 

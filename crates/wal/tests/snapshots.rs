@@ -1,4 +1,5 @@
 //! Snapshot files: atomic, verified, refused when damaged.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod common;
 

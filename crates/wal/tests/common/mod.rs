@@ -338,7 +338,7 @@ impl Script {
                 let least = state.base.index.max(model.purge);
                 let index = least + rng.below(state.last().index.saturating_sub(least) + 1);
                 let kept = state.entries.iter().find(|entry| entry.id.index == index);
-                model.term += 1;
+                model.term += rng.below(2);
                 WalWrite::Truncate { after: kept.map_or(state.base, |entry| entry.id) }
             }
             _ => {
