@@ -91,7 +91,8 @@ pub(crate) async fn start_on(network: &MemoryNetwork, count: u64, config: Config
         nodes.push(builder.start(Ledger::inline()).await.unwrap());
     }
     for node in &nodes {
-        node.wait(PATIENCE).leader().await.unwrap();
+        // The first membership and the leader's first entry: from here on every node can take part in elections.
+        node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
     }
     nodes
 }
@@ -100,13 +101,7 @@ pub(crate) async fn start_on(network: &MemoryNetwork, count: u64, config: Config
 pub(crate) async fn leader(nodes: &[Raft<Ledger>]) -> Raft<Ledger> {
     let watching = nodes.iter().find(|node| node.metrics().borrow().closed.is_none()).unwrap();
     loop {
-        let id = match watching.wait(PATIENCE).leader().await {
-            Ok(id) => id,
-            Err(error) => {
-                let found: Vec<_> = nodes.iter().map(|node| node.metrics().borrow().clone()).collect();
-                panic!("{error}: {found:#?}");
-            }
-        };
+        let id = watching.wait(PATIENCE).leader().await.unwrap();
         if let Some(node) = by_id(nodes, id).filter(|node| node.is_leader()) {
             return node.clone();
         }
