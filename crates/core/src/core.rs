@@ -43,7 +43,7 @@ pub struct Core {
     /// When to campaign, if still a follower or candidate by then.
     pub(crate) election_deadline: Instant,
     pub(crate) campaign: Campaign,
-    /// The greatest term that refused a campaign of this node: the next one starts above it.
+    /// The next campaign starts above this term: it refused this node's last one, or was on disk at the start.
     pub(crate) seen_term: u64,
     /// Read indexes asked from the leader: the number on the wire, and whom to answer.
     pub(crate) asked_reads: Vec<(RequestId, RequestId)>,
@@ -118,7 +118,8 @@ impl Core {
             contact: None,
             election_deadline: now,
             campaign,
-            seen_term: 0,
+            // The vote on disk does not say whether it was won: a restarted node does not share its term.
+            seen_term: recovered.vote.leader_id.term,
             asked_reads: Vec::new(),
             next_read,
             halted: false,

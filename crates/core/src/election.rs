@@ -121,8 +121,7 @@ impl Core {
         let may_share_term = self.config.mode == LeaderIdMode::Advanced
             && !self.vote.committed
             && same_term > seen
-            && seen.term > 0
-            && seen.term >= self.seen_term;
+            && seen.term > self.seen_term;
         if may_share_term {
             return same_term;
         }
