@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use quorate::advanced::{Disk, DiskFile, DiskLock, RealDisk};
+use quorate::advanced::wal::{Disk, DiskFile, DiskLock, RealDisk};
 
 const EARLY: bool = cfg!(feature = "bug-ack-before-fsync");
 /// How late the planted fault is. Many group commits are acknowledged meanwhile.
@@ -22,7 +22,7 @@ const LATE: Duration = Duration::from_millis(50);
 
 /// See the module.
 #[derive(Debug)]
-pub struct LossyDisk {
+pub(crate) struct LossyDisk {
     real: RealDisk,
     shared: Arc<Shared>,
 }
@@ -63,7 +63,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl LossyDisk {
     /// The real disk, made forgetful.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let shared = Arc::new(Shared::default());
         if EARLY {
             let shared = Arc::downgrade(&shared);

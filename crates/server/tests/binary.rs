@@ -1,5 +1,7 @@
 //! The binary as a user runs it: what it prints, how it ends, and what it refuses.
 
+// Test builds refuse to start without their flag.
+#![cfg(not(feature = "lossy-disk"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
 mod common;
