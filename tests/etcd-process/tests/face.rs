@@ -23,14 +23,23 @@ struct Dev {
 }
 
 impl Dev {
+    /// A new cluster, on ports that are free.
     fn start(directory: &Path) -> Self {
-        let base = free_ports(6)[0];
-        let arguments = ["dev", "--nodes", "3", "--data-dir"].map(str::to_owned).into_iter();
+        let port = free_ports(6)[0].to_string();
+        Self::start_with(directory, "first.log", &["--nodes", "3", "--client-port-base", &port])
+    }
+
+    /// The cluster that is there, as it was.
+    fn start_again(directory: &Path) -> Self {
+        Self::start_with(directory, "again.log", &[])
+    }
+
+    /// One file for the output of each start, so that only its own lines are read.
+    fn start_with(directory: &Path, log: &str, flags: &[&str]) -> Self {
         let data = directory.join("data").display().to_string();
         let arguments: Vec<String> =
-            arguments.chain([data, "--client-port-base".to_owned(), base.to_string()]).collect();
-        // One file for each start, so that only its own lines are read.
-        let log = directory.join(format!("dev-{base}.log"));
+            ["dev", "--data-dir", &data].iter().chain(flags).map(|argument| (*argument).to_owned()).collect();
+        let log = directory.join(log);
         let mut process = Process::start(&Build::Plain.binary(), &arguments, &log).expect("quorate starts");
         let began = Instant::now();
         loop {
@@ -236,7 +245,7 @@ fn a_dev_cluster_comes_back_with_its_data() {
     });
     assert!(dev.stop(), "Ctrl-C is a clean end");
 
-    let dev = Dev::start(directory.path());
+    let dev = Dev::start_again(directory.path());
     in_time(async {
         let mut client = connect(&dev.endpoints[2]).await.expect("a client");
         let got = client.get("kept", None).await.expect("a read");
