@@ -331,18 +331,21 @@ fn summary(history: &[Operation], known: &Known) -> Summary {
     summary
 }
 
-/// The violations with the operations they name, the first few of them.
+/// The violations with the operations they name, the first few of each kind.
 pub fn describe(history: &[Operation], violations: &[Violation]) -> String {
-    const SHOWN: usize = 12;
+    const SHOWN: usize = 2;
     let mut text = format!("{} violations", violations.len());
-    for violation in violations.iter().take(SHOWN) {
+    let mut kinds: HashMap<std::mem::Discriminant<Violation>, usize> = HashMap::new();
+    for violation in violations {
+        let kind = kinds.entry(std::mem::discriminant(violation)).or_default();
+        *kind += 1;
+        if *kind > SHOWN {
+            continue;
+        }
         text.push_str(&format!("\n  {violation}"));
         for place in violation.operations() {
             text.push_str(&format!("\n    #{place} {}", history[place]));
         }
-    }
-    if violations.len() > SHOWN {
-        text.push_str("\n  ...");
     }
     text
 }
