@@ -8,6 +8,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -191,25 +192,26 @@ fn a_port_in_use_is_named_with_the_flag_to_change() {
     let data = directory.path().join("data").display().to_string();
     let port = free_ports(6);
     let base = port.to_string();
-    for (taken, what) in [(port, "clients"), (port + 3, "peers")] {
-        let _holder = std::net::TcpListener::bind(("127.0.0.1", taken)).unwrap();
-        let (code, said) = refused(&["dev", "--data-dir", &data, "--client-port-base", &base]);
+    let dev = ["dev", "--data-dir", &data, "--client-port-base", &base];
+    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", port + 3));
+    let serve = ["serve", "--data-dir", &data, "--listen-client-urls", &client, "--listen-peer-urls", &peer];
+    let says = |arguments: &[&str], parts: &[&str]| {
+        let (code, said) = refused(arguments);
         assert_eq!(code, 1);
-        for part in [&taken.to_string(), what, "in use", "--client-port-base"] {
+        for part in parts {
             assert!(said.contains(part), "\"{part}\" in: {said}");
         }
-        fs::remove_dir_all(&data).unwrap();
-
-        let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", port + 3));
-        let serve = ["serve", "--data-dir", &data, "--listen-client-urls", &client, "--listen-peer-urls", &peer];
-        let (code, said) = refused(&serve);
-        assert_eq!(code, 1);
-        let flag = if taken == port { "--listen-client-urls" } else { "--listen-peer-urls" };
-        for part in [&taken.to_string(), flag, "in use"] {
-            assert!(said.contains(part), "\"{part}\" in: {said}");
-        }
+    };
+    for (taken, whom, flag) in [(port, "clients", "--listen-client-urls"), (port + 3, "peers", "--listen-peer-urls")] {
+        let _holder = TcpListener::bind(("127.0.0.1", taken)).unwrap();
+        says(&dev, &[&taken.to_string(), whom, "in use", "--client-port-base"]);
+        assert!(!Path::new(&data).exists(), "the ports are not remembered");
+        says(&serve, &[&taken.to_string(), whom, "in use", flag]);
         let _ = fs::remove_dir_all(&data);
     }
+    drop(Server::start(&dev));
+    let _holder = TcpListener::bind(("127.0.0.1", port + 4)).unwrap();
+    says(&dev, &[&(port + 4).to_string(), "clients", "in use", "--client-port-base and a new --data-dir"]);
 }
 
 #[test]
@@ -257,7 +259,7 @@ fn status_of_nobody_is_a_failure_that_says_why() {
     let output = run(&["status", "--endpoints", &endpoint]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains(&format!("{endpoint} does not answer: ")) && text.contains("refused"), "{text}");
+    assert!(text.contains(&format!("{endpoint} does not answer: ")) && text.contains("connection refused"), "{text}");
     assert!(text.contains("next: "), "{text}");
 }
 

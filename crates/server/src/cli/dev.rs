@@ -1,6 +1,7 @@
 //! `quorate dev`: a durable cluster on this machine, in one process.
 
 use std::io;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,7 @@ fn layout(args: &DevArgs) -> Result<Layout, Failure> {
     let dir = args.data_dir.display();
     let Some(there) = Layout::load(&args.data_dir)? else {
         let layout = Layout::new(args.nodes.unwrap_or(3), args.client_port_base)?;
+        check_ports(&layout)?; // before the directory remembers them
         layout.save(&args.data_dir)?;
         return Ok(layout);
     };
@@ -87,6 +89,25 @@ fn layout(args: &DevArgs) -> Result<Layout, Failure> {
         )));
     }
     Ok(there)
+}
+
+fn check_ports(layout: &Layout) -> Result<(), Failure> {
+    for at in 0..layout.nodes() {
+        for (address, whom) in [(layout.client(at), "clients"), (layout.peer(at), "peers")] {
+            if let Err(error) = TcpListener::bind(address.to_string()) {
+                return Err(Failure::new(format!(
+                    "node {}: cannot listen for {whom} on {address}: {error}\n{}stop what listens there, or choose other ports with --client-port-base",
+                    Layout::name(at),
+                    in_use(error.kind()),
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn in_use(kind: io::ErrorKind) -> &'static str {
+    if kind == io::ErrorKind::AddrInUse { "is another quorate dev or etcd running? " } else { "" }
 }
 
 async fn start(layout: &Layout, data_dir: &Path) -> Result<Vec<Node>, Failure> {
@@ -190,7 +211,6 @@ fn print_ready(layout: &Layout, data_dir: &Path, nodes: &[Node], elapsed: Durati
 
 /// Says in terms of flags why a node did not start.
 fn explain(error: &NodeError, options: &NodeOptions) -> Failure {
-    let in_use = |kind| if kind == io::ErrorKind::AddrInUse { "is another quorate dev or etcd running? " } else { "" };
     let ports = "stop what listens there, or choose other ports with --client-port-base and a new --data-dir";
     let hint = match error {
         NodeError::ListenClients { error, .. } => format!("{}{ports}", in_use(error.kind())),

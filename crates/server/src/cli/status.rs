@@ -96,7 +96,9 @@ fn cause(error: &dyn Error) -> String {
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    innermost.to_string()
+    let text = innermost.to_string();
+    // The system's number says nothing to people.
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// What is printed, and the verdict.
