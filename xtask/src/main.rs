@@ -1,6 +1,7 @@
 //! Project chores: `cargo xtask help`.
 
 mod deps;
+mod docs;
 mod metadata;
 mod sizes;
 mod source;
@@ -12,6 +13,7 @@ usage: cargo xtask COMMAND
 
   check-deps   the arrows between crates (server -> quorate -> {net, wal} -> wire -> core), and what the
                protocol core must not touch: files, sockets, threads, clocks, chance, logging, hash order
+  check-docs   links between our pages, and the program that README.md shows
   sizes        lines of code of each crate; number of dependencies of the core and of the library
   help         this text";
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     }
     let outcome = match command.as_deref() {
         Some("check-deps") => deps::check(),
+        Some("check-docs") => docs::check(),
         Some("sizes") => sizes::print(),
         None | Some("help" | "--help" | "-h") => {
             println!("{HELP}");

@@ -1,0 +1,86 @@
+//! `check-docs`: links between our pages lead somewhere, and the program that README.md shows is the one that is tested.
+
+use std::fs;
+use std::path::Path;
+
+/// The example that README.md shows, and CI runs.
+const EXAMPLE: &str = "examples/counter.rs";
+
+/// Prints every broken link; fails if there is one, or if README.md shows another program.
+pub(crate) fn check() -> Result<(), String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read =
+        |path: &Path| fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let mut broken = 0;
+    let pages = pages(&root)?;
+    for page in &pages {
+        let text = read(page)?;
+        for link in links(&text) {
+            let target = page.parent().unwrap_or(&root).join(link);
+            if !target.exists() {
+                eprintln!("{}: there is no {link}", page.display());
+                broken += 1;
+            }
+        }
+    }
+    let shown = read(&root.join("README.md"))?;
+    if !shown.contains(&program(&read(&root.join(EXAMPLE))?)) {
+        eprintln!("README.md does not show {EXAMPLE} as it is, without its first doc comment");
+        broken += 1;
+    }
+    match broken {
+        0 => {
+            println!("check-docs: {} pages, every link leads somewhere", pages.len());
+            Ok(())
+        }
+        _ => Err(format!("{broken} problems in the pages")),
+    }
+}
+
+/// Our pages: what lies at the root, in docs/ and beside the tests.
+fn pages(root: &Path) -> Result<Vec<std::path::PathBuf>, String> {
+    let mut found = Vec::new();
+    for folder in ["", "docs", "docs/design", "testdata", "tests/etcd-process"] {
+        let folder = root.join(folder);
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry.map_err(|error| format!("cannot list {}: {error}", folder.display()))?.path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The relative targets of `[text](target)`, without `#section`.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.match_indices("](").filter_map(|(at, _)| {
+        let rest = &text[at + 2..];
+        rest.find(')').map(|end| &rest[..end])
+    });
+    let files = targets.map(|target| target.split('#').next().unwrap_or_default());
+    files.filter(|file| !file.is_empty() && !file.contains("://") && !file.contains(char::is_whitespace)).collect()
+}
+
+/// A program without the comment that opens it.
+fn program(source: &str) -> String {
+    source.lines().skip_while(|line| line.starts_with("//!")).map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_links_to_files_count() {
+        let text = "[a](A.md) [b](b/c.md#part) [web](https://x.org) [here](#part) `x[0](y z)`";
+        assert_eq!(links(text), ["A.md", "b/c.md"]);
+    }
+
+    #[test]
+    fn a_program_starts_after_its_doc_comment() {
+        assert_eq!(program("//! What.\n//! More.\nuse a;\nfn main() {}\n"), "use a;\nfn main() {}\n");
+    }
+}
