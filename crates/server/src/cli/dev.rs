@@ -17,6 +17,8 @@ use crate::topology::node_id;
 
 /// A cluster on one machine is up in well under a second; after this something is wrong.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the other nodes may take after the first.
+const STRAGGLERS: Duration = Duration::from_secs(2);
 
 /// Flags of `quorate dev`.
 #[derive(Clone, Debug, Args)]
@@ -42,11 +44,11 @@ pub(super) async fn run(args: DevArgs, begun: Instant) -> Result<(), Failure> {
     let first_write = tokio::select! {
         biased;
         () = stop.requested() => None,
-        written = tokio::time::timeout(PATIENCE, ready(&nodes)) => Some(written.is_ok()),
+        written = tokio::time::timeout(PATIENCE, ready(&nodes, begun)) => Some(written.ok()),
     };
     match first_write {
-        Some(true) => print_ready(&layout, &args.data_dir, &nodes, begun.elapsed()),
-        Some(false) => {
+        Some(Some(elapsed)) => print_ready(&layout, &args.data_dir, &nodes, elapsed),
+        Some(None) => {
             let endpoints = endpoints(&layout);
             shutdown(nodes).await;
             return Err(Failure::new(format!(
@@ -145,15 +147,19 @@ async fn start(layout: &Layout, data_dir: &Path) -> Result<Vec<Node>, Failure> {
     Ok(nodes)
 }
 
-/// Waits until a write is committed.
-async fn ready(nodes: &[Node]) {
+/// Waits until a write is committed, and a little longer for every node to have one: then all know the leader.
+/// Returns when the first was, counted from `begun`.
+async fn ready(nodes: &[Node], begun: Instant) -> Duration {
     let mut waiting = JoinSet::new();
     for node in nodes {
         waiting.spawn(node.ready());
     }
     while let Some(ready) = waiting.join_next().await {
         if matches!(ready, Ok(true)) {
-            return;
+            let elapsed = begun.elapsed();
+            let others = async { while waiting.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(STRAGGLERS, others).await; // the cluster works without them
+            return elapsed;
         }
     }
     std::future::pending().await // every node closed: the caller's patience ends it

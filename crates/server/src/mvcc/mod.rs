@@ -4,9 +4,8 @@
 //! any revision since the last compaction can be read. Nothing here knows of gRPC, clocks or nodes: the same
 //! commands in the same order give the same state, byte for byte.
 //!
-//! In reading order: [`history`] (one key), [`store`] (all keys), [`range`](mod@range) and [`txn`] (requests),
-//! [`check`] (what is refused before it is proposed), [`command`] (the bytes in the log), [`machine`] (apply),
-//! [`snapshot`] (the bytes of a snapshot).
+//! In reading order: `history` (one key), `store` (all keys), `range` and `txn` (requests), `check` (what is refused
+//! before it is proposed), `command` (the bytes in the log), `machine` (apply), `snapshot` (the bytes of a snapshot).
 
 mod check;
 mod command;
