@@ -52,8 +52,11 @@ impl Core {
         if target.configs == current.configs {
             return Ok(target);
         }
-        let mut nodes = current.nodes.clone();
-        nodes.extend(target.nodes.clone());
+        // Leaving voters stay until the change is complete; learners that the change removes go at once.
+        let mut nodes = target.nodes.clone();
+        for (id, node) in current.nodes.iter().filter(|(id, _)| current.is_voter(**id)) {
+            nodes.entry(*id).or_insert_with(|| node.clone());
+        }
         let configs = current.configs.iter().chain(&target.configs).cloned().collect();
         Ok(Membership { configs, nodes, settings: target.settings, retain })
     }

@@ -133,8 +133,14 @@ impl Core {
         out: &mut Actions,
     ) -> bool {
         if self.log.last().index > agreed {
-            if agreed < self.commit {
-                out.note(Note::Impossible { from, what: "entries that conflict with committed ones" });
+            let accepted = match &self.role {
+                Role::Follower(follower) => follower.accepted,
+                Role::Candidate(_) | Role::Leader(_) => 0,
+            };
+            if agreed < self.commit.max(accepted) {
+                // A leader appends only (figure 3.2): it cannot contradict itself.
+                let what = "entries that conflict with committed ones, or with this leader's own";
+                out.note(Note::Impossible { from, what });
                 return false;
             }
             self.truncate_after(agreed, out);

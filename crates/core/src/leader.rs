@@ -34,7 +34,8 @@ pub(crate) struct Leader {
     pub(crate) reads: ReadQueue,
     /// Who waits for the membership change under way.
     pub(crate) change: Option<RequestId>,
-    disk_behind_since: Option<Instant>,
+    /// Since when a committed entry, and which, is not durable here.
+    disk_behind: Option<(Instant, u64)>,
 }
 
 /// What sending to a peer needs to know of the rest of the core.
@@ -63,7 +64,7 @@ impl Core {
             quorum_acked: None,
             reads: ReadQueue::default(),
             change: None,
-            disk_behind_since: None,
+            disk_behind: None,
         }));
         self.contact = None;
         out.note(Note::BecameLeader(self.vote.leader_id));
@@ -231,13 +232,14 @@ impl Core {
     /// A leader whose own log stays behind what the others committed hands over (law 8).
     fn disk_lags_too_long(&mut self) -> bool {
         let (now, max) = (self.now, self.config.max_disk_lag);
-        let behind = self.commit > self.disk.index();
+        let (commit, durable) = (self.commit, self.disk.index());
         let Role::Leader(leader) = &mut self.role else { return false };
-        leader.disk_behind_since = match behind {
-            true => leader.disk_behind_since.or(Some(now)),
-            false => None,
-        };
-        leader.disk_behind_since.is_some_and(|since| now.since(since) >= max)
+        // A busy disk is always behind the newest entry; what counts is how long it is behind the same one.
+        leader.disk_behind = leader.disk_behind.filter(|(_, index)| *index > durable);
+        if leader.disk_behind.is_none() && commit > durable {
+            leader.disk_behind = Some((now, commit));
+        }
+        leader.disk_behind.is_some_and(|(since, _)| now.since(since) >= max)
     }
 
     /// What was not acknowledged in time is taken for lost.

@@ -5,6 +5,10 @@ use crate::event::{Action, Actions, Outcome, ReadPolicy, Refusal};
 use crate::ids::{LogId, NodeId, RequestId, Round};
 use crate::message::Message;
 
+/// Most reads that may be asked of the leader and not answered: 64 KiB of state. The oldest is refused then; its
+/// question, or the answer, was most likely lost.
+const MAX_ASKED_READS: usize = 4096;
+
 /// Reads that wait for a round.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub(crate) struct ReadQueue {
@@ -67,6 +71,11 @@ impl Core {
             Role::Follower(_) | Role::Candidate(_) => match self.leader() {
                 None => out.push(refuse(Refusal::NotLeader { leader: None })),
                 Some(leader) => {
+                    if self.asked_reads.len() >= MAX_ASKED_READS {
+                        let (_, oldest) = self.asked_reads.remove(0);
+                        let refusal = Refusal::NotLeader { leader: Some(leader) };
+                        out.push(Action::Reply { request: oldest, outcome: Outcome::Refused(refusal) });
+                    }
                     self.next_read += 1;
                     let number = RequestId(self.next_read);
                     self.asked_reads.push((number, request));

@@ -185,7 +185,7 @@ impl WalHandle {
     /// its votes never need space. May read files.
     ///
     /// # Errors
-    /// [`WalError::Corrupt`], or what the disk says.
+    /// [`WalError::Invalid`] if writes of an earlier opening still wait: try again when they are done. [`WalError::Corrupt`], or what the disk says.
     pub fn open_group(&self, group: GroupId, on_durable: OnDurable) -> Result<GroupState, WalError> {
         let mut writer = lock(&self.shared.writer);
         self.check_open()?;
@@ -193,6 +193,10 @@ impl WalHandle {
         let record = writer.votes.record(group);
         let (log, places) = {
             let mut state = lock(&self.shared.state);
+            if state.queue.iter().any(|queued| queued.group == group) {
+                // What is queued is readable but not durable: who opened the group now would take it for durable.
+                return Err(WalError::Invalid { what: "a group was opened again while writes of it still wait" });
+            }
             let opened = state.groups.entry(group).or_default();
             opened.on_durable = Some(on_durable);
             (opened.view.clone(), opened.written.memberships.clone())

@@ -135,14 +135,16 @@ fn format(disk: &dyn Disk, dir: &Path, options: &WalOptions) -> Result<(), WalEr
     disk.sync_dir(dir).map_err(WalError::io("sync", dir))
 }
 
-/// Makes the directory's own name durable. A directory above that may not be read was not made by us.
+/// Makes the names of the directory and of those above it durable: any of them may be new. A directory above that may not be read was not made by us.
 fn sync_parent(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
-    let Some(parent) = dir.parent() else { return Ok(()) };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    match disk.sync_dir(parent) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
-        other => other.map_err(WalError::io("sync", parent)),
+    for parent in dir.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
+            other => other.map_err(WalError::io("sync", parent))?,
+        }
     }
+    Ok(())
 }
 
 fn random_incarnation() -> Result<Incarnation, WalError> {

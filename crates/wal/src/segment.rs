@@ -106,7 +106,11 @@ impl BatchError {
         BatchError::Bad { offset, what: what.to_owned(), sums: None }
     }
 
-    fn entry(start: u64, error: &EntryError) -> Self {
+    fn entry(path: &Path, start: u64, error: &EntryError) -> Self {
+        if let EntryError::Kind { at, .. } = error {
+            // Whole, but of a newer version: a program that cannot read it must not take it for a torn tail.
+            return BatchError::Failed(WalError::damaged(path, start + *at as u64, format!("in entries: {error}")));
+        }
         let (at, sums) = match *error {
             EntryError::Checksum { at, stored, computed } => (at, Some((stored, computed))),
             EntryError::Length { at }
@@ -179,10 +183,11 @@ impl Segment {
         put_u128(&mut header, 64, identity.incarnation.0);
         let header_checksum = crc32c::crc32c(&header[..HEADER_BYTES - 4]);
         put_u32(&mut header, HEADER_BYTES - 4, header_checksum);
-        write_all_at(&*file, &header, 0).map_err(WalError::io("write", &made))?;
-        file.sync_data().map_err(WalError::io("sync", &made))?;
-        disk.rename(&made, &path).map_err(WalError::io("rename", &made))?;
-        disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
+        // No space for any of this is no space for a segment: nothing was promised yet, so nothing is poisoned.
+        write_all_at(&*file, &header, 0).map_err(full_or("write", &made))?;
+        file.sync_data().map_err(full_or("sync", &made))?;
+        disk.rename(&made, &path).map_err(full_or("rename", &made))?;
+        disk.sync_dir(dir).map_err(full_or("sync", dir))?;
         let seed = seed_of(identity.cluster, identity.incarnation);
         Ok(Segment { number, bytes, path, file, cluster: identity.cluster, seed, header_checksum })
     }
@@ -320,7 +325,7 @@ impl Segment {
         let entries = match header.kind {
             FrameKind::Entries => {
                 let mut batches = Batch::decode(self.cluster, header.group, body.clone())
-                    .map_err(|error| BatchError::entry(at, &error))?;
+                    .map_err(|error| BatchError::entry(&self.path, at, &error))?;
                 match (batches.pop(), batches.is_empty()) {
                     (Some(batch), true) => Some(batch),
                     _ => return Err(BatchError::because(at, "the frame's entries are not of one leader")),
