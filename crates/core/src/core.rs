@@ -418,6 +418,11 @@ impl Core {
         matches!(self.role, Role::Leader(_))
     }
 
+    /// Whether a snapshot that was received is being installed, or waits for the disk before it is.
+    pub fn is_installing(&self) -> bool {
+        self.snapshot.installing.is_some()
+    }
+
     /// Whether a failed write ended this core.
     pub fn is_halted(&self) -> bool {
         self.halted

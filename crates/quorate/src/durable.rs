@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_core::{ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, NodeId, Recovered, SnapshotMeta, Span, WriteId};
+use quorate_core::{
+    ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, NodeId, Recovered, SnapshotMeta, Span, WriteId,
+};
 use quorate_wal::{Disk, PeerVerdict, Wal, WalError, WalHandle, WalOptions, WalWrite};
 use quorate_wire::Batches;
 

@@ -1,5 +1,7 @@
 //! What serde can serialize is a [`Payload`], in the postcard format.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,7 +21,12 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Payload for T {
     }
 
     fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
-        postcard::from_bytes(&bytes).map_err(|error| PayloadError(error.to_string()))
+        let length = bytes.len();
+        Self::decode_part(&bytes, 0..length)
+    }
+
+    fn decode_part(buffer: &Bytes, part: Range<usize>) -> Result<Self, PayloadError> {
+        postcard::from_bytes(&buffer[part]).map_err(|error| PayloadError(error.to_string()))
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_core::{ChangeMembers, ClusterId, Event, GroupId, LogId, Node as Member, NodeId, Phase, ReadPolicy, Refusal, Retain};
+use quorate_core::{
+    ChangeMembers, ClusterId, Event, GroupId, LogId, Node as Member, NodeId, Phase, ReadPolicy, Refusal, Retain,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::Input;

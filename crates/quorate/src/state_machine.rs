@@ -1,6 +1,7 @@
 //! What users write: [`RaftStateMachine`].
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -76,6 +77,15 @@ pub trait Payload: Sized + Send + 'static {
     /// # Errors
     /// If the bytes are not an encoding.
     fn decode(bytes: Bytes) -> Result<Self, PayloadError>;
+
+    /// Decodes a part of a larger buffer. Provided; a type that keeps nothing of the buffer can spare itself a
+    /// reference to it.
+    ///
+    /// # Errors
+    /// If the bytes are not an encoding.
+    fn decode_part(buffer: &Bytes, part: Range<usize>) -> Result<Self, PayloadError> {
+        Self::decode(buffer.slice(part))
+    }
 }
 
 /// Bytes that are stored as they are.

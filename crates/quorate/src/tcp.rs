@@ -6,9 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_core::{ClusterId, Incarnation, NodeId, SendOutcome};
-use quorate_net::{
-    Handler, LocalIdentity, NetError, PeerHello, ReceivedData, TlsOptions, Transport, TransportOptions,
-};
+use quorate_net::{Handler, LocalIdentity, NetError, PeerHello, ReceivedData, TlsOptions, Transport, TransportOptions};
 use quorate_wire::Packet;
 
 use crate::{
@@ -36,8 +34,8 @@ impl Tcp {
         let mut options = TransportOptions::new(local, address);
         options.incoming_dir = incoming;
         if let Some(files) = tls {
-            let found =
-                TlsOptions::from_files(&files.ca, &files.certificate, &files.key, &files.cluster_name).map_err(network)?;
+            let found = TlsOptions::from_files(&files.ca, &files.certificate, &files.key, &files.cluster_name)
+                .map_err(network)?;
             options.tls = Some(found);
         }
         let transport = Transport::bind(options).await.map_err(network)?;

@@ -111,7 +111,7 @@ impl<S: RaftStateMachine> Group<S> {
                         room = Room::Take;
                         if !alone {
                             // Others are on their way: the node's task takes all of them in one turn.
-                            self.node.step_there();
+                            self.have_taken();
                             return Poll::Pending;
                         }
                         self.node.step_here();
@@ -125,6 +125,13 @@ impl<S: RaftStateMachine> Group<S> {
             }
         })
         .await
+    }
+
+    /// Sees to it that the queue is looked at.
+    fn have_taken(&self) {
+        if !self.proposals.is_held() {
+            self.node.step_there();
+        }
     }
 
     /// Encodes the command and puts it into the queue. Also says whether it is alone there.
@@ -324,10 +331,11 @@ impl<S: RaftStateMachine> Group<S> {
             if !std::mem::replace(&mut stepped, true) && !runs.is_empty() {
                 match alone {
                     true => self.node.step_here(),
-                    false => self.node.step_there(),
+                    false => self.have_taken(),
                 }
             }
-            let pending = runs.iter().any(|(run, count)| run.waits.poll_done(run.cell + count - 1, context).is_pending());
+            let pending =
+                runs.iter().any(|(run, count)| run.waits.poll_done(run.cell + count - 1, context).is_pending());
             if pending { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
@@ -367,8 +375,7 @@ impl<S: RaftStateMachine> Port for Group<S> {
         }
         let node = Arc::clone(&self.node);
         let answer_later = reply.clone();
-        let responder: Responder<S::Response> =
-            Box::new(move |result| answer_later(written::<S>(result, &node)));
+        let responder: Responder<S::Response> = Box::new(move |result| answer_later(written::<S>(result, &node)));
         match self.proposals.push_remote(&command, responder) {
             Ok(()) => self.host.step(&self.node),
             Err(_closed) => reply(Written::NotLeader { leader: None }),
@@ -380,7 +387,11 @@ impl<S: RaftStateMachine> Group<S> {
     /// A command that cannot be decoded must not enter the log: no node could apply it.
     fn check(&self, command: &Bytes) -> Result<(), String> {
         if command.len() > self.host.config.max_command_bytes {
-            return Err(format!("it has {} bytes, the leader allows {}", command.len(), self.host.config.max_command_bytes));
+            return Err(format!(
+                "it has {} bytes, the leader allows {}",
+                command.len(),
+                self.host.config.max_command_bytes
+            ));
         }
         match catch_unwind(AssertUnwindSafe(|| S::Command::decode(command.clone()))) {
             Ok(Ok(_)) => Ok(()),

@@ -231,7 +231,8 @@ async fn a_blank_node_whose_peers_have_state_joins_as_a_learner() {
     let (network, mut nodes) = start(3, Config::default()).await;
     nodes[0].client_write("old".into()).await.unwrap();
     let four = Raft::builder(4).peers(peers(1..=4)).in_memory(&network).start(Ledger::inline()).await.unwrap();
-    let joined = four.wait(PATIENCE).metrics(|now| now.last_applied.index >= 3, "the learner to catch up").await.unwrap();
+    let joined =
+        four.wait(PATIENCE).metrics(|now| now.last_applied.index >= 3, "the learner to catch up").await.unwrap();
     assert_eq!(joined.role, Role::Learner);
     assert_eq!(four.read(ReadPolicy::ReadIndex, |ledger| ledger.commands()).await.unwrap(), ["old"]);
     let change = quorate::ChangeMembers::AddVoterIds([quorate::NodeId(4)].into());

@@ -11,11 +11,13 @@ mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use quorate_core::{
-    Actions, AppendHeader, AppendReply, ChangeMembers, ClusterId, Core, Envelope, Event, GroupId, Incarnation,
-    Instant, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId, Retain, SnapshotMeta, Span, StreamId, WriteId,
+    Actions, AppendHeader, AppendReply, ChangeMembers, ClusterId, Core, Entries, Envelope, Event, GroupId, Incarnation,
+    Instant, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId, Retain, SnapshotMeta, Span,
+    StreamId, WriteId,
 };
 use quorate_wire::{BatchBuilder, Batches, Packet};
 use smallvec::SmallVec;
@@ -30,6 +32,7 @@ use crate::{
 pub(crate) use self::tail::Tail;
 use self::writes::Writes;
 
+pub(crate) static DBG: [std::sync::atomic::AtomicU64; 8] = [const { std::sync::atomic::AtomicU64::new(0) }; 8];
 /// The time, read after the inputs of a turn were taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
@@ -41,22 +44,48 @@ pub(crate) struct Now {
 
 /// Something for a turn.
 pub(crate) enum Input {
-    Packet { from: NodeId, incarnation: Incarnation, packet: Packet },
-    Received { from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot },
+    Packet {
+        from: NodeId,
+        incarnation: Incarnation,
+        packet: Packet,
+    },
+    Received {
+        from: NodeId,
+        incarnation: Incarnation,
+        snapshot: ReceivedSnapshot,
+    },
     Event(Event),
-    Read { policy: ReadPolicy, batch: Arc<ReadBatch> },
-    Change { change: ChangeMembers, retain: Retain, reply: oneshot::Sender<Result<LogId, ChangeError>> },
-    Initialize { membership: Membership, reply: oneshot::Sender<Result<LogId, InitializeError>> },
+    Read {
+        policy: ReadPolicy,
+        batch: Arc<ReadBatch>,
+    },
+    Change {
+        change: ChangeMembers,
+        retain: Retain,
+        reply: oneshot::Sender<Result<LogId, ChangeError>>,
+    },
+    Initialize {
+        membership: Membership,
+        reply: oneshot::Sender<Result<LogId, InitializeError>>,
+    },
     /// Entries sent to this peer may not have arrived.
     Lost(NodeId),
     /// What a [`Fetch`] found.
-    Fetched { fetch: Fetch, found: Option<Batches> },
+    Fetched {
+        fetch: Fetch,
+        found: Option<Batches>,
+    },
     /// The snapshot that was to be installed is, and the last entry in it was stamped with `time`.
-    Installed { meta: SnapshotMeta, time: u64 },
+    Installed {
+        meta: SnapshotMeta,
+        time: u64,
+    },
     /// This node now belongs to this cluster.
     Cluster(ClusterId),
     /// Reads asked before this are given up: their question or answer was lost.
-    ExpireReads { before: Instant },
+    ExpireReads {
+        before: Instant,
+    },
     /// Someone wants fresh metrics.
     Publish,
     /// The group is over.
@@ -108,11 +137,26 @@ pub(crate) struct Effects {
 #[derive(Default)]
 pub(crate) struct Completed {
     list: Mutex<Vec<(WriteId, Result<(), StorageError>)>>,
+    /// Lets a turn see without the lock that there are none.
+    any: AtomicBool,
 }
 
 impl Completed {
     pub(crate) fn push(&self, write: WriteId, result: Result<(), StorageError>) {
-        self.list.lock().push((write, result));
+        let mut list = self.list.lock();
+        list.push((write, result));
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Exchanges what arrived for an empty list; returns whether there was any.
+    fn take(&self, into: &mut Vec<(WriteId, Result<(), StorageError>)>) -> bool {
+        if !self.any.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut list = self.list.lock();
+        self.any.store(false, Ordering::Relaxed);
+        std::mem::swap(into, &mut *list);
+        !into.is_empty()
     }
 }
 
@@ -164,12 +208,18 @@ pub(crate) struct Driver {
     received: Option<SnapshotData>,
     /// The proposal being stepped.
     proposal: Option<Taken>,
+    /// Last indexes of the batches of writes that are in the log and not committed.
+    proposed: VecDeque<u64>,
+    /// Most of them.
+    max_proposed: usize,
     waiting: BTreeMap<RequestId, Waiting>,
     next_request: u64,
     /// Acknowledgements of this turn, one a peer where the protocol allows it.
     replies: SmallVec<[(NodeId, AppendReply); 2]>,
     /// The stream that each peer was last sent entries in.
     streams: SmallVec<[(NodeId, StreamId); 8]>,
+    /// What was last sent in this turn: most often the next peer is sent the same.
+    sent: Option<(Span, Batches, Entries)>,
     /// For entries that the core makes.
     builder: BatchBuilder,
     /// Completions being worked off; reused.
@@ -179,7 +229,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(parts: DriverParts, now: Instant) -> Self {
         let tail = Tail::new(parts.tail_bytes);
-        let me = parts.config.node_id;
+        let (me, max_proposed) = (parts.config.node_id, parts.config.max_inflight_appends);
         let driver = Self {
             me,
             group: parts.group,
@@ -197,10 +247,13 @@ impl Driver {
             at_hand: Batches::new(),
             received: None,
             proposal: None,
+            proposed: VecDeque::new(),
+            max_proposed,
             waiting: BTreeMap::new(),
             next_request: 0,
             replies: SmallVec::new(),
             streams: SmallVec::new(),
+            sent: None,
             builder: BatchBuilder::new(),
             completions: Vec::new(),
         };
@@ -221,20 +274,47 @@ impl Driver {
 
     /// Takes in what came and does what follows from it. Leaves `inputs` empty.
     pub(crate) fn turn(&mut self, now: Now, inputs: &mut Vec<Input>, effects: &mut Effects) {
+        DBG[0].fetch_add(1, Ordering::Relaxed);
+        DBG[1].fetch_add(inputs.len() as u64, Ordering::Relaxed);
+        if inputs.is_empty() {
+            DBG[2].fetch_add(1, Ordering::Relaxed);
+        }
+        if self.core.is_leader() {
+            DBG[3].fetch_add(1, Ordering::Relaxed);
+        }
         for input in inputs.drain(..) {
             self.on_input(now, input, effects);
         }
         self.report_completions(now, effects);
-        if let Some(taken) = self.proposals.take() {
-            self.propose(now, taken, effects);
-            // Storage that completes at once is reported in the same turn.
-            self.report_completions(now, effects);
-        }
+        self.take_proposals(now, effects);
         if self.core.deadline().is_some_and(|due| due <= now.at) {
             self.step(now, Event::Timeout, effects);
             self.report_completions(now, effects);
         }
         self.flush_replies();
+        self.sent = None;
+    }
+
+    /// Takes writes out of the queue, as long as they could be sent.
+    ///
+    /// A leader has a few appends in flight to each peer; a further batch would only wait in the log, while more
+    /// writes could still join it in the queue. So the acknowledgements set the pace, and the batches grow with
+    /// the load.
+    fn take_proposals(&mut self, now: Now, effects: &mut Effects) {
+        self.proposals.set_held(false);
+        loop {
+            let (commit, leads) = (self.core.commit(), self.core.is_leader());
+            while self.proposed.front().is_some_and(|last| *last <= commit || !leads) {
+                self.proposed.pop_front();
+            }
+            if self.proposed.len() >= self.max_proposed {
+                return self.proposals.set_held(true);
+            }
+            let Some(taken) = self.proposals.take() else { return };
+            self.propose(now, taken, effects);
+            // Storage that completes at once is reported in the same turn.
+            self.report_completions(now, effects);
+        }
     }
 
     fn on_input(&mut self, now: Now, input: Input, effects: &mut Effects) {
@@ -247,9 +327,17 @@ impl Driver {
             }
             Input::Received { from, incarnation, snapshot } => {
                 let ReceivedSnapshot { header, meta, data, .. } = snapshot;
-                self.received = Some(data);
+                // The core may hold an install until the disk has the vote it was accepted under; its data stays.
+                let busy = self.core.is_installing();
+                let mut unused = match busy {
+                    true => Some(data),
+                    false => self.received.replace(data),
+                };
                 self.step(now, Event::SnapshotReceived { from, incarnation, header, meta }, effects);
-                if let Some(unused) = self.received.take() {
+                if !self.core.is_installing() {
+                    unused = unused.or(self.received.take());
+                }
+                if let Some(unused) = unused {
                     effects.fired.calls.push(Box::new(move || unused.discard()));
                 }
             }
@@ -273,7 +361,7 @@ impl Driver {
             }
             Input::Fetched { fetch, found } => {
                 match found {
-                    Some(batches) => self.send_batches(fetch.to, fetch.header, fetch.span.prev, batches),
+                    Some(batches) => self.send_fetched(fetch.to, fetch.header, fetch.span.prev, batches),
                     None => self.lost(fetch.to, fetch.header.stream),
                 }
                 self.step_caused(now, effects);
@@ -316,6 +404,7 @@ impl Driver {
         if self.storage.is_full() {
             return taken.waits.fail(0, &Failure::StorageFull, &mut effects.fired);
         }
+        DBG[4].fetch_add(1, Ordering::Relaxed);
         let request = self.new_request();
         let (count, bytes) = (taken.builder.count(), taken.builder.bytes() as u64);
         self.proposal = Some(taken);
@@ -350,8 +439,7 @@ impl Driver {
     /// Reports every write that is durable without a gap.
     fn report_completions(&mut self, now: Now, effects: &mut Effects) {
         loop {
-            std::mem::swap(&mut self.completions, &mut *self.completed.list.lock());
-            if self.completions.is_empty() {
+            if !self.completed.take(&mut self.completions) {
                 return;
             }
             let mut reached = None;

@@ -20,7 +20,9 @@ pub(super) fn trace(node: NodeId, group: GroupId, note: &Note) {
             %seen,
             "peer speaks from another disk than its membership names; its word is not counted: remove it and add it again"
         ),
-        Note::Impossible { from, what } => tracing::error!(node, group, from = from.0, what, "impossible message ignored"),
+        Note::Impossible { from, what } => {
+            tracing::error!(node, group, from = from.0, what, "impossible message ignored")
+        }
         Note::SnapshotInstalled(log_id) => tracing::info!(node, group, %log_id, "installed a snapshot"),
         Note::Halted => tracing::error!(node, group, "halted after a failed write"),
     }

@@ -160,23 +160,35 @@ impl Driver {
     }
 
     fn send_entries(&mut self, to: NodeId, header: AppendHeader, span: Span, effects: &mut Effects) {
-        match self.tail.read(span) {
-            Some(batches) => self.send_batches(to, header, span.prev, batches),
-            None => effects.fetch.push(Fetch { to, header, span }),
+        if self.sent.as_ref().is_none_or(|(sent, _, _)| *sent != span) {
+            let Some(batches) = self.tail.read(span) else {
+                return effects.fetch.push(Fetch { to, header, span });
+            };
+            let Ok(entries) = entries_of(&batches) else { return self.lost(to, header.stream) };
+            self.sent = Some((span, batches, entries));
+        }
+        if let Some((_, batches, entries)) = &self.sent {
+            let (batches, entries) = (batches.clone(), entries.clone());
+            self.send_append(to, Append { header, prev: span.prev, entries }, batches);
         }
     }
 
-    pub(super) fn send_batches(&mut self, to: NodeId, header: AppendHeader, prev: LogId, batches: Batches) {
-        let stream = header.stream;
+    /// Sends what had to be read from the storage.
+    pub(super) fn send_fetched(&mut self, to: NodeId, header: AppendHeader, prev: LogId, batches: Batches) {
+        match entries_of(&batches) {
+            Ok(entries) => self.send_append(to, Append { header, prev, entries }, batches),
+            Err(_) => self.lost(to, header.stream),
+        }
+    }
+
+    fn send_append(&mut self, to: NodeId, append: Append, batches: Batches) {
+        let stream = append.header.stream;
         match self.streams.iter_mut().find(|(id, _)| *id == to) {
             Some((_, last)) => *last = stream,
             None => self.streams.push((to, stream)),
         }
-        let Ok(entries) = entries_of(&batches) else {
-            return self.lost(to, stream);
-        };
-        let message = Message::Append(Append { header, prev, entries });
-        if self.network.send(to, Packet { group: self.group, message, batches }).is_err() {
+        let packet = Packet { group: self.group, message: Message::Append(append), batches };
+        if self.network.send(to, packet).is_err() {
             self.lost(to, stream);
         }
     }
@@ -193,10 +205,9 @@ impl Driver {
             Some(Waiting::Read(batch, _)) => match outcome {
                 Outcome::Read(log_id) => batch.finish(Ok(log_id), &mut effects.fired),
                 Outcome::Refused(refusal) => batch.finish(Err(refusal), &mut effects.fired),
-                Outcome::Proposed(_)
-                | Outcome::MembershipChanged(_)
-                | Outcome::Initialized(_)
-                | Outcome::Unknown => batch.finish(Err(Refusal::NotLeader { leader: None }), &mut effects.fired),
+                Outcome::Proposed(_) | Outcome::MembershipChanged(_) | Outcome::Initialized(_) | Outcome::Unknown => {
+                    batch.finish(Err(Refusal::NotLeader { leader: None }), &mut effects.fired)
+                }
             },
             Some(Waiting::Change(reply)) => {
                 let result = match outcome {
@@ -228,6 +239,7 @@ impl Driver {
         self.proposals.recycle(builder);
         match outcome {
             Outcome::Proposed(span) => {
+                self.proposed.push_back(span.last.index);
                 let first = LogId::new(span.last.leader_id, span.first_index());
                 effects.apply.push(ApplyJob::Expect { first, count: span.count(), waits, permit });
             }

@@ -6,6 +6,11 @@ use std::collections::VecDeque;
 use quorate_core::{LogId, Span};
 use quorate_wire::{Batch, Batches};
 
+/// Batches that are looked at one by one from the end before they are searched.
+const LOOK_BACK: usize = 8;
+/// Memory of a batch beside its entries, about.
+const BATCH_OVERHEAD_BYTES: usize = 160;
+
 /// Recent batches, oldest first.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -26,7 +31,7 @@ impl Tail {
             if self.batches.back().is_some_and(|last| last.last().index + 1 != batch.first().index) {
                 self.clear();
             }
-            self.bytes += batch.bytes().len();
+            self.bytes += cost(batch);
             self.batches.push_back(batch.clone());
         }
         while self.bytes > self.max_bytes && self.batches.len() > 1 {
@@ -37,6 +42,10 @@ impl Tail {
     /// The entries of `span`, if all of them are here and under the leader the span names: a log that holds
     /// `span.last` holds exactly these entries (log matching).
     pub(crate) fn read(&self, span: Span) -> Option<Batches> {
+        let newest = self.batches.back()?;
+        if newest.last() == span.last && newest.first().index == span.first_index() {
+            return Some(Batches::from_iter([newest.clone()]));
+        }
         if span.first_index() < self.batches.front()?.first().index {
             return None;
         }
@@ -64,9 +73,9 @@ impl Tail {
     pub(crate) fn truncate_after(&mut self, after: LogId) {
         while self.batches.back().is_some_and(|batch| batch.last().index > after.index) {
             let Some(batch) = self.batches.pop_back() else { break };
-            self.bytes -= batch.bytes().len();
+            self.bytes -= cost(&batch);
             if let Some(kept) = batch.slice(batch.first().index, after.index) {
-                self.bytes += kept.bytes().len();
+                self.bytes += cost(&kept);
                 self.batches.push_back(kept);
             }
         }
@@ -86,18 +95,26 @@ impl Tail {
 
     fn pop_front(&mut self) {
         if let Some(batch) = self.batches.pop_front() {
-            self.bytes -= batch.bytes().len();
+            self.bytes -= cost(&batch);
         }
     }
 
-    /// Place of the batch that holds `index`, most often near the end.
+    /// Place of the batch that holds `index`: most often near the end, where a look at each beats a search that
+    /// touches cold memory.
     fn place(&self, index: u64) -> usize {
-        let newest = self.batches.len().saturating_sub(1);
-        if self.batches.get(newest).is_some_and(|batch| batch.first().index <= index) {
-            return newest;
+        let newest = self.batches.len();
+        for back in 1..=newest.min(LOOK_BACK) {
+            if self.batches[newest - back].first().index <= index {
+                return newest - back;
+            }
         }
         self.batches.partition_point(|batch| batch.last().index < index)
     }
+}
+
+/// What a batch costs beside its bytes: its handle here and its buffer's header.
+fn cost(batch: &Batch) -> usize {
+    batch.bytes().len() + BATCH_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -156,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_oldest_batches_go_when_there_are_too_many_bytes() {
-        let mut tail = Tail::new(150);
+        let mut tail = Tail::new(2 * (62 + BATCH_OVERHEAD_BYTES));
         (1..=5).for_each(|first| tail.append(&Batches::from_iter([batch(1, first, 1)])));
         assert_eq!(tail.read(Span { prev: id(1, 2), last: id(1, 5) }), None);
         assert_eq!(indexes(tail.read(Span { prev: id(1, 3), last: id(1, 5) })), Some(vec![4, 5]));

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{BufWriter, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -39,7 +39,10 @@ pub(crate) type ReadFn<S> = Box<dyn FnOnce(&S) + Send>;
 enum Job<S> {
     Driver(ApplyJob),
     /// Once `at` is applied.
-    Read { at: u64, read: ReadFn<S> },
+    Read {
+        at: u64,
+        read: ReadFn<S>,
+    },
 }
 
 /// Where jobs are worked off.
@@ -74,6 +77,21 @@ struct Expected {
     _permit: Permit,
 }
 
+impl Expected {
+    /// Whether its next entry is in this batch.
+    fn waits_for(&self, batch: &Batch) -> bool {
+        self.first.leader_id == batch.last().leader_id && self.next <= batch.last().index
+    }
+}
+
+/// Most bytes of entries held for a machine that does not keep up; what comes on top is read from the log again
+/// when its turn comes: 64 MiB.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+
+fn size_of_batches(batches: Option<&Batches>) -> usize {
+    batches.map_or(0, |batches| batches.iter().map(|batch| batch.bytes().len()).sum())
+}
+
 /// What an apply queue is made of.
 pub(crate) struct ApplyParts<S> {
     pub(crate) state: S,
@@ -98,6 +116,10 @@ pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     snapshots: Arc<dyn SnapshotStore>,
     word: AtomicU8,
     jobs: Mutex<VecDeque<Job<S>>>,
+    /// Lets the pump see without the lock that there are none.
+    any: AtomicBool,
+    /// Bytes of entries that wait to be applied.
+    queued_bytes: AtomicUsize,
     machine: Mutex<Machine<S>>,
     expected: Mutex<VecDeque<Expected>>,
     /// Nothing is applied or read any more.
@@ -131,6 +153,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             snapshots: parts.snapshots,
             word: AtomicU8::new(IDLE),
             jobs: Mutex::new(VecDeque::new()),
+            queued_bytes: AtomicUsize::new(0),
+            any: AtomicBool::new(false),
             machine: Mutex::new(machine),
             expected: Mutex::new(VecDeque::new()),
             over: AtomicBool::new(false),
@@ -139,7 +163,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     /// Runs `read` once `at` is applied.
     pub(crate) fn read(&self, at: u64, read: ReadFn<S>) {
-        self.jobs.lock().push_back(Job::Read { at, read });
+        {
+            let mut jobs = self.jobs.lock();
+            jobs.push_back(Job::Read { at, read });
+            self.any.store(true, Ordering::Release);
+        }
         self.pump();
     }
 
@@ -152,6 +180,18 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             Some(machine) if machine.applied.index >= at => Ok(read(&machine.state)),
             _ => Err(read),
         }
+    }
+
+    /// Lets go of the bytes of an apply if too many wait already.
+    fn bounded(&self, job: ApplyJob) -> ApplyJob {
+        let ApplyJob::Apply { span, batches } = job else { return job };
+        let bytes = size_of_batches(batches.as_ref());
+        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before > 0 && before + bytes > MAX_QUEUED_BYTES {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return ApplyJob::Apply { span, batches: None };
+        }
+        ApplyJob::Apply { span, batches }
     }
 
     // ---- working jobs off ----
@@ -195,8 +235,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         let applied = machine.applied;
         drop(machine);
         fired.fire();
-        if applied > before {
-            self.tell(Input::Event(Event::Applied(applied)));
+        if applied > before
+            && let Some(node) = self.node.get().and_then(Weak::upgrade)
+        {
+            node.leave_for_later(Input::Event(Event::Applied(applied)));
         }
         if !done && let Some(me) = self.me.upgrade() {
             drop(self.runtime.spawn_blocking(move || me.work(Place::Apart)));
@@ -207,7 +249,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// The next job that can be done in this place; clears `done` if there is one that cannot.
     fn next_job(&self, place: Place, done: &mut bool) -> Option<Job<S>> {
         let mut jobs = self.jobs.lock();
-        let blocks = match jobs.front()? {
+        let Some(front) = jobs.front() else {
+            self.any.store(false, Ordering::Relaxed);
+            return None;
+        };
+        let blocks = match front {
             Job::Read { .. } => false,
             Job::Driver(ApplyJob::Apply { batches, .. }) => batches.is_none(),
             Job::Driver(ApplyJob::Install { .. } | ApplyJob::Build) => true,
@@ -225,6 +271,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             Job::Read { at, read } if machine.applied.index >= at => read(&machine.state),
             Job::Read { at, read } => machine.parked.push((at, read)),
             Job::Driver(ApplyJob::Apply { span, batches }) => {
+                self.queued_bytes.fetch_sub(size_of_batches(batches.as_ref()), Ordering::Relaxed);
                 match batches {
                     Some(batches) => self.apply(machine, &batches, fired)?,
                     None => self.read_and_apply(machine, span, fired)?,
@@ -263,6 +310,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             if first > batch.last().index {
                 continue;
             }
+            self.fail_replaced(batch, fired);
             let awaited = self.awaited(batch);
             let mut responses = Vec::new();
             if let Some((from, count)) = awaited {
@@ -284,9 +332,22 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// Index of the first entry of the batch that somebody waits for, and how many follow from there.
     fn awaited(&self, batch: &Batch) -> Option<(u64, u64)> {
         let expected = self.expected.lock();
-        let head = expected.front()?;
-        let ours = head.first.leader_id == batch.last().leader_id && head.next <= batch.last().index;
-        ours.then(|| (head.next, batch.last().index + 1 - head.next.max(batch.first().index)))
+        let head = expected.iter().find(|head| head.waits_for(batch))?;
+        Some((head.next, batch.last().index + 1 - head.next.max(batch.first().index)))
+    }
+
+    /// Tells those whose place in the log another leader's entry took. By log matching none of the rest of such a
+    /// proposal can be committed either. Proposals of an earlier leadership with higher indexes stay, in front of
+    /// newer ones: nothing is known of them until something is committed there.
+    fn fail_replaced(&self, batch: &Batch, fired: &mut Fired) {
+        let last = batch.last();
+        self.expected.lock().retain(|head| {
+            let replaced = head.next <= last.index && head.first.leader_id != last.leader_id;
+            if replaced {
+                head.waits.fail(head.cell(), &Failure::Replaced, fired);
+            }
+            !replaced
+        });
     }
 
     /// Answers whoever waits for an entry of this batch.
@@ -294,13 +355,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         let last = batch.last();
         let mut responses = responses.into_iter();
         let mut expected = self.expected.lock();
-        while let Some(head) = expected.front_mut().filter(|head| head.next <= last.index) {
-            if head.first.leader_id != last.leader_id {
-                // Another leader's entry is committed at this index, so by log matching none of the rest can be.
-                head.waits.fail(head.cell(), &Failure::Replaced, fired);
-                expected.pop_front();
-                continue;
-            }
+        while let Some(place) = expected.iter().position(|head| head.waits_for(batch)) {
+            let head = &mut expected[place];
             let end = head.end.min(last.index + 1);
             let count = usize::try_from(end - head.next).unwrap_or(usize::MAX);
             if let Some(list) = head.waits.as_any().downcast_ref::<WaitList<S::Response>>() {
@@ -308,7 +364,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             }
             head.next = end;
             if head.next == head.end {
-                expected.pop_front();
+                expected.remove(place);
             }
         }
     }
@@ -428,13 +484,16 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
                     let expected = Expected { first, end, next: first.index, waits, expired: false, _permit: permit };
                     self.expected.lock().push_back(expected);
                 }
-                job => queue.push_back(Job::Driver(job)),
+                job => {
+                    queue.push_back(Job::Driver(self.bounded(job)));
+                    self.any.store(true, Ordering::Release);
+                }
             }
         }
     }
 
     fn pump(&self) {
-        if self.jobs.lock().is_empty() {
+        if !self.any.load(Ordering::Acquire) {
             return;
         }
         if self.word.swap(DIRTY, Ordering::AcqRel) != IDLE {
@@ -481,14 +540,13 @@ impl Expected {
 
 impl<S: RaftStateMachine> Machine<S> {
     /// Applies the entries of a batch from `first` on.
-    fn apply(
-        &mut self,
-        batch: &Batch,
-        first: u64,
-        mut answer: impl FnMut(LogId, S::Response),
-    ) -> Result<(), Fatal> {
-        for entry in batch.iter().filter(|entry| entry.log_id.index >= first) {
-            self.time = self.time.max(entry.time);
+    fn apply(&mut self, batch: &Batch, first: u64, mut answer: impl FnMut(LogId, S::Response)) -> Result<(), Fatal> {
+        let (mut stamp, mut time) = (0, UNIX_EPOCH);
+        for entry in batch.iter().skip_while(|entry| entry.log_id.index < first) {
+            if entry.time != stamp {
+                (stamp, time) = (entry.time, UNIX_EPOCH + Duration::from_nanos(entry.time));
+                self.time = self.time.max(stamp);
+            }
             match entry.kind {
                 EntryKind::Blank => {}
                 EntryKind::Membership => {
@@ -497,9 +555,9 @@ impl<S: RaftStateMachine> Machine<S> {
                     self.membership_log_id = entry.log_id;
                 }
                 EntryKind::Command => {
-                    let command = S::Command::decode(batch.payload(&entry))
+                    let payload = entry.payload_at..entry.payload_at + entry.payload.len();
+                    let command = S::Command::decode_part(batch.bytes(), payload)
                         .map_err(|error| Fatal::Machine(format!("command {}: {error}", entry.log_id)))?;
-                    let time = UNIX_EPOCH + Duration::from_nanos(entry.time);
                     let response = self.state.apply_entry(EntryContext { log_id: entry.log_id, time }, command);
                     answer(entry.log_id, response);
                 }

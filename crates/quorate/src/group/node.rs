@@ -4,7 +4,7 @@
 //! whether somebody is: the pump leaves only by changing `RUNNING` to `IDLE`, and goes round again if it finds
 //! `DIRTY`, so nothing that was pushed is left behind. The driver's lock is therefore never contended.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -53,14 +53,15 @@ impl Clock {
         Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// The wall clock at the origin: nanoseconds since the Unix epoch.
+    fn wall_offset(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2).saturating_sub(self.now().as_nanos())
+    }
+
     fn at(&self, instant: Instant) -> std::time::Instant {
         self.origin + Duration::from_nanos(instant.as_nanos())
     }
-}
-
-fn wall_clock() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What the node, which knows no types, does with its apply queue.
@@ -104,8 +105,18 @@ struct Seat {
     published_at: Instant,
     /// Something changed that was not published.
     stale: bool,
+    /// Something other than a packet came, which may have changed what the mark does not show.
+    forced: bool,
+    /// What others were told.
+    leader: Option<NodeId>,
     /// Of the membership that others see.
     membership_log_id: LogId,
+}
+
+/// What others have to be told once the driver was let go.
+struct News {
+    leader: Option<Option<NodeId>>,
+    metrics: Option<RaftMetrics>,
 }
 
 /// What metrics are compared by.
@@ -141,6 +152,8 @@ pub(crate) struct Node {
     leads: AtomicBool,
     /// Whether nothing was ever written here.
     blank: AtomicBool,
+    /// The wall clock at the core's origin, in nanoseconds since the Unix epoch; read again now and then.
+    wall_offset: AtomicU64,
     /// Whether this run of this node made the cluster.
     founder: AtomicBool,
     leader: watch::Sender<Option<NodeId>>,
@@ -154,6 +167,8 @@ pub(crate) struct Node {
 thread_local! {
     /// Nodes claimed by this thread while it was pumping another: stepped next, at depth one.
     static RUN_LIST: RefCell<Option<VecDeque<Arc<Node>>>> = const { RefCell::new(None) };
+    /// The node whose driver is in a turn on this thread, as an address to compare; 0: none.
+    static IN_TURN: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Node {
@@ -182,6 +197,7 @@ impl Node {
             due: AtomicU64::new(u64::MAX),
             leads: AtomicBool::new(false),
             blank: AtomicBool::new(is_blank(driver.core())),
+            wall_offset: AtomicU64::new(parts.clock.wall_offset()),
             founder: AtomicBool::new(false),
             leader: watch::Sender::new(None),
             membership: RwLock::new(membership),
@@ -192,6 +208,8 @@ impl Node {
                 mark: Mark::default(),
                 published_at: Instant::ORIGIN,
                 stale: true,
+                forced: false,
+                leader: None,
                 membership_log_id,
             }),
             metrics: parts.metrics,
@@ -219,6 +237,15 @@ impl Node {
         self.step_there();
     }
 
+    /// Pushes what nobody waits for: the next turn takes it, and with a leader there is one every heartbeat. If
+    /// somebody watches the metrics, the next turn comes at once.
+    pub(crate) fn leave_for_later(&self, input: Input) {
+        self.inbox.lock().push(input);
+        if self.metrics.receiver_count() > 0 {
+            self.step_there();
+        }
+    }
+
     /// Steps here and now, unless somebody else does.
     pub(crate) fn step_here(self: &Arc<Self>) {
         if self.claim() {
@@ -236,7 +263,10 @@ impl Node {
                 _ => word,
             };
             match self.word.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(IDLE) => return self.signal.notify_one(),
+                Ok(IDLE) => {
+                    crate::driver::DBG[5].fetch_add(1, Ordering::Relaxed);
+                    return self.signal.notify_one();
+                }
                 Ok(_) => return,
                 Err(now) => word = now,
             }
@@ -305,21 +335,23 @@ impl Node {
 
     /// One turn, and what follows from it once the driver was let go.
     fn turn(self: &Arc<Self>, fired: &mut Fired) {
-        let (mut fetch, mut ship, closed, news);
+        let (fetch, ship, closed, news);
         {
             let mut seat = self.seat.lock();
             let seat = &mut *seat;
             std::mem::swap(&mut seat.inputs, &mut *self.inbox.lock());
-            seat.inputs.extend(self.reads.take().map(|(policy, batch)| Input::Read { policy, batch }));
             if self.closed.get().is_some() {
                 // Whoever waits for an answer sees its channel close.
                 return seat.inputs.clear();
             }
-            let forced = seat.inputs.iter().any(|input| !matches!(input, Input::Packet { .. }));
-            let now = Now { at: self.clock.now(), wall: wall_clock() };
-            let driver = &mut seat.driver;
-            let (inputs, effects) = (&mut seat.inputs, &mut seat.effects);
+            seat.inputs.extend(self.reads.take().map(|(policy, batch)| Input::Read { policy, batch }));
+            let at = self.clock.now();
+            let now = Now { at, wall: self.wall_offset.load(Ordering::Relaxed) + at.as_nanos() };
+            let Seat { driver, inputs, effects, .. } = seat;
+            seat.forced |= inputs.iter().any(|input| !matches!(input, Input::Packet { .. }));
+            let outer = IN_TURN.replace(self.address());
             let turn = catch_unwind(AssertUnwindSafe(|| driver.turn(now, inputs, effects)));
+            IN_TURN.set(outer);
             if let Err(panic) = turn {
                 effects.closed.get_or_insert(ClosedReason::Internal(panic_text(&*panic)));
             }
@@ -328,29 +360,33 @@ impl Node {
             fetch = std::mem::take(&mut effects.fetch);
             ship = std::mem::take(&mut effects.ship);
             closed = effects.closed.take();
-            news = self.look(seat, now.at, forced);
-            self.set_due(seat, now.at);
+            news = self.look(seat, at);
+            self.set_due(seat, at);
         }
         fired.fire();
         self.applies.pump();
-        fetch.drain(..).for_each(|fetch| self.fetch(fetch));
-        ship.drain(..).for_each(|ship| self.ship(ship));
-        if let Some(news) = news {
-            self.metrics.send_replace(news);
+        fetch.into_iter().for_each(|fetch| self.fetch(fetch));
+        ship.into_iter().for_each(|ship| self.ship(ship));
+        if let Some(leader) = news.leader {
+            self.leader.send_replace(leader);
+        }
+        if let Some(metrics) = news.metrics {
+            self.metrics.send_replace(metrics);
         }
         if let Some(reason) = closed {
             self.close(reason);
         }
     }
 
-    /// Copies what others look at without the lock, and the metrics if somebody watches them and they changed.
-    fn look(&self, seat: &mut Seat, now: Instant, forced: bool) -> Option<RaftMetrics> {
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Copies what others look at without the lock; returns what they have to be told.
+    fn look(&self, seat: &mut Seat, now: Instant) -> News {
         let core = seat.driver.core();
         let leader = core.leader();
         self.leads.store(core.is_leader(), Ordering::Relaxed);
-        if leader != seat.mark.coarse.1 {
-            self.leader.send_replace(leader);
-        }
         if self.blank.load(Ordering::Relaxed) && !is_blank(core) {
             self.blank.store(false, Ordering::Release);
         }
@@ -358,24 +394,24 @@ impl Node {
             seat.membership_log_id = core.membership_log_id();
             *self.membership.write() = Arc::new(core.membership().clone());
         }
+        let changed = std::mem::replace(&mut seat.leader, leader) != leader;
+        News { leader: changed.then_some(leader), metrics: self.maybe_publish(seat, now) }
+    }
+
+    /// The metrics, if somebody watches them and they changed: at once what is rare, indexes once in a while.
+    fn maybe_publish(&self, seat: &mut Seat, now: Instant) -> Option<RaftMetrics> {
+        if self.metrics.receiver_count() == 0 {
+            seat.stale = true;
+            return None;
+        }
+        let core = seat.driver.core();
         let mark = Mark {
-            coarse: (Some(core.state()), leader, core.vote(), core.membership_log_id()),
+            coarse: (Some(core.state()), core.leader(), core.vote(), core.membership_log_id()),
             fine: (core.last_log_id(), core.commit(), core.applied(), core.log().purged().index),
         };
-        if self.metrics.receiver_count() == 0 {
-            seat.mark.coarse = mark.coarse;
-            seat.stale = true;
-            return None;
-        }
-        let due = now.since(seat.published_at) >= PUBLISH_INTERVAL;
-        let changed = seat.stale || forced || mark != seat.mark;
+        seat.stale |= std::mem::take(&mut seat.forced) || mark != seat.mark;
         let at_once = mark.coarse != seat.mark.coarse;
-        seat.mark.coarse = mark.coarse;
-        if !changed {
-            return None;
-        }
-        if !at_once && !due {
-            seat.stale = true;
+        if !seat.stale || !at_once && now.since(seat.published_at) < PUBLISH_INTERVAL {
             return None;
         }
         seat.stale = false;
@@ -392,6 +428,7 @@ impl Node {
         }
         self.due.store(due, Ordering::SeqCst);
         if due < self.armed.load(Ordering::SeqCst) {
+            crate::driver::DBG[6].fetch_add(1, Ordering::Relaxed);
             self.signal.notify_one();
         }
     }
@@ -406,6 +443,12 @@ impl Node {
         let mut armed = None;
         while self.closed.get().is_none() {
             self.step_here();
+            if armed.is_some_and(|at| self.clock.now() >= at) {
+                // Under load the signal is always ready, and the timer would never have its turn.
+                armed = None;
+                self.wall_offset.store(self.clock.wall_offset(), Ordering::Relaxed);
+                self.expire();
+            }
             let wake = self.next_wake();
             if armed.is_none_or(|at| wake < at) {
                 armed = Some(wake);
@@ -420,6 +463,7 @@ impl Node {
                 () = self.signal.notified() => {}
                 () = sleep.as_mut() => {
                     armed = None;
+                    self.wall_offset.store(self.clock.wall_offset(), Ordering::Relaxed);
                     self.expire();
                 }
             }
@@ -583,7 +627,11 @@ pub(crate) struct Reports {
 impl Completions for Reports {
     fn complete(&self, write: WriteId, result: Result<(), StorageError>) {
         self.completed.push(write, result);
-        if let Some(node) = self.node.get().and_then(std::sync::Weak::upgrade) {
+        let Some(node) = self.node.get() else { return };
+        // A storage that completes inside `submit` is inside the turn that will see it.
+        if IN_TURN.get() != node.as_ptr().addr()
+            && let Some(node) = node.upgrade()
+        {
             node.step_there();
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -30,6 +30,10 @@ pub(crate) trait Proposals: Send + Sync {
     /// The oldest batch.
     fn take(&self) -> Option<Taken>;
 
+    /// Says whether the driver leaves batches in the queue until some that it took are committed. Until then
+    /// nobody needs to be woken for the queue: the driver comes back by itself.
+    fn set_held(&self, held: bool);
+
     /// Gives a builder's buffer back for reuse.
     fn recycle(&self, builder: BatchBuilder);
 
@@ -48,12 +52,16 @@ struct Open<R> {
 struct Queue<R> {
     batches: VecDeque<Open<R>>,
     spare: Vec<BatchBuilder>,
+    /// Commands in the last batch that was taken: the next one has about as many.
+    last_count: usize,
     closed: Option<ClosedReason>,
 }
 
 /// The queue.
 pub(crate) struct ProposalQueue<R> {
     queue: Mutex<Queue<R>>,
+    /// See [`Proposals::set_held`].
+    held: AtomicBool,
     /// Batches in the queue; lets a turn see without the lock that there are none.
     waiting: AtomicUsize,
     pub(crate) window: Arc<Window>,
@@ -72,8 +80,13 @@ pub(crate) struct Joined<R> {
 
 impl<R: Send + 'static> ProposalQueue<R> {
     pub(crate) fn new() -> Self {
-        let queue = Queue { batches: VecDeque::new(), spare: Vec::new(), closed: None };
-        Self { queue: Mutex::new(queue), waiting: AtomicUsize::new(0), window: Arc::default() }
+        let queue = Queue { batches: VecDeque::new(), spare: Vec::new(), last_count: 0, closed: None };
+        Self {
+            queue: Mutex::new(queue),
+            held: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            window: Arc::default(),
+        }
     }
 
     /// Adds a command whose bytes were taken from the window.
@@ -88,6 +101,11 @@ impl<R: Send + 'static> ProposalQueue<R> {
             0
         })?;
         Ok(())
+    }
+
+    /// Whether the driver comes back to the queue without being woken.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
     }
 
     /// Adds commands whose bytes were taken from the window: the parts of `payloads` that end at `ends`. Returns
@@ -134,8 +152,8 @@ impl<R: Send + 'static> ProposalQueue<R> {
         let full = |open: &Open<R>| open.builder.bytes() + entry_bytes(payload) > MAX_BATCH_BYTES;
         if queue.batches.back().is_none_or(full) {
             let builder = queue.spare.pop().unwrap_or_default();
-            queue.batches.push_back(Open { builder, waits: Arc::new(WaitList::new(Instant::now())) });
-            self.waiting.fetch_add(1, Ordering::Release);
+            queue.batches.push_back(Open { builder, waits: Arc::new(WaitList::new(queue.last_count, Instant::now())) });
+            self.waiting.fetch_add(1, Ordering::SeqCst);
         }
         match queue.batches.back_mut() {
             Some(open) => open,
@@ -146,13 +164,25 @@ impl<R: Send + 'static> ProposalQueue<R> {
 
 impl<R: Send + 'static> Proposals for ProposalQueue<R> {
     fn take(&self) -> Option<Taken> {
-        if self.waiting.load(Ordering::Acquire) == 0 {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
             return None;
         }
-        let open = self.queue.lock().batches.pop_front()?;
+        let open = {
+            let mut queue = self.queue.lock();
+            let open = queue.batches.pop_front()?;
+            queue.last_count = usize::try_from(open.builder.count()).unwrap_or(0);
+            open
+        };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let permit = Permit { window: Arc::clone(&self.window), bytes: open.builder.bytes() };
         Some(Taken { builder: open.builder, waits: open.waits, permit })
+    }
+
+    fn set_held(&self, held: bool) {
+        // Sequentially consistent with `push`: who pushed and then sees `true` pushed before the driver's next take.
+        if self.held.load(Ordering::Relaxed) != held {
+            self.held.store(held, Ordering::SeqCst);
+        }
     }
 
     fn recycle(&self, mut builder: BatchBuilder) {

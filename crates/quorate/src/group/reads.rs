@@ -1,6 +1,7 @@
 //! Reads that ask the core for freshness: one question for all calls that come in together.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -67,6 +68,8 @@ struct Queue {
 #[derive(Default)]
 pub(crate) struct ReadQueue {
     queue: Mutex<Queue>,
+    /// Lets a turn see without the lock that there are none.
+    any: AtomicBool,
 }
 
 impl ReadQueue {
@@ -80,15 +83,23 @@ impl ReadQueue {
             ReadPolicy::LeaseRead => &mut queue.lease,
             ReadPolicy::ReadIndex | ReadPolicy::Stale => &mut queue.index,
         };
-        Ok(Arc::clone(open.get_or_insert_default()))
+        let batch = Arc::clone(open.get_or_insert_default());
+        self.any.store(true, Ordering::Release);
+        Ok(batch)
     }
 
     /// What waits, for a turn.
     pub(crate) fn take(&self) -> impl Iterator<Item = (ReadPolicy, Arc<ReadBatch>)> {
-        let mut queue = self.queue.lock();
-        let index = queue.index.take().map(|batch| (ReadPolicy::ReadIndex, batch));
-        let lease = queue.lease.take().map(|batch| (ReadPolicy::LeaseRead, batch));
-        index.into_iter().chain(lease)
+        let (index, lease) = match self.any.load(Ordering::Acquire) {
+            true => {
+                let mut queue = self.queue.lock();
+                self.any.store(false, Ordering::Relaxed);
+                (queue.index.take(), queue.lease.take())
+            }
+            false => (None, None),
+        };
+        let index = index.map(|batch| (ReadPolicy::ReadIndex, batch));
+        index.into_iter().chain(lease.map(|batch| (ReadPolicy::LeaseRead, batch)))
     }
 
     pub(crate) fn close(&self, reason: &ClosedReason, fired: &mut Fired) {

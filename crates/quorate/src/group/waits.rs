@@ -80,7 +80,6 @@ impl Fired {
         self.wakers.drain(..).for_each(Waker::wake);
         self.calls.drain(..).for_each(|call| call());
     }
-
 }
 
 /// What the driver, which knows no types, does with a list.
@@ -95,8 +94,9 @@ pub(crate) trait Waits: Send + Sync {
 }
 
 impl<R: Send + 'static> WaitList<R> {
-    pub(crate) fn new(since: Instant) -> Self {
-        Self { cells: Mutex::new(Vec::new()), since }
+    /// An empty list that will have about `count` cells.
+    pub(crate) fn new(count: usize, since: Instant) -> Self {
+        Self { cells: Mutex::new(Vec::with_capacity(count)), since }
     }
 
     /// Adds a caller that polls; returns its cell.
@@ -112,12 +112,7 @@ impl<R: Send + 'static> WaitList<R> {
     }
 
     /// Answers consecutive cells from `from` on.
-    pub(crate) fn complete(
-        &self,
-        from: usize,
-        results: impl Iterator<Item = (LogId, R)>,
-        fired: &mut Fired,
-    ) {
+    pub(crate) fn complete(&self, from: usize, results: impl Iterator<Item = (LogId, R)>, fired: &mut Fired) {
         let mut cells = self.cells.lock();
         for (cell, result) in cells.iter_mut().skip(from).zip(results) {
             set(cell, Ok(result), fired);

@@ -17,7 +17,7 @@ use crate::call::{Call, Standing};
 use crate::driver::Input;
 use crate::group::Node;
 use crate::identity::random_u128;
-use crate::{ClosedReason, InitializeError};
+use crate::{ClosedReason, InitializeError, Refusal};
 
 /// A round that is not answered for this long is over.
 const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
@@ -137,8 +137,7 @@ async fn follow(host: &Arc<HostInner>, node: &Arc<Node>, peer: NodeId, answer: A
 /// Asks to be made a learner; returns whether it is one.
 async fn join(host: &Arc<HostInner>, node: &Arc<Node>, leader: NodeId) -> bool {
     let address = host.address.clone();
-    let mut asked =
-        host.calls.ask(&*host.network, leader, |id, _| Call::Join { group: node.group, id, address });
+    let mut asked = host.calls.ask(&*host.network, leader, |id, _| Call::Join { group: node.group, id, address });
     let answer = tokio::time::timeout(host.config.write_timeout, asked.answer()).await;
     matches!(answer, Ok(Some(Call::Joined { done: true, .. })))
 }
@@ -148,7 +147,8 @@ pub(crate) async fn ask_all(host: &HostInner, node: &Node, ids: &[NodeId]) -> BT
     let deadline = Instant::now() + ROUND_TIMEOUT;
     let mut asked = Vec::with_capacity(ids.len());
     for id in ids {
-        let (group, cluster, incarnation, address) = (node.group, host.cluster(), host.incarnation, host.address.clone());
+        let (group, cluster, incarnation, address) =
+            (node.group, host.cluster(), host.incarnation, host.address.clone());
         let probe = move |id, _| Call::Probe { group, id, cluster, incarnation, address };
         asked.push((*id, host.calls.ask(&*host.network, *id, probe)));
     }
@@ -168,6 +168,14 @@ pub(crate) async fn found(
     node: &Arc<Node>,
     membership: Membership,
 ) -> Result<LogId, InitializeError> {
+    // A cluster id is for ever: nothing that could refuse the membership may come after it.
+    if !membership.is_voter_as(host.id, host.incarnation) {
+        return Err(InitializeError::Refused(Refusal::NotAmongVoters));
+    }
+    membership.check(host.config.leader_id_mode).map_err(|error| InitializeError::Refused(Refusal::BadRule(error)))?;
+    if !node.is_blank() {
+        return Err(InitializeError::Refused(Refusal::AlreadyInitialized));
+    }
     if host.cluster() == ClusterId(0) {
         let random = random_u128().map_err(|error| {
             InitializeError::Storage(crate::StorageError::new(crate::StorageErrorKind::Io, error.to_string()))
@@ -200,7 +208,9 @@ pub(crate) async fn initialize(
     let deadline = Instant::now() + host.config.write_timeout;
     let answers = loop {
         let answers = ask_all(host, node, &others).await;
-        if let Some((id, _)) = answers.iter().find(|(_, answer)| answer.standing != Standing::Blank) {
+        let elsewhere = |answer: &Answer| answer.cluster.0 != 0 && answer.cluster != host.cluster();
+        let taken = |answer: &Answer| answer.standing != Standing::Blank || elsewhere(answer);
+        if let Some((id, _)) = answers.iter().find(|(_, answer)| taken(answer)) {
             return Err(InitializeError::HasState(*id));
         }
         let silent: Vec<_> = others.iter().copied().filter(|id| !answers.contains_key(id)).collect();

@@ -16,13 +16,12 @@ use crate::call::{Call, CallId, Standing, Written};
 use crate::calls::{Calls, Seen, answer};
 use crate::driver::Input;
 use crate::durable::Durable;
-use crate::tcp::Tcp;
 use crate::group::{Clock, Node};
 use crate::identity::{MemoryIdentity, random_u128};
 use crate::memory::{MemorySnapshots, MemoryStorage};
+use crate::tcp::Tcp;
 use crate::{
-    ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, StartError, Storage,
-    StorageError,
+    ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, StartError, Storage, StorageError,
 };
 
 /// A group, for those who know no types.
@@ -224,6 +223,16 @@ impl HostInner {
     }
 
     pub(crate) async fn shutdown(self: &Arc<Self>) {
+        eprintln!(
+            "turns {} inputs {} empty {} leader {} proposals {} wakes {} rearm {}",
+            crate::driver::DBG[0].load(Ordering::Relaxed),
+            crate::driver::DBG[1].load(Ordering::Relaxed),
+            crate::driver::DBG[2].load(Ordering::Relaxed),
+            crate::driver::DBG[3].load(Ordering::Relaxed),
+            crate::driver::DBG[4].load(Ordering::Relaxed),
+            crate::driver::DBG[5].load(Ordering::Relaxed),
+            crate::driver::DBG[6].load(Ordering::Relaxed)
+        );
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }

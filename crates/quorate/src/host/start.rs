@@ -39,6 +39,10 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
     };
     let group = assemble(&inner, id, found, completed, &reports)?;
     inner.add_group(id, Arc::clone(&group) as Arc<dyn super::Port>)?;
+    if inner.cluster().0 != 0 {
+        // The host may have joined its cluster while this group was put together.
+        group.node.leave(crate::driver::Input::Cluster(inner.cluster()));
+    }
     group.node.launch();
     if group.node.is_blank() || inner.cluster().0 == 0 {
         drop(inner.runtime.spawn(bootstrap::run(Arc::clone(&inner), Arc::clone(&group.node))));

@@ -60,6 +60,15 @@ impl SnapshotStore for MemorySnapshots {
     }
 }
 
+/// A build that was captured earlier may end after a later snapshot was installed: the newest stays.
+fn keep_newest(newest: &Newest, group: GroupId, snapshot: Snapshot) {
+    let mut newest = newest.lock();
+    let is_older = |known: &Snapshot| known.meta.last_log_id > snapshot.meta.last_log_id;
+    if !newest.get(&group).is_some_and(is_older) {
+        newest.insert(group, snapshot);
+    }
+}
+
 struct Writer {
     newest: Newest,
     group: GroupId,
@@ -79,8 +88,7 @@ impl Write for Writer {
 
 impl SnapshotWriter for Writer {
     fn commit(self: Box<Self>) -> Result<(), StorageError> {
-        let snapshot = Snapshot { meta: self.meta, content: self.content.into() };
-        self.newest.lock().insert(self.group, snapshot);
+        keep_newest(&self.newest, self.group, Snapshot { meta: self.meta, content: self.content.into() });
         Ok(())
     }
 }
@@ -119,7 +127,7 @@ impl ReceivedContent for Received {
     }
 
     fn adopt(self: Box<Self>) -> Result<(), StorageError> {
-        self.newest.lock().insert(self.group, self.snapshot);
+        keep_newest(&self.newest, self.group, self.snapshot);
         Ok(())
     }
 }
