@@ -167,6 +167,31 @@ fn damage_is_reported_with_file_offset_and_both_checksums() {
     );
 }
 
+/// A later batch proves that an earlier one was durable, even when no mark is left to say so.
+#[test]
+fn a_valid_batch_behind_damage_makes_it_corruption() {
+    let group = GroupId(1);
+    let disk = MemDisk::new();
+    let mut rig = Rig::begin(&disk, 64 << 10);
+    rig.group(group).unwrap();
+    for (i, payload) in (1..).zip([b"first", b"secnd", b"third"]) {
+        rig.append(group, i, 1, i, &[payload]);
+        rig.settle();
+    }
+    drop(rig);
+    for mark in [4096, 8192] {
+        disk.flip(&segment(1), mark + 20, 0x01);
+    }
+    let at = |bytes: &[u8]| (0..64 << 10).find(|at| starts_with(&disk, &segment(1), *at, bytes)).unwrap();
+    let last_torn = disk.crashed(Crash::KeepAll);
+    last_torn.flip(&segment(1), at(b"third"), 0x01);
+    let rig = Rig::open(&last_torn, options(64 << 10)).unwrap();
+    assert_eq!(rig.group(group).unwrap().log.last().index, 2, "what nothing proves durable is a torn tail");
+    disk.flip(&segment(1), at(b"secnd"), 0x01);
+    let error = Rig::open(&disk, options(64 << 10)).err().unwrap();
+    assert!(matches!(&error, WalError::Corrupt(damage) if damage.path == segment(1)), "{error}");
+}
+
 /// A block of another past of the same disk, put where it once was, is valid in itself but not in its place.
 #[test]
 fn a_block_of_another_past_does_not_fit_into_the_chain() {

@@ -163,6 +163,24 @@ fn a_snapshot_keeps_the_tail_only_if_the_log_holds_its_last_entry() {
     }
 }
 
+/// The schedule: an installed snapshot's reset waits in the queue, a purge beyond it overtakes it.
+#[test]
+fn a_purge_that_overtakes_a_reset_loses_nothing() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::begin(&disk, 64 << 10);
+    rig.group(GROUP).unwrap();
+    rig.append(GROUP, 1, 1, 1, &[b"a", b"b", b"c", b"d"]);
+    rig.settle();
+    rig.handle.submit(GROUP, WriteId(2), WalWrite::Reset { to: log_id(1, 2), tail: Tail::Keep });
+    rig.handle.purge(GROUP, log_id(1, 3));
+    rig.append(GROUP, 3, 1, 5, &[b"e"]);
+    rig.settle();
+    assert_eq!(results(&rig), [(1, Ok(())), (2, Ok(())), (3, Ok(()))]);
+    let disk = disk.crashed(Crash::DropAll);
+    let log = Rig::open(&disk, options(64 << 10)).unwrap().group(GROUP).unwrap().log;
+    assert_eq!((log.purged(), log.last()), (log_id(1, 3), log_id(1, 5)));
+}
+
 #[test]
 fn a_full_disk_makes_entries_wait_and_keeps_votes_and_purges_going() {
     let disk = MemDisk::new();
