@@ -1,5 +1,7 @@
 //! Three nodes in one process: writes, reads, leader changes, and what callers are told.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
 //! The one door of the tests: a cluster of nodes in this process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::{self, Read, Write};
