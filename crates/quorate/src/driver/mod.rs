@@ -32,7 +32,6 @@ use crate::{
 pub(crate) use self::tail::Tail;
 use self::writes::Writes;
 
-pub(crate) static DBG: [std::sync::atomic::AtomicU64; 8] = [const { std::sync::atomic::AtomicU64::new(0) }; 8];
 /// The time, read after the inputs of a turn were taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
@@ -274,14 +273,6 @@ impl Driver {
 
     /// Takes in what came and does what follows from it. Leaves `inputs` empty.
     pub(crate) fn turn(&mut self, now: Now, inputs: &mut Vec<Input>, effects: &mut Effects) {
-        DBG[0].fetch_add(1, Ordering::Relaxed);
-        DBG[1].fetch_add(inputs.len() as u64, Ordering::Relaxed);
-        if inputs.is_empty() {
-            DBG[2].fetch_add(1, Ordering::Relaxed);
-        }
-        if self.core.is_leader() {
-            DBG[3].fetch_add(1, Ordering::Relaxed);
-        }
         for input in inputs.drain(..) {
             self.on_input(now, input, effects);
         }
@@ -404,7 +395,6 @@ impl Driver {
         if self.storage.is_full() {
             return taken.waits.fail(0, &Failure::StorageFull, &mut effects.fired);
         }
-        DBG[4].fetch_add(1, Ordering::Relaxed);
         let request = self.new_request();
         let (count, bytes) = (taken.builder.count(), taken.builder.bytes() as u64);
         self.proposal = Some(taken);

@@ -263,10 +263,7 @@ impl Node {
                 _ => word,
             };
             match self.word.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(IDLE) => {
-                    crate::driver::DBG[5].fetch_add(1, Ordering::Relaxed);
-                    return self.signal.notify_one();
-                }
+                Ok(IDLE) => return self.signal.notify_one(),
                 Ok(_) => return,
                 Err(now) => word = now,
             }
@@ -428,7 +425,6 @@ impl Node {
         }
         self.due.store(due, Ordering::SeqCst);
         if due < self.armed.load(Ordering::SeqCst) {
-            crate::driver::DBG[6].fetch_add(1, Ordering::Relaxed);
             self.signal.notify_one();
         }
     }

@@ -223,16 +223,6 @@ impl HostInner {
     }
 
     pub(crate) async fn shutdown(self: &Arc<Self>) {
-        eprintln!(
-            "turns {} inputs {} empty {} leader {} proposals {} wakes {} rearm {}",
-            crate::driver::DBG[0].load(Ordering::Relaxed),
-            crate::driver::DBG[1].load(Ordering::Relaxed),
-            crate::driver::DBG[2].load(Ordering::Relaxed),
-            crate::driver::DBG[3].load(Ordering::Relaxed),
-            crate::driver::DBG[4].load(Ordering::Relaxed),
-            crate::driver::DBG[5].load(Ordering::Relaxed),
-            crate::driver::DBG[6].load(Ordering::Relaxed)
-        );
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
