@@ -71,10 +71,12 @@ impl<S: RaftStateMachine> Group<S> {
             };
         }
         loop {
-            let refusal = match self.ask_freshness(policy).await {
-                Freshness::At(log_id) => return Ok(log_id),
-                Freshness::Refused(refusal) => refusal,
-                Freshness::Closed(reason) => return Err(ReadError::Closed(reason)),
+            let asked = tokio::time::timeout_at(self.read_deadline(started).into(), self.ask_freshness(policy)).await;
+            let refusal = match asked {
+                Ok(Freshness::At(log_id)) => return Ok(log_id),
+                Ok(Freshness::Refused(refusal)) => refusal,
+                Ok(Freshness::Closed(reason)) => return Err(ReadError::Closed(reason)),
+                Err(_elapsed) => return Err(ReadError::NoLeader { leader: self.node.leader() }),
             };
             if refusal == Refusal::LeaseDisabled {
                 return Err(ReadError::LeaseDisabled);

@@ -13,7 +13,7 @@ use tokio::time::timeout_at;
 
 use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
-use crate::group::{Failure, Joined, Node, Responder, Room, entry_bytes};
+use crate::group::{Failure, Joined, Node, Permit, Responder, Room, entry_bytes};
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::{ClientWriteError, ClosedReason, Payload, PayloadError, RaftStateMachine};
@@ -60,10 +60,14 @@ impl<S: RaftStateMachine> Group<S> {
         if deadline.is_some() || !self.node.leads() {
             return Box::pin(self.write_with_patience(command, deadline, None)).await;
         }
+        let started = Instant::now();
         // No timer on this path: who waits too long is answered by the node's task.
         match self.write_here(&mut command, Room::Take).await {
             Ok((log_id, response)) => Ok(ClientWriteResponse { log_id, response }),
-            Err(stop) => Box::pin(self.write_with_patience(command, deadline, Some(stop))).await,
+            Err(stop) => {
+                let deadline = Some(started + self.host.config.write_timeout);
+                Box::pin(self.write_with_patience(command, deadline, Some(stop))).await
+            }
         }
     }
 
@@ -185,7 +189,8 @@ impl<S: RaftStateMachine> Group<S> {
         self.encode(&command, &mut encoded)?;
         let encoded = Bytes::from(encoded);
         loop {
-            let mut room = Room::Take;
+            // Given back if the caller stops waiting for a leader.
+            let mut permit = None;
             match last {
                 None => {}
                 Some(Stop::Error(error)) => return Err(error),
@@ -195,7 +200,7 @@ impl<S: RaftStateMachine> Group<S> {
                     if timeout_at(deadline.into(), free).await.is_err() {
                         return Err(ClientWriteError::Overloaded);
                     }
-                    room = Room::Taken;
+                    permit = Some(Permit { window: Arc::clone(&self.proposals.window), bytes });
                 }
                 Some(Stop::Failed(failure @ (Failure::NotLeader(_) | Failure::Replaced))) => {
                     // A known other leader is asked at once; else something has to change first.
@@ -207,17 +212,16 @@ impl<S: RaftStateMachine> Group<S> {
                 }
                 Some(Stop::Failed(failure)) => return Err(self.error_of(failure)),
             }
-            let leader = match self.leader_before(deadline, &mut leaders).await {
-                Ok(leader) => leader,
-                Err(error) => {
-                    self.give_back(room, encoded.len());
-                    return Err(error);
-                }
-            };
+            let leader = self.leader_before(deadline, &mut leaders).await?;
             let attempt = if leader == self.node.me {
+                // From here on the queue gives the bytes back: the write is put there before anything is waited for.
+                let room = permit.map_or(Room::Take, |mut permit: Permit| {
+                    permit.bytes = 0;
+                    Room::Taken
+                });
                 timeout_at(deadline.into(), self.write_here(&mut command, room)).await
             } else {
-                self.give_back(room, encoded.len());
+                drop(permit);
                 timeout_at(deadline.into(), self.write_there(leader, encoded.clone())).await
             };
             match attempt {
@@ -225,12 +229,6 @@ impl<S: RaftStateMachine> Group<S> {
                 Ok(Err(stop)) => last = Some(stop),
                 Err(_elapsed) => return Err(ClientWriteError::OutcomeUnknown),
             }
-        }
-    }
-
-    fn give_back(&self, room: Room, payload: usize) {
-        if room == Room::Taken {
-            self.proposals.window.give(entry_bytes(payload));
         }
     }
 

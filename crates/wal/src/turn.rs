@@ -517,16 +517,14 @@ impl Writer {
     pub(crate) fn reopen(&mut self) -> Result<(), WalError> {
         let Some(active) = &mut self.active else { return Ok(()) };
         // What a killed process wrote may be in the page cache only, and after a sync that failed the cache may claim
-        // that it is clean: so it is written again.
-        let Segment { file, path, .. } = &*active.segment;
-        let mut from = active.doubtful;
-        while from < active.end {
-            let length = REWRITE_BYTES.min(active.end - from);
-            let bytes = read_up_to(&**file, length as usize, from).map_err(WalError::io("read", path))?;
-            write_all_at(&**file, &bytes, from).map_err(WalError::io("write", path))?;
-            from += length;
+        // that it is clean: so it is written again. If this segment is not begun, that is the footer before it.
+        if let (Some(base), Some(before)) = (&active.base, self.segments.iter().rev().nth(1)) {
+            rewrite(before, base.data_end, active.durable.offset)?;
+            rewrite(before, before.limit(), before.bytes)?;
+            before.file.sync_data().map_err(WalError::io("sync", &before.path))?;
         }
-        file.sync_data().map_err(WalError::io("sync", path))?;
+        rewrite(&active.segment, active.doubtful, active.end)?;
+        active.segment.file.sync_data().map_err(WalError::io("sync", &active.segment.path))?;
         let at = round_up(active.end, SECTOR_BYTES);
         let first: Vec<Planned> =
             active.base.take().map(|base| Planned::special(FrameKind::Base, base.encode())).into_iter().collect();
@@ -641,6 +639,17 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Writes again what stands from `from` to `to`.
+fn rewrite(segment: &Segment, mut from: u64, to: u64) -> Result<(), WalError> {
+    while from < to {
+        let length = REWRITE_BYTES.min(to - from);
+        let bytes = read_up_to(&*segment.file, length as usize, from).map_err(WalError::io("read", &segment.path))?;
+        write_all_at(&*segment.file, &bytes, from).map_err(WalError::io("write", &segment.path))?;
+        from += length;
+    }
+    Ok(())
 }
 
 fn written_logs(shared: &Shared) -> BTreeMap<GroupId, LogIds> {

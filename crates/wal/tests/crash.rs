@@ -149,7 +149,8 @@ fn sweep(seeds: std::ops::Range<u64>, writes: usize, segment_bytes: u64) -> usiz
 fn every_crash_leaves_what_was_acknowledged_and_nothing_that_never_was() {
     // More of them: QUORATE_CRASH_SEEDS=150 checks more than 100,000 states, best in release.
     let seeds = std::env::var("QUORATE_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(10);
-    let small = sweep(0..seeds, 50, 24 << 10);
+    // Seed 25: killed between a footer and its sync, started again, and the power lost while the next segment begins.
+    let small = sweep(0..seeds, 50, 24 << 10) + sweep(25..26, 50, 24 << 10);
     let large = sweep(10_000..10_000 + seeds / 5, 50, 256 << 10);
     println!("crash states checked: {small} over small segments, {large} over large ones");
     assert!(small + large > 8_000, "only {} crash states", small + large);
