@@ -72,6 +72,8 @@ fn run(seed: u64, writes: usize, fault: impl Fn(&MemDisk), what: &str) -> (u64, 
             rig = reopen(&disk, &mut script, what);
         }
     }
+    // Twice: the fault may be that there is no space just now.
+    rig.pass(Duration::from_millis(300));
     rig.pass(Duration::from_millis(300));
     let died = script.note(&rig).is_some();
     if !failed && !died {
