@@ -1,0 +1,252 @@
+//! The laws of the driver: completions in any order and from any thread (law 19), no user code under the core's
+//! lock (law 20), and a failed write that stops the node and answers everybody (law 7).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
+mod common;
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::thread;
+
+use common::{Ledger, PATIENCE, peers};
+use quorate::advanced::core::{Recovered, Span, WriteId};
+use quorate::advanced::wire::Batches;
+use quorate::{
+    ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity, IdentityStore, Incarnation, LeaderIdMode,
+    LogId, LogWrite, MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft, RaftLogStorage,
+    RaftStateMachine, Storage, StorageError, StorageErrorKind,
+};
+
+/// Memory storage whose completions go through a hand that a test gives.
+struct Handed {
+    inner: MemoryStorage,
+    hand: Arc<Hand>,
+}
+
+type Completed = (WriteId, Result<(), StorageError>);
+
+/// Receives completions instead of the library.
+struct Hand {
+    to: OnceLock<Arc<dyn Completions>>,
+    queue: Mutex<mpsc::Sender<Completed>>,
+}
+
+impl Completions for Hand {
+    fn complete(&self, write: WriteId, result: Result<(), StorageError>) {
+        self.queue.lock().unwrap().send((write, result)).unwrap();
+    }
+}
+
+impl RaftLogStorage for Handed {
+    fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
+        assert!(self.hand.to.set(completions).is_ok(), "one group, opened once");
+        self.inner.recover(group, Arc::clone(&self.hand) as Arc<dyn Completions>)
+    }
+
+    fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
+        self.inner.submit(group, write, op);
+    }
+
+    fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError> {
+        self.inner.read(group, span, max_bytes)
+    }
+
+    fn purge(&self, group: GroupId, upto: LogId) {
+        self.inner.purge(group, upto);
+    }
+}
+
+struct FixedIdentity(Mutex<Identity>);
+
+impl IdentityStore for FixedIdentity {
+    fn identity(&self) -> Identity {
+        *self.0.lock().unwrap()
+    }
+
+    fn set_cluster(&self, cluster: ClusterId, mode: LeaderIdMode) -> Result<(), StorageError> {
+        let mut identity = self.0.lock().unwrap();
+        (identity.cluster, identity.mode) = (cluster, mode);
+        Ok(())
+    }
+
+    fn record_peer(&self, _peer: NodeId, _incarnation: Incarnation, _boot: u64) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Starts three nodes whose writes complete by the hand of `hands_on`, which runs on a thread of each node.
+async fn start(
+    hands_on: impl Fn(mpsc::Receiver<Completed>, Arc<dyn Completions>) + Send + Sync + 'static,
+) -> Vec<Raft<Ledger>> {
+    let network = MemoryNetwork::new();
+    let hands_on = Arc::new(hands_on);
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        let (queue, completed) = mpsc::channel();
+        let hand = Arc::new(Hand { to: OnceLock::new(), queue: Mutex::new(queue) });
+        let identity = Identity {
+            cluster: ClusterId(0),
+            node: NodeId(id),
+            incarnation: Incarnation(u128::from(id)),
+            boot: 1,
+            mode: LeaderIdMode::Advanced,
+        };
+        let storage = Storage {
+            log: Arc::new(Handed { inner: MemoryStorage::new(), hand: Arc::clone(&hand) }),
+            snapshots: Arc::new(MemorySnapshots::new()),
+            identity: Arc::new(FixedIdentity(Mutex::new(identity))),
+        };
+        let members = peers(1..=3).into_iter().map(|(id, address)| (NodeId(id), Node::at(address)));
+        let builder = Host::builder(id).peers(members).in_memory(&network).config(Config::default()).storage(storage);
+        let host = builder.open().await.unwrap();
+        let hands_on = Arc::clone(&hands_on);
+        thread::spawn(move || {
+            let Ok(first) = completed.recv() else { return };
+            let to = Arc::clone(hand.to.get().unwrap());
+            let (again, completed_again) = mpsc::channel();
+            again.send(first).unwrap();
+            let forward = thread::spawn(move || completed.into_iter().for_each(|done| again.send(done).unwrap_or(())));
+            hands_on(completed_again, to);
+            drop(forward);
+        });
+        nodes.push(host.group(1).start(Ledger::inline()).await.unwrap());
+    }
+    for node in &nodes {
+        node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
+    }
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completions_may_come_in_any_order_from_any_thread() {
+    let nodes = start(|completed, to| {
+        while let Ok(first) = completed.recv() {
+            let mut waiting = vec![first];
+            waiting.extend(completed.try_iter());
+            for (write, result) in waiting.into_iter().rev() {
+                to.complete(write, result.clone());
+                // A repeated completion says nothing new.
+                to.complete(write, result);
+            }
+        }
+    })
+    .await;
+    let mut writers = Vec::new();
+    for i in 0..200 {
+        let node = nodes[i % 3].clone();
+        writers.push(tokio::spawn(async move { node.client_write(format!("{i}")).await }));
+    }
+    for writer in writers {
+        writer.await.unwrap().unwrap();
+    }
+    let last = nodes[0].read(quorate::ReadPolicy::ReadIndex, |ledger| ledger.applied.clone()).await.unwrap();
+    assert_eq!(last.len(), 200, "every write is applied once");
+    for node in &nodes {
+        let index = last.last().unwrap().0;
+        node.wait(PATIENCE).applied_index_at_least(index).await.unwrap();
+        let applied = node.read(quorate::ReadPolicy::Stale, |ledger| ledger.applied.clone()).await.unwrap();
+        assert_eq!(applied[..200], last[..], "every node applied the same");
+    }
+    common::stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_write_stops_the_node_and_answers_everybody() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&fails);
+    let nodes = start(move |completed, to| {
+        for (write, result) in completed {
+            // Once: only the first node to write after the switch has a bad disk.
+            let bad = seen.swap(false, Ordering::SeqCst);
+            let broken = || StorageError::new(StorageErrorKind::Io, "the test broke this disk");
+            to.complete(write, if bad { Err(broken()) } else { result });
+        }
+    })
+    .await;
+    let leader = common::leader(&nodes).await;
+    leader.client_write("before".into()).await.unwrap();
+    fails.store(true, Ordering::SeqCst);
+    let mut writers = Vec::new();
+    for i in 0..50 {
+        let node = leader.clone();
+        writers.push(tokio::spawn(async move { node.client_write(format!("{i}")).await }));
+    }
+    // Everybody is answered: with a response, or with an error that says what may have happened.
+    let mut answers = Vec::new();
+    for writer in writers {
+        answers.push(writer.await.unwrap());
+    }
+    let closed = closed_one(&nodes).await;
+    assert!(matches!(closed.closed().await, ClosedReason::Storage(_)), "the bad disk is the reason");
+    let others: Vec<_> = nodes.iter().filter(|node| node.node_id() != closed.node_id()).cloned().collect();
+    others[0].client_write("after".into()).await.unwrap();
+    let applied = others[0].read(quorate::ReadPolicy::ReadIndex, Ledger::commands).await.unwrap();
+    for (i, answer) in answers.iter().enumerate() {
+        let times = applied.iter().filter(|command| **command == i.to_string()).count();
+        assert!(times <= 1, "no write is applied twice");
+        assert!(answer.is_err() || times == 1, "write {i} was acknowledged and is lost");
+    }
+    common::stop(nodes).await;
+}
+
+async fn closed_one(nodes: &[Raft<Ledger>]) -> Raft<Ledger> {
+    loop {
+        if let Some(node) = nodes.iter().find(|node| node.metrics().borrow().closed.is_some()) {
+            return node.clone();
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Stands still in `apply` until the test lets it go.
+struct Gate {
+    gate: Arc<Mutex<mpsc::Receiver<()>>>,
+    applied: u64,
+}
+
+impl RaftStateMachine for Gate {
+    type Command = u64;
+    type Response = u64;
+
+    fn apply(&mut self, _command: u64) -> u64 {
+        self.gate.lock().unwrap().recv().unwrap();
+        self.applied += 1;
+        self.applied
+    }
+
+    fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.applied.to_le_bytes())
+    }
+
+    fn restore(_input: &mut dyn Read) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_go_on_while_user_code_stands_still() {
+    let network = MemoryNetwork::new();
+    let (open, gate) = mpsc::channel();
+    let gate = Gate { gate: Arc::new(Mutex::new(gate)), applied: 0 };
+    let node = Raft::builder(1).peers(peers([1])).in_memory(&network).start(gate).await.unwrap();
+    let mut writers = Vec::new();
+    for i in 0..10 {
+        let node = node.clone();
+        writers.push(tokio::spawn(async move { node.client_write(i).await }));
+    }
+    // The first membership, the leader's blank entry and the ten commands: committed, though nothing is applied.
+    node.wait(PATIENCE).metrics(|metrics| metrics.commit_index >= 12, "all are committed").await.unwrap();
+    assert!(node.metrics().borrow().last_applied.index < 12, "user code still holds the applies");
+    for _ in 0..10 {
+        open.send(()).unwrap();
+    }
+    let mut responses = Vec::new();
+    for writer in writers {
+        responses.push(writer.await.unwrap().unwrap().response);
+    }
+    responses.sort_unstable();
+    assert_eq!(responses, (1..=10).collect::<Vec<_>>());
+    node.shutdown().await;
+}
