@@ -326,9 +326,10 @@ pub(crate) fn trial(options: &Options, clients: usize) -> Result<Trial, String> 
 }
 
 async fn cluster(options: &Options) -> Result<Vec<Node>, Box<dyn std::error::Error + Send + Sync>> {
-    // Timeouts and batch sizes of OpenRaft's own minimal benchmark.
+    // Batch sizes of OpenRaft's own minimal benchmark; a longer election timeout, so that a busy machine does not
+    // depose the leader in the middle of a trial.
     let config = Config {
-        election_timeout_min: 200,
+        election_timeout_min: 1000,
         election_timeout_max: 2000,
         purge_batch_size: 1024,
         max_payload_entries: 1024,
