@@ -8,6 +8,6 @@ mod waits;
 
 pub(crate) use apply::{ApplyParts, ApplyQueue, restore};
 pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports};
-pub(crate) use proposals::{Joined, ProposalQueue, Proposals, Taken, entry_bytes};
+pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, ReadBatch};
 pub(crate) use waits::{Failure, Fired, Permit, Responder, Room, WaitList, Waits};

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -47,6 +47,8 @@ pub(crate) trait Proposals: Send + Sync {
 struct Open<R> {
     builder: BatchBuilder,
     waits: Arc<WaitList<R>>,
+    /// The thread of the caller that opened it.
+    thread: u64,
 }
 
 struct Queue<R> {
@@ -76,6 +78,36 @@ pub(crate) fn entry_bytes(payload: usize) -> usize {
 pub(crate) struct Joined<R> {
     pub(crate) waits: Arc<WaitList<R>>,
     pub(crate) cell: usize,
+    pub(crate) duty: Duty,
+}
+
+/// What a caller has to do so that its batch is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// Nothing: the driver comes back to the queue, or the caller that opened the batch on this thread does.
+    Nothing,
+    /// It opened the batch: let others on this thread join, then have it taken.
+    ComeBack,
+    /// Another thread's caller opened the batch, and nobody knows when it comes back: have it taken.
+    Wake,
+}
+
+static NEXT_THREAD: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// Tells this thread's callers from others'.
+    static THREAD: u64 = NEXT_THREAD.fetch_add(1, Ordering::Relaxed);
+}
+
+impl<R> Open<R> {
+    /// What the caller of this cell has to do.
+    fn duty(&self, cell: usize) -> Duty {
+        match cell {
+            0 => Duty::ComeBack,
+            _ if self.thread == THREAD.with(|id| *id) => Duty::Nothing,
+            _ => Duty::Wake,
+        }
+    }
 }
 
 impl<R: Send + 'static> ProposalQueue<R> {
@@ -96,10 +128,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
 
     /// Adds a peer's command whose bytes were taken from the window.
     pub(crate) fn push_remote(&self, payload: &[u8], responder: Responder<R>) -> Result<(), ClosedReason> {
-        self.add(payload, |waits| {
-            waits.join_remote(responder);
-            0
-        })?;
+        self.add(payload, |waits| waits.join_remote(responder))?;
         Ok(())
     }
 
@@ -127,8 +156,15 @@ impl<R: Send + 'static> ProposalQueue<R> {
             let cell = open.waits.join(None);
             match runs.last_mut() {
                 Some((run, count)) if Arc::ptr_eq(&run.waits, &open.waits) => *count += 1,
-                _ => runs.push((Joined { waits: Arc::clone(&open.waits), cell }, 1)),
+                _ => {
+                    let (waits, duty) = (Arc::clone(&open.waits), open.duty(cell));
+                    runs.push((Joined { waits, cell, duty }, 1));
+                }
             }
+        }
+        drop(queue);
+        if self.is_held() {
+            runs.iter_mut().for_each(|(run, _)| run.duty = Duty::Nothing);
         }
         runs
     }
@@ -144,7 +180,12 @@ impl<R: Send + 'static> ProposalQueue<R> {
         let open = self.open(&mut queue, payload.len());
         open.builder.push(EntryKind::Command, payload);
         let cell = join(&open.waits);
-        Ok(Joined { waits: Arc::clone(&open.waits), cell })
+        let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty: open.duty(cell) };
+        drop(queue);
+        if joined.duty != Duty::Nothing && self.is_held() {
+            joined.duty = Duty::Nothing;
+        }
+        Ok(joined)
     }
 
     /// The batch that takes a payload of this length.
@@ -152,7 +193,11 @@ impl<R: Send + 'static> ProposalQueue<R> {
         let full = |open: &Open<R>| open.builder.bytes() + entry_bytes(payload) > MAX_BATCH_BYTES;
         if queue.batches.back().is_none_or(full) {
             let builder = queue.spare.pop().unwrap_or_default();
-            queue.batches.push_back(Open { builder, waits: Arc::new(WaitList::new(queue.last_count, Instant::now())) });
+            queue.batches.push_back(Open {
+                builder,
+                waits: Arc::new(WaitList::new(queue.last_count, Instant::now())),
+                thread: THREAD.with(|id| *id),
+            });
             self.waiting.fetch_add(1, Ordering::SeqCst);
         }
         match queue.batches.back_mut() {
@@ -171,6 +216,7 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
             let mut queue = self.queue.lock();
             let open = queue.batches.pop_front()?;
             queue.last_count = usize::try_from(open.builder.count()).unwrap_or(0);
+            open.waits.set_taken();
             open
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -63,6 +63,8 @@ impl<R> Cell<R> {
 /// The list of one proposal.
 pub(crate) struct WaitList<R> {
     cells: Mutex<Vec<Cell<R>>>,
+    /// Whether the driver took the batch.
+    taken: AtomicBool,
     /// When the first caller joined.
     pub(crate) since: Instant,
 }
@@ -96,7 +98,7 @@ pub(crate) trait Waits: Send + Sync {
 impl<R: Send + 'static> WaitList<R> {
     /// An empty list that will have about `count` cells.
     pub(crate) fn new(count: usize, since: Instant) -> Self {
-        Self { cells: Mutex::new(Vec::with_capacity(count)), since }
+        Self { cells: Mutex::new(Vec::with_capacity(count)), taken: AtomicBool::new(false), since }
     }
 
     /// Adds a caller that polls; returns its cell.
@@ -106,9 +108,20 @@ impl<R: Send + 'static> WaitList<R> {
         cells.len() - 1
     }
 
-    /// Adds a peer's call.
-    pub(crate) fn join_remote(&self, responder: Responder<R>) {
-        self.cells.lock().push(Cell::Remote(responder));
+    /// Adds a peer's call; returns its cell.
+    pub(crate) fn join_remote(&self, responder: Responder<R>) -> usize {
+        let mut cells = self.cells.lock();
+        cells.push(Cell::Remote(responder));
+        cells.len() - 1
+    }
+
+    pub(crate) fn set_taken(&self) {
+        self.taken.store(true, Ordering::Release);
+    }
+
+    /// Whether the driver took the batch.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Acquire)
     }
 
     /// Answers consecutive cells from `from` on.
@@ -185,11 +198,10 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Takes `bytes` of `limit` if they fit, and says whether the window was empty; a single larger write fits an
-    /// empty window.
-    pub(crate) fn take(&self, bytes: usize, limit: usize) -> Option<bool> {
+    /// Takes `bytes` of `limit` if they fit; a single larger write fits an empty window.
+    pub(crate) fn take(&self, bytes: usize, limit: usize) -> bool {
         let fits = |used: usize| (used == 0 || used + bytes <= limit).then_some(used + bytes);
-        self.used.fetch_update(Ordering::SeqCst, Ordering::Relaxed, fits).ok().map(|used| used == 0)
+        self.used.fetch_update(Ordering::SeqCst, Ordering::Relaxed, fits).is_ok()
     }
 
     pub(crate) fn give(&self, bytes: usize) {
@@ -207,7 +219,7 @@ impl Window {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            if self.take(bytes, limit).is_some() {
+            if self.take(bytes, limit) {
                 return;
             }
             room.await;
