@@ -4,16 +4,12 @@ use std::io::{Read, Result, Write};
 
 struct Counter(u64);
 
+#[rustfmt::skip]
 impl RaftStateMachine for Counter {
     type Command = u64;
     type Response = u64;
-    fn apply(&mut self, add: u64) -> u64 {
-        self.0 += add;
-        self.0
-    }
-    fn snapshot(&self, out: &mut dyn Write) -> Result<()> {
-        out.write_all(&self.0.to_le_bytes())
-    }
+    fn apply(&mut self, add: u64) -> u64 { self.0 += add; self.0 }
+    fn snapshot(&self, out: &mut dyn Write) -> Result<()> { out.write_all(&self.0.to_le_bytes()) }
     fn restore(input: &mut dyn Read) -> Result<Self> {
         let mut bytes = [0; 8];
         input.read_exact(&mut bytes).map(|()| Counter(u64::from_le_bytes(bytes)))
@@ -28,8 +24,6 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let total = nodes[2].client_write(5).await?.response;
     let seen = nodes[1].read(ReadPolicy::ReadIndex, |counter| counter.0).await?;
     println!("node 3 wrote, the counter is {total}; node 2 reads {seen}");
-    for node in nodes {
-        node.shutdown().await;
-    }
+    tokio::join!(nodes[0].shutdown(), nodes[1].shutdown(), nodes[2].shutdown());
     Ok(())
 }
