@@ -85,29 +85,46 @@ impl<S: RaftStateMachine> Raft<S> {
     ///
     /// # Errors
     /// See [`ClientWriteError`]: whether it was certainly not applied, or may have been.
-    pub async fn client_write(&self, command: S::Command) -> ClientWriteResult<S::Response> {
-        self.group.write(command, None).await
+    pub fn client_write(
+        &self,
+        command: S::Command,
+    ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
+        let group = Arc::clone(&self.group);
+        async move { group.write(command, None).await }
     }
 
     /// As [`client_write`](Self::client_write), up to another deadline.
     ///
     /// # Errors
     /// As for `client_write`.
-    pub async fn client_write_with(&self, command: S::Command, deadline: Instant) -> ClientWriteResult<S::Response> {
-        self.group.write(command, Some(deadline)).await
+    pub fn client_write_with(
+        &self,
+        command: S::Command,
+        deadline: Instant,
+    ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
+        let group = Arc::clone(&self.group);
+        async move { group.write(command, Some(deadline)).await }
     }
 
     /// As [`client_write`](Self::client_write), but fails at once if this node does not lead or has no room.
     ///
     /// # Errors
     /// As for `client_write`.
-    pub async fn try_client_write(&self, command: S::Command) -> ClientWriteResult<S::Response> {
-        self.group.try_write(command).await
+    pub fn try_client_write(
+        &self,
+        command: S::Command,
+    ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
+        let group = Arc::clone(&self.group);
+        async move { group.try_write(command).await }
     }
 
     /// Writes commands in this order, with one wake-up for all of them. Each has an outcome of its own.
-    pub async fn client_write_many(&self, commands: Vec<S::Command>) -> Vec<ClientWriteResult<S::Response>> {
-        self.group.write_many(commands).await
+    pub fn client_write_many(
+        &self,
+        commands: Vec<S::Command>,
+    ) -> impl Future<Output = Vec<ClientWriteResult<S::Response>>> + Send + use<S> {
+        let group = Arc::clone(&self.group);
+        async move { group.write_many(commands).await }
     }
 
     // ---- reads ----

@@ -56,7 +56,7 @@ fn with_scratch<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 impl<S: RaftStateMachine> Group<S> {
     /// Writes on this node or through the leader, up to the deadline.
     pub(crate) async fn write(
-        &self,
+        self: Arc<Self>,
         mut command: S::Command,
         deadline: Option<Instant>,
     ) -> ClientWriteResult<S::Response> {
@@ -74,7 +74,7 @@ impl<S: RaftStateMachine> Group<S> {
     }
 
     /// Writes on this node, now or not at all.
-    pub(crate) async fn try_write(&self, mut command: S::Command) -> ClientWriteResult<S::Response> {
+    pub(crate) async fn try_write(self: Arc<Self>, mut command: S::Command) -> ClientWriteResult<S::Response> {
         if !self.node.leads() {
             return Err(self.not_here());
         }
@@ -119,8 +119,8 @@ impl<S: RaftStateMachine> Group<S> {
             },
             Some(ticket) => {
                 ticket.do_duty();
-                let since = Some(ticket.joined.waits.since);
-                self.proposals.poll(&ticket.joined, context).map_err(|failure| (Stop::Failed(failure), since))
+                let Joined { waits, cell, .. } = &ticket.joined;
+                waits.poll(*cell, context).map_err(|failure| (Stop::Failed(failure), Some(waits.since)))
             }
         })
         .await
@@ -162,7 +162,7 @@ impl<S: RaftStateMachine> Group<S> {
 
     /// Tries until the command is applied, its outcome is unknown, or the deadline passes.
     async fn write_with_patience(
-        &self,
+        self: Arc<Self>,
         mut command: S::Command,
         deadline: Option<Instant>,
         mut last: Option<Stop>,
@@ -263,7 +263,10 @@ impl<S: RaftStateMachine> Group<S> {
     // ---- many at once ----
 
     /// Writes commands in their order, with one wake-up for all that fit one batch.
-    pub(crate) async fn write_many(&self, mut commands: Vec<S::Command>) -> Vec<ClientWriteResult<S::Response>> {
+    pub(crate) async fn write_many(
+        self: Arc<Self>,
+        mut commands: Vec<S::Command>,
+    ) -> Vec<ClientWriteResult<S::Response>> {
         let mut results: Vec<Option<ClientWriteResult<S::Response>>> = Vec::with_capacity(commands.len());
         if self.node.leads() {
             self.write_many_here(&mut commands, &mut results).await;
@@ -273,7 +276,7 @@ impl<S: RaftStateMachine> Group<S> {
         for (command, result) in commands.into_iter().zip(results) {
             done.push(match result {
                 Some(result) => result,
-                None => self.write(command, None).await,
+                None => Arc::clone(&self).write(command, None).await,
             });
         }
         done
@@ -315,7 +318,7 @@ impl<S: RaftStateMachine> Group<S> {
                 tickets.iter_mut().for_each(|(ticket, _)| ticket.do_duty());
             }
             let last_done = |(ticket, count): &(Ticket<'_, S>, usize)| {
-                self.proposals.poll_done(&ticket.joined.waits, ticket.joined.cell + count - 1, context).is_pending()
+                ticket.joined.waits.poll_done(ticket.joined.cell + count - 1, context).is_pending()
             };
             let pending = tickets.iter().map(last_done).fold(false, |any, pending| any | pending);
             if pending { Poll::Pending } else { Poll::Ready(()) }

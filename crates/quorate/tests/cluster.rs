@@ -139,8 +139,7 @@ async fn a_write_that_another_leaders_entry_replaced_is_written_again() {
     let (network, nodes) = start(3, Config::default()).await;
     let first = leader(&nodes).await;
     network.isolate(first.node_id());
-    let writer = first.clone();
-    let pending = tokio::spawn(async move { writer.client_write("patient".into()).await });
+    let pending = tokio::spawn(first.client_write("patient".into()));
     let others: Vec<_> = nodes.iter().filter(|node| node.node_id() != first.node_id()).cloned().collect();
     first.wait(PATIENCE).metrics(|now| now.role != Role::Leader, "the cut-off leader to step aside").await.unwrap();
     leader(&others).await.client_write("other".into()).await.unwrap();
@@ -164,8 +163,7 @@ async fn a_full_window_is_overload_at_the_deadline_and_at_once_without_patience(
     let first = leader(&nodes).await;
     network.isolate(first.node_id());
     let base = first.wait(PATIENCE).is_leader().await.unwrap().last_log_id.index;
-    let writer = first.clone();
-    let pending = tokio::spawn(async move { writer.client_write("x".repeat(900)).await });
+    let pending = tokio::spawn(first.client_write("x".repeat(900)));
     first.wait(PATIENCE).log_index_at_least(base + 1).await.unwrap();
     let refused = first.try_client_write("y".repeat(100)).await.unwrap_err();
     assert_eq!(refused, ClientWriteError::Overloaded);

@@ -6,14 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use quorate_core::LogId;
 use quorate_wire::{BatchBuilder, ENTRY_OVERHEAD_BYTES, EntryKind};
 
-use super::waits::{Cell, Failure, Fired, Permit, Responder, WaitList, Waits, Window};
+use super::waits::{Failure, Fired, Permit, Responder, WaitList, Waits, Window};
 use crate::ClosedReason;
 
 /// A batch takes no more commands once it has this many bytes: what fits one append.
@@ -47,8 +46,6 @@ pub(crate) trait Proposals: Send + Sync {
 
 struct Open<R> {
     builder: BatchBuilder,
-    /// Go to `waits` once the batch is taken: until then the queue's lock is all that a caller has to take.
-    cells: Vec<Cell<R>>,
     waits: Arc<WaitList<R>>,
     /// The thread of the caller that opened it.
     thread: u64,
@@ -102,20 +99,7 @@ thread_local! {
     static THREAD: u64 = NEXT_THREAD.fetch_add(1, Ordering::Relaxed);
 }
 
-impl<R: Send + 'static> Open<R> {
-    /// Adds a command and who waits for it; returns the place of its cell.
-    fn join(&mut self, payload: &[u8], cell: Cell<R>) -> usize {
-        self.builder.push(EntryKind::Command, payload);
-        self.cells.push(cell);
-        self.cells.len() - 1
-    }
-
-    /// The batch as it leaves the queue.
-    fn seal(self) -> (BatchBuilder, Arc<WaitList<R>>) {
-        self.waits.seal(self.cells);
-        (self.builder, self.waits)
-    }
-
+impl<R> Open<R> {
     /// What the caller of this cell has to do.
     fn duty(&self, cell: usize) -> Duty {
         match cell {
@@ -139,41 +123,13 @@ impl<R: Send + 'static> ProposalQueue<R> {
 
     /// Adds a command whose bytes were taken from the window.
     pub(crate) fn push(&self, payload: &[u8], waker: Option<Waker>) -> Result<Joined<R>, ClosedReason> {
-        self.add(payload, Cell::Waiting(waker))
+        self.add(payload, |waits| waits.join(waker))
     }
 
     /// Adds a peer's command whose bytes were taken from the window.
     pub(crate) fn push_remote(&self, payload: &[u8], responder: Responder<R>) -> Result<(), ClosedReason> {
-        self.add(payload, Cell::Remote(responder))?;
+        self.add(payload, |waits| waits.join_remote(responder))?;
         Ok(())
-    }
-
-    /// The result of a cell, or remembers the waker.
-    pub(crate) fn poll(&self, joined: &Joined<R>, context: &mut Context<'_>) -> Poll<Result<(LogId, R), Failure>> {
-        let Joined { waits, cell, .. } = joined;
-        match self.poll_queued(waits, *cell, context) {
-            true => Poll::Pending,
-            false => waits.poll(*cell, context),
-        }
-    }
-
-    /// Whether a cell has its result, or remembers the waker.
-    pub(crate) fn poll_done(&self, waits: &Arc<WaitList<R>>, cell: usize, context: &mut Context<'_>) -> Poll<()> {
-        match self.poll_queued(waits, cell, context) {
-            true => Poll::Pending,
-            false => waits.poll_done(cell, context),
-        }
-    }
-
-    /// Remembers the waker of a cell that is still in the queue; returns whether it is.
-    fn poll_queued(&self, waits: &Arc<WaitList<R>>, cell: usize, context: &mut Context<'_>) -> bool {
-        if waits.is_taken() {
-            return false;
-        }
-        let mut queue = self.queue.lock();
-        let open = queue.batches.iter_mut().find(|open| Arc::ptr_eq(&open.waits, waits));
-        let cell = open.and_then(|open| open.cells.get_mut(cell));
-        cell.is_some_and(|cell| cell.wait(context).is_pending())
     }
 
     /// Whether the driver comes back to the queue without being woken.
@@ -196,7 +152,8 @@ impl<R: Send + 'static> ProposalQueue<R> {
             let payload = &payloads[start..*end];
             start = *end;
             let open = self.open(&mut queue, payload.len());
-            let cell = open.join(payload, Cell::Waiting(None));
+            open.builder.push(EntryKind::Command, payload);
+            let cell = open.waits.join(None);
             match runs.last_mut() {
                 Some((run, count)) if Arc::ptr_eq(&run.waits, &open.waits) => *count += 1,
                 _ => {
@@ -212,7 +169,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
         runs
     }
 
-    fn add(&self, payload: &[u8], cell: Cell<R>) -> Result<Joined<R>, ClosedReason> {
+    fn add(&self, payload: &[u8], join: impl FnOnce(&WaitList<R>) -> usize) -> Result<Joined<R>, ClosedReason> {
         let mut queue = self.queue.lock();
         if let Some(reason) = &queue.closed {
             let reason = reason.clone();
@@ -221,7 +178,8 @@ impl<R: Send + 'static> ProposalQueue<R> {
             return Err(reason);
         }
         let open = self.open(&mut queue, payload.len());
-        let cell = open.join(payload, cell);
+        open.builder.push(EntryKind::Command, payload);
+        let cell = join(&open.waits);
         let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty: open.duty(cell) };
         drop(queue);
         if joined.duty != Duty::Nothing && self.is_held() {
@@ -237,8 +195,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             let builder = queue.spare.pop().unwrap_or_default();
             queue.batches.push_back(Open {
                 builder,
-                cells: Vec::with_capacity(queue.last_count),
-                waits: Arc::new(WaitList::new(Instant::now())),
+                waits: Arc::new(WaitList::new(queue.last_count, Instant::now())),
                 thread: THREAD.with(|id| *id),
             });
             self.waiting.fetch_add(1, Ordering::SeqCst);
@@ -258,14 +215,13 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
         let open = {
             let mut queue = self.queue.lock();
             let open = queue.batches.pop_front()?;
-            // Batches grow and shrink: room for a few more spares most of the reallocations.
-            queue.last_count = open.cells.len() + open.cells.len() / 4;
+            queue.last_count = usize::try_from(open.builder.count()).unwrap_or(0);
+            open.waits.set_taken();
             open
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let (builder, waits) = open.seal();
-        let permit = Permit { window: Arc::clone(&self.window), bytes: builder.bytes() };
-        Some(Taken { builder, waits, permit })
+        let permit = Permit { window: Arc::clone(&self.window), bytes: open.builder.bytes() };
+        Some(Taken { builder: open.builder, waits: open.waits, permit })
     }
 
     fn set_held(&self, held: bool) {
@@ -291,9 +247,8 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
         };
         self.waiting.fetch_sub(batches.len(), Ordering::Relaxed);
         for open in batches {
-            let (builder, waits) = open.seal();
-            self.window.give(builder.bytes());
-            waits.fail(0, &Failure::Closed(reason.clone()), fired);
+            self.window.give(open.builder.bytes());
+            open.waits.fail(0, &Failure::Closed(reason.clone()), fired);
         }
     }
 
@@ -302,9 +257,8 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
         while queue.batches.front().is_some_and(|open| open.waits.since < before) {
             let Some(open) = queue.batches.pop_front() else { break };
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            let (builder, waits) = open.seal();
-            self.window.give(builder.bytes());
-            waits.fail(0, &Failure::NotLeader(None), fired);
+            self.window.give(open.builder.bytes());
+            open.waits.fail(0, &Failure::NotLeader(None), fired);
         }
     }
 }

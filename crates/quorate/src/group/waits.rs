@@ -33,8 +33,7 @@ pub(crate) enum Failure {
 /// Called when a forwarded write ends.
 pub(crate) type Responder<R> = Box<dyn FnOnce(Result<(LogId, R), Failure>) + Send>;
 
-/// The place of one entry's caller.
-pub(crate) enum Cell<R> {
+enum Cell<R> {
     /// Someone polls; `None` if a later cell of the same caller has the waker.
     Waiting(Option<Waker>),
     /// A peer's call.
@@ -45,7 +44,7 @@ pub(crate) enum Cell<R> {
 
 impl<R> Cell<R> {
     /// Whether the result is here, or remembers the waker.
-    pub(crate) fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Cell::Waiting(waker) = self else { return Poll::Ready(()) };
         if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
@@ -97,15 +96,26 @@ pub(crate) trait Waits: Send + Sync {
 }
 
 impl<R: Send + 'static> WaitList<R> {
-    /// A list whose cells are still with the queue.
-    pub(crate) fn new(since: Instant) -> Self {
-        Self { cells: Mutex::new(Vec::new()), taken: AtomicBool::new(false), since }
+    /// An empty list that will have about `count` cells.
+    pub(crate) fn new(count: usize, since: Instant) -> Self {
+        Self { cells: Mutex::new(Vec::with_capacity(count)), taken: AtomicBool::new(false), since }
     }
 
-    /// The batch leaves the queue.
-    pub(crate) fn seal(&self, cells: Vec<Cell<R>>) {
-        let mut sealed = self.cells.lock();
-        *sealed = cells;
+    /// Adds a caller that polls; returns its cell.
+    pub(crate) fn join(&self, waker: Option<Waker>) -> usize {
+        let mut cells = self.cells.lock();
+        cells.push(Cell::Waiting(waker));
+        cells.len() - 1
+    }
+
+    /// Adds a peer's call; returns its cell.
+    pub(crate) fn join_remote(&self, responder: Responder<R>) -> usize {
+        let mut cells = self.cells.lock();
+        cells.push(Cell::Remote(responder));
+        cells.len() - 1
+    }
+
+    pub(crate) fn set_taken(&self) {
         self.taken.store(true, Ordering::Release);
     }
 
