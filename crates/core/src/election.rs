@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::bug::{Bug, bug};
 use crate::core::{Contact, Core, Follower, Role};
 use crate::durability::Held;
 use crate::event::{Action, Actions, Note, StepDown};
@@ -237,6 +238,9 @@ impl Core {
         self.set_vote(request.vote, out);
         out.note(Note::Granted { phase: Phase::Real, vote: request.vote });
         // Rule: a grant waits for the disk. A crash here must not un-vote us (dissertation 3.8).
+        if bug(Bug::GrantBeforePersist) {
+            return out.push(Action::Send { to: from, message });
+        }
         self.disk.hold(Held::Act(Action::Send { to: from, message }));
     }
 

@@ -1,5 +1,6 @@
 //! The receiving side of replication: accept, refuse, hint, acknowledge (dissertation 3.5).
 
+use crate::bug::{Bug, bug};
 use crate::core::{Core, Role};
 use crate::event::{Action, Actions, Note, Source, WriteOp};
 use crate::ids::{LogId, NodeId, Round, StreamId, Vote};
@@ -205,6 +206,9 @@ impl Core {
         let Role::Follower(follower) = &self.role else { return LogId::ZERO };
         if !self.disk.vote_is_durable() {
             return LogId::ZERO;
+        }
+        if bug(Bug::AcknowledgeBeforePersist) {
+            return self.log.at(follower.accepted).unwrap_or(LogId::ZERO);
         }
         self.log.at(follower.accepted.min(self.disk.index())).unwrap_or(LogId::ZERO)
     }

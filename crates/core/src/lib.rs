@@ -3,6 +3,7 @@
 //! The core does no I/O, reads no clock and draws no randomness of its own: the same inputs give the same
 //! outputs, for ever. A driver feeds it [`Event`]s and performs the [`Action`]s it asks for, in order.
 
+mod bug;
 mod change;
 mod check;
 mod config;
@@ -27,6 +28,9 @@ mod time;
 
 pub use crate::core::Core;
 
+#[cfg(feature = "mutants")]
+pub use bug::plant;
+pub use bug::{Bug, bug};
 pub use config::{Config, ConfigError, Toggle};
 pub use event::{
     Action, Actions, CoreEntry, Event, Note, Outcome, PeerState, ReadPolicy, Recovered, Refusal, SendOutcome,

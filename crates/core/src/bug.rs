@@ -1,0 +1,63 @@
+//! Planted bugs ("mutants"): each is one line in the code, `if bug(Bug::GrantBeforePersist)`, and proves that a script, a
+//! test or the simulator would notice if somebody made that mistake.
+//!
+//! Without the feature `mutants` the question is a constant `false` and costs nothing. Nothing but
+//! `cargo xtask mutants` enables the feature.
+
+macro_rules! bugs {
+    ($($(#[doc = $what:literal])+ $bug:ident,)+) => {
+        /// A planted bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Bug {
+            $($(#[doc = $what])+ $bug,)+
+        }
+
+        impl Bug {
+            /// Every bug that can be planted.
+            pub const ALL: &[Bug] = &[$(Bug::$bug,)+];
+
+            /// Its name, as on the command line.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Bug::$bug => stringify!($bug),)+
+                }
+            }
+
+            /// What it does wrong.
+            pub fn what(self) -> &'static str {
+                match self {
+                    $(Bug::$bug => concat!($($what,)+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// A grant leaves before the vote is durable.
+    GrantBeforePersist,
+    /// An acknowledgement claims entries that are not durable.
+    AcknowledgeBeforePersist,
+}
+
+/// Whether this bug is planted: never, in this build.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn bug(_: Bug) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+static PLANTED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(usize::MAX);
+
+/// Whether this bug is planted.
+#[cfg(feature = "mutants")]
+pub fn bug(bug: Bug) -> bool {
+    PLANTED.load(std::sync::atomic::Ordering::Relaxed) == bug as usize
+}
+
+/// Plants a bug in this process, in place of the one before.
+#[cfg(feature = "mutants")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.store(bug.map_or(usize::MAX, |bug| bug as usize), std::sync::atomic::Ordering::Relaxed);
+}
