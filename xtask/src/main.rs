@@ -3,6 +3,7 @@
 mod deps;
 mod docs;
 mod metadata;
+mod mutants;
 mod sizes;
 mod source;
 
@@ -14,12 +15,17 @@ usage: cargo xtask COMMAND
   check-deps   the arrows between crates (server -> quorate -> {net, wal} -> wire -> core), and what the
                protocol core must not touch: files, sockets, threads, clocks, chance, logging, hash order
   check-docs   links between our pages, and the program that README.md shows
+  mutants      plants each bug of crates/core/src/bug.rs in turn and counts the golden scripts that notice;
+               `cargo xtask mutants NAME ..` plants only those, and names every script
   sizes        lines of code of each crate; number of dependencies of the core and of the library
   help         this text";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let command = args.next();
+    if command.as_deref() == Some("mutants") {
+        return finish(mutants::run(args.collect()));
+    }
     if let Some(extra) = args.next() {
         eprintln!("xtask: unexpected argument {extra:?}\n\n{HELP}");
         return ExitCode::from(2);
@@ -37,6 +43,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    finish(outcome)
+}
+
+fn finish(outcome: Result<(), String>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {

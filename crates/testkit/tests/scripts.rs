@@ -1,10 +1,10 @@
 //! Every file under `testdata/` is a test.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use quorate_testkit::script::{Mode, run_file};
+use quorate_testkit::script::{Mode, files, run_file};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
@@ -17,12 +17,18 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut paths = Vec::new();
-    if let Err(error) = collect(&root, &mut paths) {
-        eprintln!("{}: {error}", root.display());
+    #[cfg(feature = "mutants")]
+    if let Err(problem) = plant(var("QUORATE_BUG").as_deref()) {
+        eprintln!("{problem}");
         return ExitCode::FAILURE;
     }
-    paths.sort();
+    let paths = match files(&root) {
+        Ok(paths) => paths,
+        Err(error) => {
+            eprintln!("{}: {error}", root.display());
+            return ExitCode::FAILURE;
+        }
+    };
     if paths.is_empty() {
         eprintln!("{}: no scripts", root.display());
         return ExitCode::FAILURE;
@@ -35,14 +41,12 @@ fn main() -> ExitCode {
     libtest_mimic::run(&args, trials.collect()).exit_code()
 }
 
-fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            collect(&path, into)?;
-        } else if path.extension().is_some_and(|extension| extension == "txt") {
-            into.push(path);
-        }
-    }
+/// Plants the bug of that name, to see which scripts notice.
+#[cfg(feature = "mutants")]
+fn plant(name: Option<&str>) -> Result<(), String> {
+    use quorate_core::Bug;
+    let Some(name) = name else { return Ok(()) };
+    let bug = Bug::ALL.iter().find(|bug| bug.name() == name).ok_or(format!("QUORATE_BUG={name}: no such bug"))?;
+    quorate_core::plant(Some(*bug));
     Ok(())
 }

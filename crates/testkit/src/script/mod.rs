@@ -25,7 +25,7 @@ mod inject;
 mod words;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use command::Stage;
 
@@ -76,6 +76,24 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Where the output is not what the script says.
     pub changes: Vec<Failure>,
+}
+
+/// Every script below a folder, in the order of their names.
+///
+/// # Errors
+/// If a folder cannot be read.
+pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "txt") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Runs the script in a file.
