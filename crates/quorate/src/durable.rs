@@ -37,6 +37,12 @@ impl Durable {
         Ok(Arc::new(Self { handle: wal.handle(), wal: Mutex::new(Some(wal)) }))
     }
 
+    /// Over a log whose turns somebody else takes.
+    #[cfg(feature = "sim")]
+    pub(crate) fn without_thread(handle: WalHandle) -> Arc<Self> {
+        Arc::new(Self { handle, wal: Mutex::new(None) })
+    }
+
     /// Writes what was submitted and closes the log. May block.
     pub(crate) fn shutdown(&self) {
         let Some(wal) = self.wal.lock().take() else { return };

@@ -33,6 +33,8 @@ mod snapshot;
 mod state_machine;
 mod storage;
 mod tcp;
+#[cfg(feature = "sim")]
+pub mod virtual_node;
 mod write;
 
 pub use builder::Builder;

@@ -55,6 +55,11 @@ impl WalCore {
         lock(&self.shared.writer).turn(&self.shared, now)
     }
 
+    /// Whether something was submitted since the last turn began.
+    pub fn has_work(&self) -> bool {
+        lock(&self.shared.state).dirty
+    }
+
     /// Writes what is queued, says that everything is durable, and closes the log. Writes that wait for space fail.
     ///
     /// # Errors

@@ -10,17 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
-use parking_lot::Mutex;
-use quorate_core::{Event, GroupId, LogId, Membership, SnapshotMeta, Span};
-use quorate_wire::{Batch, Batches, EntryKind, decode_membership};
-use tokio::runtime::Handle;
-
-use super::node::{Applies, Node, panic_text};
+use super::node::{Applies, panic_text};
 use super::{Failure, Fired, Permit, WaitList, Waits};
 use crate::driver::{ApplyJob, Input};
 use crate::{
     ClosedReason, EntryContext, Payload, RaftLogStorage, RaftStateMachine, SnapshotData, SnapshotStore, StorageError,
 };
+use parking_lot::Mutex;
+use quorate_core::{Event, GroupId, LogId, Membership, SnapshotMeta, Span};
+use quorate_wire::{Batch, Batches, EntryKind, decode_membership};
 
 const IDLE: u8 = 0;
 const RUNNING: u8 = 2;
@@ -32,6 +30,24 @@ const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 const CONTENT_MAGIC: [u8; 8] = *b"QRMsnap\x01";
 /// Bytes that the library puts before the state machine's own: magic, time of the last entry.
 const CONTENT_HEADER_BYTES: usize = 16;
+
+/// What stands around an apply queue and brings its work to threads and its news to the driver. Decides nothing.
+pub(crate) trait Shell: Send + Sync {
+    /// Takes something for the driver, and sees that it is stepped.
+    fn leave(&self, input: Input);
+
+    /// Takes something for the driver that nobody waits for.
+    fn leave_for_later(&self, input: Input);
+
+    /// As [`leave`](Self::leave), but so much later.
+    fn leave_after(&self, delay: Duration, input: Input);
+
+    /// Runs work that may block, elsewhere.
+    fn spawn_blocking(&self, work: Work);
+}
+
+/// Something that may block.
+pub(crate) type Work = Box<dyn FnOnce() + Send>;
 
 /// A read of the state machine.
 pub(crate) type ReadFn<S> = Box<dyn FnOnce(&S) + Send>;
@@ -100,7 +116,6 @@ pub(crate) struct ApplyParts<S> {
     pub(crate) membership: Membership,
     pub(crate) time: u64,
     pub(crate) group: GroupId,
-    pub(crate) runtime: Handle,
     pub(crate) storage: Arc<dyn RaftLogStorage>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
 }
@@ -108,10 +123,9 @@ pub(crate) struct ApplyParts<S> {
 /// The queue and its state machine.
 pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     me: Weak<Self>,
-    pub(crate) node: OnceLock<Weak<Node>>,
+    pub(crate) shell: OnceLock<Weak<dyn Shell>>,
     group: GroupId,
     inline: bool,
-    runtime: Handle,
     storage: Arc<dyn RaftLogStorage>,
     snapshots: Arc<dyn SnapshotStore>,
     word: AtomicU8,
@@ -145,10 +159,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            node: OnceLock::new(),
+            shell: OnceLock::new(),
             group: parts.group,
             inline,
-            runtime: parts.runtime,
             storage: parts.storage,
             snapshots: parts.snapshots,
             word: AtomicU8::new(IDLE),
@@ -180,6 +193,13 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             Some(machine) if machine.applied.index >= at => Ok(read(&machine.state)),
             _ => Err(read),
         }
+    }
+
+    /// Shows the state and what is applied to it, unless the queue is over or at work.
+    #[cfg(feature = "sim")]
+    pub(crate) fn peek<T>(&self, look: impl FnOnce(&S, LogId) -> T) -> Option<T> {
+        let machine = self.machine.try_lock().filter(|_| !self.over.load(Ordering::Acquire))?;
+        Some(look(&machine.state, machine.applied))
     }
 
     /// Lets go of the bytes of an apply if too many wait already.
@@ -236,12 +256,12 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         drop(machine);
         fired.fire();
         if applied > before
-            && let Some(node) = self.node.get().and_then(Weak::upgrade)
+            && let Some(shell) = self.shell()
         {
-            node.leave_for_later(Input::Event(Event::Applied(applied)));
+            shell.leave_for_later(Input::Event(Event::Applied(applied)));
         }
         if !done && let Some(me) = self.me.upgrade() {
-            drop(self.runtime.spawn_blocking(move || me.work(Place::Apart)));
+            self.spawn_blocking(Box::new(move || me.work(Place::Apart)));
         }
         done
     }
@@ -419,7 +439,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         }
         let time = machine.time;
         match (machine.state.freeze(), self.me.upgrade()) {
-            (Some(frozen), Some(me)) => drop(self.runtime.spawn_blocking(move || {
+            (Some(frozen), Some(me)) => self.spawn_blocking(Box::new(move || {
                 let written = catch_unwind(AssertUnwindSafe(|| me.write_snapshot(&meta, time, frozen)));
                 match written {
                     Ok(written) => me.built(meta, written),
@@ -455,19 +475,26 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             Err(error) => error,
         };
         tracing::error!(group = self.group.0, %error, "cannot build a snapshot; will try again");
-        let node = self.node.get().cloned();
-        drop(self.runtime.spawn(async move {
-            tokio::time::sleep(SNAPSHOT_RETRY).await;
-            if let Some(node) = node.and_then(|node| node.upgrade()) {
-                node.leave(Input::Event(Event::SnapshotBuildFailed));
-            }
-        }));
+        if let Some(shell) = self.shell() {
+            shell.leave_after(SNAPSHOT_RETRY, Input::Event(Event::SnapshotBuildFailed));
+        }
     }
 
     fn tell(&self, input: Input) {
-        if let Some(node) = self.node.get().and_then(Weak::upgrade) {
-            node.leave(input);
+        if let Some(shell) = self.shell() {
+            shell.leave(input);
         }
+    }
+
+    /// Without a shell the node is gone, and nobody waits for the work.
+    fn spawn_blocking(&self, work: Work) {
+        if let Some(shell) = self.shell() {
+            shell.spawn_blocking(work);
+        }
+    }
+
+    fn shell(&self) -> Option<Arc<dyn Shell>> {
+        self.shell.get().and_then(Weak::upgrade)
     }
 }
 
@@ -501,7 +528,7 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
         }
         match (self.inline, self.me.upgrade()) {
             (true, _) | (_, None) => self.work(Place::Here),
-            (false, Some(me)) => drop(self.runtime.spawn_blocking(move || me.work(Place::Apart))),
+            (false, Some(me)) => self.spawn_blocking(Box::new(move || me.work(Place::Apart))),
         }
     }
 

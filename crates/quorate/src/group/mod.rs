@@ -6,7 +6,9 @@ mod proposals;
 mod reads;
 mod waits;
 
-pub(crate) use apply::{ApplyParts, ApplyQueue, restore};
+pub(crate) use apply::{ApplyParts, ApplyQueue, Shell, Work, restore};
+#[cfg(feature = "sim")]
+pub(crate) use node::outgoing;
 pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports};
 pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, ReadBatch};

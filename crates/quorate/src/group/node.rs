@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
@@ -16,7 +16,7 @@ use quorate_core::{Event, GroupId, Instant, LogId, Membership, NodeId, SendOutco
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use super::{Fired, Proposals};
+use super::{Fired, Proposals, Shell, Work};
 use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
 use crate::group::reads::ReadQueue;
 use crate::metrics::metrics_of;
@@ -129,6 +129,7 @@ struct Mark {
 /// One group on one node.
 pub(crate) struct Node {
     pub(crate) me: NodeId,
+    weak: Weak<Node>,
     pub(crate) group: GroupId,
     pub(crate) clock: Clock,
     pub(crate) runtime: Handle,
@@ -177,8 +178,9 @@ impl Node {
         let driver = Driver::new(driver, now);
         let membership = Arc::new(driver.core().membership().clone());
         let membership_log_id = driver.core().membership_log_id();
-        Arc::new(Self {
+        Arc::new_cyclic(|weak| Self {
             me: parts.me,
+            weak: weak.clone(),
             group: parts.group,
             clock: parts.clock,
             runtime: parts.runtime,
@@ -507,7 +509,7 @@ impl Node {
                 let node = Arc::clone(&node);
                 move |outcome| node.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }))
             };
-            match node.outgoing(&ship) {
+            match outgoing(&*node.snapshots, node.group, &ship) {
                 Ok(Some(snapshot)) => node.network.send_snapshot(to, snapshot, Box::new(report)),
                 Ok(None) => report(SendOutcome::Failed),
                 Err(error) => {
@@ -516,16 +518,6 @@ impl Node {
                 }
             }
         }));
-    }
-
-    fn outgoing(&self, ship: &Ship) -> Result<Option<OutgoingSnapshot>, StorageError> {
-        let Some(stored) = self.snapshots.latest(self.group)? else { return Ok(None) };
-        let meta = stored.meta().clone();
-        if meta.last_log_id.index < ship.at_least.index {
-            return Ok(None);
-        }
-        let source = stored.source()?;
-        Ok(Some(OutgoingSnapshot { group: self.group, header: ship.header, meta, source }))
     }
 
     // ---- the end ----
@@ -614,10 +606,34 @@ impl Node {
     }
 }
 
+impl Shell for Node {
+    fn leave(&self, input: Input) {
+        Node::leave(self, input);
+    }
+
+    fn leave_for_later(&self, input: Input) {
+        Node::leave_for_later(self, input);
+    }
+
+    fn leave_after(&self, delay: Duration, input: Input) {
+        let node = self.weak.clone();
+        drop(self.runtime.spawn(async move {
+            tokio::time::sleep(delay).await;
+            if let Some(node) = node.upgrade() {
+                node.leave(input);
+            }
+        }));
+    }
+
+    fn spawn_blocking(&self, work: Work) {
+        drop(self.runtime.spawn_blocking(work));
+    }
+}
+
 /// What a storage reports to; the node steps when its task comes round to it.
 pub(crate) struct Reports {
     pub(crate) completed: Arc<Completed>,
-    pub(crate) node: OnceLock<std::sync::Weak<Node>>,
+    pub(crate) node: OnceLock<Weak<Node>>,
 }
 
 impl Completions for Reports {
@@ -631,6 +647,21 @@ impl Completions for Reports {
             node.step_there();
         }
     }
+}
+
+/// The snapshot that a peer needs, if it is there.
+pub(crate) fn outgoing(
+    snapshots: &dyn SnapshotStore,
+    group: GroupId,
+    ship: &Ship,
+) -> Result<Option<OutgoingSnapshot>, StorageError> {
+    let Some(stored) = snapshots.latest(group)? else { return Ok(None) };
+    let meta = stored.meta().clone();
+    if meta.last_log_id.index < ship.at_least.index {
+        return Ok(None);
+    }
+    let source = stored.source()?;
+    Ok(Some(OutgoingSnapshot { group, header: ship.header, meta, source }))
 }
 
 /// Whether nothing was ever written to this core's log.

@@ -46,6 +46,11 @@ impl ReadBatch {
         fired.wakers.append(&mut state.wakers);
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_answered(&self) -> bool {
+        self.state.lock().answer.is_some()
+    }
+
     pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Freshness> {
         let mut state = self.state.lock();
         if let Some(answer) = &state.answer {

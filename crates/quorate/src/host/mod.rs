@@ -13,6 +13,8 @@ use quorate_wal::{Disk, RealDisk};
 
 pub(crate) use self::bootstrap::initialize;
 pub(crate) use self::inner::{HostInner, Port};
+#[cfg(feature = "sim")]
+pub(crate) use self::start::{Found, find};
 use crate::{
     Config, IdentityStore, MemoryNetwork, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, SnapshotStore,
     StartError, TlsFiles,

@@ -7,18 +7,20 @@ use tokio::sync::watch;
 
 use super::{GroupBuilder, HostInner, bootstrap};
 use crate::driver::{Completed, DriverParts};
-use crate::group::{ApplyParts, ApplyQueue, Node, NodeParts, ProposalQueue, Reports, restore};
+use crate::group::{ApplyParts, ApplyQueue, Node, NodeParts, ProposalQueue, Reports, Shell, restore};
 use crate::identity::random_u128;
 use crate::metrics::blank_metrics;
 use crate::raft::{Group, Raft};
-use crate::{LogWrite, RaftStateMachine, StartError, StorageError, StorageErrorKind};
+use crate::{
+    Completions, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError, StorageError, StorageErrorKind,
+};
 
 /// What a group starts from.
-struct Found<S> {
-    recovered: Recovered,
-    state: S,
+pub(crate) struct Found<S> {
+    pub(crate) recovered: Recovered,
+    pub(crate) state: S,
     /// The greatest time stamped into what was recovered.
-    time: u64,
+    pub(crate) time: u64,
 }
 
 pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S) -> Result<Raft<S>, StartError> {
@@ -34,7 +36,7 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
     let reports = Arc::new(Reports { completed: Arc::clone(&completed), node: OnceLock::new() });
     let found = {
         let (inner, reports) = (Arc::clone(&inner), Arc::clone(&reports));
-        let find = move || find(&inner, id, reports, machine);
+        let find = move || find(&*inner.storage.log, &*inner.storage.snapshots, id, reports, machine);
         inner_result(host.inner.runtime.spawn_blocking(find).await)?
     };
     let group = assemble(&inner, id, found, completed, &reports)?;
@@ -55,32 +57,33 @@ fn inner_result<T>(joined: Result<Result<T, StartError>, tokio::task::JoinError>
 }
 
 /// Reads what the disk holds. May block.
-fn find<S: RaftStateMachine>(
-    host: &HostInner,
+pub(crate) fn find<S: RaftStateMachine>(
+    log: &dyn RaftLogStorage,
+    snapshots: &dyn SnapshotStore,
     group: GroupId,
-    reports: Arc<Reports>,
+    reports: Arc<dyn Completions>,
     machine: S,
 ) -> Result<Found<S>, StartError> {
-    let mut recovered = host.storage.log.recover(group, reports)?;
+    let mut recovered = log.recover(group, reports)?;
     let (mut state, mut time) = (machine, 0);
-    if let Some(stored) = host.storage.snapshots.latest(group)? {
+    if let Some(stored) = snapshots.latest(group)? {
         let mut content = stored.content().map_err(StartError::Restore)?;
         (state, time) = restore(&mut *content).map_err(StartError::Restore)?;
-        fit_to_snapshot(host, group, &mut recovered, stored.meta())?;
+        fit_to_snapshot(log, group, &mut recovered, stored.meta())?;
         recovered.applied = stored.meta().last_log_id;
         recovered.snapshot = Some(stored.meta().clone());
     } else if recovered.log.purged() != LogId::ZERO {
         let text = format!("the log starts after {}, but there is no snapshot of that", recovered.log.purged());
         return Err(StorageError::new(StorageErrorKind::Corrupt, text).into());
     }
-    time = time.max(last_time(host, group, &recovered.log)?);
+    time = time.max(last_time(log, group, &recovered.log)?);
     Ok(Found { recovered, state, time })
 }
 
 /// A crash between the durable snapshot and the log's reset leaves a log that does not fit: it keeps its tail only
 /// if it holds the snapshot's last entry (law 11).
 fn fit_to_snapshot(
-    host: &HostInner,
+    log: &dyn RaftLogStorage,
     group: GroupId,
     recovered: &mut Recovered,
     meta: &SnapshotMeta,
@@ -94,19 +97,19 @@ fn fit_to_snapshot(
         return Err(StorageError::new(StorageErrorKind::Corrupt, text).into());
     }
     // Write ids of the core start at 1, and every later write is durable only after this one.
-    host.storage.log.submit(group, WriteId(0), LogWrite::Reset { to: end, tail: Tail::Discard });
+    log.submit(group, WriteId(0), LogWrite::Reset { to: end, tail: Tail::Discard });
     recovered.log = LogIds::after(end);
     recovered.memberships.clear();
     Ok(())
 }
 
 /// The time of the log's last entry.
-fn last_time(host: &HostInner, group: GroupId, log: &LogIds) -> Result<u64, StartError> {
-    let last = log.last();
-    let Some(prev) = last.index.checked_sub(1).and_then(|index| log.at(index)).filter(|_| last != log.purged()) else {
+fn last_time(log: &dyn RaftLogStorage, group: GroupId, ids: &LogIds) -> Result<u64, StartError> {
+    let last = ids.last();
+    let Some(prev) = last.index.checked_sub(1).and_then(|index| ids.at(index)).filter(|_| last != ids.purged()) else {
         return Ok(0);
     };
-    let found = host.storage.log.read(group, Span { prev, last }, 1)?;
+    let found = log.read(group, Span { prev, last }, 1)?;
     let entries = found.iter().flatten().flat_map(|batch| batch.iter());
     Ok(entries.map(|entry| entry.time).max().unwrap_or(0))
 }
@@ -128,7 +131,6 @@ fn assemble<S: RaftStateMachine>(
         membership: snapshot.membership,
         time,
         group: id,
-        runtime: host.runtime.clone(),
         storage: Arc::clone(&host.storage.log),
         snapshots: Arc::clone(&host.storage.snapshots),
     });
@@ -161,7 +163,8 @@ fn assemble<S: RaftStateMachine>(
     };
     let node = Node::new(parts, driver);
     // Both were just made: nobody set them before.
-    let _ = applies.node.set(Arc::downgrade(&node));
+    let shell = Arc::clone(&node) as Arc<dyn Shell>;
+    let _ = applies.shell.set(Arc::downgrade(&shell));
     let _ = reports.node.set(Arc::downgrade(&node));
     Ok(Arc::new(Group { host: Arc::clone(host), node, proposals, applies }))
 }

@@ -1,0 +1,530 @@
+//! One group's node without threads, tasks, sockets or clocks: the third shell, beside the pump and the tests.
+//!
+//! Driver, apply queue, proposal queue and storage adapter are the production ones; what stands around them
+//! ([`crate::group`]'s pump) is replaced by calls that a simulator makes when its own clock says so. Like the pump, it
+//! decides nothing. Not part of the stable API: the feature `sim` exists for `quorate-sim`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quorate_core::{
+    ChangeMembers, ClusterId, Core, Event, GroupId, Incarnation, Instant, LogId, Membership, NodeId, ReadPolicy,
+    Retain, SendOutcome, WriteId,
+};
+use quorate_wal::WalHandle;
+use quorate_wire::Packet;
+use tokio::sync::oneshot;
+
+use crate::driver::{Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
+use crate::durable::Durable;
+use crate::group::{
+    Applies, ApplyParts, ApplyQueue, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Work,
+    entry_bytes, outgoing,
+};
+use crate::host::{Found, find};
+use crate::{
+    ChangeError, ClosedReason, Completions, Config, InitializeError, RaftLogStorage, RaftNetwork, RaftStateMachine,
+    ReceivedSnapshot, SnapshotStore, StartError, Storage, StorageError,
+};
+
+/// Names a call of a client at one node; the caller's choice.
+pub type CallId = u64;
+
+/// Turns in a row before the rest is left to the next call.
+const MAX_TURNS: usize = 32;
+/// Bytes of entries read at once for a peer.
+const FETCH_BYTES: u64 = 1 << 20;
+
+/// The production storage over a log that somebody else takes the turns of.
+pub fn storage_of(handle: WalHandle) -> Storage {
+    let durable = Durable::without_thread(handle);
+    Storage { log: durable.clone(), snapshots: durable.clone(), identity: durable }
+}
+
+/// What a virtual node is made of.
+pub struct VirtualParts<S> {
+    /// The node.
+    pub id: NodeId,
+    /// Its disk.
+    pub incarnation: Incarnation,
+    /// The group.
+    pub group: GroupId,
+    /// Zero while the node is blank.
+    pub cluster: ClusterId,
+    /// Tunables.
+    pub config: Config,
+    /// Of the core's jitter; another one at every start.
+    pub seed: u64,
+    /// Log and votes.
+    pub log: Arc<dyn RaftLogStorage>,
+    /// Snapshots.
+    pub snapshots: Arc<dyn SnapshotStore>,
+    /// Where messages go. Only [`RaftNetwork::send`], `send_snapshot` and `set_address` are called.
+    pub network: Arc<dyn RaftNetwork>,
+    /// The state machine, blank; a snapshot on disk replaces it.
+    pub machine: S,
+}
+
+impl<S> std::fmt::Debug for VirtualParts<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirtualParts").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<R> {
+    /// A write was committed and applied.
+    Applied {
+        /// Its place in the log.
+        log_id: LogId,
+        /// What the state machine answered.
+        response: R,
+    },
+    /// Certainly not applied: this node does not lead.
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// Certainly not applied, for another reason.
+    Refused,
+    /// It may or may not be applied.
+    Unknown,
+    /// A read was refused. A read that is served calls its closure instead.
+    ReadRefused(quorate_core::Refusal),
+    /// A membership change ended.
+    Changed(Result<LogId, ChangeError>),
+    /// The first membership is in the log, or not.
+    Initialized(Result<LogId, InitializeError>),
+}
+
+/// Work that may block, which production does on another thread.
+pub struct Chore {
+    /// What it is.
+    pub kind: ChoreKind,
+    work: Work,
+}
+
+impl Chore {
+    /// Does it.
+    pub fn run(self) {
+        (self.work)();
+    }
+}
+
+impl std::fmt::Debug for Chore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chore").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// What a [`Chore`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChoreKind {
+    /// Applies, installs, captures: one after the other.
+    Apply,
+    /// Entries read for a peer.
+    Fetch,
+    /// A snapshot read for a peer.
+    Ship,
+    /// Something to be looked at so much later.
+    Later(Duration),
+}
+
+/// What the apply queue and chores report to.
+#[derive(Default)]
+struct VirtualShell {
+    state: Mutex<ShellState>,
+}
+
+#[derive(Default)]
+struct ShellState {
+    inbox: Vec<Input>,
+    /// Something in the inbox is waited for.
+    awake: bool,
+    chores: Vec<Chore>,
+}
+
+impl VirtualShell {
+    fn chore(&self, kind: ChoreKind, work: Work) {
+        self.state.lock().chores.push(Chore { kind, work });
+    }
+}
+
+impl Shell for Arc<VirtualShell> {
+    fn leave(&self, input: Input) {
+        let mut state = self.state.lock();
+        state.inbox.push(input);
+        state.awake = true;
+    }
+
+    fn leave_for_later(&self, input: Input) {
+        self.state.lock().inbox.push(input);
+    }
+
+    fn leave_after(&self, delay: Duration, input: Input) {
+        let shell = Arc::clone(self);
+        self.chore(ChoreKind::Later(delay), Box::new(move || shell.leave(input)));
+    }
+
+    fn spawn_blocking(&self, work: Work) {
+        self.chore(ChoreKind::Apply, work);
+    }
+}
+
+/// Completions of a storage, for the driver's next turn.
+struct Reports {
+    completed: Arc<Completed>,
+    shell: Arc<VirtualShell>,
+}
+
+impl Completions for Reports {
+    fn complete(&self, write: WriteId, result: Result<(), StorageError>) {
+        self.completed.push(write, result);
+        self.shell.state.lock().awake = true;
+    }
+}
+
+/// A look at the state machine.
+pub type Look<S> = Box<dyn FnOnce(&S) + Send>;
+
+struct PendingRead<S> {
+    call: CallId,
+    batch: Arc<ReadBatch>,
+    look: Look<S>,
+}
+
+/// One group's node, stepped by a simulator.
+pub struct VirtualNode<S: RaftStateMachine> {
+    id: NodeId,
+    group: GroupId,
+    driver: Driver,
+    inputs: Vec<Input>,
+    effects: Effects,
+    fired: Fired,
+    shell: Arc<VirtualShell>,
+    /// Keeps the queue's way back to the shell alive.
+    _back: Arc<dyn Shell>,
+    log: Arc<dyn RaftLogStorage>,
+    snapshots: Arc<dyn SnapshotStore>,
+    network: Arc<dyn RaftNetwork>,
+    proposals: Arc<ProposalQueue<S::Response>>,
+    applies: Arc<ApplyQueue<S>>,
+    window_bytes: usize,
+    read_patience: Duration,
+    /// When reads are next looked through for lost ones.
+    expiry: Option<Instant>,
+    reads: Vec<PendingRead<S>>,
+    changes: BTreeMap<CallId, oneshot::Receiver<Result<LogId, ChangeError>>>,
+    initialize: Option<(CallId, oneshot::Receiver<Result<LogId, InitializeError>>)>,
+    answers: Arc<Mutex<Vec<(CallId, Answer<S::Response>)>>>,
+    closed: Option<ClosedReason>,
+}
+
+impl<S: RaftStateMachine> std::fmt::Debug for VirtualNode<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirtualNode").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl<S: RaftStateMachine> VirtualNode<S> {
+    /// Starts a node from what its disk holds.
+    ///
+    /// # Errors
+    /// If the disk is damaged or cannot be read.
+    pub fn start(parts: VirtualParts<S>, now: Instant) -> Result<Self, StartError> {
+        let VirtualParts { id, incarnation, group, cluster, config, seed, log, snapshots, network, machine } = parts;
+        let shell = Arc::new(VirtualShell::default());
+        let completed = Arc::new(Completed::default());
+        let reports = Reports { completed: Arc::clone(&completed), shell: Arc::clone(&shell) };
+        let Found { recovered, state, time } = find(&*log, &*snapshots, group, Arc::new(reports), machine)?;
+        let snapshot = recovered.snapshot.clone().unwrap_or_default();
+        let applies = ApplyQueue::new(ApplyParts {
+            state,
+            applied: recovered.applied,
+            membership_log_id: snapshot.membership_log_id,
+            membership: snapshot.membership,
+            time,
+            group,
+            storage: Arc::clone(&log),
+            snapshots: Arc::clone(&snapshots),
+        });
+        let proposals = Arc::new(ProposalQueue::new());
+        let driver = DriverParts {
+            config: config.to_core(id, incarnation, seed),
+            group,
+            cluster,
+            recovered,
+            last_time: time,
+            tail_bytes: config.tail_cache_bytes,
+            storage: Arc::clone(&log),
+            network: Arc::clone(&network),
+            proposals: Arc::clone(&proposals) as Arc<dyn Proposals>,
+            completed,
+        };
+        let back: Arc<dyn Shell> = Arc::new(Arc::clone(&shell));
+        set(&applies.shell, Arc::downgrade(&back));
+        Ok(Self {
+            id,
+            group,
+            driver: Driver::new(driver, now),
+            inputs: Vec::new(),
+            effects: Effects::default(),
+            fired: Fired::default(),
+            shell,
+            _back: back,
+            log,
+            snapshots,
+            network,
+            proposals,
+            applies,
+            window_bytes: config.proposal_window_bytes,
+            read_patience: config.election_timeout_max,
+            expiry: None,
+            reads: Vec::new(),
+            changes: BTreeMap::new(),
+            initialize: None,
+            answers: Arc::default(),
+            closed: None,
+        })
+    }
+
+    // ---- bringing something; a turn takes it in ----
+
+    /// A message arrived.
+    pub fn packet(&self, from: NodeId, incarnation: Incarnation, packet: Packet) {
+        self.shell.leave(Input::Packet { from, incarnation, packet });
+    }
+
+    /// A snapshot arrived whole.
+    pub fn snapshot(&self, from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot) {
+        self.shell.leave(Input::Received { from, incarnation, snapshot });
+    }
+
+    /// The connection to a peer was refused.
+    pub fn refused(&self, peer: NodeId) {
+        self.shell.leave(Input::Event(Event::LinkRefused { peer }));
+    }
+
+    /// Entries sent to this peer may not arrive.
+    pub fn lost(&self, to: NodeId) {
+        self.shell.leave(Input::Lost(to));
+    }
+
+    /// Makes something happen now.
+    pub fn trigger(&self, event: Event) {
+        self.shell.leave(Input::Event(event));
+    }
+
+    /// The node belongs to this cluster from now on.
+    pub fn set_cluster(&self, cluster: ClusterId) {
+        self.shell.leave(Input::Cluster(cluster));
+    }
+
+    /// Makes this blank node the first of a new cluster.
+    pub fn initialize(&mut self, call: CallId, membership: Membership) {
+        let (reply, result) = oneshot::channel();
+        self.initialize = Some((call, result));
+        self.shell.leave(Input::Initialize { membership, reply });
+    }
+
+    /// Asks for another membership.
+    pub fn change(&mut self, call: CallId, change: ChangeMembers, retain: Retain) {
+        let (reply, result) = oneshot::channel();
+        self.changes.insert(call, result);
+        self.shell.leave(Input::Change { change, retain, reply });
+    }
+
+    /// Puts an encoded command into the queue of writes.
+    pub fn write(&self, call: CallId, payload: &[u8]) {
+        if !self.proposals.window.take(entry_bytes(payload.len()), self.window_bytes) {
+            return self.answers.lock().push((call, Answer::Refused));
+        }
+        let answers = Arc::clone(&self.answers);
+        let responder = move |result: Result<(LogId, S::Response), Failure>| {
+            let answer = match result {
+                Ok((log_id, response)) => Answer::Applied { log_id, response },
+                Err(Failure::NotLeader(leader)) => Answer::NotLeader { leader },
+                Err(Failure::StorageFull | Failure::Replaced | Failure::Closed(_)) => Answer::Refused,
+                Err(Failure::Unknown) => Answer::Unknown,
+            };
+            answers.lock().push((call, answer));
+        };
+        match self.proposals.push_remote(payload, Box::new(responder)) {
+            Ok(()) => self.shell.state.lock().awake = true,
+            Err(_closed) => self.answers.lock().push((call, Answer::Refused)),
+        }
+    }
+
+    /// Looks at the state machine once it is as fresh as `policy` asks for.
+    pub fn read(&mut self, call: CallId, policy: ReadPolicy, look: Look<S>, now: Instant) {
+        if policy == ReadPolicy::Stale {
+            return self.applies.read(0, look);
+        }
+        let batch = Arc::new(ReadBatch::default());
+        self.expiry.get_or_insert(now + self.read_patience);
+        self.reads.push(PendingRead { call, batch: Arc::clone(&batch), look });
+        self.shell.leave(Input::Read { policy, batch });
+    }
+
+    // ---- stepping ----
+
+    /// Whether something was brought that a turn should take in now.
+    pub fn is_awake(&self) -> bool {
+        self.shell.state.lock().awake
+    }
+
+    /// When a turn is due, if nothing else causes one.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.closed.is_some() {
+            return None;
+        }
+        let due = self.driver.deadline();
+        match (due, self.expiry) {
+            (Some(due), Some(expiry)) => Some(due.min(expiry)),
+            (due, expiry) => due.or(expiry),
+        }
+    }
+
+    /// Takes in what was brought, and does what is due. `wall` is in nanoseconds since the Unix epoch.
+    pub fn turn(&mut self, now: Instant, wall: u64) {
+        if self.expiry.is_some_and(|at| at <= now) {
+            self.expiry = (!self.reads.is_empty()).then_some(now + self.read_patience);
+            let before = now - self.read_patience;
+            self.shell.state.lock().inbox.push(Input::ExpireReads { before });
+        }
+        for _ in 0..MAX_TURNS {
+            {
+                let mut state = self.shell.state.lock();
+                state.awake = false;
+                std::mem::swap(&mut self.inputs, &mut state.inbox);
+            }
+            if self.closed.is_some() {
+                return self.inputs.clear();
+            }
+            self.turn_once(Now { at: now, wall });
+            if !self.is_awake() {
+                break;
+            }
+        }
+        self.look_for_answers();
+    }
+
+    fn turn_once(&mut self, now: Now) {
+        self.driver.turn(now, &mut self.inputs, &mut self.effects);
+        self.applies.push(&mut self.effects.apply);
+        std::mem::swap(&mut self.fired, &mut self.effects.fired);
+        self.fired.fire();
+        self.applies.pump();
+        for fetch in std::mem::take(&mut self.effects.fetch) {
+            self.fetch(fetch);
+        }
+        for ship in std::mem::take(&mut self.effects.ship) {
+            self.ship(ship);
+        }
+        if let Some(reason) = self.effects.closed.take() {
+            self.close(reason);
+        }
+    }
+
+    fn fetch(&self, fetch: Fetch) {
+        let (shell, log, group) = (Arc::clone(&self.shell), Arc::clone(&self.log), self.group);
+        let work = move || {
+            let found = log.read(group, fetch.span, FETCH_BYTES).unwrap_or_default();
+            shell.leave(Input::Fetched { fetch, found });
+        };
+        self.shell.chore(ChoreKind::Fetch, Box::new(work));
+    }
+
+    fn ship(&self, ship: Ship) {
+        let (shell, snapshots, group) = (Arc::clone(&self.shell), Arc::clone(&self.snapshots), self.group);
+        let network = Arc::clone(&self.network);
+        let work = move || {
+            let (to, stream) = (ship.to, ship.header.stream);
+            let report = move |outcome| shell.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }));
+            match outgoing(&*snapshots, group, &ship) {
+                Ok(Some(snapshot)) => network.send_snapshot(to, snapshot, Box::new(report)),
+                Ok(None) | Err(_) => report(SendOutcome::Failed),
+            }
+        };
+        self.shell.chore(ChoreKind::Ship, Box::new(work));
+    }
+
+    /// Ends the group on this node: everybody is answered.
+    pub fn close(&mut self, reason: ClosedReason) {
+        if self.closed.is_some() {
+            return;
+        }
+        self.proposals.close(&reason, &mut self.fired);
+        self.driver.close(&reason, &mut self.fired);
+        self.applies.close(&reason, &mut self.fired);
+        self.fired.fire();
+        self.closed = Some(reason);
+        self.look_for_answers();
+    }
+
+    fn look_for_answers(&mut self) {
+        let mut answers = self.answers.lock();
+        for PendingRead { call, batch, look } in self.reads.extract_if(.., |read| read.batch.is_answered()) {
+            match batch.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Freshness::At(log_id)) => self.applies.read(log_id.index, look),
+                Poll::Ready(Freshness::Refused(refusal)) => answers.push((call, Answer::ReadRefused(refusal))),
+                Poll::Ready(Freshness::Closed(_)) | Poll::Pending => answers.push((call, Answer::Refused)),
+            }
+        }
+        if !self.changes.is_empty() {
+            self.changes.retain(|call, result| match result.try_recv() {
+                Ok(result) => {
+                    answers.push((*call, Answer::Changed(result)));
+                    false
+                }
+                Err(oneshot::error::TryRecvError::Empty) => true,
+                Err(oneshot::error::TryRecvError::Closed) => {
+                    answers.push((*call, Answer::Unknown));
+                    false
+                }
+            });
+        }
+        if let Some((call, result)) = &mut self.initialize
+            && let Ok(result) = result.try_recv()
+        {
+            answers.push((*call, Answer::Initialized(result)));
+            self.initialize = None;
+        }
+    }
+
+    // ---- looking ----
+
+    /// Answers since the last call of this.
+    pub fn take_answers(&mut self, into: &mut Vec<(CallId, Answer<S::Response>)>) {
+        into.append(&mut self.answers.lock());
+    }
+
+    /// Work since the last call of this. Chores of kind [`ChoreKind::Apply`] are to be run in order.
+    pub fn take_chores(&mut self, into: &mut Vec<Chore>) {
+        into.append(&mut self.shell.state.lock().chores);
+    }
+
+    /// The core.
+    pub fn core(&self) -> &Core {
+        self.driver.core()
+    }
+
+    /// The state machine and the last entry applied to it, unless the group is over.
+    pub fn machine<T>(&self, look: impl FnOnce(&S, LogId) -> T) -> Option<T> {
+        self.applies.peek(look)
+    }
+
+    /// Why the group is over, if it is.
+    pub fn closed(&self) -> Option<&ClosedReason> {
+        self.closed.as_ref()
+    }
+}
+
+fn set<T>(cell: &OnceLock<T>, value: T) {
+    // It was just made: nobody set it before.
+    let _ = cell.set(value);
+}
