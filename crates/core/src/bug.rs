@@ -38,6 +38,12 @@ bugs! {
     GrantBeforePersist,
     /// An acknowledgement claims entries that are not durable.
     AcknowledgeBeforePersist,
+    /// The word of a blank disk counts for the voter whose disk was lost.
+    CountsAnotherDisk,
+    /// A voter whose log is lost goes on, whatever `on_lost_log` says.
+    GoesOnWithoutItsLog,
+    /// A follower that denies what it acknowledged is counted all the same.
+    CountsAnOlderCopy,
 }
 
 /// Whether this bug is planted: never, in this build.

@@ -40,8 +40,21 @@ pub struct Config {
     pub keep_entries: u64,
     /// A leader whose own log is not durable up to a committed entry for this long steps aside (law 8).
     pub max_disk_lag: Duration,
+    /// What this node does if its log is lost: its disk is blank, but the cluster knows it as a voter.
+    pub on_lost_log: OnLostLog,
     /// Seeds the jitter of election timeouts. Give every node, and every start, another one.
     pub seed: u64,
+}
+
+/// What a node does that a leader names as a voter of another disk, while its own holds nothing (law 15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum OnLostLog {
+    /// Stop before anything is accepted, and say so: somebody should know that a disk was lost. The default.
+    #[default]
+    Halt,
+    /// Be served as a learner. It votes again only after a membership change that names the new disk, which somebody
+    /// has to ask for.
+    Rejoin,
 }
 
 /// A feature that is on or off.
@@ -80,6 +93,7 @@ impl Config {
             snapshot_entries: 100_000,
             keep_entries: 10_000,
             max_disk_lag: Duration::from_secs(10),
+            on_lost_log: OnLostLog::Halt,
             seed: 0,
         }
     }

@@ -48,7 +48,7 @@ pub struct Core {
     /// Read indexes asked from the leader: the number on the wire, and whom to answer.
     pub(crate) asked_reads: Vec<(RequestId, RequestId)>,
     pub(crate) next_read: u64,
-    /// A write failed; nothing is done any more.
+    /// A write failed, or the log is lost; nothing is done any more.
     pub(crate) halted: bool,
 }
 
@@ -423,7 +423,7 @@ impl Core {
         self.snapshot.installing.is_some()
     }
 
-    /// Whether a failed write ended this core.
+    /// Whether a failed write, or a lost log, ended this core.
     pub fn is_halted(&self) -> bool {
         self.halted
     }

@@ -339,7 +339,7 @@ pub enum Refusal {
     NotAmongVoters,
     /// Lease reads are not enabled in the cluster's settings.
     LeaseDisabled,
-    /// This node stopped after a failed write.
+    /// This node stopped after a failed write, or because its log is lost.
     Halted,
 }
 
@@ -391,6 +391,25 @@ pub enum Note {
         peer: NodeId,
         /// The disk it speaks from.
         seen: Incarnation,
+    },
+    /// This disk is blank, but the leader's membership names this node as a voter of another one: the log is lost, and
+    /// this node's core does nothing any more (law 15).
+    LostLog {
+        /// The disk that the membership names.
+        named: Incarnation,
+    },
+    /// The same, but this node goes on as a learner.
+    Rejoining {
+        /// The disk that the membership names.
+        named: Incarnation,
+    },
+    /// A peer denies entries that it acknowledged: an older copy of its disk was put back. It is served, but no longer
+    /// counted (law 15).
+    OlderCopy {
+        /// The peer.
+        peer: NodeId,
+        /// What it had acknowledged.
+        held: LogId,
     },
     /// A message that no correct peer sends; it was ignored.
     Impossible {

@@ -57,6 +57,9 @@ impl Core {
             out.push(Action::Send { to: from, message: Message::AppendReply(reply) });
             return false;
         }
+        if self.halts_for_lost_log(from, header, out) {
+            return false;
+        }
         self.follow(from, vote, out);
         true
     }

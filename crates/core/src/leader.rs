@@ -81,6 +81,7 @@ impl Core {
         let me = self.config.node_id;
         let next = self.log.last().index + 1;
         let ids: Vec<NodeId> = self.membership().nodes.keys().copied().filter(|id| *id != me).collect();
+        let disks: Vec<_> = ids.iter().map(|id| self.membership().disks_of(*id)).collect();
         let Role::Leader(leader) = &mut self.role else { return };
         leader.peers.retain(|peer| ids.contains(&peer.id));
         for id in ids {
@@ -89,6 +90,9 @@ impl Core {
                 leader.peers.insert(place, Progress::new(id, next, stream));
                 out.note(Note::PeerState { peer: id, state: PeerState::Probe });
             }
+        }
+        for (peer, disks) in leader.peers.iter_mut().zip(disks) {
+            peer.named = disks;
         }
     }
 
@@ -275,7 +279,8 @@ impl Core {
         let peer = &mut leader.peers[place];
         if peer.incarnation.is_some_and(|known| known != incarnation) {
             // Another disk: nothing that the old one acknowledged is on it (law 15).
-            *peer = Progress::new(from, self.log.last().index + 1, peer.stream);
+            let named = std::mem::take(&mut peer.named);
+            *peer = Progress { named, ..Progress::new(from, self.log.last().index + 1, peer.stream) };
             peer.incarnation = Some(incarnation);
             peer.probe(self.log.last().index + 1, None, &mut leader.next_stream, out);
             out.note(Note::OtherIncarnation { peer: from, seen: incarnation });
@@ -349,11 +354,8 @@ impl Core {
                     return;
                 }
                 peer.regressed = true;
-                peer.matched = LogId::ZERO;
-                out.note(Note::Impossible {
-                    from,
-                    what: "denies entries that it acknowledged: an older copy of its disk",
-                });
+                let held = std::mem::replace(&mut peer.matched, LogId::ZERO);
+                out.note(Note::OlderCopy { peer: from, held });
             }
             let next = agreed.max(peer.matched.index) + 1;
             peer.probe(next, None, next_stream, out);
@@ -539,6 +541,7 @@ impl Sending<'_> {
             round: self.round,
             commit: self.commit,
             lease: std::time::Duration::ZERO,
+            named: peer.named(),
         }
     }
 

@@ -15,12 +15,14 @@ mod follower;
 mod ids;
 mod leader;
 mod log;
+mod lost_log;
 mod membership;
 mod message;
 mod pieces;
 mod progress;
 mod quorum;
 mod read;
+mod recovery;
 mod rng;
 mod snapshot;
 mod status;
@@ -31,7 +33,7 @@ pub use crate::core::Core;
 #[cfg(feature = "mutants")]
 pub use bug::plant;
 pub use bug::{Bug, bug};
-pub use config::{Config, ConfigError, Toggle};
+pub use config::{Config, ConfigError, OnLostLog, Toggle};
 pub use event::{
     Action, Actions, CoreEntry, Event, Note, Outcome, PeerState, ReadPolicy, Recovered, Refusal, SendOutcome,
     SnapshotMeta, Source, StepDown, Tail, Write, WriteOp,
@@ -47,5 +49,6 @@ pub use message::{
     VoteReply, VoteRequest,
 };
 pub use quorum::{MAX_ENUMERATED_VOTERS, MAX_QUORUM_DEPTH, Quorum, RuleError, VoterSet};
+pub use recovery::ForcedMembership;
 pub use status::{PeerStatus, ServerState, Status};
 pub use time::Instant;

@@ -132,6 +132,8 @@ pub struct AppendHeader {
     pub commit: u64,
     /// How long the receiver is asked to elect nobody else; zero asks for nothing (law 17).
     pub lease: Duration,
+    /// The disk under which the leader's membership names the receiver as a voter; `None`: it does not vote (law 15).
+    pub named: Option<Incarnation>,
 }
 
 /// The log ids, memberships and size of a run of entries.

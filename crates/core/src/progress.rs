@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::bug::{Bug, bug};
 use crate::event::PeerState;
 use crate::ids::{Incarnation, LogId, NodeId, Round, StreamId};
 use crate::time::Instant;
@@ -12,6 +13,8 @@ pub(crate) struct Progress {
     pub(crate) id: NodeId,
     /// The disk it last spoke from; `None` until it has.
     pub(crate) incarnation: Option<Incarnation>,
+    /// The disks under which the membership in force names it as a voter.
+    pub(crate) named: Vec<Incarnation>,
     /// The peer holds this and everything before it, durably. Never goes back within an incarnation.
     pub(crate) matched: LogId,
     /// Next entry to send. Invariant: `matched.index < next <= last + 1`.
@@ -62,6 +65,7 @@ impl Progress {
         Self {
             id,
             incarnation: None,
+            named: Vec::new(),
             matched: LogId::ZERO,
             matched_in: Round(0),
             next,
@@ -85,7 +89,15 @@ impl Progress {
 
     /// Whether its word counts for a voter of this incarnation (law 15).
     pub(crate) fn counts_as(&self, incarnation: Incarnation) -> bool {
-        self.incarnation == Some(incarnation) && !self.regressed
+        if bug(Bug::CountsAnotherDisk) {
+            return self.incarnation.is_some() && !self.regressed;
+        }
+        self.incarnation == Some(incarnation) && (!self.regressed || bug(Bug::CountsAnOlderCopy))
+    }
+
+    /// The disk it is told that it votes as: the one it speaks from, if that votes.
+    pub(crate) fn named(&self) -> Option<Incarnation> {
+        self.incarnation.filter(|disk| self.named.contains(disk)).or(self.named.last().copied())
     }
 
     pub(crate) fn note_sent(&mut self, now: Instant, commit: u64) {

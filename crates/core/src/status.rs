@@ -19,7 +19,7 @@ pub enum ServerState {
     Candidate,
     /// Leads.
     Leader,
-    /// Stopped after a failed write.
+    /// Stopped: a write failed, or its log is lost.
     Halted,
 }
 
@@ -73,6 +73,8 @@ pub struct PeerStatus {
     pub id: NodeId,
     /// The disk it last spoke from.
     pub incarnation: Option<Incarnation>,
+    /// It denied what it had acknowledged, so its word does not count: an older copy of its disk was put back (law 15).
+    pub older_copy: bool,
     /// How it is replicated to.
     pub state: PeerState,
     /// It holds its log durably up to here.
@@ -106,6 +108,7 @@ impl Core {
                 .map(|peer| PeerStatus {
                     id: peer.id,
                     incarnation: peer.incarnation,
+                    older_copy: peer.regressed,
                     state: peer.state(),
                     matched: peer.matched,
                     next: peer.next,

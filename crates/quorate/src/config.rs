@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_core::{ConfigError, Incarnation, LeaderIdMode, NodeId, Toggle};
+use quorate_core::{ConfigError, Incarnation, LeaderIdMode, NodeId, OnLostLog, Toggle};
 use quorate_wire::MAX_PAYLOAD_BYTES;
 
 /// Tunables of one node. Start from `Config::default()`, which fits a local network.
@@ -40,6 +40,13 @@ pub struct Config {
     pub keep_entries: u64,
     /// A leader whose own log is not durable up to a committed entry for this long steps aside. Default 10 s.
     pub max_disk_lag: Duration,
+    /// What this node does if its log is lost: its disk is blank, but the cluster knows it as a voter. Default: halt.
+    ///
+    /// With [`OnLostLog::Rejoin`] it is served as a learner, and stays one until somebody asks the leader for
+    /// [`ChangeMembers::AddVoterIds`](crate::ChangeMembers::AddVoterIds) with its id. No leader does that by itself: a
+    /// lost disk took acknowledged entries with it, and whether the quorums that counted them are still whole is for
+    /// an operator to say. Nodes without a data directory lose their disk at every stop.
+    pub on_lost_log: OnLostLog,
     /// How long a write may take, waiting for a leader included. Default 5 s.
     pub write_timeout: Duration,
     /// How long a read may take. Default 5 s.
@@ -70,6 +77,7 @@ impl Default for Config {
             snapshot_entries: core.snapshot_entries,
             keep_entries: core.keep_entries,
             max_disk_lag: core.max_disk_lag,
+            on_lost_log: core.on_lost_log,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             max_command_bytes: 16 << 20,
@@ -117,6 +125,7 @@ impl Config {
             snapshot_entries: self.snapshot_entries,
             keep_entries: self.keep_entries,
             max_disk_lag: self.max_disk_lag,
+            on_lost_log: self.on_lost_log,
             seed,
         }
     }

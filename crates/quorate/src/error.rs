@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::{ConfigError, LogId, NodeId, Refusal};
+use quorate_core::{ConfigError, Incarnation, LogId, NodeId, Refusal};
 
 use crate::PayloadError;
 
@@ -19,6 +19,16 @@ pub enum ClosedReason {
     Storage(StorageError),
     /// The state machine panicked, or refused what was committed.
     StateMachine(String),
+    /// Its disk is blank, but the cluster knows it as a voter with another disk, and
+    /// [`Config::on_lost_log`](crate::Config::on_lost_log) says to stop then. Nothing was accepted.
+    LostLog {
+        /// This node.
+        node: NodeId,
+        /// Its disk.
+        disk: Incarnation,
+        /// The disk that the membership names.
+        named: Incarnation,
+    },
     /// The library itself panicked. A bug: please report it.
     Internal(String),
 }
@@ -29,6 +39,13 @@ impl fmt::Display for ClosedReason {
             ClosedReason::Shutdown => f.write_str("it was shut down"),
             ClosedReason::Storage(error) => write!(f, "its log storage failed: {error}"),
             ClosedReason::StateMachine(text) => write!(f, "its state machine failed: {text}"),
+            ClosedReason::LostLog { node, disk, named } => write!(
+                f,
+                "its log is lost: this disk ({disk}) is blank, but the cluster knows node {node} as a voter with disk \
+                 {named}; if that disk is gone for good, either start this node with `on_lost_log = Rejoin`, and once it \
+                 has caught up make it a voter again with `change_membership(AddVoterIds([{node}]))`, or replace it: \
+                 `change_membership(RemoveVoters([{node}]))` and add another node"
+            ),
             ClosedReason::Internal(text) => write!(f, "the library failed, please report this: {text}"),
         }
     }

@@ -55,8 +55,8 @@ pub use storage::{Completions, LogWrite, RaftLogStorage};
 
 pub use quorate_core::{
     ChangeMembers, ClusterId, ConfigError, GroupId, Incarnation, LeaderId, LeaderIdMode, LeasePolicy, LogId,
-    Membership, Node, NodeId, PeerState, Quorum, ReadPolicy, Refusal, Retain, RuleError, Settings, SnapshotMeta,
-    Toggle, Vote, VoterSet,
+    Membership, Node, NodeId, OnLostLog, PeerState, Quorum, ReadPolicy, Refusal, Retain, RuleError, Settings,
+    SnapshotMeta, Toggle, Vote, VoterSet,
 };
 
 /// Certificates for mutual TLS between peers, as PEM files.

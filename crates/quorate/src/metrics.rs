@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::{GroupId, Instant, LogId, Membership, NodeId, PeerState, PeerStatus, ServerState, Status, Vote};
+use quorate_core::{
+    GroupId, Incarnation, Instant, LogId, Membership, NodeId, PeerState, PeerStatus, ServerState, Status, Vote,
+};
 use tokio::sync::watch;
 
 use crate::{ClosedReason, WaitError};
@@ -91,6 +93,8 @@ pub(crate) fn metrics_of(
 ) -> RaftMetrics {
     let replication = status.peers.iter().map(|peer: &PeerStatus| PeerMetrics {
         id: peer.id,
+        incarnation: peer.incarnation,
+        older_copy: peer.older_copy,
         state: peer.state,
         matched: peer.matched,
         next_index: peer.next,
@@ -125,6 +129,10 @@ pub(crate) fn metrics_of(
 pub struct PeerMetrics {
     /// The peer.
     pub id: NodeId,
+    /// The disk it last spoke from; its word counts only if the membership names it (law 15).
+    pub incarnation: Option<Incarnation>,
+    /// It denied what it had acknowledged, so its word does not count: an older copy of its disk was put back.
+    pub older_copy: bool,
     /// How the leader replicates to it.
     pub state: PeerState,
     /// The last entry it holds durably.

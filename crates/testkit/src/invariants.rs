@@ -61,6 +61,13 @@ impl Invariants {
         }
     }
 
+    /// A lost quorum was recovered from a log that ends at `last`: what was committed after it is given up, and named.
+    pub(crate) fn recovered(&mut self, last: u64) -> Vec<String> {
+        self.applied.retain(|index, _| *index <= last);
+        let lost = self.committed.split_off(&(last + 1));
+        lost.values().map(|(id, _)| id.to_string()).collect()
+    }
+
     fn learn_disk(&mut self, node: &Node) {
         let place = (node.id, node.incarnation());
         self.durable.extend(node.disk.log.entries.iter().map(|entry| (entry.id, place.0, place.1)));

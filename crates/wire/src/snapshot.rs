@@ -1,7 +1,7 @@
 //! What stands before a snapshot's content, on its way and on disk. The layout is in FORMAT.md, "Snapshots".
 
 use bytes::BufMut;
-use quorate_core::{AppendHeader, Round, SnapshotMeta, StreamId};
+use quorate_core::{AppendHeader, Incarnation, Round, SnapshotMeta, StreamId};
 
 use crate::WireError;
 use crate::codec::{Reader, put_block, put_duration, put_log_id, put_vote};
@@ -53,6 +53,7 @@ pub(crate) fn put_append_header(out: &mut Vec<u8>, header: &AppendHeader) {
     out.put_u64_le(header.round.0);
     out.put_u64_le(header.commit);
     put_duration(out, header.lease);
+    out.put_u128_le(header.named.map_or(0, |named| named.0));
 }
 
 /// Reads the header's fields.
@@ -63,5 +64,6 @@ pub(crate) fn read_append_header(reader: &mut Reader<'_>) -> Result<AppendHeader
         round: Round(reader.u64()?),
         commit: reader.ordinal("commit")?,
         lease: reader.duration()?,
+        named: Some(Incarnation(reader.u128()?)).filter(|named| named.0 != 0),
     })
 }

@@ -47,6 +47,7 @@ fn header() -> AppendHeader {
         round: Round(12),
         commit: 16,
         lease: Duration::from_millis(300),
+        named: Some(Incarnation(21)),
     }
 }
 
@@ -143,7 +144,7 @@ fn appends() {
     check(
         append(&[]),
         Batches::new(),
-        "03 00 0000 49000000 (9) (0)  (5) (2) 01 (11) (12) (16) (300000000)  (4) (3) (17)",
+        "03 00 0000 59000000 (9) (0)  (5) (2) 01 (11) (12) (16) (300000000) (21) (0)  (4) (3) (17)",
     );
     let mut builder = BatchBuilder::new();
     builder.push(EntryKind::Blank, b"");
@@ -152,7 +153,7 @@ fn appends() {
     check(
         append(std::slice::from_ref(&batch)),
         [batch].into_iter().collect(),
-        "03 00 0000 49000000 (9) (107)  (5) (2) 01 (11) (12) (16) (300000000)  (4) (3) (17)
+        "03 00 0000 59000000 (9) (107)  (5) (2) 01 (11) (12) (16) (300000000) (21) (0)  (4) (3) (17)
          34000000 00 000000 (9) (5) (2) (18) (1000)        0a1fc8cd
          37000000 01 000000 (9) (5) (2) (19) (1000) 736574 b297e2ec",
     );
@@ -217,7 +218,7 @@ fn snapshot_metas_and_headers() {
 
     bytes.clear();
     encode_append_header(&header(), &mut bytes);
-    let expected = hex("33000000 0000 (5) (2) 01 (11) (12) (16) (300000000)");
+    let expected = hex("43000000 0000 (5) (2) 01 (11) (12) (16) (300000000) (21) (0)");
     assert_eq!(format!("{bytes:02x?}"), format!("{expected:02x?}"));
     assert_eq!(decode_append_header(&bytes), Ok(header()));
 }

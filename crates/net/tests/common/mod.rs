@@ -183,6 +183,7 @@ pub fn header() -> AppendHeader {
         round: Round(4),
         commit: 2,
         lease: Duration::ZERO,
+        named: None,
     }
 }
 

@@ -18,7 +18,32 @@ pub(super) fn trace(node: NodeId, group: GroupId, note: &Note) {
             group,
             peer = peer.0,
             %seen,
-            "peer speaks from another disk than its membership names; its word is not counted: remove it and add it again"
+        "peer speaks from another disk than before; its word does not count for the voter it was: once it has caught up, \
+             make it a voter again with `change_membership(AddVoterIds([{}]))`",
+            peer.0
+        ),
+        Note::LostLog { named } => tracing::error!(
+            node,
+            group,
+            %named,
+            "this disk is blank, but the cluster knows this node as a voter with another disk: its log is lost"
+        ),
+        Note::Rejoining { named } => tracing::warn!(
+            node,
+            group,
+            %named,
+            "this disk is blank, but the cluster knows this node as a voter with another disk: it follows as a learner \
+             and votes again after `change_membership(AddVoterIds([{node}]))`"
+        ),
+        Note::OlderCopy { peer, held } => tracing::error!(
+            node,
+            group,
+            peer = peer.0,
+            %held,
+            "peer denies entries that it acknowledged: an older copy of its disk was put back, and its word is not \
+             counted. Replace its disk: stop it, empty its data directory, start it with `on_lost_log = Rejoin`, then \
+             `change_membership(AddVoterIds([{}]))`",
+            peer.0
         ),
         Note::Impossible { from, what } => {
             tracing::error!(node, group, from = from.0, what, "impossible message ignored")

@@ -28,14 +28,18 @@ impl Driver {
                 self.storage.purge(self.group, upto);
                 self.tail.forget(upto.index);
             }
-            Action::Note(note) => self.note(&note),
+            Action::Note(note) => self.note(&note, effects),
         }
     }
 
-    fn note(&mut self, note: &Note) {
+    fn note(&mut self, note: &Note, effects: &mut Effects) {
         note::trace(self.me, self.group, note);
         match note {
             Note::MembershipInForce(_) => self.tell_addresses(),
+            Note::LostLog { named } => {
+                let disk = self.core.config().incarnation;
+                effects.closed.get_or_insert(ClosedReason::LostLog { node: self.me, disk, named: *named });
+            }
             Note::Campaigning { .. }
             | Note::BecameLeader(_)
             | Note::SteppedDown { .. }
@@ -44,6 +48,8 @@ impl Driver {
             | Note::PeerState { .. }
             | Note::Truncated { .. }
             | Note::OtherIncarnation { .. }
+            | Note::Rejoining { .. }
+            | Note::OlderCopy { .. }
             | Note::Impossible { .. }
             | Note::SnapshotInstalled(_)
             | Note::Halted => {}

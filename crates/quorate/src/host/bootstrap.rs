@@ -112,8 +112,7 @@ async fn follow(host: &Arc<HostInner>, node: &Arc<Node>, peer: NodeId, answer: A
             tracing::warn!(
                 node = host.id.0,
                 group = node.group.0,
-                "the cluster knows this node with another disk: it follows, and votes again once it is removed from \
-                 the voters and added again"
+                "the cluster knows this node with another disk; `on_lost_log` says what becomes of it"
             );
             true
         }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_core::{
-    ChangeMembers, Config, Event, Incarnation, LeasePolicy, Membership, Node as Record, NodeId, Phase, Quorum,
-    ReadPolicy, Retain, Settings, VoterSet,
+    ChangeMembers, Config, Event, Incarnation, LeasePolicy, Membership, Node as Record, NodeId, OnLostLog, Phase,
+    Quorum, ReadPolicy, Retain, Settings, VoterSet,
 };
 
 use super::inject;
@@ -95,6 +95,10 @@ impl Stage {
             "cut" | "heal" => self.partition(name, &mut words)?,
             "crash" => self.crash(&mut words)?,
             "restart" => self.restart(&mut words)?,
+            "recover" => {
+                let id = words.node()?;
+                self.world_mut()?.recover(id)?;
+            }
             "timeout" => self.timeout(&mut words)?,
             "advance" => {
                 let by = words.millis()?;
@@ -295,6 +299,7 @@ impl Stage {
         let ids = nodes(words.word("a node")?)?;
         let wiped = words.take("wiped");
         let copy = words.take("copy");
+        let rejoin = words.take("rejoin");
         let world = self.world_mut()?;
         for id in ids {
             if world.node(id)?.core.is_some() {
@@ -309,6 +314,9 @@ impl Stage {
                 let node = world.node_mut(id)?;
                 node.disk = node.copy.clone().ok_or_else(|| format!("there is no copy of the disk of {id}"))?;
                 world.tell(Kind::Note(id), "has an older copy of its disk");
+            }
+            if rejoin {
+                world.node_mut(id)?.on_lost_log = Some(OnLostLog::Rejoin);
             }
             world.start(id)?;
         }

@@ -85,6 +85,7 @@ fn append(words: &mut Words<'_>) -> Made {
         round: Round(1),
         commit: 0,
         lease: Duration::ZERO,
+        named: None,
     };
     let mut prev = log_id("0")?;
     let mut bodies = Vec::new();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_core::{Campaign, Config, LeaderId, LogId, NodeId, Toggle, Vote};
+use quorate_core::{Campaign, Config, LeaderId, LogId, NodeId, OnLostLog, Toggle, Vote};
 
 use crate::world::{Choice, Link};
 
@@ -177,6 +177,13 @@ pub(super) fn tune(config: &mut Config, key: &str, value: &str) -> Result<bool, 
         "max-inflight-bytes" => config.max_inflight_bytes = number(value)?,
         "max-inflight" => {
             config.max_inflight_appends = usize::try_from(number(value)?).map_err(|e| e.to_string())?;
+        }
+        "on-lost-log" => {
+            config.on_lost_log = match value {
+                "halt" => OnLostLog::Halt,
+                "rejoin" => OnLostLog::Rejoin,
+                other => return Err(format!("on-lost-log is halt or rejoin, not `{other}`")),
+            }
         }
         "snapshot-entries" => config.snapshot_entries = number(value)?,
         "keep-entries" => config.keep_entries = number(value)?,

@@ -109,6 +109,7 @@ impl World {
                     payload: Payload::Membership(membership.clone()),
                 };
                 node.disk.log.append(&[first])?;
+                node.epoch = Some(0);
             }
             world.nodes.insert(*id, node);
         }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use quorate_core::{Core, Incarnation, LogId, Membership, NodeId, Recovered, RequestId, SnapshotMeta, Span};
+use quorate_core::{
+    Core, ForcedMembership, Incarnation, LogId, Membership, NodeId, OnLostLog, Recovered, RequestId, SnapshotMeta, Span,
+};
 
-use super::disk::{Disk, Log, Payload, Snapshot};
+use super::disk::{Disk, Entry, Log, Payload, Snapshot};
 use super::incarnation;
 use super::view::View;
 
@@ -62,6 +64,10 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     /// Which disk of this node it is, from 0.
     pub(crate) disks: u64,
+    /// Which recovery of a lost quorum its disk is of; `None`: it is blank, and takes any.
+    pub(crate) epoch: Option<u64>,
+    /// What it does if its log is lost, if not what the cluster's nodes do.
+    pub(crate) on_lost_log: Option<OnLostLog>,
     /// Counts starts.
     pub(crate) boot: u64,
     /// `None`: it is down.
@@ -86,6 +92,8 @@ impl Node {
         Self {
             id,
             disks: 0,
+            epoch: None,
+            on_lost_log: None,
             boot: 0,
             core: None,
             log: Log::default(),
@@ -124,6 +132,24 @@ impl Node {
     pub(crate) fn wipe(&mut self) {
         self.disks += 1;
         self.disk = Disk::default();
+        self.epoch = None;
+    }
+
+    /// Recovers a lost quorum from this disk, as the offline tool does: the log stays, the disk gets another name, and
+    /// a membership of this node alone follows the log (law 16).
+    pub(crate) fn force_membership(&mut self) -> Result<LogId, String> {
+        let memberships = self.disk.log.memberships();
+        let current = memberships.last().map(|(_, membership)| membership);
+        let current = current.or(self.disk.snapshot.as_ref().map(|snapshot| &snapshot.meta.membership));
+        let current = current.ok_or_else(|| format!("the disk of {} has no membership", self.id))?;
+        let (seen, last) = (self.disk.vote.leader_id.term, self.disk.log.last());
+        let forced = ForcedMembership::new(self.id, incarnation(self.id, self.disks + 1), seen, last, current)
+            .ok_or_else(|| format!("node {} is not in the membership", self.id))?;
+        self.disks += 1;
+        self.epoch = Some(self.epoch.unwrap_or(0) + 1);
+        self.disk.vote = forced.vote;
+        self.disk.log.append(&[Entry { id: forced.log_id, payload: Payload::Membership(forced.membership) }])?;
+        Ok(forced.log_id)
     }
 
     /// Reads the disk, as a driver does before it starts a core.

@@ -30,6 +30,7 @@ impl World {
         let config = Config {
             node_id: id,
             incarnation: node.incarnation(),
+            on_lost_log: node.on_lost_log.unwrap_or(template.on_lost_log),
             // Another seed for every node and every start, as the field asks for.
             seed: template.seed + id.0 * 10 + node.boot,
             ..template
@@ -54,6 +55,25 @@ impl World {
         node.crash();
         self.tell(Kind::Note(id), format!("is down, unsynced writes lost: {lost}"));
         self.check(id)
+    }
+
+    /// Recovers a lost quorum from the disk of a stopped node.
+    pub(crate) fn recover(&mut self, id: NodeId) -> Done {
+        let node = self.node_mut(id)?;
+        if node.core.is_some() {
+            return Err(format!("node {id} runs: recovery is offline"));
+        }
+        let kept = node.disk.log.last();
+        let forced = node.force_membership()?;
+        let disk = node.incarnation();
+        let lost = self.invariants.recovered(kept.index);
+        let lost = if lost.is_empty() { "nothing".to_string() } else { lost.join(" ") };
+        self.tell(
+            Kind::Note(id),
+            format!("is recovered as {disk:?} by {}, committed and lost: {lost}", log_id(forced)),
+        );
+        let node = self.nodes.get(&id).ok_or("no such node")?;
+        self.invariants.after_step(&self.nodes, node)
     }
 
     /// Steps a node that runs, and everything of its own that follows at once.
@@ -345,6 +365,16 @@ impl World {
         if !up {
             self.tell(Kind::Arrived(packet.link), format!("{} finds nobody: {to} is down", packet.line()));
             return self.transfer_ends(&packet, SendOutcome::Failed);
+        }
+        // As the handshake does: nodes of different recoveries do not talk; a blank one takes the other's.
+        match (self.node(from)?.epoch, self.node(to)?.epoch) {
+            (Some(one), Some(other)) if one != other => {
+                let text = format!("{} is refused: {from} is of recovery {one}, {to} of {other}", packet.line());
+                self.tell(Kind::Told, text);
+                return self.transfer_ends(&packet, SendOutcome::Failed);
+            }
+            (epoch @ Some(_), None) => self.node_mut(to)?.epoch = epoch,
+            _ => {}
         }
         self.tell(Kind::Arrived(packet.link), packet.line());
         let incarnation = packet.incarnation;

@@ -70,6 +70,7 @@ pub(crate) fn header(rng: &mut Rng) -> AppendHeader {
         round: Round(rng.number()),
         commit: rng.number(),
         lease: Duration::from_nanos(rng.number()),
+        named: rng.coin().then(|| Incarnation(u128::from(rng.number().max(1)))),
     }
 }
 
