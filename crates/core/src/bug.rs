@@ -44,6 +44,14 @@ bugs! {
     GoesOnWithoutItsLog,
     /// A follower that denies what it acknowledged is counted all the same.
     CountsAnOlderCopy,
+    /// A transfer that ended leaves its flag set: no proposal is taken any more.
+    TransferFlagStays,
+    /// A node is asked to take over before its log is up to date.
+    TransferToLaggard,
+    /// A leader goes above the very vote that it asked its successor to make.
+    RaiseAboveTransfer,
+    /// A leader completes a joint change while it hands over, so that the target's log is stale.
+    AppendDuringTransfer,
 }
 
 /// Whether this bug is planted: never, in this build.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::bug::{Bug, bug};
 use crate::core::{Core, Role};
-use crate::event::{Action, Actions, CoreEntry, Outcome, Refusal, StepDown};
+use crate::event::{Action, Actions, CoreEntry, Outcome, Refusal};
 use crate::ids::{Incarnation, LogId, NodeId, RequestId};
 use crate::membership::{ChangeMembers, Membership, Node, Retain};
 use crate::quorum::{Quorum, RuleError, VoterSet};
@@ -38,6 +39,9 @@ impl Core {
     /// The next membership entry on the way to what the caller wants.
     fn plan_change(&self, change: &ChangeMembers, retain: Retain) -> Result<Membership, Refusal> {
         let Role::Leader(leader) = &self.role else { return Err(Refusal::NotLeader { leader: self.leader() }) };
+        if let Some(to) = self.transferring_to() {
+            return Err(Refusal::Transferring { to });
+        }
         // Rule: a membership entry may be appended only when an entry of this leadership is committed under the
         // membership in force, and the last membership entry is committed (law 12).
         if self.commit < leader.first_own {
@@ -105,13 +109,15 @@ impl Core {
         if membership.is_joint() {
             // Also one that an earlier leader left unfinished (law 12: an own entry is committed by now).
             let target = uniform(membership);
+            // Nothing is appended while leadership is handed over: the next leader finishes the change.
+            if self.transferring_to().is_some() && !bug(Bug::AppendDuringTransfer) {
+                return;
+            }
             return self.append_membership(target, out);
         }
         self.answer_change(log_id, out);
         if !self.is_voter() && self.is_leader() {
-            // The others learn that the change is committed before this leader leaves (dissertation 4.2.2).
-            self.broadcast_round(out);
-            self.step_down(StepDown::Removed, out);
+            self.leave_leadership(out);
         }
     }
 

@@ -30,6 +30,7 @@ impl Core {
             }
             Role::Leader(_) => self.check_leader(),
         }
+        self.check_transfer();
     }
 
     fn check_log(&self) {
@@ -55,6 +56,15 @@ impl Core {
         let indexes = self.memberships.iter().map(|(id, _)| id.index);
         assert!(indexes.is_sorted(), "memberships are in log order");
         assert!(self.in_force().0.index <= self.log.last().index, "the membership in force is in the log");
+    }
+
+    fn check_transfer(&self) {
+        let Some(transfer) = self.transfer else { return };
+        assert!(transfer.to != self.config.node_id, "no node hands over to itself");
+        assert_eq!(transfer.from.node_id, self.config.node_id, "a node hands over what it led");
+        if self.transferring_to().is_some() {
+            assert_eq!(transfer.last, self.log.last(), "nothing is appended while leadership is handed over");
+        }
     }
 
     fn check_leader(&self) {

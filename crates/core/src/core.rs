@@ -14,6 +14,7 @@ use crate::message::{Envelope, Message};
 use crate::pieces::Pieces;
 use crate::rng::Rng;
 use crate::time::Instant;
+use crate::transfer::Transfer;
 
 /// One node's part in one Raft group.
 ///
@@ -43,6 +44,8 @@ pub struct Core {
     /// When to campaign, if still a follower or candidate by then.
     pub(crate) election_deadline: Instant,
     pub(crate) campaign: Campaign,
+    /// The transfer of leadership under way.
+    pub(crate) transfer: Option<Transfer>,
     /// The next campaign starts above this term: it refused this node's last one, or was on disk at the start.
     pub(crate) seen_term: u64,
     /// Read indexes asked from the leader: the number on the wire, and whom to answer.
@@ -118,6 +121,7 @@ impl Core {
             contact: None,
             election_deadline: now,
             campaign,
+            transfer: None,
             // The vote on disk does not say whether it was won: a restarted node does not share its term.
             seen_term: recovered.vote.leader_id.term,
             asked_reads: Vec::new(),
@@ -150,6 +154,8 @@ impl Core {
                 self.on_change_membership(request, &change, retain, out)
             }
             Event::Initialize { request, membership } => self.on_initialize(request, membership, out),
+            Event::TransferLeader { request, to } => self.on_transfer(request, to, out),
+            Event::AbortTransfer => self.on_abort_transfer(out),
             Event::Elect { phase } => self.on_elect(phase, out),
             Event::Heartbeat => self.on_heartbeat(out),
             Event::Snapshot => self.maybe_build_snapshot(1, out),
@@ -169,6 +175,7 @@ impl Core {
         if !self.asked_reads.is_empty() && led_by != (self.vote.leader_id, self.leader()) {
             self.fail_asked_reads(out);
         }
+        self.advance_transfer(out);
         self.release_held(out);
         self.maybe_apply(out);
     }
@@ -178,14 +185,15 @@ impl Core {
         if self.halted {
             return None;
         }
-        match &self.role {
+        let due = match &self.role {
             Role::Leader(leader) => Some(self.leader_deadline(leader)),
             Role::Candidate(_) => Some(self.election_deadline),
             // A learner does not campaign, but forgets a leader that it no longer hears.
             Role::Follower(follower) => {
                 (self.may_campaign() || follower.leader.is_some()).then_some(self.election_deadline)
             }
-        }
+        };
+        due.into_iter().chain(self.transfer_deadline()).min()
     }
 
     fn on_message(&mut self, envelope: Envelope, out: &mut Actions) {
@@ -200,7 +208,7 @@ impl Core {
             Message::AppendReply(reply) => self.on_append_reply(from, incarnation, reply, out),
             Message::ReadRequest { request } => self.on_read_request(from, request, out),
             Message::ReadReply { request, log_id } => self.on_read_reply(request, log_id, out),
-            Message::TransferLeader { vote, last_log_id } => self.on_transfer_leader(from, vote, last_log_id, out),
+            Message::TransferLeader { vote, last_log_id } => self.on_transfer_leader(from, vote, last_log_id),
         }
     }
 
@@ -228,6 +236,7 @@ impl Core {
             match held {
                 Held::Act(action) => out.push(action),
                 Held::Campaign(campaign) => self.on_vote_durable(campaign, out),
+                Held::TakeOver { vote, until } => self.take_over(vote, until, out),
             }
         }
     }
@@ -450,11 +459,13 @@ fn refuse_when_halted(event: Event, out: &mut Actions) {
         Event::Propose { request, .. }
         | Event::Read { request, .. }
         | Event::ChangeMembership { request, .. }
-        | Event::Initialize { request, .. } => {
+        | Event::Initialize { request, .. }
+        | Event::TransferLeader { request, .. } => {
             out.push(Action::Reply { request, outcome: Outcome::Refused(Refusal::Halted) });
         }
         Event::Message(_)
         | Event::Timeout
+        | Event::AbortTransfer
         | Event::Elect { .. }
         | Event::Heartbeat
         | Event::Snapshot

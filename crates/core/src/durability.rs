@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 
 use crate::event::{Action, Actions, Write, WriteOp};
-use crate::ids::{Campaign, LogId, WriteId};
+use crate::ids::{Campaign, LogId, Vote, WriteId};
+use crate::time::Instant;
 
 /// Something to do once a write, and every earlier one, is durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +16,8 @@ pub(crate) enum Held {
     Act(Action),
     /// The candidate's own vote is durable: it counts, and the requests may leave (law 3).
     Campaign(Campaign),
+    /// This node takes over from the leader of `vote` (dissertation 3.10), unless it is later than `until`.
+    TakeOver { vote: Vote, until: Instant },
 }
 
 /// The order of durable writes and how far it has come.
@@ -78,6 +81,11 @@ impl Durability {
     /// Does this once everything asked for so far is durable; at the end of the step, if it is already.
     pub(crate) fn hold(&mut self, held: Held) {
         self.held.push_back((self.asked, held));
+    }
+
+    /// Whether a take-over waits for the disk already.
+    pub(crate) fn is_to_take_over(&self) -> bool {
+        self.held.iter().any(|(_, held)| matches!(held, Held::TakeOver { .. }))
     }
 
     /// Takes in `Persisted(write)`; returns whether it says anything new.

@@ -6,7 +6,7 @@ use crate::bug::{Bug, bug};
 use crate::core::{Contact, Core, Follower, Role};
 use crate::durability::Held;
 use crate::event::{Action, Actions, Note, StepDown};
-use crate::ids::{Campaign, Incarnation, LeaderId, LeaderIdMode, LogId, NodeId, Vote};
+use crate::ids::{Campaign, Incarnation, LeaderId, LeaderIdMode, NodeId, Vote};
 use crate::membership::LeasePolicy;
 use crate::message::{CampaignReason, Message, Phase, VoteAnswer, VoteReply, VoteRequest};
 
@@ -61,15 +61,6 @@ impl Core {
     pub(crate) fn on_elect(&mut self, phase: Phase, out: &mut Actions) {
         if self.is_electable() && !self.is_leader() {
             self.start_campaign(phase, CampaignReason::Timeout, out);
-        }
-    }
-
-    /// The leader asks this node to take over (dissertation 3.10).
-    pub(crate) fn on_transfer_leader(&mut self, from: NodeId, vote: Vote, last_log_id: LogId, out: &mut Actions) {
-        let from_my_leader = vote == self.vote && vote.committed && vote.leader_id.node_id == from;
-        let ready = self.log.holds(last_log_id) && self.disk.index() >= last_log_id.index;
-        if from_my_leader && ready && self.is_electable() {
-            self.start_campaign(Phase::Real, CampaignReason::Transfer, out);
         }
     }
 

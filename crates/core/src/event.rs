@@ -51,6 +51,17 @@ pub enum Event {
         /// The first membership, with the incarnation of every voter.
         membership: Membership,
     },
+    /// A caller wants this leader to hand over (dissertation 3.10). Answered with [`Outcome::Transferred`] once the
+    /// new leader is heard of, or with the reason why not, within
+    /// [`election_timeout_max`](crate::Config::election_timeout_max).
+    TransferLeader {
+        /// Whom to answer.
+        request: RequestId,
+        /// To whom; `None`: the most up-to-date voter that was heard of lately.
+        to: Option<NodeId>,
+    },
+    /// A caller wants the transfer under way given up. The target may win nevertheless, if it was asked already.
+    AbortTransfer,
     /// A caller wants this node to campaign now.
     Elect {
         /// Whether to ask first.
@@ -297,6 +308,8 @@ pub enum Outcome {
     MembershipChanged(LogId),
     /// The cluster exists.
     Initialized(LogId),
+    /// Leadership was handed over; this is the new one.
+    Transferred(LeaderId),
     /// Certainly nothing was done.
     Refused(Refusal),
     /// The request may or may not take effect: leadership was lost on the way.
@@ -339,8 +352,34 @@ pub enum Refusal {
     NotAmongVoters,
     /// Lease reads are not enabled in the cluster's settings.
     LeaseDisabled,
+    /// Leadership was not handed over, or not to the node that was meant.
+    NotTransferred(TransferFailure),
     /// This node stopped after a failed write, or because its log is lost.
     Halted,
+}
+
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TransferFailure {
+    /// There is no other voter, or none was heard of lately.
+    NoTarget,
+    /// The node does not vote, is about to be removed from the voters, or speaks from another disk.
+    NotVoter(NodeId),
+    /// The target did not catch up, or did not win, within an election timeout; this node leads on.
+    TimedOut {
+        /// The target.
+        to: NodeId,
+    },
+    /// A caller gave it up; this node leads on.
+    Aborted {
+        /// The target.
+        to: NodeId,
+    },
+    /// Another node leads now.
+    LeaderChanged {
+        /// It.
+        leader: NodeId,
+    },
 }
 
 /// Something that operators, metrics and tests may want to know.

@@ -34,6 +34,8 @@ pub(crate) struct Leader {
     pub(crate) reads: ReadQueue,
     /// Who waits for the membership change under way.
     pub(crate) change: Option<RequestId>,
+    /// A node was asked to take over: no lease read is served any more under this leader id (law 17).
+    pub(crate) transfer_was_sent: bool,
     /// Since when a committed entry, and which, is not durable here.
     disk_behind: Option<(Instant, u64)>,
 }
@@ -64,6 +66,7 @@ impl Core {
             quorum_acked: None,
             reads: ReadQueue::default(),
             change: None,
+            transfer_was_sent: false,
             disk_behind: None,
         }));
         self.contact = None;
@@ -100,6 +103,9 @@ impl Core {
         if !self.is_leader() || count == 0 {
             let refusal = Refusal::NotLeader { leader: self.leader() };
             return out.push(Action::Reply { request, outcome: Outcome::Refused(refusal) });
+        }
+        if let Some(to) = self.transferring_to() {
+            return out.push(Action::Reply { request, outcome: Outcome::Refused(Refusal::Transferring { to }) });
         }
         let prev = self.log.last();
         let last = LogId::new(self.vote.leader_id, prev.index + count);
@@ -376,6 +382,9 @@ impl Core {
         if seen.committed {
             self.step_down(StepDown::GreaterVote(seen), out);
             return self.set_vote(greater, out);
+        }
+        if self.asked_for(seen) {
+            return;
         }
         // Rule: a greater uncommitted vote does not topple a leader; it raises itself above it at once (law 5).
         self.seen_term = self.seen_term.max(seen.leader_id.term);

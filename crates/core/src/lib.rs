@@ -27,6 +27,7 @@ mod rng;
 mod snapshot;
 mod status;
 mod time;
+mod transfer;
 
 pub use crate::core::Core;
 
@@ -36,7 +37,7 @@ pub use bug::{Bug, bug};
 pub use config::{Config, ConfigError, OnLostLog, Toggle};
 pub use event::{
     Action, Actions, CoreEntry, Event, Note, Outcome, PeerState, ReadPolicy, Recovered, Refusal, SendOutcome,
-    SnapshotMeta, Source, StepDown, Tail, Write, WriteOp,
+    SnapshotMeta, Source, StepDown, Tail, TransferFailure, Write, WriteOp,
 };
 pub use ids::{
     Campaign, ClusterId, GroupId, Incarnation, LeaderId, LeaderIdMode, LogId, NodeId, RequestId, Round, StreamId, Vote,

@@ -384,7 +384,8 @@ impl World {
                 let peer = self.random_node();
                 self.step(id, Event::LinkRefused { peer });
             }
-            984..988 => self.step(id, Event::Snapshot),
+            984..986 => self.step(id, Event::Snapshot),
+            986..988 => self.transfer(id),
             988..992 => {
                 let stream = StreamId(self.rng.below(10));
                 let to = self.random_node();
@@ -392,6 +393,14 @@ impl World {
             }
             992..1000 if self.panicky => self.lie(id),
             _ => {}
+        }
+    }
+
+    fn transfer(&mut self, id: NodeId) {
+        let to = if self.rng.chance(30) { None } else { Some(self.random_node()) };
+        match self.rng.chance(20) {
+            true => self.step(id, Event::AbortTransfer),
+            false => self.request(id, |request| Event::TransferLeader { request, to }),
         }
     }
 

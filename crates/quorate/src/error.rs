@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::{ConfigError, Incarnation, LogId, NodeId, Refusal};
+use quorate_core::{ConfigError, Incarnation, LogId, NodeId, Refusal, TransferFailure};
 
 use crate::PayloadError;
 
@@ -224,6 +224,9 @@ impl ChangeError {
                     | Refusal::ChangeInProgress { .. }
                     | Refusal::NotSeenYet(_)
                     | Refusal::Transferring { .. }
+                    | Refusal::NotTransferred(
+                        TransferFailure::NoTarget | TransferFailure::TimedOut { .. } | TransferFailure::Aborted { .. }
+                    )
             ),
             ChangeError::OutcomeUnknown | ChangeError::Closed(_) => false,
         }
@@ -244,7 +247,7 @@ impl fmt::Display for ChangeError {
             }
             ChangeError::Refused(refusal) => f.write_str(&refusal_text(refusal)),
             ChangeError::OutcomeUnknown => {
-                f.write_str("outcome unknown: the change may or may not take effect; look at the membership")
+                f.write_str("outcome unknown: it may or may not take effect; look at the membership and the leader")
             }
             ChangeError::Closed(reason) => write!(f, "this node is closed because {reason}"),
         }
@@ -271,7 +274,24 @@ pub(crate) fn refusal_text(refusal: &Refusal) -> String {
         Refusal::AlreadyInitialized => "this node already belongs to a cluster".into(),
         Refusal::NotAmongVoters => "this node is not among the voters named".into(),
         Refusal::LeaseDisabled => "lease reads are off: set the cluster's lease policy to `LeaseReads`".into(),
+        Refusal::NotTransferred(failure) => not_transferred_text(*failure),
         Refusal::Halted => "this node stopped after a failed write".into(),
+    }
+}
+
+fn not_transferred_text(failure: TransferFailure) -> String {
+    match failure {
+        TransferFailure::NoTarget => "leadership not handed over: no other voter was heard of lately".into(),
+        TransferFailure::NotVoter(id) => {
+            format!("leadership not handed over: node {id} does not vote, or is about to be removed")
+        }
+        TransferFailure::TimedOut { to } => {
+            format!("leadership not handed over: node {to} did not take over in time; this node leads on")
+        }
+        TransferFailure::Aborted { to } => {
+            format!("leadership not handed over to node {to}: it was aborted; this node leads on")
+        }
+        TransferFailure::LeaderChanged { leader } => format!("leadership was lost meanwhile: node {leader} leads"),
     }
 }
 

@@ -56,7 +56,7 @@ pub use storage::{Completions, LogWrite, RaftLogStorage};
 pub use quorate_core::{
     ChangeMembers, ClusterId, ConfigError, GroupId, Incarnation, LeaderId, LeaderIdMode, LeasePolicy, LogId,
     Membership, Node, NodeId, OnLostLog, PeerState, Quorum, ReadPolicy, Refusal, Retain, RuleError, Settings,
-    SnapshotMeta, Toggle, Vote, VoterSet,
+    SnapshotMeta, Toggle, TransferFailure, Vote, VoterSet,
 };
 
 /// Certificates for mutual TLS between peers, as PEM files.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_core::{
-    ChangeMembers, ClusterId, Event, GroupId, LogId, Node as Member, NodeId, Phase, ReadPolicy, Refusal, Retain,
+    ChangeMembers, ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, NodeId, Phase, ReadPolicy, Refusal,
+    Retain,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -248,8 +249,13 @@ impl<S: RaftStateMachine> Raft<S> {
 
     /// Stops the group on this node. If it is the only one of its host, stops the host too.
     ///
+    /// A leader hands over first if another voter was heard of lately, which takes an election timeout at most.
     /// Calls under way are answered: [`ClientWriteError::OutcomeUnknown`] to writes that are in the log.
     pub async fn shutdown(&self) {
+        if self.is_leader() {
+            // The others elect a leader in any case, only later.
+            let _handed_over = self.trigger().transfer_leader(None).await;
+        }
         if let Some(host) = &self.owned_host {
             return host.shutdown().await;
         }
@@ -279,6 +285,25 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     /// Campaigns, after a pre-vote.
     pub fn elect(&self) {
         self.bring(Event::Elect { phase: Phase::Pre });
+    }
+
+    /// Hands leadership over to `to`, or with `None` to the most up-to-date voter; returns the new leader id once
+    /// this node has heard of it (dissertation 3.10). Only on the leader.
+    ///
+    /// Until then writes are sent on to the target. Ends within
+    /// [`Config::election_timeout_max`](crate::Config::election_timeout_max).
+    ///
+    /// # Errors
+    /// See [`ChangeError`]. With [`Refusal::NotTransferred`] this node leads on, or it names who leads.
+    pub async fn transfer_leader(&self, to: impl Into<Option<NodeId>>) -> Result<LeaderId, ChangeError> {
+        let (reply, result) = oneshot::channel();
+        self.raft.group.node.bring(Input::Transfer { to: to.into(), reply });
+        result.await.unwrap_or_else(|_| Err(ChangeError::Closed(self.raft.group.closed_reason())))
+    }
+
+    /// Gives up the transfer under way, if there is one: this node takes writes again.
+    pub fn abort_transfer(&self) {
+        self.bring(Event::AbortTransfer);
     }
 
     /// Starts a heartbeat round, if this node leads.

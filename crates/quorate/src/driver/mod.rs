@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use quorate_core::{
     Actions, AppendHeader, AppendReply, ChangeMembers, ClusterId, Core, Entries, Envelope, Event, GroupId, Incarnation,
-    Instant, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId, Retain, SnapshotMeta, Span,
-    StreamId, WriteId,
+    Instant, LeaderId, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId, Retain, SnapshotMeta,
+    Span, StreamId, WriteId,
 };
 use quorate_wire::{BatchBuilder, Batches, Packet};
 use smallvec::SmallVec;
@@ -66,6 +66,11 @@ pub(crate) enum Input {
     Initialize {
         membership: Membership,
         reply: oneshot::Sender<Result<LogId, InitializeError>>,
+    },
+    /// Hand leadership over.
+    Transfer {
+        to: Option<NodeId>,
+        reply: oneshot::Sender<Result<LeaderId, ChangeError>>,
     },
     /// Entries sent to this peer may not have arrived.
     Lost(NodeId),
@@ -165,6 +170,7 @@ enum Waiting {
     Read(Arc<ReadBatch>, Instant),
     Change(oneshot::Sender<Result<LogId, ChangeError>>),
     Initialize(oneshot::Sender<Result<LogId, InitializeError>>),
+    Transfer(oneshot::Sender<Result<LeaderId, ChangeError>>),
 }
 
 /// What a driver is made of.
@@ -345,6 +351,10 @@ impl Driver {
                 let request = self.wait(Waiting::Initialize(reply));
                 self.step(now, Event::Initialize { request, membership }, effects);
             }
+            Input::Transfer { to, reply } => {
+                let request = self.wait(Waiting::Transfer(reply));
+                self.step(now, Event::TransferLeader { request, to }, effects);
+            }
             Input::Lost(peer) => {
                 if let Some((to, stream)) = self.streams.iter().find(|(id, _)| *id == peer).copied() {
                     self.step(now, Event::SendLost { to, stream }, effects);
@@ -461,6 +471,9 @@ impl Driver {
                 }
                 Waiting::Initialize(reply) => {
                     fired.calls.push(Box::new(move || drop(reply.send(Err(InitializeError::OutcomeUnknown)))));
+                }
+                Waiting::Transfer(reply) => {
+                    fired.calls.push(Box::new(move || drop(reply.send(Err(ChangeError::OutcomeUnknown)))));
                 }
             }
         }

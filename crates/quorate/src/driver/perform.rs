@@ -1,8 +1,8 @@
 //! Performing the core's actions.
 
 use quorate_core::{
-    Action, Append, AppendHeader, CoreEntry, Event, LogId, Message, NodeId, Note, Outcome, Refusal, RequestId, Source,
-    Span, StreamId, Tail as LogTail, Write, WriteOp,
+    Action, Append, AppendHeader, CoreEntry, Event, LeaderId, LogId, Message, NodeId, Note, Outcome, Refusal,
+    RequestId, Source, Span, StreamId, Tail as LogTail, Write, WriteOp,
 };
 use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries_of};
 
@@ -211,28 +211,38 @@ impl Driver {
             Some(Waiting::Read(batch, _)) => match outcome {
                 Outcome::Read(log_id) => batch.finish(Ok(log_id), &mut effects.fired),
                 Outcome::Refused(refusal) => batch.finish(Err(refusal), &mut effects.fired),
-                Outcome::Proposed(_) | Outcome::MembershipChanged(_) | Outcome::Initialized(_) | Outcome::Unknown => {
-                    batch.finish(Err(Refusal::NotLeader { leader: None }), &mut effects.fired)
-                }
+                Outcome::Proposed(_)
+                | Outcome::MembershipChanged(_)
+                | Outcome::Initialized(_)
+                | Outcome::Transferred(_)
+                | Outcome::Unknown => batch.finish(Err(Refusal::NotLeader { leader: None }), &mut effects.fired),
             },
             Some(Waiting::Change(reply)) => {
                 let result = match outcome {
                     Outcome::MembershipChanged(log_id) => Ok(log_id),
                     Outcome::Refused(Refusal::NotLeader { leader }) => Err(ChangeError::NotLeader { leader }),
                     Outcome::Refused(refusal) => Err(ChangeError::Refused(refusal)),
-                    Outcome::Proposed(_) | Outcome::Read(_) | Outcome::Initialized(_) | Outcome::Unknown => {
-                        Err(ChangeError::OutcomeUnknown)
-                    }
+                    Outcome::Proposed(_)
+                    | Outcome::Read(_)
+                    | Outcome::Initialized(_)
+                    | Outcome::Transferred(_)
+                    | Outcome::Unknown => Err(ChangeError::OutcomeUnknown),
                 };
+                effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
+            }
+            Some(Waiting::Transfer(reply)) => {
+                let result = transferred(outcome);
                 effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
             }
             Some(Waiting::Initialize(reply)) => {
                 let result = match outcome {
                     Outcome::Initialized(log_id) => Ok(log_id),
                     Outcome::Refused(refusal) => Err(InitializeError::Refused(refusal)),
-                    Outcome::Proposed(_) | Outcome::Read(_) | Outcome::MembershipChanged(_) | Outcome::Unknown => {
-                        Err(InitializeError::OutcomeUnknown)
-                    }
+                    Outcome::Proposed(_)
+                    | Outcome::Read(_)
+                    | Outcome::MembershipChanged(_)
+                    | Outcome::Transferred(_)
+                    | Outcome::Unknown => Err(InitializeError::OutcomeUnknown),
                 };
                 effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
             }
@@ -263,15 +273,33 @@ impl Driver {
                     | Refusal::AlreadyInitialized
                     | Refusal::NotAmongVoters
                     | Refusal::LeaseDisabled
+                    | Refusal::NotTransferred(_)
                     | Refusal::Halted => None,
                 };
                 release(permit);
                 waits.fail(0, &Failure::NotLeader(leader), &mut effects.fired);
             }
-            Outcome::Read(_) | Outcome::MembershipChanged(_) | Outcome::Initialized(_) | Outcome::Unknown => {
+            Outcome::Read(_)
+            | Outcome::MembershipChanged(_)
+            | Outcome::Initialized(_)
+            | Outcome::Transferred(_)
+            | Outcome::Unknown => {
                 waits.fail(0, &Failure::Unknown, &mut effects.fired);
             }
         }
+    }
+}
+
+fn transferred(outcome: Outcome) -> Result<LeaderId, ChangeError> {
+    match outcome {
+        Outcome::Transferred(leader_id) => Ok(leader_id),
+        Outcome::Refused(Refusal::NotLeader { leader }) => Err(ChangeError::NotLeader { leader }),
+        Outcome::Refused(refusal) => Err(ChangeError::Refused(refusal)),
+        Outcome::Proposed(_)
+        | Outcome::Read(_)
+        | Outcome::MembershipChanged(_)
+        | Outcome::Initialized(_)
+        | Outcome::Unknown => Err(ChangeError::OutcomeUnknown),
     }
 }
 

@@ -117,6 +117,8 @@ impl Stage {
             "read" => self.read(&mut words)?,
             "change" => return self.change(&mut words),
             "initialize" => self.initialize(&mut words)?,
+            "transfer" => self.transfer(&mut words)?,
+            "abort-transfer" => self.event(&mut words, |_| Ok(Event::AbortTransfer))?,
             "heartbeat" => self.event(&mut words, |_| Ok(Event::Heartbeat))?,
             "snapshot" => self.event(&mut words, |_| Ok(Event::Snapshot))?,
             "purge" => self.event(&mut words, |words| Ok(Event::PurgeLog { upto: words.number("an index")? }))?,
@@ -381,6 +383,15 @@ impl Stage {
         let request = world.next_request();
         world.tell(Kind::Told, format!("r{} asks {id}", request.0));
         world.step(id, Event::Initialize { request, membership: membership(&voters, &[]) }, &[])
+    }
+
+    fn transfer(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let to = words.maybe().map(super::words::node).transpose()?;
+        let world = self.world_mut()?;
+        let request = world.next_request();
+        world.tell(Kind::Told, format!("r{} asks {id}", request.0));
+        world.step(id, Event::TransferLeader { request, to }, &[])
     }
 
     fn inject(&mut self, words: &mut Words<'_>) -> Done {

@@ -2,7 +2,7 @@
 
 use quorate_core::{
     AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, LogId, Membership, Message, Note, Outcome,
-    PeerState, Phase, ReadPolicy, Refusal, StepDown, Tail, VoteAnswer, VoteReply, VoteRequest,
+    PeerState, Phase, ReadPolicy, Refusal, StepDown, Tail, TransferFailure, VoteAnswer, VoteReply, VoteRequest,
 };
 
 use super::disk::{DiskOp, Entry, PendingWrite};
@@ -173,6 +173,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::Read(id) => format!("read at {}", log_id(*id)),
         Outcome::MembershipChanged(id) => format!("membership changed {id}"),
         Outcome::Initialized(id) => format!("initialized {id}"),
+        Outcome::Transferred(leader_id) => format!("transferred to {leader_id}"),
         Outcome::Refused(refusal) => format!("refused {}", refused(refusal)),
         Outcome::Unknown => "unknown".to_string(),
     }
@@ -193,6 +194,17 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::AlreadyInitialized => "already initialized".to_string(),
         Refusal::NotAmongVoters => "not among voters".to_string(),
         Refusal::LeaseDisabled => "lease disabled".to_string(),
+        Refusal::NotTransferred(failure) => not_transferred(*failure),
         Refusal::Halted => "halted".to_string(),
+    }
+}
+
+fn not_transferred(failure: TransferFailure) -> String {
+    match failure {
+        TransferFailure::NoTarget => "not transferred: no target".to_string(),
+        TransferFailure::NotVoter(id) => format!("not transferred: {id} is no voter"),
+        TransferFailure::TimedOut { to } => format!("not transferred: {to} timed out"),
+        TransferFailure::Aborted { to } => format!("not transferred: {to} aborted"),
+        TransferFailure::LeaderChanged { leader } => format!("not transferred: {leader} leads"),
     }
 }

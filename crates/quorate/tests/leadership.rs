@@ -1,0 +1,93 @@
+//! Leadership through the public API: transfers and their outcomes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{PATIENCE, by_id, leader, start, stop};
+use quorate::{ChangeError, Config, NodeId, Refusal, TransferFailure};
+
+/// Leaders that are not late although the machine is busy.
+fn patient(seconds: u64) -> Config {
+    Config {
+        election_timeout_min: Duration::from_secs(seconds),
+        election_timeout_max: Duration::from_secs(seconds + 1),
+        heartbeat_interval: Duration::from_millis(50),
+        ..Config::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_round_under_load_and_no_write_is_lost() {
+    let (_network, nodes) = start(3, patient(2)).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for (number, node) in nodes.iter().cloned().enumerate() {
+        let over = Arc::clone(&over);
+        writers.push(tokio::spawn(async move {
+            let mut written = 0;
+            while !over.load(Ordering::Relaxed) {
+                // A leader stops taking writes before it hands over, so no write is caught in between.
+                node.client_write(format!("{number}-{written}")).await.unwrap();
+                written += 1;
+            }
+            written
+        }));
+    }
+    let mut last = leader(&nodes).await.current_leader().unwrap();
+    for turn in 0..9 {
+        let from = by_id(&nodes, last).unwrap();
+        let to = NodeId(last.0 % 3 + 1);
+        // Every third time the leader chooses.
+        let named = (turn % 3 != 2).then_some(to);
+        let leader_id = from.trigger().transfer_leader(named).await.unwrap();
+        assert_eq!(named.unwrap_or(leader_id.node_id), leader_id.node_id);
+        assert_ne!(leader_id.node_id, last);
+        last = leader_id.node_id;
+        by_id(&nodes, last).unwrap().wait(PATIENCE).current_leader(last).await.unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut sum = 0;
+    for writer in writers {
+        sum += writer.await.unwrap();
+    }
+    let applied = nodes[0].read(quorate::ReadPolicy::ReadIndex, |ledger| ledger.applied.len()).await.unwrap();
+    assert_eq!(applied, sum, "each write is applied once");
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_that_cannot_be_says_why() {
+    let (network, nodes) = start(3, Config::default()).await;
+    let first = leader(&nodes).await;
+    let other = nodes.iter().find(|node| node.node_id() != first.node_id()).unwrap();
+    let asked = other.trigger().transfer_leader(NodeId(1)).await;
+    assert_eq!(asked, Err(ChangeError::NotLeader { leader: Some(first.node_id()) }));
+    let asked = first.trigger().transfer_leader(NodeId(9)).await;
+    assert_eq!(asked, Err(ChangeError::Refused(Refusal::UnknownNode(NodeId(9)))));
+
+    // A target that is cut off is given up after an election timeout, and the leader takes writes again.
+    network.isolate(other.node_id());
+    let asked = first.trigger().transfer_leader(other.node_id()).await;
+    let failure = TransferFailure::TimedOut { to: other.node_id() };
+    assert_eq!(asked, Err(ChangeError::Refused(Refusal::NotTransferred(failure))));
+    first.client_write("after".to_owned()).await.unwrap();
+    network.heal();
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_shut_down_hands_over_first() {
+    // An election by time-out would take five seconds at least, longer than the writes below wait.
+    let config = Config { write_timeout: Duration::from_secs(3), ..patient(5) };
+    let (_network, nodes) = start(3, config).await;
+    let first = leader(&nodes).await;
+    first.shutdown().await;
+    for node in nodes.iter().filter(|node| node.node_id() != first.node_id()) {
+        node.client_write("after".to_owned()).await.unwrap();
+    }
+}
