@@ -26,7 +26,8 @@ number! {
     GroupId(u64)
 }
 number! {
-    /// The cluster's identity: random, made once at initialization, in every handshake and on every disk.
+    /// The cluster's identity: random, made once at initialization, in every handshake and on every disk. Its upper
+    /// 16 bits count recoveries of a lost quorum (law 16); see [`ClusterId::recovery`].
     ClusterId(u128)
 }
 number! {
@@ -54,6 +55,33 @@ number! {
 number! {
     /// Names one campaign of a candidate. A grant counts only for the campaign it echoes.
     Campaign(u64)
+}
+
+impl ClusterId {
+    /// Where the count of recoveries begins.
+    const RECOVERY_SHIFT: u32 = 112;
+
+    /// The id of a new cluster, never zero, from random bits.
+    pub fn from_random(bits: u128) -> Self {
+        Self(bits).base().max(ClusterId(1))
+    }
+
+    /// How often a lost quorum of the cluster was recovered: its recovery epoch. Nodes of different ones refuse each
+    /// other like nodes of different clusters.
+    pub fn recovery(self) -> u16 {
+        (self.0 >> Self::RECOVERY_SHIFT) as u16
+    }
+
+    /// The id that the cluster was made with. Checksums of entries and files start from it, so that a recovery need
+    /// not write the log again.
+    pub fn base(self) -> Self {
+        Self(self.0 & (u128::MAX >> (128 - Self::RECOVERY_SHIFT)))
+    }
+
+    /// The id after one more recovery; `None` after 65,535.
+    pub fn recovered(self) -> Option<Self> {
+        Some(Self(self.base().0 | u128::from(self.recovery().checked_add(1)?) << Self::RECOVERY_SHIFT))
+    }
 }
 
 impl fmt::Display for NodeId {
@@ -236,5 +264,23 @@ impl fmt::Display for LogId {
 impl fmt::Debug for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovery_changes_the_cluster_id_and_not_its_base() {
+        let made = ClusterId::from_random(u128::MAX);
+        assert_eq!((made.recovery(), made.base()), (0, made));
+        let once = made.recovered().unwrap();
+        let twice = once.recovered().unwrap();
+        assert_eq!((once.recovery(), twice.recovery()), (1, 2));
+        assert_eq!((once.base(), twice.base()), (made, made));
+        assert!(once != made && twice != once);
+        assert_eq!(ClusterId(u128::MAX).recovered(), None, "there is no 65,536th");
+        assert_eq!(ClusterId::from_random(0), ClusterId(1), "zero is no cluster");
     }
 }

@@ -104,6 +104,13 @@ pub struct PeerHello {
     pub dialed_by: DialedBy,
 }
 
+impl PeerHello {
+    /// Whether the two cannot be one process: the same disk, started another number of times.
+    pub(crate) fn is_copy_of(&self, other: &PeerHello) -> bool {
+        (self.node, self.incarnation) == (other.node, other.incarnation) && self.boot_counter != other.boot_counter
+    }
+}
+
 /// Which end dialed a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DialedBy {
@@ -139,6 +146,8 @@ pub enum RefusalCode {
     Busy,
     /// A snapshot did not arrive whole, or cannot be kept.
     Snapshot,
+    /// A lost quorum was recovered on one side and not on the other (law 16).
+    Recovery,
     /// A code of a later version.
     Unknown(u16),
 }
@@ -157,6 +166,7 @@ impl RefusalCode {
             RefusalCode::Peer => 9,
             RefusalCode::Busy => 10,
             RefusalCode::Snapshot => 11,
+            RefusalCode::Recovery => 12,
             RefusalCode::Unknown(number) => number,
         }
     }
@@ -174,6 +184,7 @@ impl RefusalCode {
             9 => RefusalCode::Peer,
             10 => RefusalCode::Busy,
             11 => RefusalCode::Snapshot,
+            12 => RefusalCode::Recovery,
             other => RefusalCode::Unknown(other),
         }
     }
@@ -405,6 +416,10 @@ pub(crate) fn judge_reply(local: &LocalIdentity, to: NodeId, peer: &LocalIdentit
 /// Blank nodes may talk to each other and to nodes of any cluster, to join it; all others only within theirs.
 fn judge_identity(local: &LocalIdentity, peer: &LocalIdentity) -> Result<(), Refusal> {
     let blank = ClusterId(0);
+    let recovered = local.cluster.base() == peer.cluster.base() && local.cluster.recovery() != peer.cluster.recovery();
+    if recovered && local.cluster.base() != blank {
+        return Err(Refusal::new(RefusalCode::Recovery, recovery_text(local, peer)));
+    }
     if local.cluster != peer.cluster && local.cluster != blank && peer.cluster != blank {
         let text = format!(
             "node {} belongs to cluster {}, node {} to cluster {}",
@@ -420,6 +435,23 @@ fn judge_identity(local: &LocalIdentity, peer: &LocalIdentity) -> Result<(), Ref
         return Err(Refusal::new(RefusalCode::Mode, text));
     }
     Ok(())
+}
+
+/// Says which of two nodes was left behind when a lost quorum was recovered, and what to do with it (law 16).
+fn recovery_text(one: &LocalIdentity, other: &LocalIdentity) -> String {
+    let (old, new) = match one.cluster.recovery() < other.cluster.recovery() {
+        true => (one, other),
+        false => (other, one),
+    };
+    format!(
+        "node {} is of recovery {} of the cluster, node {} of recovery {}: a lost quorum was recovered without node {}; \
+         stop it, empty its data directory and add it as a new node",
+        old.node,
+        old.cluster.recovery(),
+        new.node,
+        new.cluster.recovery(),
+        old.node
+    )
 }
 
 /// The highest version both ends speak.
@@ -586,6 +618,10 @@ mod tests {
         assert_eq!(judge_request(&identity(0, 2), &request(identity(0, 1), 2)), Ok(1), "and may found a cluster");
 
         assert_eq!(code(judge_request(&local, &request(identity(8, 1), 2))), RefusalCode::Cluster);
+        let recovered = identity(7 | 1 << 112, 1);
+        assert_eq!(code(judge_request(&local, &request(recovered, 2))), RefusalCode::Recovery);
+        assert_eq!(code(judge_request(&recovered, &request(local, 1))), RefusalCode::Recovery);
+        assert_eq!(judge_request(&recovered, &request(identity(0, 2), 1)), Ok(1), "a blank node may join again");
         assert_eq!(code(judge_request(&local, &request(identity(7, 1), 3))), RefusalCode::WrongNode);
         assert_eq!(code(judge_request(&local, &request(identity(7, 2), 3))), RefusalCode::Oneself);
         let other_disk = LocalIdentity { incarnation: Incarnation(1), ..local };

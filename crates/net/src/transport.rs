@@ -353,7 +353,11 @@ impl Inner {
     /// Notes a peer's hello, in either direction.
     pub(crate) fn note_hello(&self, hello: &PeerHello) {
         if let Some(peer) = self.peer(hello.node) {
-            *lock(&peer.hello) = Some(*hello);
+            let before = lock(&peer.hello).replace(*hello);
+            if before.is_some_and(|before| before.is_copy_of(hello) && before.boot_counter < hello.boot_counter) {
+                // What was dialed may be an older copy of the disk that spoke now: dial anew, and judge anew.
+                peer.renew();
+            }
             if hello.dialed_by == DialedBy::Peer {
                 // Who dials us can be dialed: do not sit out a wait.
                 peer.control.wake.notify_waiters();
@@ -366,7 +370,25 @@ impl Inner {
     pub(crate) fn enter(self: &Arc<Self>, hello: PeerHello) -> Entered {
         let number = self.next_incoming.fetch_add(1, Relaxed);
         let close = Arc::new(Notify::new());
-        lock(&self.incoming).insert(number, (hello, Arc::clone(&close)));
+        let mut incoming = lock(&self.incoming);
+        // Connections of an earlier start of the same disk go: that process is gone, or it runs on an older copy of the
+        // disk and was let in before that could be known (law 15). It is refused when it comes again.
+        for (other, its_close) in incoming.values().filter(|(other, _)| other.is_copy_of(&hello)) {
+            let (older, newer) =
+                (hello.boot_counter.min(other.boot_counter), hello.boot_counter.max(other.boot_counter));
+            if other.boot_counter < hello.boot_counter {
+                tracing::debug!(peer = %hello.node, "start {newer} of its disk is here: closed a connection of start {older}");
+                its_close.notify_one();
+            } else {
+                tracing::error!(
+                    peer = %hello.node,
+                    "closed a connection from an older copy of the node's disk: start {older}, but start {newer} is here"
+                );
+                close.notify_one();
+            }
+        }
+        incoming.insert(number, (hello, Arc::clone(&close)));
+        drop(incoming);
         Entered { inner: Arc::clone(self), number, close }
     }
 

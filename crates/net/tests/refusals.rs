@@ -178,3 +178,31 @@ async fn what_cannot_be_bound_is_said_clearly() {
     bad.incoming_dir = Some("/dev/null/nowhere".into());
     assert!(matches!(Transport::bind(bad).await.unwrap_err(), NetError::IncomingDir { .. }));
 }
+
+#[tokio::test]
+async fn a_node_of_before_a_recovery() {
+    let recovered = LocalIdentity { cluster: common::CLUSTER.recovered().unwrap(), ..identity(2) };
+    refused(identity(1), recovered, "node 1 is of recovery 0 of the cluster, node 2 of recovery 1").await;
+    let recovered = LocalIdentity { cluster: common::CLUSTER.recovered().unwrap(), ..identity(1) };
+    refused(recovered, identity(2), "stop it, empty its data directory and add it as a new node").await;
+}
+
+#[tokio::test]
+async fn an_older_copy_that_was_let_in_before_the_newer_one_came() {
+    let mut log = Log::capture();
+    let node = Node::start(options(identity(2))).await;
+    let mut older = common::raw_peer(&node, Hello { boot: 4, ..Hello::new(1, 2, 1) }).await;
+    let mut other_disk = common::raw_peer(&node, Hello::new(3, 2, 1)).await;
+    let _newer = common::raw_peer(&node, Hello { boot: 5, ..Hello::new(1, 2, 1) }).await;
+    assert_eq!(common::read_to_close(&mut older).await, [], "closed once the newer one is known");
+    log.line(&["DEBUG", "peer=1", "start 5 of its disk is here: closed a connection of start 4"]).await;
+    // And the other way round, as when both shook hands at once.
+    let mut late = common::raw_peer(&node, Hello { boot: 4, ..Hello::new(1, 2, 2) }).await;
+    assert_eq!(common::read_to_close(&mut late).await, []);
+    let again = common::raw_peer(&node, Hello { boot: 5, ..Hello::new(1, 2, 2) }).await;
+    log.line(&["ERROR", "peer=1", "an older copy of the node's disk: start 4, but start 5 is here"]).await;
+    // A connection that has nothing to do with it stands: it takes a frame and is closed only by its own goodbye.
+    other_disk.write_all(&common::frame_bytes(7, &[1, 0], &[])).await.unwrap();
+    log.line(&["peer=3", "the other end refuses this node"]).await;
+    drop(again);
+}

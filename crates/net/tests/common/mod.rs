@@ -248,11 +248,12 @@ pub struct Hello {
     pub cluster: u128,
     pub node: u64,
     pub to: u64,
+    pub boot: u64,
 }
 
 impl Hello {
     pub fn new(node: u64, to: u64, lane: u8) -> Self {
-        Self { versions: (1, 1), lane, mode: 0, cluster: CLUSTER.0, node, to }
+        Self { versions: (1, 1), lane, mode: 0, cluster: CLUSTER.0, node, to, boot: 1 }
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -265,7 +266,7 @@ impl Hello {
         out.extend_from_slice(&self.node.to_le_bytes());
         out.extend_from_slice(&self.to.to_le_bytes());
         out.extend_from_slice(&(1000 + u128::from(self.node)).to_le_bytes());
-        out.extend_from_slice(&1u64.to_le_bytes());
+        out.extend_from_slice(&self.boot.to_le_bytes());
         out.extend_from_slice(&(1u32 << 26).to_le_bytes());
         out.extend_from_slice(&0u64.to_le_bytes());
         out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());

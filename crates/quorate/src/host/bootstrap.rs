@@ -179,7 +179,7 @@ pub(crate) async fn found(
         let random = random_u128().map_err(|error| {
             InitializeError::Storage(crate::StorageError::new(crate::StorageErrorKind::Io, error.to_string()))
         })?;
-        host.adopt(ClusterId(random)).await.map_err(InitializeError::Storage)?;
+        host.adopt(ClusterId::from_random(random)).await.map_err(InitializeError::Storage)?;
     }
     let (reply, result) = oneshot::channel();
     // The cluster id was pushed first, so the first entry is already stamped with it.
