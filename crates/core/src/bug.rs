@@ -34,6 +34,10 @@ macro_rules! bugs {
 }
 
 bugs! {
+    /// A node that lost acknowledged entries to damage campaigns.
+    CampaignsWithLostEntries,
+    /// A node that lost acknowledged entries to damage votes as if it had never acknowledged them.
+    ForgetsPromisedEnd,
     /// A grant leaves before the vote is durable.
     GrantBeforePersist,
     /// An acknowledgement claims entries that are not durable.

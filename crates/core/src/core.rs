@@ -28,6 +28,8 @@ pub struct Core {
     /// The greatest vote this node has made or accepted; on disk once `disk` says so.
     pub(crate) vote: Vote,
     pub(crate) log: LogIds,
+    /// The last entry that was acknowledged before damage took the end of the log; see [`Core::lost_entries`].
+    pub(crate) promised_end: LogId,
     pub(crate) pieces: Pieces,
     /// The membership at `applied` and every later one in the log. Never empty; the last is in force.
     pub(crate) memberships: Vec<(LogId, Membership)>,
@@ -127,6 +129,7 @@ impl Core {
             asked_reads: Vec::new(),
             next_read,
             halted: false,
+            promised_end: recovered.promised_end,
             log: recovered.log,
             config,
         };
@@ -252,7 +255,9 @@ impl Core {
 
     fn on_initialize(&mut self, request: RequestId, membership: Membership, out: &mut Actions) {
         let refuse = |reason| Action::Reply { request, outcome: Outcome::Refused(reason) };
-        let blank = self.log.last() == LogId::ZERO && self.vote == Vote::default() && self.membership().is_empty();
+        let blank = self.log.last().max(self.promised_end) == LogId::ZERO
+            && self.vote == Vote::default()
+            && self.membership().is_empty();
         if !blank {
             return out.push(refuse(Refusal::AlreadyInitialized));
         }
@@ -376,6 +381,13 @@ impl Core {
 
     pub(crate) fn is_voter(&self) -> bool {
         self.membership().is_voter_as(self.config.node_id, self.config.incarnation)
+    }
+
+    /// What damage took from the log and is not there again: from after the log's end up to what this node may have
+    /// acknowledged. It votes as if it held that, and does not campaign (docs/design/001).
+    pub fn lost_entries(&self) -> Option<Span> {
+        let prev = self.log.last();
+        (self.promised_end > prev).then_some(Span { prev, last: self.promised_end })
     }
 
     pub(crate) fn is_only_voter(&self) -> bool {

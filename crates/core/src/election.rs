@@ -39,6 +39,10 @@ impl Core {
     /// Whether this node votes in the last committed membership or a later one. A leader on its way out may
     /// hold the only copy of the entry that removes it, and must be able to finish (dissertation 4.2.2).
     pub(crate) fn is_electable(&self) -> bool {
+        // Rule: a leader's log holds every committed entry, and really (dissertation 3.6.3, docs/design/001).
+        if self.lost_entries().is_some() && !bug(Bug::CampaignsWithLostEntries) {
+            return false;
+        }
         let committed = self.memberships.iter().rposition(|(id, _)| id.index <= self.commit).unwrap_or(0);
         let (me, incarnation) = (self.config.node_id, self.config.incarnation);
         self.memberships[committed..].iter().any(|(_, membership)| membership.is_voter_as(me, incarnation))
@@ -248,9 +252,12 @@ impl Core {
         if !acceptable {
             return VoteAnswer::StaleVote(self.vote);
         }
-        // Rule: vote only for a log that is at least as up to date (dissertation 3.6.1).
-        if request.last_log_id < self.log.last() {
-            return VoteAnswer::StaleLog(self.log.last());
+        // Rule: vote only for a log that is at least as up to date (dissertation 3.6.1), also as what damage took:
+        // what this node acknowledged may be committed.
+        let promised = if bug(Bug::ForgetsPromisedEnd) { crate::LogId::ZERO } else { self.promised_end };
+        let end = self.log.last().max(promised);
+        if request.last_log_id < end {
+            return VoteAnswer::StaleLog(end);
         }
         VoteAnswer::Granted
     }

@@ -173,6 +173,9 @@ pub struct Recovered {
     pub applied: LogId,
     /// The longest lease this node may have promised before it stopped (law 17).
     pub promised_lease: Duration,
+    /// The last entry this node may have acknowledged, if damage took the end of its log: then it is greater than
+    /// the log's last (docs/design/001). Anything else: nothing was lost.
+    pub promised_end: LogId,
 }
 
 /// A durable write. Writes are made, and complete, in the order of their ids.
@@ -449,6 +452,18 @@ pub enum Note {
         peer: NodeId,
         /// What it had acknowledged.
         held: LogId,
+    },
+    /// A peer lost entries that it had acknowledged, knows it, and is sent them again.
+    PeerLostEntries {
+        /// The peer.
+        peer: NodeId,
+        /// What it holds for certain, in the leader's log.
+        hint: LogId,
+    },
+    /// Everything that damage took from this node's log is there again, or proven uncommitted.
+    Repaired {
+        /// The last entry it may have acknowledged before.
+        promised_end: LogId,
     },
     /// A message that no correct peer sends; it was ignored.
     Impossible {

@@ -121,7 +121,10 @@ impl Core {
         let prev = append.prev;
         // The leader can skip everything of a leader that is not in its log (dissertation 3.5, end).
         let hint = self.log.last_at_most(prev.index, prev.leader_id);
-        let answer = AppendAnswer::Conflict { prev, hint };
+        let answer = match self.lost_entries() {
+            Some(_) => AppendAnswer::Lost { prev, hint },
+            None => AppendAnswer::Conflict { prev, hint },
+        };
         let header = &append.header;
         let reply = AppendReply { vote: header.vote, stream: header.stream, round: header.round, answer };
         out.push(Action::Send { to: from, message: Message::AppendReply(reply) });
@@ -154,8 +157,12 @@ impl Core {
             out.note(Note::Impossible { from, what: "entries of an earlier leader than the log they follow" });
             return false;
         }
+        let lost = self.lost_entries();
         for run in entries.runs.iter().filter(|run| run.last > agreed) {
             self.log.append(run.leader_id, run.last);
+        }
+        if let (Some(span), None) = (lost, self.lost_entries()) {
+            out.note(Note::Repaired { promised_end: span.last });
         }
         self.pieces.push(end.index, entries.bytes);
         self.disk.write(WriteOp::Append { span: Span { prev, last: end }, source: Source::Message }, out);

@@ -307,6 +307,11 @@ impl Core {
                     self.on_conflict(from, reply.round, prev, hint, out);
                 }
             }
+            AppendAnswer::Lost { prev, hint } => {
+                if self.on_round_acked(from, reply.round, out) {
+                    self.on_lost_entries(from, reply.round, prev, hint, out);
+                }
+            }
             AppendAnswer::Refused { seen } => self.on_refused(from, seen, out),
         }
     }
@@ -367,6 +372,23 @@ impl Core {
             peer.probe(next, None, next_stream, out);
         });
         self.replicate_to(from, out);
+    }
+
+    /// A peer lost entries and keeps its promises: it holds less than it acknowledged, and counts for what it holds
+    /// from now on. What it helped to commit stays committed: it votes as if it held it (docs/design/001).
+    fn on_lost_entries(&mut self, from: NodeId, round: Round, prev: LogId, hint: LogId, out: &mut Actions) {
+        let lowered = self.with_peer(from, |_, peer, _| {
+            let denies = prev.index > 0 && prev.index <= peer.matched.index;
+            if denies {
+                peer.matched = LogId::ZERO;
+                peer.matched_in = round;
+            }
+            denies
+        });
+        if lowered == Some(true) {
+            out.note(Note::PeerLostEntries { peer: from, hint });
+        }
+        self.on_conflict(from, round, prev, hint, out);
     }
 
     /// A peer has seen a greater vote.

@@ -175,6 +175,14 @@ pub enum AppendAnswer {
         /// The receiver's last log id that can still be in the leader's log at or before `prev`.
         hint: LogId,
     },
+    /// As `Conflict`, from a receiver that lost entries to damage which it may have acknowledged, and that keeps
+    /// what it promised (docs/design/001).
+    Lost {
+        /// The `prev` of the append that conflicted.
+        prev: LogId,
+        /// As in `Conflict`.
+        hint: LogId,
+    },
     /// The receiver has seen this greater vote.
     Refused {
         /// The greater vote.

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::core::{Core, Role};
 use crate::event::PeerState;
 use crate::ids::{Incarnation, LogId, NodeId, Vote};
+use crate::log::Span;
 use crate::membership::Membership;
 use crate::time::Instant;
 
@@ -46,6 +47,8 @@ pub struct Status {
     pub leader: Option<NodeId>,
     /// The end of its log.
     pub last_log_id: LogId,
+    /// What damage took from its log and is not there again.
+    pub lost_entries: Option<Span>,
     /// Its log is durable up to this index.
     pub durable: u64,
     /// Entries up to this index are committed, as far as it knows.
@@ -127,6 +130,7 @@ impl Core {
             vote: self.vote,
             leader: self.leader(),
             last_log_id: self.log.last(),
+            lost_entries: self.lost_entries(),
             durable: self.disk.index(),
             commit: self.commit,
             applied: self.applied,

@@ -40,6 +40,8 @@ impl Rng {
 struct Disk {
     vote: Vote,
     log: LogIds,
+    /// The end of the log before damage took it.
+    promised_end: LogId,
     snapshot: Option<SnapshotMeta>,
     pending: VecDeque<(WriteId, WriteOp, Vec<Run>)>,
 }
@@ -160,7 +162,8 @@ impl World {
             .filter_map(|index| log.at(index))
             .filter_map(|log_id| Some((log_id, self.memberships.get(&log_id)?.clone())))
             .collect();
-        let recovered = Recovered { vote: peer.disk.vote, log, memberships, snapshot, ..Recovered::default() };
+        let (vote, promised_end) = (peer.disk.vote, peer.disk.promised_end);
+        let recovered = Recovered { vote, log, memberships, snapshot, promised_end, ..Recovered::default() };
         let core = Core::new(config, recovered, now);
         core.check_state();
         peer.core = Some(core);
@@ -315,6 +318,29 @@ impl World {
                 peer.disk.log.purge(to.index);
             }
         }
+        self.maybe_damage(id);
+    }
+
+    /// Takes the end of a crashed node's log, as damage does, at most on one node at a time: more could take the last
+    /// copy of a committed entry. The node keeps what it promised (docs/design/001).
+    fn maybe_damage(&mut self, id: NodeId) {
+        let whole = self.peers.values().all(|peer| peer.disk.promised_end <= peer.disk.log.last());
+        // Where fewer than three vote, the damaged node's own vote is needed to prove that a lost entry was not committed.
+        let sets = self.memberships.values().flat_map(|membership| &membership.configs);
+        let voters = sets.map(|set| set.voters.len()).min().unwrap_or(0);
+        if !whole || voters < 3 || !self.rng.chance(20) {
+            return;
+        }
+        let disk = &self.peers[&id].disk;
+        let (first, last) = (disk.log.purged().index, disk.log.last().index);
+        // Before there is a leader the first membership is on one node only, and nobody else can campaign.
+        if last < 2 || self.peers.values().any(|peer| peer.disk.log.last() == LogId::ZERO) {
+            return;
+        }
+        let keep = first.max(1) + self.rng.below(last - first.max(1) + 1);
+        let disk = &mut self.peers.get_mut(&id).unwrap().disk;
+        disk.promised_end = disk.promised_end.max(disk.log.last());
+        disk.log.truncate_after(keep);
     }
 
     fn deliver(&mut self) {

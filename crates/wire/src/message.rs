@@ -268,6 +268,11 @@ fn put_append_reply(out: &mut Vec<u8>, reply: &AppendReply) {
             put_log_id(out, prev);
             put_log_id(out, hint);
         }
+        AppendAnswer::Lost { prev, hint } => {
+            out.put_u8(3);
+            put_log_id(out, prev);
+            put_log_id(out, hint);
+        }
         AppendAnswer::Refused { seen } => {
             out.put_u8(2);
             put_vote(out, seen);
@@ -283,6 +288,7 @@ fn read_append_reply(fields: &mut Reader<'_>) -> Result<AppendReply, WireError> 
         0 => AppendAnswer::Accepted { matched: fields.log_id()? },
         1 => AppendAnswer::Conflict { prev: fields.log_id()?, hint: fields.log_id()? },
         2 => AppendAnswer::Refused { seen: fields.vote()? },
+        3 => AppendAnswer::Lost { prev: fields.log_id()?, hint: fields.log_id()? },
         other => return Err(WireError::Value { field: "append reply's answer", value: other.into() }),
     };
     Ok(AppendReply { vote, stream, round, answer })

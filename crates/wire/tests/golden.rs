@@ -172,6 +172,11 @@ fn append_replies() {
         "04 00 0000 52000000 (9) (0)  (5) (2) 01 (11) (12)  01 (4) (3) (17) (0) (0) (0)",
     );
     check(
+        append_reply(AppendAnswer::Lost { prev: log_id(), hint: LogId::ZERO }),
+        Batches::new(),
+        "04 00 0000 52000000 (9) (0)  (5) (2) 01 (11) (12)  03 (4) (3) (17) (0) (0) (0)",
+    );
+    check(
         append_reply(AppendAnswer::Refused { seen: Vote::uncommitted(LeaderId::new(6, 1)) }),
         Batches::new(),
         "04 00 0000 33000000 (9) (0)  (5) (2) 01 (11) (12)  02 (6) (1) 00",

@@ -45,6 +45,12 @@ pub(super) fn trace(node: NodeId, group: GroupId, note: &Note) {
              `change_membership(AddVoterIds([{}]))`",
             peer.0
         ),
+        Note::PeerLostEntries { peer, hint } => {
+            tracing::warn!(node, group, peer = peer.0, %hint, "peer lost entries to damage; it is sent them again");
+        }
+        Note::Repaired { promised_end } => {
+            tracing::info!(node, group, %promised_end, "what damage took from the log is there again");
+        }
         Note::Impossible { from, what } => {
             tracing::error!(node, group, from = from.0, what, "impossible message ignored")
         }

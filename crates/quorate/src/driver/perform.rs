@@ -50,6 +50,8 @@ impl Driver {
             | Note::OtherIncarnation { .. }
             | Note::Rejoining { .. }
             | Note::OlderCopy { .. }
+            | Note::PeerLostEntries { .. }
+            | Note::Repaired { .. }
             | Note::Impossible { .. }
             | Note::SnapshotInstalled(_)
             | Note::Halted => {}

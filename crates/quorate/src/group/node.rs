@@ -666,7 +666,8 @@ pub(crate) fn outgoing(
 
 /// Whether nothing was ever written to this core's log.
 fn is_blank(core: &quorate_core::Core) -> bool {
-    core.last_log_id() == LogId::ZERO && core.vote() == Vote::default() && core.membership().is_empty()
+    let empty = core.last_log_id() == LogId::ZERO && core.lost_entries().is_none();
+    empty && core.vote() == Vote::default() && core.membership().is_empty()
 }
 
 /// What a panic said.

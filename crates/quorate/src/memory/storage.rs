@@ -87,6 +87,7 @@ impl Group {
             snapshot: None,
             applied: LogId::ZERO,
             promised_lease: self.promised_lease,
+            promised_end: LogId::ZERO,
         })
     }
 }

@@ -86,6 +86,7 @@ impl Stage {
         }
         match name {
             "disk" => self.disk(&mut words)?,
+            "damage" => self.damage(&mut words)?,
             "propose" => self.propose(&mut words)?,
             "persist" => self.persist(&mut words)?,
             "autopersist" => self.world_mut()?.autopersist = auto(words.word("on or off")?)?,
@@ -217,6 +218,21 @@ impl Stage {
             }
         }
         Ok(())
+    }
+
+    /// What a log does at opening that finds damage after an entry: it keeps what stands before it, and the log id of
+    /// its end (docs/design/001).
+    fn damage(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let keep: u64 = words.number("the last index that stays")?;
+        let node = self.world_mut()?.node_mut(id)?;
+        if node.core.is_some() {
+            return Err(format!("node {id} runs: damage is found when a node starts"));
+        }
+        let log = &mut node.disk.log;
+        let Some(after) = log.id_at(keep) else { return Err(format!("the log of node {id} does not hold {keep}")) };
+        node.disk.promised_end = node.disk.promised_end.max(log.last());
+        log.truncate(after)
     }
 
     fn propose(&mut self, words: &mut Words<'_>) -> Done {

@@ -164,6 +164,8 @@ pub(crate) struct Disk {
     pub(crate) vote: Vote,
     pub(crate) promised_lease: Duration,
     pub(crate) log: Log,
+    /// The last entry that was in the log before damage took its end.
+    pub(crate) promised_end: LogId,
     pub(crate) snapshot: Option<Snapshot>,
     /// Submitted and not yet durable, in the order of their ids.
     pub(crate) pending: VecDeque<PendingWrite>,

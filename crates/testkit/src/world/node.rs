@@ -172,6 +172,7 @@ impl Node {
             snapshot: self.disk.snapshot.as_ref().map(|snapshot| snapshot.meta.clone()),
             applied: self.machine.applied,
             promised_lease: self.disk.promised_lease,
+            promised_end: self.disk.promised_end,
         })
     }
 

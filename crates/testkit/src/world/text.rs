@@ -104,6 +104,7 @@ fn append_reply(reply: &AppendReply) -> String {
     let answer = match reply.answer {
         AppendAnswer::Accepted { matched } => format!("matched {}", log_id(matched)),
         AppendAnswer::Conflict { prev, hint } => format!("conflict {} hint {}", log_id(prev), log_id(hint)),
+        AppendAnswer::Lost { prev, hint } => format!("lost {} hint {}", log_id(prev), log_id(hint)),
         AppendAnswer::Refused { seen } => format!("refused {seen}"),
     };
     format!("AppendReply {} stream {} round {} {answer}", reply.vote.leader_id, reply.stream.0, reply.round.0)
@@ -123,6 +124,8 @@ pub(crate) fn note(note: &Note) -> String {
         Note::LostLog { named } => format!("halts: its log is lost, it votes as {named:?}"),
         Note::Rejoining { named } => format!("rejoins as a learner: its log is lost, it votes as {named:?}"),
         Note::OlderCopy { peer, held } => format!("peer {peer} denies {held}: an older copy of its disk"),
+        Note::PeerLostEntries { peer, hint } => format!("{peer} lost entries after {}", log_id(*hint)),
+        Note::Repaired { promised_end } => format!("is repaired up to {}", log_id(*promised_end)),
         Note::Impossible { from, what } => format!("impossible from {from}: {what}"),
         Note::SnapshotInstalled(id) => format!("snapshot installed {}", log_id(*id)),
         Note::Halted => "halts".to_string(),

@@ -177,9 +177,10 @@ pub(crate) fn packet(rng: &mut Rng, kind: u64) -> Packet {
             vote: Vote::committed(leader_id(rng)),
             stream: StreamId(rng.number()),
             round: Round(rng.number()),
-            answer: match rng.below(3) {
+            answer: match rng.below(4) {
                 0 => AppendAnswer::Accepted { matched: log_id(rng) },
                 1 => AppendAnswer::Conflict { prev: log_id(rng), hint: log_id(rng) },
+                2 => AppendAnswer::Lost { prev: log_id(rng), hint: log_id(rng) },
                 _ => AppendAnswer::Refused { seen: vote(rng) },
             },
         }),
