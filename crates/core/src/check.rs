@@ -1,9 +1,11 @@
-//! What must hold of one node's state between any two steps. Run after every step of every script, test and
-//! simulation; cheap enough to run always.
+//! What must hold of one node's state between any two steps; what must hold of a step is in `check_step.rs`. Run after
+//! every step of every script, test and simulation; cheap enough to run always.
 
 use crate::core::{Core, Role};
+use crate::invariant::Invariant as I;
+use crate::leader::Leader;
 use crate::message::Phase;
-use crate::progress::Mode;
+use crate::progress::{Mode, Progress};
 
 impl Core {
     /// Asserts the invariants of this node's state.
@@ -12,80 +14,86 @@ impl Core {
     /// If one does not hold: that is a bug in the core, not in what a peer, a file or a user said.
     pub fn check_state(&self) {
         self.check_log();
+        self.disk.check(self.log.last());
         self.check_memberships();
         match &self.role {
             Role::Follower(follower) => {
-                assert!(follower.accepted <= self.log.last().index, "only entries in the log are accepted");
-                assert!(follower.leader != Some(self.config.node_id), "no node follows itself");
-                if let Some(ack) = follower.ack {
-                    assert!(ack.matched.index <= self.log.last().index, "only entries in the log are acknowledged");
-                }
+                let last = self.log.last().index;
+                I::FollowsAnother.check(follower.leader != Some(self.config.node_id));
+                I::AcceptedInLog.check(follower.accepted <= last);
+                I::AcceptedInLog.check(follower.ack.is_none_or(|ack| ack.matched.index <= last));
             }
             Role::Candidate(candidate) => {
-                assert_eq!(candidate.vote.leader_id.node_id, self.config.node_id, "a node campaigns for itself");
-                assert!(!candidate.vote.committed, "a campaign's vote is not committed");
-                if candidate.phase == Phase::Real {
-                    assert_eq!(candidate.vote, self.vote, "a candidate votes for itself");
-                }
+                let for_itself = candidate.vote.leader_id.node_id == self.config.node_id;
+                I::CampaignsForItself.check(for_itself && !candidate.vote.committed);
+                I::CandidateVote.check(match candidate.phase {
+                    Phase::Real => candidate.vote == self.vote,
+                    Phase::Pre => candidate.vote.exceeds(self.vote, self.config.mode),
+                });
+                let voters = candidate.grants.iter().enumerate();
+                let twice = voters.into_iter().any(|(i, grant)| candidate.grants[..i].contains(grant));
+                I::GrantsCountedOnce.check(!twice);
             }
-            Role::Leader(_) => self.check_leader(),
+            Role::Leader(leader) => self.check_leader(leader),
         }
         self.check_transfer();
     }
 
     fn check_log(&self) {
         let last = self.log.last();
-        self.disk.check(last);
-        assert!(self.commit <= last.index, "only entries in the log are committed");
-        assert!(self.commit >= self.log.purged().index, "only committed entries are purged");
-        assert!(self.applied <= self.apply_sent, "only what was handed out is applied");
-        assert!(self.apply_sent.index <= self.commit, "only committed entries are applied");
-        assert!(self.log.purged().index <= self.snapshot.last.index, "only what a durable snapshot covers is purged");
-        assert!(self.snapshot.last.index <= self.commit, "only committed entries are in a snapshot");
-        let leader_ids = self.log.runs().map(|run| run.leader_id);
-        assert!(leader_ids.is_sorted(), "leader ids never go back along a log");
-        assert!(
-            last.leader_id <= self.vote.leader_id || self.config.mode == crate::LeaderIdMode::Standard,
-            "the log holds no entry of a leader beyond the vote"
-        );
-        assert!(last.leader_id.term <= self.vote.leader_id.term, "the log holds no entry of a later term");
+        let purged = self.log.purged();
+        I::CommitInLog.check(self.commit <= last.index);
+        I::PurgedBehindSnapshot.check(purged.index <= self.commit && purged.index <= self.snapshot.last.index);
+        I::SnapshotIsCommitted.check(self.snapshot.last.index <= self.commit);
+        I::AppliedIsCommitted.check(self.applied <= self.apply_sent && self.apply_sent.index <= self.commit);
+        I::AppliedIsDurable.check(self.apply_sent.index <= self.disk.index().max(self.snapshot.last.index));
+        let mut runs = self.log.runs().map(|run| run.leader_id);
+        I::LeaderIdsGrow.check(runs.by_ref().is_sorted());
+        let beyond = last.leader_id > self.vote.leader_id && self.config.mode == crate::LeaderIdMode::Advanced;
+        I::LogWithinVote.check(!beyond && last.leader_id.term <= self.vote.leader_id.term);
+        I::SizesEndWithLog.check(self.pieces.end() == last.index);
     }
 
     fn check_memberships(&self) {
-        assert!(!self.memberships.is_empty(), "a membership is always in force");
         let indexes = self.memberships.iter().map(|(id, _)| id.index);
-        assert!(indexes.is_sorted(), "memberships are in log order");
-        assert!(self.in_force().0.index <= self.log.last().index, "the membership in force is in the log");
+        I::MembershipsInOrder.check(!self.memberships.is_empty() && indexes.is_sorted());
+        I::MembershipInLog.check(self.in_force().0.index <= self.log.last().index);
     }
 
     fn check_transfer(&self) {
         let Some(transfer) = self.transfer else { return };
-        assert!(transfer.to != self.config.node_id, "no node hands over to itself");
-        assert_eq!(transfer.from.node_id, self.config.node_id, "a node hands over what it led");
-        if self.transferring_to().is_some() {
-            assert_eq!(transfer.last, self.log.last(), "nothing is appended while leadership is handed over");
+        let me = self.config.node_id;
+        I::HandsOverItsOwn.check(transfer.to != me && transfer.from.node_id == me);
+        I::NothingWhileTransferring.check(self.transferring_to().is_none() || transfer.last == self.log.last());
+    }
+
+    fn check_leader(&self, leader: &Leader) {
+        let me = self.config.node_id;
+        let vote = self.vote;
+        I::LeadsUnderOwnVote.check(vote.committed && vote.leader_id.node_id == me);
+        I::LeaderOwesNoLease.check(self.contact.is_none());
+        let (first, purged, last) = (leader.first_own, self.log.purged().index, self.log.last().index);
+        let starts = self.log.at(first).is_none_or(|id| first <= purged || id.leader_id == vote.leader_id);
+        let before = self.log.at(first.saturating_sub(1)).is_none_or(|id| id.leader_id < vote.leader_id);
+        I::LeadershipStarts.check(first <= last && starts && before);
+        let own = self.memberships.iter().filter(|(id, _)| id.index >= first && id.index > self.commit);
+        I::OneOpenMembership.check(own.count() <= 1);
+        let others = self.membership().nodes.keys().filter(|id| **id != me);
+        I::PeersAreMembers.check(leader.peers.iter().map(|peer| &peer.id).eq(others));
+        leader.peers.iter().for_each(|peer| self.check_peer(leader, peer));
+        if let Some((round, read_at)) = leader.reads.under_way() {
+            I::RoundsBegan.check(round <= leader.round);
+            I::ReadsAtCommit.check(read_at.index <= self.commit && read_at.index >= first);
         }
     }
 
-    fn check_leader(&self) {
-        let Role::Leader(leader) = &self.role else { return };
-        assert!(self.vote.committed, "a leader's vote is committed");
-        assert_eq!(self.vote.leader_id.node_id, self.config.node_id, "a leader leads under its own vote");
-        assert!(leader.first_own <= self.log.last().index, "a leadership starts with a blank entry");
-        let own = self.memberships.iter().filter(|(id, _)| id.index >= leader.first_own && id.index > self.commit);
-        assert!(own.count() <= 1, "a leader appends a membership only when its last one is committed (law 12)");
-        let ids = leader.peers.iter().map(|peer| peer.id);
-        assert!(ids.is_sorted(), "peers are in order");
-        for peer in &leader.peers {
-            assert!(peer.id != self.config.node_id, "a leader is not its own peer");
-            assert!(peer.matched.index < peer.next, "what is matched is not sent again");
-            assert!(peer.next <= self.log.last().index + 1, "only entries in the log are sent");
-            assert!(peer.acked <= leader.round, "only rounds that began are acknowledged");
-            if let Mode::Replicate { inflight, .. } = &peer.mode {
-                let spans = inflight.iter().map(|sent| (sent.first, sent.last));
-                assert!(spans.is_sorted(), "appends in flight are in log order");
-                assert!(inflight.len() <= self.config.max_inflight_appends, "the message window is kept");
-            }
+    fn check_peer(&self, leader: &Leader, peer: &Progress) {
+        let held = peer.matched.index <= self.log.purged().index || self.log.holds(peer.matched);
+        I::ProgressInLog.check(held && peer.matched.index < peer.next && peer.next <= self.log.last().index + 1);
+        I::RoundsBegan.check(peer.acked <= leader.round);
+        if let Mode::Replicate { inflight, .. } = &peer.mode {
+            I::InflightInWindow.check(inflight.iter().map(|sent| (sent.first, sent.last)).is_sorted());
+            I::InflightInWindow.check(inflight.iter().all(|sent| sent.first <= sent.last && sent.last < peer.next));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::event::{Action, Actions, Write, WriteOp};
 use crate::ids::{Campaign, LogId, Vote, WriteId};
+use crate::invariant::Invariant as I;
 use crate::time::Instant;
 
 /// Something to do once a write, and every earlier one, is durable.
@@ -106,11 +107,44 @@ impl Durability {
         self.held.pop_front_if(|(id, _)| *id <= persisted).map(|(_, held)| held)
     }
 
+    /// The last write asked for.
+    pub(crate) fn asked(&self) -> WriteId {
+        self.asked
+    }
+
+    /// Every write up to this one is durable.
+    pub(crate) fn durable_write(&self) -> WriteId {
+        self.persisted
+    }
+
+    /// What waits, and for which write, in order.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &(WriteId, Held)> {
+        self.held.iter()
+    }
+
+    /// Breaks the state, to see that the checks notice.
+    #[cfg(test)]
+    pub(crate) fn claim_persisted(&mut self, write: WriteId) {
+        self.persisted = write;
+    }
+
+    /// Breaks a promise to hold, to see that the checks notice.
+    #[cfg(test)]
+    pub(crate) fn forget_held(&mut self) {
+        self.held.clear();
+    }
+
+    /// Breaks the order of what is held, to see that the checks notice.
+    #[cfg(test)]
+    pub(crate) fn hold_for(&mut self, write: WriteId, held: Held) {
+        self.held.push_back((write, held));
+    }
+
     pub(crate) fn check(&self, last: LogId) {
-        assert!(self.persisted <= self.asked, "only writes that were asked for can be durable");
-        assert!(self.index <= last.index, "the durable end of the log is inside the log");
-        assert!(self.vote <= self.asked, "the vote's write was asked for");
-        let sorted = self.extends.iter().zip(self.extends.iter().skip(1)).all(|(a, b)| a.0 < b.0);
-        assert!(sorted, "writes are remembered in their order");
+        I::PersistedWasAsked.check(self.persisted <= self.asked && self.vote <= self.asked);
+        I::DurableInLog.check(self.index <= last.index);
+        I::WritesInOrder.check(self.extends.iter().map(|(id, _)| id).is_sorted());
+        I::WritesInOrder.check(self.held.iter().map(|(id, _)| id).is_sorted());
+        I::HeldForAWrite.check(self.held.iter().all(|(id, _)| *id > self.persisted && *id <= self.asked));
     }
 }

@@ -6,6 +6,9 @@
 mod bug;
 mod change;
 mod check;
+mod check_step;
+#[cfg(test)]
+mod check_tests;
 mod config;
 mod core;
 mod durability;
@@ -13,6 +16,7 @@ mod election;
 mod event;
 mod follower;
 mod ids;
+mod invariant;
 mod leader;
 mod log;
 mod lost_log;
@@ -43,6 +47,7 @@ pub use ids::{
     Campaign, ClusterId, GroupId, Incarnation, LeaderId, LeaderIdMode, LogId, NodeId, RequestId, Round, StreamId, Vote,
     WriteId,
 };
+pub use invariant::Invariant;
 pub use log::{LogIds, Run, Runs, Span};
 pub use membership::{ChangeMembers, LeasePolicy, Membership, Node, Retain, Settings};
 pub use message::{

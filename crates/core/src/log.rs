@@ -230,6 +230,13 @@ impl LogIds {
         }
     }
 
+    /// Breaks the order of the log, to see that the checks notice.
+    #[cfg(test)]
+    pub(crate) fn break_order(&mut self) {
+        let last = self.last();
+        self.runs.push_front(Run { leader_id: last.leader_id, last: self.purged.index });
+    }
+
     /// Forgets the entries up to and including `index`; a no-op if they are already purged.
     pub fn purge(&mut self, index: u64) {
         let Some(upto) = self.at(index) else { return };

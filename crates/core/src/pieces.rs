@@ -52,6 +52,11 @@ impl Pieces {
         self.start = self.start.min(index);
     }
 
+    /// The last index whose size is known, or where knowledge starts.
+    pub(crate) fn end(&self) -> u64 {
+        self.pieces.back().map_or(self.start, |(last, _)| *last)
+    }
+
     /// The longest run of entries from `first` that fits `max_bytes`, at least one batch.
     pub(crate) fn cut(&self, first: u64, end: u64, max_bytes: u64) -> Cut {
         if first <= self.start || self.pieces.is_empty() {

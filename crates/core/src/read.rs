@@ -43,6 +43,20 @@ impl Reader {
 }
 
 impl ReadQueue {
+    /// The round under way, and what its reads will see.
+    pub(crate) fn under_way(&self) -> Option<(Round, LogId)> {
+        self.under_way.as_ref().map(|(round, log_id, _)| (*round, *log_id))
+    }
+
+    /// Callers on this node that wait.
+    pub(crate) fn callers(&self) -> impl Iterator<Item = RequestId> {
+        let readers = self.under_way.iter().flat_map(|(_, _, readers)| readers).chain(&self.next);
+        readers.filter_map(|reader| match reader {
+            Reader::Local(request) => Some(*request),
+            Reader::Remote { .. } => None,
+        })
+    }
+
     /// The leadership ended: nobody was answered, nothing was read.
     pub(crate) fn fail(&mut self, out: &mut Actions) {
         let (_, _, readers) = self.under_way.take().unwrap_or_default();

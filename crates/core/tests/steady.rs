@@ -46,8 +46,7 @@ impl World {
     fn step(&mut self, id: NodeId, event: Event) {
         let mut out = Actions::new();
         let core = self.cores.get_mut(&id).unwrap();
-        core.step(self.now, event, &mut out);
-        core.check_state();
+        core.step_checked(self.now, event, &mut out);
         for action in out.0 {
             self.perform(id, action);
         }

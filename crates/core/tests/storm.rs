@@ -183,11 +183,10 @@ impl World {
         let mut out = Actions::new();
         let Some(core) = self.peers.get_mut(&id).unwrap().core.as_mut() else { return };
         let shown = self.show.then(|| format!("{:?} {id}: {event:?}", self.now));
-        core.step(self.now, event, &mut out);
+        core.step_checked(self.now, event, &mut out);
         if let Some(shown) = shown {
             println!("{shown}\n    -> {:?}", out.0);
         }
-        core.check_state();
         for action in out.0 {
             self.perform(id, action, &arrived);
         }

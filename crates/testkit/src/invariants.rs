@@ -249,7 +249,7 @@ impl Invariants {
                 if node.disk.vote != request.vote {
                     return Err(format!("law 3: node {} asks for {} before it is durable", node.id, request.vote));
                 }
-                if !node.disk.log.holds(request.last_log_id) {
+                if !node.disk.holds(request.last_log_id) {
                     let last = request.last_log_id;
                     return Err(format!("law 3: node {} asks for votes with {last}, not yet durable", node.id));
                 }

@@ -88,8 +88,7 @@ impl World {
         let Some(core) = node.core.as_mut() else { return Err(format!("node {id} is down")) };
         let mut actions = Actions::new();
         guarded(|| {
-            core.step(now, event.clone(), &mut actions);
-            core.check_state();
+            core.step_checked(now, event.clone(), &mut actions);
         })
         .map_err(|e| format!("node {id} panics at {event:?}: {e}"))?;
         let mut after = Vec::new();

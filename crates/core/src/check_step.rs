@@ -1,0 +1,443 @@
+//! What must hold of a step: between a state, the event that it met, what it asked for, and the state after.
+
+use crate::core::{Core, Role};
+use crate::durability::Held;
+use crate::event::{Action, Actions, CoreEntry, Event, Note, Outcome, ReadPolicy, Refusal, Source, Tail, WriteOp};
+use crate::ids::{LeaderId, LeaderIdMode, LogId, NodeId, RequestId, WriteId};
+use crate::invariant::Invariant as I;
+use crate::leader::Leader;
+use crate::log::LogIds;
+use crate::message::{AppendAnswer, CampaignReason, Envelope, Message, Phase, VoteAnswer, VoteRequest};
+use crate::progress::Mode;
+use crate::time::Instant;
+
+impl Core {
+    /// [`Core::step`], with every invariant of the step and of the state after it asserted. Copies the state, so it
+    /// is for tests, searches and simulations.
+    ///
+    /// # Panics
+    /// If an invariant does not hold: that is a bug in the core, whatever the event was.
+    pub fn step_checked(&mut self, now: Instant, event: Event, out: &mut Actions) {
+        let before = self.clone();
+        let seen = event.clone();
+        let mut actions = Actions::new();
+        self.step(now, event, &mut actions);
+        self.check_state();
+        self.check_step(&before, &seen, &actions);
+        out.0.append(&mut actions.0);
+    }
+
+    /// Asserts the invariants of the step that led from `before` to this state, by `event`, asking for `actions`.
+    ///
+    /// # Panics
+    /// If one does not hold: that is a bug in the core, whatever the event was.
+    pub fn check_step(&self, before: &Core, event: &Event, actions: &Actions) {
+        let step = Step { before, after: self, event, actions: &actions.0 };
+        step.check_forward();
+        step.check_log();
+        step.check_leading();
+        step.check_writes();
+        step.check_held();
+        step.check_nothing_changed();
+        step.check_lease();
+        step.check_reads();
+        step.check_applies();
+        step.check_callers();
+        actions.0.iter().for_each(|action| step.check_action(action));
+    }
+
+    fn leads_as(&self) -> Option<(&Leader, LeaderId)> {
+        match &self.role {
+            Role::Leader(leader) => Some((leader, self.vote.leader_id)),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+}
+
+/// A step that was made.
+struct Step<'a> {
+    before: &'a Core,
+    after: &'a Core,
+    event: &'a Event,
+    actions: &'a [Action],
+}
+
+/// Whether both logs hold the same entries up to `upto`, as far as neither has purged them.
+fn same_up_to(one: &LogIds, other: &LogIds, upto: u64) -> bool {
+    let from = one.purged().index.max(other.purged().index);
+    let ends = one.runs().chain(other.runs()).map(|run| run.last.min(upto));
+    // Runs are made of their ends: where those agree, everything before does.
+    ends.chain([upto]).filter(|index| *index > from).all(|index| one.at(index) == other.at(index))
+}
+
+impl Step<'_> {
+    // ---- what never goes back ----
+
+    fn check_forward(&self) {
+        let (before, after) = (self.before, self.after);
+        let (old, new) = (before.vote, after.vote);
+        let mode = after.config.mode;
+        I::ClockForward.check(after.now >= before.now);
+        let other_in_term = new.leader_id.term == old.leader_id.term && new.leader_id != old.leader_id;
+        let elected = new.committed && !old.committed;
+        I::OneVoteATerm.check(mode == LeaderIdMode::Advanced || !other_in_term || elected);
+        I::VoteForward.check(new.at_least(old, mode) || new.leader_id == old.leader_id);
+        I::CommitForward.check(after.commit >= before.commit);
+        I::AppliedForward.check(after.applied >= before.applied && after.apply_sent >= before.apply_sent);
+        I::SnapshotForward.check(after.snapshot.last.index >= before.snapshot.last.index);
+        I::SnapshotForward.check(after.log.purged().index >= before.log.purged().index);
+    }
+
+    // ---- the log ----
+
+    fn check_log(&self) {
+        let (before, after) = (self.before, self.after);
+        I::CommittedStays.check(same_up_to(&before.log, &after.log, before.commit));
+        let leads_on = before.leads_as().map(|(_, id)| id) == after.leads_as().map(|(_, id)| id);
+        if before.is_leader() && leads_on {
+            I::LeaderAppendsOnly.check(same_up_to(&before.log, &after.log, before.log.last().index));
+        }
+        if let (Role::Follower(old), Role::Follower(new)) = (&before.role, &after.role) {
+            let follows_on = old.leader.is_some()
+                && old.leader == new.leader
+                && before.vote.leader_id == after.vote.leader_id
+                && !self.writes().any(|op| matches!(op, WriteOp::Reset { tail: Tail::Discard, .. }));
+            I::AcceptedStays.check(!follows_on || same_up_to(&before.log, &after.log, old.accepted));
+        }
+        let in_force = after.in_force();
+        if in_force != before.in_force() {
+            let id = in_force.0;
+            let appended = self.spans().any(|span| id.index > span.prev.index && id.index <= span.last.index);
+            let installed = matches!(self.event, Event::SnapshotInstalled(meta) if meta.membership_log_id == id);
+            I::MembershipWithLog.check(appended || installed || before.memberships.contains(in_force));
+        }
+    }
+
+    fn writes(&self) -> impl Iterator<Item = &WriteOp> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Persist(write) => Some(&write.op),
+            _ => None,
+        })
+    }
+
+    fn spans(&self) -> impl Iterator<Item = crate::Span> {
+        self.writes().filter_map(|op| match op {
+            WriteOp::Append { span, .. } => Some(*span),
+            _ => None,
+        })
+    }
+
+    fn check_writes(&self) {
+        let (before, after) = (self.before, self.after);
+        let mut id = before.disk.asked();
+        let mut end = before.log.last();
+        let mut vote = before.vote.leader_id;
+        for action in self.actions {
+            let Action::Persist(write) = action else { continue };
+            I::WriteIdsGrowByOne.check(write.id == WriteId(id.0 + 1));
+            id = write.id;
+            match &write.op {
+                WriteOp::Vote(written) => vote = written.leader_id,
+                WriteOp::Append { span, source } => {
+                    I::LogWritesReplay.check(span.prev == end && span.last.index > end.index);
+                    end = span.last;
+                    self.check_source(span.last.leader_id, source);
+                }
+                WriteOp::Truncate { after } => {
+                    I::LogWritesReplay.check(after.index < end.index && before.log.holds(*after));
+                    end = *after;
+                }
+                WriteOp::Reset { to, tail: Tail::Discard } => end = *to,
+                WriteOp::Reset { to, tail: Tail::Keep } => I::LogWritesReplay.check(before.log.holds(*to)),
+                WriteOp::PromiseLease(_) => {}
+            }
+        }
+        I::WriteIdsGrowByOne.check(id == after.disk.asked());
+        I::LogWritesReplay.check(end == after.log.last());
+        I::VoteWritten.check(vote == after.vote.leader_id);
+    }
+
+    fn check_source(&self, leader_id: LeaderId, source: &Source) {
+        let own = leader_id == self.after.vote.leader_id && leader_id.node_id == self.after.config.node_id;
+        match source {
+            Source::Proposal(_) | Source::Core(CoreEntry::Blank) => I::AppendsOwnEntries.check(own),
+            Source::Core(CoreEntry::Membership(_)) => {
+                I::AppendsOwnEntries.check(own || matches!(self.event, Event::Initialize { .. }));
+            }
+            Source::Message => {}
+        }
+    }
+
+    // ---- leading ----
+
+    fn check_leading(&self) {
+        let (before, after) = (self.before, self.after);
+        let Some((leader, leader_id)) = after.leads_as() else { return };
+        let me = (after.config.node_id, after.config.incarnation);
+        let Some((old, _)) = before.leads_as().filter(|(_, id)| *id == leader_id) else {
+            return I::LeadsByQuorum.check(self.was_elected(leader_id));
+        };
+        for peer in &leader.peers {
+            let Some(known) = old.peer(peer.id).filter(|known| known.incarnation == peer.incarnation) else { continue };
+            I::MatchedForward.check(peer.regressed || peer.matched.index >= known.matched.index);
+            if let (Mode::Replicate { inflight: now, .. }, Mode::Replicate { inflight: then, .. }) =
+                (&peer.mode, &known.mode)
+            {
+                I::InflightInWindow.check(now.len() <= after.config.max_inflight_appends.max(then.len()));
+            }
+        }
+        if after.commit > before.commit {
+            let reached = after.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
+                true => Some(after.disk.index()),
+                false => leader.peer(id).filter(|peer| peer.counts_as(incarnation)).map(|peer| peer.matched.index),
+            });
+            let is_own = after.log.at(after.commit).is_some_and(|id| id.leader_id == leader_id);
+            I::CommitsByQuorum.check(is_own && reached.is_some_and(|reached| reached >= after.commit));
+        }
+    }
+
+    fn was_elected(&self, leader_id: LeaderId) -> bool {
+        let Role::Candidate(candidate) = &self.before.role else { return false };
+        let config = &self.after.config;
+        let mut grants = candidate.grants.clone();
+        grants.push((config.node_id, config.incarnation));
+        if let Event::Message(Envelope { from, incarnation, message: Message::VoteReply(reply) }) = self.event
+            && reply.phase == Phase::Real
+            && reply.campaign == candidate.campaign
+            && reply.requested == candidate.vote
+            && reply.answer == VoteAnswer::Granted
+        {
+            grants.push((*from, *incarnation));
+        }
+        let granted = |id, incarnation| grants.contains(&(id, incarnation)).then_some(());
+        candidate.phase == Phase::Real
+            && candidate.vote.leader_id == leader_id
+            && self.after.disk.vote_is_durable()
+            && self.before.membership().elect_reached(granted).is_some()
+    }
+
+    // ---- promises ----
+
+    fn check_held(&self) {
+        let persisted = self.after.disk.durable_write();
+        let (due, waiting): (Vec<_>, Vec<_>) = self.before.disk.held().partition(|(id, _)| *id <= persisted);
+        let mut now = self.after.disk.held();
+        I::HeldUntilDurable.check(waiting.iter().all(|held| now.next() == Some(held)));
+        for (_, held) in due {
+            let Held::Act(action) = held else { continue };
+            I::HeldUntilDurable.check(self.actions.contains(action));
+        }
+    }
+
+    /// Whether an action was held until now, and was due.
+    fn was_held(&self, action: &Action) -> bool {
+        let persisted = self.after.disk.durable_write();
+        let is_it = |held: &Held| matches!(held, Held::Act(act) if act == action);
+        self.before.disk.held().any(|(id, held)| *id <= persisted && is_it(held))
+    }
+
+    fn check_lease(&self) {
+        let Event::Message(Envelope { from, message: Message::VoteRequest(request), .. }) = self.event else { return };
+        if request.phase == Phase::Pre || request.reason == CampaignReason::Transfer {
+            return;
+        }
+        let granted = Note::Granted { phase: Phase::Real, vote: request.vote };
+        let granted = self.actions.iter().any(|action| *action == Action::Note(granted.clone()));
+        I::NoVoteInsideLease.check(!granted || !self.is_inside_lease(*from));
+    }
+
+    fn is_inside_lease(&self, candidate: NodeId) -> bool {
+        let lease = self.after.config.election_timeout_min;
+        let began = match (&self.before.role, self.before.contact) {
+            (Role::Leader(leader), _) => leader.quorum_acked,
+            (_, Some(contact)) if contact.leader != candidate && !contact.refused => Some(contact.at),
+            (_, _) => None,
+        };
+        began.is_some_and(|began| self.after.now < began + lease)
+    }
+
+    fn check_nothing_changed(&self) {
+        let claim = match self.event {
+            _ if self.before.halted => I::HaltedIsSilent,
+            Event::Message(Envelope {
+                message: Message::VoteRequest(VoteRequest { phase: Phase::Pre, .. }), ..
+            }) => I::PreVoteChangesNothing,
+            Event::Message(Envelope { message, .. }) if self.is_stale(message) => I::StaleChangesNothing,
+            Event::SnapshotReceived { header, .. } if !header.vote.at_least(self.before.vote, self.mode()) => {
+                I::StaleChangesNothing
+            }
+            _ => return,
+        };
+        // Time passed too, and may have brought what was due.
+        let mut expected = self.before.clone();
+        expected.step(self.after.now, Event::Persisted(WriteId(0)), &mut Actions::new());
+        claim.check(expected == *self.after);
+        if claim == I::HaltedIsSilent {
+            let refused = Outcome::Refused(Refusal::Halted);
+            let silent = |action: &Action| matches!(action, Action::Reply { outcome, .. } if *outcome == refused);
+            claim.check(self.actions.iter().all(silent));
+        }
+    }
+
+    fn mode(&self) -> LeaderIdMode {
+        self.after.config.mode
+    }
+
+    /// Whether a message belongs to a leadership or a campaign that is over.
+    fn is_stale(&self, message: &Message) -> bool {
+        let vote = self.before.vote;
+        match message {
+            Message::Append(append) => !append.header.vote.at_least(vote, self.mode()),
+            Message::AppendReply(reply) => reply.vote != vote || !self.before.is_leader(),
+            Message::VoteReply(reply) => match &self.before.role {
+                Role::Candidate(c) => {
+                    reply.phase != c.phase || reply.campaign != c.campaign || reply.requested != c.vote
+                }
+                Role::Follower(_) | Role::Leader(_) => true,
+            },
+            Message::TransferLeader { vote: of, .. } => *of != vote,
+            Message::VoteRequest(_) | Message::ReadRequest { .. } | Message::ReadReply { .. } => false,
+        }
+    }
+
+    // ---- reads ----
+
+    fn check_reads(&self) {
+        let (before, after) = (self.before, self.after);
+        if let Event::Read { request, policy: ReadPolicy::ReadIndex } = self.event {
+            let answers = self.actions.iter().filter_map(|action| match action {
+                Action::Reply { request: to, outcome: Outcome::Read(at) } if to == request => Some(at.index),
+                _ => None,
+            });
+            answers.for_each(|at| I::ReadAfterRound.check(at >= before.commit));
+        }
+        let (Some((old, id)), Some((new, now))) = (before.leads_as(), after.leads_as()) else { return };
+        let (then, under_way) = (old.reads.under_way(), new.reads.under_way());
+        if id != now || then == under_way {
+            return;
+        }
+        if let Some((round, _)) = then {
+            I::ReadAfterRound.check(after.round_reached().is_some_and(|reached| reached >= round));
+        }
+        if let Some((round, at)) = under_way {
+            I::ReadAfterRound.check(round > old.round && at.index >= before.commit);
+        }
+    }
+
+    // ---- what is asked of the driver ----
+
+    fn check_applies(&self) {
+        let (before, after) = (self.before, self.after);
+        let mut sent = before.apply_sent;
+        if after.snapshot.last != before.snapshot.last && matches!(self.event, Event::SnapshotInstalled(_)) {
+            sent = sent.max(after.snapshot.last);
+        }
+        for action in self.actions {
+            let Action::Apply(span) = action else { continue };
+            I::ApplyWithoutGap.check(span.prev == sent && span.count() > 0 && after.log.holds(span.last));
+            sent = span.last;
+        }
+        I::ApplyWithoutGap.check(sent == after.apply_sent);
+    }
+
+    fn check_action(&self, action: &Action) {
+        let after = self.after;
+        match action {
+            Action::Send { message, .. } => self.check_message(action, message),
+            Action::SendEntries { header, span, .. } => {
+                I::SendsOwnLog.check(self.is_own(header.vote.leader_id) && header.commit <= after.commit);
+                I::SendsOwnLog.check(span.count() > 0 && after.log.holds(span.prev) && after.log.holds(span.last));
+            }
+            Action::SendSnapshot { header, at_least, .. } => {
+                I::SendsOwnLog.check(self.is_own(header.vote.leader_id) && *at_least <= after.snapshot.last);
+            }
+            Action::Purge { upto } => {
+                let covered = upto.index <= after.snapshot.last.index && upto.index <= after.log.purged().index;
+                I::PurgeBehindSnapshot.check(covered);
+            }
+            Action::Persist(_)
+            | Action::InstallSnapshot(_)
+            | Action::BuildSnapshot
+            | Action::Apply(_)
+            | Action::Reply { .. }
+            | Action::Note(_) => {}
+        }
+    }
+
+    /// Whether this node led under that id, before the step or after it.
+    fn is_own(&self, leader_id: LeaderId) -> bool {
+        [self.before, self.after].iter().any(|core| core.leads_as().is_some_and(|(_, id)| id == leader_id))
+    }
+
+    fn check_message(&self, action: &Action, message: &Message) {
+        let after = self.after;
+        let disk = &after.disk;
+        match message {
+            Message::VoteReply(reply) if reply.phase == Phase::Real && reply.answer == VoteAnswer::Granted => {
+                let durable = disk.vote_is_durable() && after.vote.at_least(reply.requested, self.mode());
+                I::GrantIsDurable.check(durable || self.was_held(action));
+            }
+            Message::VoteRequest(request) if request.phase == Phase::Real => {
+                let vote = disk.vote_is_durable() && request.vote.leader_id == after.vote.leader_id;
+                // What an installed snapshot holds survives a crash, also before the log is reset to it (law 11).
+                let durable = disk.index().max(after.snapshot.last.index);
+                let log = after.log.holds(request.last_log_id) && request.last_log_id.index <= durable;
+                I::RequestIsDurable.check(vote && log);
+            }
+            Message::AppendReply(reply) => {
+                let AppendAnswer::Accepted { matched } = reply.answer else { return };
+                let durable = disk.vote_is_durable() && after.log.holds(matched) && matched.index <= disk.index();
+                I::AcknowledgesDurable.check(matched == LogId::ZERO || durable);
+            }
+            Message::Append(append) => {
+                let header = &append.header;
+                I::SendsOwnLog.check(self.is_own(header.vote.leader_id) && header.commit <= after.commit);
+                let known = append.prev.index <= after.log.purged().index || after.log.holds(append.prev);
+                I::SendsOwnLog.check(known);
+            }
+            Message::VoteReply(_)
+            | Message::VoteRequest(_)
+            | Message::ReadRequest { .. }
+            | Message::ReadReply { .. }
+            | Message::TransferLeader { .. } => {}
+        }
+    }
+
+    // ---- callers ----
+
+    fn check_callers(&self) {
+        let replies: Vec<RequestId> = self
+            .actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Reply { request, .. } => Some(*request),
+                _ => None,
+            })
+            .collect();
+        let twice = replies.iter().enumerate().any(|(i, request)| replies[..i].contains(request));
+        I::OneReply.check(!twice);
+        let waits = waiting(self.after);
+        let answered = |request: &RequestId| replies.contains(request) || waits.contains(request);
+        I::NoCallerForgotten.check(waiting(self.before).iter().all(answered));
+        if let Event::Propose { request, .. }
+        | Event::Read { request, .. }
+        | Event::ChangeMembership { request, .. }
+        | Event::Initialize { request, .. }
+        | Event::TransferLeader { request, .. } = self.event
+        {
+            let held = |held: &Held| matches!(held, Held::Act(Action::Reply { request: to, .. }) if to == request);
+            I::NoCallerForgotten.check(answered(request) || self.after.disk.held().any(|(_, what)| held(what)));
+        }
+    }
+}
+
+/// Callers whose answer the core owes, but for those that wait for the disk.
+fn waiting(core: &Core) -> Vec<RequestId> {
+    let mut waiting: Vec<RequestId> = core.asked_reads.iter().map(|(_, request)| *request).collect();
+    waiting.extend(core.transfer.and_then(|transfer| transfer.request));
+    if let Role::Leader(leader) = &core.role {
+        waiting.extend(leader.change);
+        waiting.extend(leader.reads.callers());
+    }
+    waiting
+}
