@@ -20,6 +20,11 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// A leader starts a round at least this often. Must be less than half of `election_timeout_min`.
     pub heartbeat_interval: Duration,
+    /// Handle time-outs. Off: this node never campaigns, shows that it leads, steps aside or sends again by itself;
+    /// it only answers messages and callers.
+    pub tick: Toggle,
+    /// A leader shows by itself that it lives. Off: only with what it has to send, and on request.
+    pub heartbeat: Toggle,
     /// Ask how an election would end before starting it.
     pub pre_vote: Toggle,
     /// A leader that no commit quorum has acknowledged for `election_timeout_max` steps aside.
@@ -83,6 +88,8 @@ impl Config {
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(600),
             heartbeat_interval: Duration::from_millis(60),
+            tick: Toggle::On,
+            heartbeat: Toggle::On,
             pre_vote: Toggle::On,
             check_quorum: Toggle::On,
             elect: Toggle::On,

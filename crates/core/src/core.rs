@@ -188,6 +188,10 @@ impl Core {
         if self.halted {
             return None;
         }
+        if !self.config.tick.is_on() {
+            // A caller who hands over is answered all the same.
+            return self.transfer_deadline();
+        }
         let due = match &self.role {
             Role::Leader(leader) => Some(self.leader_deadline(leader)),
             Role::Candidate(_) => Some(self.election_deadline),
@@ -216,6 +220,9 @@ impl Core {
     }
 
     fn on_timeout(&mut self, out: &mut Actions) {
+        if !self.config.tick.is_on() {
+            return;
+        }
         match &self.role {
             Role::Leader(_) => self.on_leader_timeout(out),
             Role::Follower(_) | Role::Candidate(_) => self.on_election_timeout(out),
@@ -454,14 +461,18 @@ impl Core {
         &self.config
     }
 
-    /// Changes tunables at run time. Identity (node id, incarnation, mode) stays as it is.
+    /// Changes tunables at run time. Identity (node id, incarnation, mode) and the seed stay as they are. Shorter
+    /// time-outs hold at once: ask for [`deadline`](Self::deadline) again.
     ///
     /// # Errors
     /// If the new values do not go together; nothing changes then.
     pub fn reconfigure(&mut self, config: Config) -> Result<(), crate::ConfigError> {
         config.check()?;
         let old = &self.config;
-        self.config = Config { node_id: old.node_id, incarnation: old.incarnation, mode: old.mode, ..config };
+        let (node_id, incarnation, mode, seed) = (old.node_id, old.incarnation, old.mode, old.seed);
+        self.config = Config { node_id, incarnation, mode, seed, ..config };
+        self.election_deadline = self.election_deadline.min(self.now + self.config.election_timeout_max);
+        self.on_reconfigured_leader();
         Ok(())
     }
 }

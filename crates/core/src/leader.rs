@@ -227,10 +227,21 @@ impl Core {
             return;
         }
         leader.heartbeat_at = now + interval;
-        leader.begin_round(now);
+        let beats = self.config.heartbeat.is_on();
+        if beats {
+            leader.begin_round(now);
+        }
         self.give_up_on_lost_sends(out);
-        self.send_heartbeats(interval * 3 / 4, out);
+        if beats {
+            self.send_heartbeats(interval * 3 / 4, out);
+        }
         self.replicate(out);
+    }
+
+    /// The tunables changed.
+    pub(crate) fn on_reconfigured_leader(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.heartbeat_at = leader.heartbeat_at.min(self.now + self.config.heartbeat_interval);
     }
 
     fn check_quorum_lapsed(&self) -> bool {

@@ -19,6 +19,11 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// How leader ids compare; the same on every node of the cluster, for ever.
     pub leader_id_mode: LeaderIdMode,
+    /// Handle time-outs: campaign, show that this node leads, step aside, send again. Off: only answer messages and
+    /// callers. Default on.
+    pub tick: Toggle,
+    /// A leader shows by itself that it lives. Off: only with what it has to send, and on request. Default on.
+    pub heartbeat: Toggle,
     /// Ask how an election would end before starting it. Default on.
     pub pre_vote: Toggle,
     /// A leader that no quorum has acknowledged for `election_timeout_max` steps aside. Default on.
@@ -67,6 +72,8 @@ impl Default for Config {
             election_timeout_max: core.election_timeout_max,
             heartbeat_interval: core.heartbeat_interval,
             leader_id_mode: core.mode,
+            tick: core.tick,
+            heartbeat: core.heartbeat,
             pre_vote: core.pre_vote,
             check_quorum: core.check_quorum,
             elect: core.elect,
@@ -106,6 +113,47 @@ impl Config {
         self.to_core(NodeId(0), Incarnation(0), 0).check()
     }
 
+    /// These tunables with the core's part replaced.
+    pub(crate) fn with_core(&self, core: &quorate_core::Config) -> Config {
+        Config {
+            election_timeout_min: core.election_timeout_min,
+            election_timeout_max: core.election_timeout_max,
+            heartbeat_interval: core.heartbeat_interval,
+            tick: core.tick,
+            heartbeat: core.heartbeat,
+            pre_vote: core.pre_vote,
+            check_quorum: core.check_quorum,
+            elect: core.elect,
+            max_append_bytes: core.max_append_bytes,
+            max_inflight_appends: core.max_inflight_appends,
+            max_inflight_bytes: core.max_inflight_bytes,
+            retransmit_timeout: core.retransmit_timeout,
+            snapshot_entries: core.snapshot_entries,
+            keep_entries: core.keep_entries,
+            max_disk_lag: core.max_disk_lag,
+            on_lost_log: core.on_lost_log,
+            leader_id_mode: self.leader_id_mode,
+            write_timeout: self.write_timeout,
+            read_timeout: self.read_timeout,
+            max_command_bytes: self.max_command_bytes,
+            proposal_window_bytes: self.proposal_window_bytes,
+            tail_cache_bytes: self.tail_cache_bytes,
+        }
+    }
+
+    /// A field that cannot change at run time and differs in `other`.
+    pub(crate) fn fixed_field_of(&self, other: &Config) -> Option<&'static str> {
+        let differs = [
+            ("leader_id_mode", self.leader_id_mode != other.leader_id_mode),
+            ("write_timeout", self.write_timeout != other.write_timeout),
+            ("read_timeout", self.read_timeout != other.read_timeout),
+            ("max_command_bytes", self.max_command_bytes != other.max_command_bytes),
+            ("proposal_window_bytes", self.proposal_window_bytes != other.proposal_window_bytes),
+            ("tail_cache_bytes", self.tail_cache_bytes != other.tail_cache_bytes),
+        ];
+        differs.into_iter().find_map(|(field, differs)| differs.then_some(field))
+    }
+
     /// The core's part.
     pub(crate) fn to_core(&self, node_id: NodeId, incarnation: Incarnation, seed: u64) -> quorate_core::Config {
         quorate_core::Config {
@@ -115,6 +163,8 @@ impl Config {
             election_timeout_min: self.election_timeout_min,
             election_timeout_max: self.election_timeout_max,
             heartbeat_interval: self.heartbeat_interval,
+            tick: self.tick,
+            heartbeat: self.heartbeat,
             pre_vote: self.pre_vote,
             check_quorum: self.check_quorum,
             elect: self.elect,

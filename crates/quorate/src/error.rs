@@ -295,6 +295,27 @@ fn not_transferred_text(failure: TransferFailure) -> String {
     }
 }
 
+/// Why the tunables were not changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReconfigureError {
+    /// A value cannot be used, or cannot change while the node runs.
+    Config(ConfigError),
+    /// This node's group is closed.
+    Closed(ClosedReason),
+}
+
+impl fmt::Display for ReconfigureError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReconfigureError::Config(error) => write!(f, "not changed: {error}"),
+            ReconfigureError::Closed(reason) => write!(f, "not changed: this node is closed because {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for ReconfigureError {}
+
 /// Why a cluster was not initialized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

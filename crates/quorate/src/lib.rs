@@ -33,6 +33,7 @@ mod snapshot;
 mod state_machine;
 mod storage;
 mod tcp;
+mod tuning;
 #[cfg(feature = "sim")]
 pub mod virtual_node;
 mod write;
@@ -40,8 +41,8 @@ mod write;
 pub use builder::Builder;
 pub use config::Config;
 pub use error::{
-    ChangeError, ClientWriteError, ClosedReason, InitializeError, ReadError, StartError, StorageError,
-    StorageErrorKind, WaitError,
+    ChangeError, ClientWriteError, ClosedReason, InitializeError, ReadError, ReconfigureError, StartError,
+    StorageError, StorageErrorKind, WaitError,
 };
 pub use host::{GroupBuilder, Host, HostBuilder, Storage};
 pub use identity::{Identity, IdentityStore};
@@ -52,10 +53,11 @@ pub use raft::{ClientWriteResponse, ClientWriteResult, Raft, Trigger};
 pub use snapshot::{ReceivedContent, SnapshotStore, SnapshotWriter, StoredSnapshot};
 pub use state_machine::{EntryContext, Frozen, Payload, PayloadError, RaftStateMachine, Raw};
 pub use storage::{Completions, LogWrite, RaftLogStorage};
+pub use tuning::RuntimeConfig;
 
 pub use quorate_core::{
     ChangeMembers, ClusterId, ConfigError, GroupId, Incarnation, LeaderId, LeaderIdMode, LeasePolicy, LogId,
-    Membership, Node, NodeId, OnLostLog, PeerState, Quorum, ReadPolicy, Refusal, Retain, RuleError, Settings,
+    Membership, Node, NodeId, OnLostLog, PeerState, Phase, Quorum, ReadPolicy, Refusal, Retain, RuleError, Settings,
     SnapshotMeta, Toggle, TransferFailure, Vote, VoterSet,
 };
 

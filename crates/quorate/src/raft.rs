@@ -282,9 +282,11 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
         self.raft.group.node.bring(Input::Event(event));
     }
 
-    /// Campaigns, after a pre-vote.
-    pub fn elect(&self) {
-        self.bring(Event::Elect { phase: Phase::Pre });
+    /// Campaigns, if this node votes and does not lead: [`Phase::Pre`] asks first how it would end, [`Phase::Real`]
+    /// raises the term at once. Nodes that hear from a live leader refuse both; see
+    /// [`transfer_leader`](Self::transfer_leader).
+    pub fn elect(&self, phase: Phase) {
+        self.bring(Event::Elect { phase });
     }
 
     /// Hands leadership over to `to`, or with `None` to the most up-to-date voter; returns the new leader id once

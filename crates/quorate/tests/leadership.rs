@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{PATIENCE, by_id, leader, start, stop};
-use quorate::{ChangeError, Config, NodeId, Refusal, TransferFailure};
+use quorate::{ChangeError, Config, NodeId, Phase, ReconfigureError, Refusal, Toggle, TransferFailure};
 
 /// Leaders that are not late although the machine is busy.
 fn patient(seconds: u64) -> Config {
@@ -90,4 +90,60 @@ async fn a_leader_that_is_shut_down_hands_over_first() {
     for node in nodes.iter().filter(|node| node.node_id() != first.node_id()) {
         node.client_write("after".to_owned()).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tunables_change_while_the_node_runs() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    let first = leader(&nodes).await;
+    let started = first.config().await;
+    assert_eq!(started, Config::default());
+    // On all nodes, the leader last: followers must not expect more heartbeats than it sends.
+    let slower = Config {
+        election_timeout_min: Duration::from_secs(20),
+        election_timeout_max: Duration::from_secs(40),
+        max_inflight_appends: 5,
+        ..started.clone()
+    };
+    for node in &nodes {
+        node.reconfigure(slower.clone()).await.unwrap();
+        assert_eq!(node.config().await, slower);
+    }
+    first.client_write("one".to_owned()).await.unwrap();
+
+    // What does not go together, or is fixed, is refused and changes nothing.
+    let wrong = Config { heartbeat_interval: Duration::from_secs(15), ..slower.clone() };
+    assert!(
+        matches!(first.reconfigure(wrong).await, Err(ReconfigureError::Config(error)) if error.field == "heartbeat_interval")
+    );
+    let fixed = Config { max_command_bytes: 17, ..slower.clone() };
+    assert!(
+        matches!(first.reconfigure(fixed).await, Err(ReconfigureError::Config(error)) if error.field == "max_command_bytes")
+    );
+    assert_eq!(first.config().await, slower);
+
+    // Without elections a dead leader is not replaced, until somebody asks for it.
+    let others: Vec<_> = nodes.iter().filter(|node| node.node_id() != first.node_id()).cloned().collect();
+    for node in &others {
+        node.runtime_config().elect(Toggle::Off);
+        node.runtime_config().pre_vote(Toggle::Off);
+        let config = node.config().await;
+        assert_eq!((config.elect, config.pre_vote, config.tick), (Toggle::Off, Toggle::Off, Toggle::On));
+    }
+    first.runtime_config().heartbeat(Toggle::Off);
+    first.runtime_config().tick(Toggle::Off);
+    let config = first.config().await;
+    assert_eq!((config.heartbeat, config.tick), (Toggle::Off, Toggle::Off));
+    // A short election timeout ends the silent leader's lease.
+    for node in &others {
+        node.reconfigure(Config { elect: Toggle::Off, pre_vote: Toggle::On, ..Config::default() }).await.unwrap();
+    }
+    let next = &others[0];
+    while !next.is_leader() {
+        // Refused as long as the other follower's lease lasts.
+        next.trigger().elect(Phase::Real);
+        drop(next.wait(Duration::from_millis(100)).is_leader().await);
+    }
+    next.client_write("two".to_owned()).await.unwrap();
+    stop(nodes).await;
 }

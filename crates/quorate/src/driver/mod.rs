@@ -7,6 +7,7 @@
 mod note;
 mod perform;
 mod tail;
+mod tune;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub(crate) use self::tail::Tail;
+pub(crate) use self::tune::{Switch, Tune};
 use self::writes::Writes;
 
 /// The time, read after the inputs of a turn were taken.
@@ -90,6 +92,8 @@ pub(crate) enum Input {
     ExpireReads {
         before: Instant,
     },
+    /// Tunables are asked for or changed.
+    Tune(Tune),
     /// Someone wants fresh metrics.
     Publish,
     /// The group is over.
@@ -373,6 +377,7 @@ impl Driver {
             }
             Input::Cluster(cluster) => self.cluster = cluster,
             Input::ExpireReads { before } => self.expire_reads(before, effects),
+            Input::Tune(tune) => self.on_tune(tune, &mut effects.fired),
             Input::Publish => {}
             Input::Close(reason) => {
                 effects.closed.get_or_insert(reason);

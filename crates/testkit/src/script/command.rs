@@ -118,6 +118,7 @@ impl Stage {
             "read" => self.read(&mut words)?,
             "change" => return self.change(&mut words),
             "initialize" => self.initialize(&mut words)?,
+            "tune" => self.tune(&mut words)?,
             "transfer" => self.transfer(&mut words)?,
             "abort-transfer" => self.event(&mut words, |_| Ok(Event::AbortTransfer))?,
             "heartbeat" => self.event(&mut words, |_| Ok(Event::Heartbeat))?,
@@ -399,6 +400,20 @@ impl Stage {
         let request = world.next_request();
         world.tell(Kind::Told, format!("r{} asks {id}", request.0));
         world.step(id, Event::Initialize { request, membership: membership(&voters, &[]) }, &[])
+    }
+
+    /// Changes a running node's tunables.
+    fn tune(&mut self, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let node = self.world_mut()?.node_mut(id)?;
+        let core = node.core.as_mut().ok_or_else(|| format!("node {id} is down"))?;
+        let mut config = core.config().clone();
+        for (key, value) in options(&words.rest()) {
+            if !tune(&mut config, key, value)? {
+                return Err(format!("`tune` does not know `{key}`"));
+            }
+        }
+        core.reconfigure(config).map_err(|e| e.to_string())
     }
 
     fn transfer(&mut self, words: &mut Words<'_>) -> Done {

@@ -167,6 +167,8 @@ pub(super) fn tune(config: &mut Config, key: &str, value: &str) -> Result<bool, 
     };
     let millis = || number(value).map(Duration::from_millis);
     match key {
+        "tick" => config.tick = toggle()?,
+        "heartbeats" => config.heartbeat = toggle()?,
         "pre-vote" => config.pre_vote = toggle()?,
         "check-quorum" => config.check_quorum = toggle()?,
         "campaign" => config.elect = toggle()?,
