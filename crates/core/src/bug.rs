@@ -56,6 +56,32 @@ bugs! {
     RaiseAboveTransfer,
     /// A leader completes a joint change while it hands over, so that the target's log is stale.
     AppendDuringTransfer,
+    /// In a joint membership only the new set must agree.
+    NewSetAlone,
+    /// A learner's grant counts towards an election.
+    LearnerVotes,
+    /// A learner's acknowledgement counts towards a commit.
+    LearnerCommits,
+    /// One voter, named twice by a rule, counts twice.
+    VoterTwice,
+    /// Quorum rules whose quorums do not meet are accepted.
+    RulesNeedNotMeet,
+    /// A membership change is appended while another one is not committed.
+    ChangeDuringChange,
+    /// A membership is in force when it is committed, not when it is appended.
+    EffectiveOnCommit,
+    /// A membership that was cut from the log stays in force.
+    TruncatedMembershipStays,
+    /// The uniform membership is appended before the joint one is committed.
+    LeaveJointEarly,
+    /// A new leader completes a joint change before an entry of its own is committed under the joint membership.
+    CompleteBeforeOwnEntry,
+    /// A leader goes on leading after its removal is committed.
+    RemovedLeaderStays,
+    /// A learner becomes a voter however far it lags.
+    PromoteWithoutCatchUp,
+    /// Two voter sets are taken for the same if they name the same nodes.
+    SameIdsSameSet,
 }
 
 /// Whether this bug is planted: never, in this build.

@@ -43,6 +43,8 @@ pub struct Config {
     pub snapshot_entries: u64,
     /// Entries kept in the log after a snapshot covers them, for followers that lag a little.
     pub keep_entries: u64,
+    /// A learner that lags behind the end of the log by at most this many entries has caught up: it may become a voter.
+    pub replication_lag_threshold: u64,
     /// A leader whose own log is not durable up to a committed entry for this long steps aside (law 8).
     pub max_disk_lag: Duration,
     /// What this node does if its log is lost: its disk is blank, but the cluster knows it as a voter.
@@ -99,6 +101,7 @@ impl Config {
             retransmit_timeout: Duration::from_millis(600),
             snapshot_entries: 100_000,
             keep_entries: 10_000,
+            replication_lag_threshold: 5_000,
             max_disk_lag: Duration::from_secs(10),
             on_lost_log: OnLostLog::Halt,
             seed: 0,

@@ -1,5 +1,6 @@
 //! The state of one node of one group, and the dispatch of events to the files that handle them.
 
+use crate::bug::{Bug, bug};
 use crate::config::Config;
 use crate::durability::{Durability, Held};
 use crate::event::{
@@ -153,8 +154,8 @@ impl Core {
             Event::Timeout => self.on_timeout(out),
             Event::Propose { request, count, bytes } => self.on_propose(request, count, bytes, out),
             Event::Read { request, policy } => self.on_read(request, policy, out),
-            Event::ChangeMembership { request, change, retain } => {
-                self.on_change_membership(request, &change, retain, out)
+            Event::ChangeMembership { request, change, retain, terms } => {
+                self.on_change_membership(request, change, retain, terms, out)
             }
             Event::Initialize { request, membership } => self.on_initialize(request, membership, out),
             Event::TransferLeader { request, to } => self.on_transfer(request, to, out),
@@ -179,6 +180,7 @@ impl Core {
             self.fail_asked_reads(out);
         }
         self.advance_transfer(out);
+        self.retry_changes(out);
         self.release_held(out);
         self.maybe_apply(out);
     }
@@ -350,6 +352,11 @@ impl Core {
     }
 
     pub(crate) fn in_force(&self) -> &(LogId, Membership) {
+        if bug(Bug::EffectiveOnCommit)
+            && let Some(committed) = self.memberships.iter().rfind(|(id, _)| id.index <= self.commit)
+        {
+            return committed;
+        }
         match self.memberships.last() {
             Some(newest) => newest,
             None => unreachable!("the membership at `applied` is never forgotten"),
@@ -368,6 +375,9 @@ impl Core {
 
     /// The log was cut: memberships after `index` are no longer in it.
     pub(crate) fn restore_membership(&mut self, index: u64, out: &mut Actions) {
+        if bug(Bug::TruncatedMembershipStays) {
+            return;
+        }
         let before = self.memberships.len();
         while self.memberships.len() > 1 && self.in_force().0.index > index {
             self.memberships.pop();

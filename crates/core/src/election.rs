@@ -191,7 +191,10 @@ impl Core {
         let Role::Candidate(candidate) = &self.role else { return };
         let granted = |id: NodeId, inc: Incarnation| candidate.grants.contains(&(id, inc)).then_some(());
         let membership = self.membership();
-        let elected = membership.elect_reached(granted).is_some();
+        let mut elected = membership.elect_reached(granted).is_some();
+        if bug(Bug::LearnerVotes) {
+            elected |= candidate.grants.len() > membership.voter_ids().len() / 2;
+        }
         match candidate.phase {
             // Rule: a pre-vote needs a commit quorum too (law 4): who could not commit must not elect.
             Phase::Pre if elected && membership.commit_reached(granted).is_some() => {

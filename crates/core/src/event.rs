@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::ids::{Incarnation, LeaderId, LogId, NodeId, RequestId, StreamId, Vote, WriteId};
 use crate::log::{LogIds, Span};
-use crate::membership::{ChangeMembers, Membership, Retain};
+use crate::membership::{ChangeMembers, ChangeTerms, Membership, Precondition, Retain};
 use crate::message::{AppendHeader, Envelope, Message, Phase};
 use crate::quorum::RuleError;
 
@@ -43,6 +43,8 @@ pub enum Event {
         change: ChangeMembers,
         /// What becomes of voters that leave.
         retain: Retain,
+        /// What it depends on, and how long it may wait.
+        terms: ChangeTerms,
     },
     /// A caller makes this blank node the first of a new cluster.
     Initialize {
@@ -345,8 +347,40 @@ pub enum Refusal {
     UnknownNode(NodeId),
     /// A learner's disk was not seen yet, so it cannot be named as a voter (law 15).
     NotSeenYet(NodeId),
+    /// A node to become voter lags behind the end of the log by more than
+    /// [`Config::replication_lag_threshold`](crate::Config), or needs a snapshot: commits would wait for it. It stays
+    /// what it is.
+    NotCaughtUp {
+        /// The node.
+        node: NodeId,
+        /// What it holds.
+        matched: LogId,
+        /// The end of the leader's log.
+        last: LogId,
+    },
+    /// The voters of the changed membership that are alive could not commit, or not elect.
+    /// [`Readiness::Waived`](crate::Readiness) makes the change all the same.
+    WouldLoseQuorum {
+        /// Its voters that were not heard of within the lease.
+        silent: Vec<NodeId>,
+    },
+    /// What the caller relies on does not hold.
+    PreconditionFailed {
+        /// What the caller expects.
+        expected: Precondition,
+        /// What is.
+        actual: Precondition,
+    },
     /// A node to be removed as a learner votes.
     IsVoter(NodeId),
+    /// The voters decide by a rule of their own, which names them: it cannot be stretched over others. Name the new
+    /// rule in the same change, with [`ChangeMembers::SetQuorum`] in a [`ChangeMembers::Batch`].
+    RuleNeeded {
+        /// Voters that the rule does not name.
+        added: Vec<NodeId>,
+        /// Nodes that the rule names, and that would not vote any more.
+        removed: Vec<NodeId>,
+    },
     /// The quorum rule cannot be used.
     BadRule(RuleError),
     /// The node is not blank.

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::bug::{Bug, bug};
+use crate::change::Changes;
 use crate::config::Config;
 use crate::core::{Core, Role};
 use crate::event::{Action, Actions, CoreEntry, Note, Outcome, PeerState, Refusal, Source, StepDown, WriteOp};
@@ -32,8 +34,8 @@ pub(crate) struct Leader {
     /// A commit quorum acknowledged this leader after this moment.
     pub(crate) quorum_acked: Option<Instant>,
     pub(crate) reads: ReadQueue,
-    /// Who waits for the membership change under way.
-    pub(crate) change: Option<RequestId>,
+    /// Membership changes that callers wait for.
+    pub(crate) changes: Changes,
     /// A node was asked to take over: no lease read is served any more under this leader id (law 17).
     pub(crate) transfer_was_sent: bool,
     /// Since when a committed entry, and which, is not durable here.
@@ -65,7 +67,7 @@ impl Core {
             since: self.now,
             quorum_acked: None,
             reads: ReadQueue::default(),
-            change: None,
+            changes: Changes::default(),
             transfer_was_sent: false,
             disk_behind: None,
         }));
@@ -75,6 +77,10 @@ impl Core {
         // The blank entry commits what earlier leaders left, and with it this leader knows what is committed
         // (dissertation 3.6.2, 6.4).
         self.append_core_entry(self.vote.leader_id, CoreEntry::Blank, out);
+        if bug(Bug::CompleteBeforeOwnEntry) && self.membership().is_joint() {
+            let target = self.membership().target();
+            self.append_core_entry(self.vote.leader_id, CoreEntry::Membership(target), out);
+        }
         self.start_round();
         self.replicate(out);
     }
@@ -206,9 +212,10 @@ impl Core {
 
     pub(crate) fn leader_deadline(&self, leader: &Leader) -> Instant {
         let heard = leader.quorum_acked.unwrap_or(leader.since);
+        let next = leader.changes.deadline().map_or(leader.heartbeat_at, |end| end.min(leader.heartbeat_at));
         match self.config.check_quorum.is_on() {
-            true => leader.heartbeat_at.min(heard + self.config.election_timeout_max),
-            false => leader.heartbeat_at,
+            true => next.min(heard + self.config.election_timeout_max),
+            false => next,
         }
     }
 
@@ -509,7 +516,12 @@ impl Core {
             true => Some(own),
             false => leader.peer_as(id, incarnation).map(|peer| peer.matched.index),
         });
-        let Some(reached) = reached else { return };
+        let Some(mut reached) = reached else { return };
+        if bug(Bug::LearnerCommits) {
+            let mut matched: Vec<u64> = leader.peers.iter().map(|peer| peer.matched.index).chain([own]).collect();
+            matched.sort_unstable();
+            reached = reached.max(matched[matched.len() - 1 - self.membership().voter_ids().len() / 2]);
+        }
         // Rule: never count replicas of an earlier leader's entry (figure 3.7).
         if reached < leader.first_own || !self.commit_to(reached) {
             return;
@@ -522,9 +534,7 @@ impl Core {
     pub(crate) fn fail_leader_requests(&mut self, out: &mut Actions) {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.reads.fail(out);
-        if let Some(request) = leader.change.take() {
-            out.push(Action::Reply { request, outcome: Outcome::Unknown });
-        }
+        std::mem::take(&mut leader.changes).fail(out);
     }
 }
 
@@ -552,7 +562,7 @@ impl Leader {
     }
 
     /// The peer, if its word counts for a voter of this incarnation.
-    fn peer_as(&self, id: NodeId, incarnation: Incarnation) -> Option<&Progress> {
+    pub(crate) fn peer_as(&self, id: NodeId, incarnation: Incarnation) -> Option<&Progress> {
         self.peer(id).filter(|peer| peer.counts_as(incarnation))
     }
 }

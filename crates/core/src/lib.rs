@@ -11,6 +11,7 @@ mod check_step;
 mod check_tests;
 mod config;
 mod core;
+mod draft;
 mod durability;
 mod election;
 mod event;
@@ -49,7 +50,9 @@ pub use ids::{
 };
 pub use invariant::Invariant;
 pub use log::{LogIds, Run, Runs, Span};
-pub use membership::{ChangeMembers, LeasePolicy, Membership, Node, Retain, Settings};
+pub use membership::{
+    ChangeMembers, ChangeTerms, LeasePolicy, Membership, Node, Precondition, Readiness, Retain, Settings,
+};
 pub use message::{
     Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Entries, Envelope, Message, Phase, VoteAnswer,
     VoteReply, VoteRequest,

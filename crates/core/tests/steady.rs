@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use quorate_core::{
-    Action, Actions, Append, ChangeMembers, Config, Core, Entries, Envelope, Event, Incarnation, Instant, Membership,
-    Message, Node, NodeId, Outcome, ReadPolicy, Recovered, RequestId, Retain, Runs, WriteOp,
+    Action, Actions, Append, ChangeMembers, ChangeTerms, Config, Core, Entries, Envelope, Event, Incarnation, Instant,
+    Membership, Message, Node, NodeId, Outcome, ReadPolicy, Recovered, RequestId, Retain, Runs, WriteOp,
 };
 
 struct World {
@@ -140,7 +140,10 @@ fn a_learner_becomes_a_voter_and_the_leader_can_be_removed() {
         (RequestId(22), ChangeMembers::RemoveVoters([NodeId(1)].into())),
     ];
     for (request, change) in steps {
-        world.step(NodeId(1), Event::ChangeMembership { request, change, retain: Retain::Remove });
+        world.step(
+            NodeId(1),
+            Event::ChangeMembership { request, change, retain: Retain::Remove, terms: ChangeTerms::default() },
+        );
         world.settle();
         assert!(matches!(world.replies[&request], Outcome::MembershipChanged(_)), "{:?}", world.replies[&request]);
     }

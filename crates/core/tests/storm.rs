@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use quorate_core::{
-    Action, Actions, Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ChangeMembers, Config,
-    Core, CoreEntry, Entries, Envelope, Event, Incarnation, Instant, LeaderId, LeaderIdMode, LogId, LogIds, Membership,
-    Message, Node, NodeId, Phase, ReadPolicy, Recovered, RequestId, Retain, Round, Run, SendOutcome, SnapshotMeta,
-    Source, StreamId, Tail, Toggle, Vote, VoteAnswer, VoteReply, VoteRequest, WriteId, WriteOp,
+    Action, Actions, Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ChangeMembers,
+    ChangeTerms, Config, Core, CoreEntry, Entries, Envelope, Event, Incarnation, Instant, LeaderId, LeaderIdMode,
+    LogId, LogIds, Membership, Message, Node, NodeId, Phase, ReadPolicy, Readiness, Recovered, RequestId, Retain,
+    Round, Run, SendOutcome, SnapshotMeta, Source, StreamId, Tail, Toggle, Vote, VoteAnswer, VoteReply, VoteRequest,
+    WriteId, WriteOp,
 };
 
 /// A small generator, so that every run of a seed is the same.
@@ -153,6 +154,7 @@ impl World {
             keep_entries: 2,
             max_append_bytes: if small { 30 } else { 1000 },
             max_inflight_bytes: 2000,
+            replication_lag_threshold: if small { 3 } else { 100 },
             ..Config::new(id, peer.incarnation)
         };
         let log = peer.disk.log.clone();
@@ -431,17 +433,22 @@ impl World {
 
     fn change(&mut self, id: NodeId) {
         let node = self.random_node();
-        let change = match self.rng.below(4) {
+        let change = match self.rng.below(5) {
             0 => ChangeMembers::AddNodes([(node, Node::default())].into()),
             1 => ChangeMembers::AddVoterIds([node].into()),
             2 => ChangeMembers::RemoveVoters([node].into()),
+            3 => ChangeMembers::AddVoters([(node, Node::default())].into()),
             _ => {
                 let keep = (0..3).map(|_| self.random_node()).collect();
                 ChangeMembers::ReplaceAllVoters(keep)
             }
         };
         let retain = if self.rng.chance(50) { Retain::AsLearners } else { Retain::Remove };
-        self.request(id, |request| Event::ChangeMembership { request, change, retain });
+        // Patient callers overlap, so that joint changes are continued and reverted; waived ones take what lags.
+        let patience = Duration::from_millis(if self.rng.chance(60) { self.rng.below(800) } else { 0 });
+        let readiness = if self.rng.chance(30) { Readiness::Waived } else { Readiness::Required };
+        let terms = ChangeTerms { patience, readiness, ..ChangeTerms::default() };
+        self.request(id, |request| Event::ChangeMembership { request, change, retain, terms });
     }
 
     /// A message that no correct peer sends. It may waste time; it must not panic. Lies that only a peer

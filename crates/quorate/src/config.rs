@@ -52,6 +52,9 @@ pub struct Config {
     /// lost disk took acknowledged entries with it, and whether the quorums that counted them are still whole is for
     /// an operator to say. Nodes without a data directory lose their disk at every stop.
     pub on_lost_log: OnLostLog,
+    /// A learner that lags behind the end of the log by at most this many entries has caught up: it may become a voter.
+    /// Default 5,000.
+    pub replication_lag_threshold: u64,
     /// How long a write may take, waiting for a leader included. Default 5 s.
     pub write_timeout: Duration,
     /// How long a read may take. Default 5 s.
@@ -85,6 +88,7 @@ impl Default for Config {
             keep_entries: core.keep_entries,
             max_disk_lag: core.max_disk_lag,
             on_lost_log: core.on_lost_log,
+            replication_lag_threshold: core.replication_lag_threshold,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             max_command_bytes: 16 << 20,
@@ -176,6 +180,7 @@ impl Config {
             keep_entries: self.keep_entries,
             max_disk_lag: self.max_disk_lag,
             on_lost_log: self.on_lost_log,
+            replication_lag_threshold: self.replication_lag_threshold,
             seed,
         }
     }

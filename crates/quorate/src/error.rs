@@ -223,6 +223,8 @@ impl ChangeError {
                 Refusal::NotYetCommitted
                     | Refusal::ChangeInProgress { .. }
                     | Refusal::NotSeenYet(_)
+                    | Refusal::NotCaughtUp { .. }
+                    | Refusal::WouldLoseQuorum { .. }
                     | Refusal::Transferring { .. }
                     | Refusal::NotTransferred(
                         TransferFailure::NoTarget | TransferFailure::TimedOut { .. } | TransferFailure::Aborted { .. }
@@ -269,6 +271,21 @@ pub(crate) fn refusal_text(refusal: &Refusal) -> String {
         Refusal::NoVoters => "the change would leave no voters".into(),
         Refusal::UnknownNode(id) => format!("node {id} is not in the cluster: add it as a learner first"),
         Refusal::NotSeenYet(id) => format!("node {id} has not been heard of yet: wait until it follows the leader"),
+        Refusal::NotCaughtUp { node, matched, last } => format!(
+            "node {node} has not caught up: it holds the log up to {matched}, the log ends at {last}; wait for it, or \
+             raise `replication_lag_threshold`"
+        ),
+        Refusal::WouldLoseQuorum { silent } => format!(
+            "the change would leave the cluster without a quorum: voters {silent:?} are silent; start them, or waive \
+             this with `Readiness::Waived`"
+        ),
+        Refusal::PreconditionFailed { expected, actual } => {
+            format!("the leader is not in the state expected: {expected} was expected, {actual} is")
+        }
+        Refusal::RuleNeeded { added, removed } => format!(
+            "the voters decide by a quorum rule that names them: adding {added:?} and removing {removed:?} needs a new \
+             rule; put `SetQuorum` into the same `Batch`"
+        ),
         Refusal::IsVoter(id) => format!("node {id} votes: remove it from the voters first"),
         Refusal::BadRule(error) => error.to_string(),
         Refusal::AlreadyInitialized => "this node already belongs to a cluster".into(),

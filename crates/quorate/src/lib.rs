@@ -15,6 +15,7 @@
 mod builder;
 mod call;
 mod calls;
+mod change;
 mod config;
 mod driver;
 mod durable;
@@ -39,6 +40,7 @@ pub mod virtual_node;
 mod write;
 
 pub use builder::Builder;
+pub use change::CatchUp;
 pub use config::Config;
 pub use error::{
     ChangeError, ClientWriteError, ClosedReason, InitializeError, ReadError, ReconfigureError, StartError,
@@ -56,9 +58,9 @@ pub use storage::{Completions, LogWrite, RaftLogStorage};
 pub use tuning::RuntimeConfig;
 
 pub use quorate_core::{
-    ChangeMembers, ClusterId, ConfigError, GroupId, Incarnation, LeaderId, LeaderIdMode, LeasePolicy, LogId,
-    Membership, Node, NodeId, OnLostLog, PeerState, Phase, Quorum, ReadPolicy, Refusal, Retain, RuleError, Settings,
-    SnapshotMeta, Toggle, TransferFailure, Vote, VoterSet,
+    ChangeMembers, ChangeTerms, ClusterId, ConfigError, GroupId, Incarnation, LeaderId, LeaderIdMode, LeasePolicy,
+    LogId, Membership, Node, NodeId, OnLostLog, PeerState, Phase, Precondition, Quorum, ReadPolicy, Readiness, Refusal,
+    Retain, RuleError, Settings, SnapshotMeta, Toggle, TransferFailure, Vote, VoterSet,
 };
 
 /// Certificates for mutual TLS between peers, as PEM files.

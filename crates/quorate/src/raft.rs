@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_core::{
-    ChangeMembers, ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, NodeId, Phase, ReadPolicy, Refusal,
-    Retain,
-};
+use quorate_core::{ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, NodeId, Phase, ReadPolicy};
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::Input;
@@ -205,39 +202,6 @@ impl<S: RaftStateMachine> Raft<S> {
     /// See [`InitializeError`].
     pub async fn initialize(&self, members: BTreeMap<NodeId, Member>) -> Result<LogId, InitializeError> {
         initialize(&self.group.host, &self.group.node, members).await
-    }
-
-    /// Changes the membership; returns once the change is complete. Only on the leader.
-    ///
-    /// A leader that is too new, or has not heard of a new voter yet, is asked again for up to
-    /// [`Config::write_timeout`](crate::Config::write_timeout).
-    ///
-    /// # Errors
-    /// See [`ChangeError`].
-    pub async fn change_membership(&self, change: ChangeMembers, retain: Retain) -> Result<LogId, ChangeError> {
-        let node = &self.group.node;
-        let deadline = Instant::now() + self.group.host.config.write_timeout;
-        loop {
-            let (reply, result) = oneshot::channel();
-            node.bring(Input::Change { change: change.clone(), retain, reply });
-            match result.await {
-                Ok(Err(ChangeError::Refused(Refusal::NotYetCommitted | Refusal::NotSeenYet(_))))
-                    if Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                }
-                Ok(result) => return result,
-                Err(_) => return Err(ChangeError::Closed(self.group.closed_reason())),
-            }
-        }
-    }
-
-    /// Adds a node that receives the log but does not vote. Only on the leader.
-    ///
-    /// # Errors
-    /// See [`ChangeError`].
-    pub async fn add_learner(&self, id: impl Into<NodeId>, node: Member) -> Result<LogId, ChangeError> {
-        self.change_membership(ChangeMembers::AddNodes([(id.into(), node)].into()), Retain::Remove).await
     }
 
     /// Makes things happen now that would happen later.

@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use quorate_core::{
-    Actions, AppendHeader, AppendReply, ChangeMembers, ClusterId, Core, Entries, Envelope, Event, GroupId, Incarnation,
-    Instant, LeaderId, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId, Retain, SnapshotMeta,
-    Span, StreamId, WriteId,
+    Actions, AppendHeader, AppendReply, ChangeMembers, ChangeTerms, ClusterId, Core, Entries, Envelope, Event, GroupId,
+    Incarnation, Instant, LeaderId, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId, Retain,
+    SnapshotMeta, Span, StreamId, WriteId,
 };
 use quorate_wire::{BatchBuilder, Batches, Packet};
 use smallvec::SmallVec;
@@ -63,6 +63,7 @@ pub(crate) enum Input {
     Change {
         change: ChangeMembers,
         retain: Retain,
+        terms: ChangeTerms,
         reply: oneshot::Sender<Result<LogId, ChangeError>>,
     },
     Initialize {
@@ -347,9 +348,9 @@ impl Driver {
                 let request = self.wait(Waiting::Read(batch, now.at));
                 self.step(now, Event::Read { request, policy }, effects);
             }
-            Input::Change { change, retain, reply } => {
+            Input::Change { change, retain, terms, reply } => {
                 let request = self.wait(Waiting::Change(reply));
-                self.step(now, Event::ChangeMembership { request, change, retain }, effects);
+                self.step(now, Event::ChangeMembership { request, change, retain, terms }, effects);
             }
             Input::Initialize { membership, reply } => {
                 let request = self.wait(Waiting::Initialize(reply));

@@ -270,6 +270,10 @@ impl Driver {
                     | Refusal::NoVoters
                     | Refusal::UnknownNode(_)
                     | Refusal::NotSeenYet(_)
+                    | Refusal::NotCaughtUp { .. }
+                    | Refusal::WouldLoseQuorum { .. }
+                    | Refusal::PreconditionFailed { .. }
+                    | Refusal::RuleNeeded { .. }
                     | Refusal::IsVoter(_)
                     | Refusal::BadRule(_)
                     | Refusal::AlreadyInitialized

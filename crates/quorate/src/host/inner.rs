@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use quorate_core::{ChangeMembers, ClusterId, Event, GroupId, Incarnation, Node as Member, NodeId, Phase, Retain};
+use quorate_core::{
+    ChangeMembers, ChangeTerms, ClusterId, Event, GroupId, Incarnation, Node as Member, NodeId, Phase, Retain,
+};
 use quorate_wire::Packet;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
@@ -305,7 +307,8 @@ impl HostInner {
         drop(self.runtime.spawn(async move {
             let (reply, result) = oneshot::channel();
             let change = ChangeMembers::AddNodes([(from, Member::at(address))].into());
-            node.bring(Input::Change { change, retain: Retain::Remove, reply });
+            let terms = ChangeTerms::default();
+            node.bring(Input::Change { change, retain: Retain::Remove, terms, reply });
             let done = matches!(result.await, Ok(Ok(_)));
             let joined = Call::Joined { group, id, done, leader: node.leader() };
             answer(&*host.network, from, &joined);

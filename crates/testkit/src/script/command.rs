@@ -1,12 +1,12 @@
 //! The commands of a script.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use quorate_core::{
-    ChangeMembers, Config, Event, Incarnation, LeasePolicy, Membership, Node as Record, NodeId, OnLostLog, Phase,
-    Quorum, ReadPolicy, Retain, Settings, VoterSet,
+    Config, Event, Incarnation, LeasePolicy, Membership, NodeId, OnLostLog, Phase, ReadPolicy, VoterSet,
 };
 
+use super::change::{self, Asked, record, rule, threshold};
 use super::inject;
 use super::words::{Words, link, links, log_id, nodes, number, options, tune};
 use crate::world::{
@@ -179,6 +179,11 @@ impl Stage {
             let set = membership.configs.first_mut().ok_or("there are no voters")?;
             set.elect = threshold(elect, &voters)?;
             set.commit = threshold(commit, &voters)?;
+        }
+        if let Some((elect, commit)) = found.remove("elect").zip(found.remove("commit")) {
+            let set = membership.configs.first_mut().ok_or("there are no voters")?;
+            set.elect = rule(elect)?;
+            set.commit = rule(commit)?;
         }
         membership.check(config.mode).map_err(|e| e.to_string())?;
         for (key, value) in found {
@@ -374,23 +379,11 @@ impl Stage {
 
     fn change(&mut self, words: &mut Words<'_>) -> Done {
         let id = words.node()?;
-        let mut rest = words.rest();
-        let retain = match rest.last() {
-            Some(&"retain") => {
-                rest.pop();
-                Retain::AsLearners
-            }
-            _ => Retain::Remove,
-        };
-        let parts: Vec<ChangeMembers> = rest.split(|word| *word == ";").map(change).collect::<Result<_, _>>()?;
-        let change = match <[ChangeMembers; 1]>::try_from(parts) {
-            Ok([only]) => only,
-            Err(parts) => ChangeMembers::Batch(parts),
-        };
+        let Asked { change, retain, terms } = change::asked(words.rest())?;
         let world = self.world_mut()?;
         let request = world.next_request();
         world.tell(Kind::Told, format!("r{} asks {id}", request.0));
-        world.step(id, Event::ChangeMembership { request, change, retain }, &[])
+        world.step(id, Event::ChangeMembership { request, change, retain, terms }, &[])
     }
 
     fn initialize(&mut self, words: &mut Words<'_>) -> Done {
@@ -522,47 +515,9 @@ fn payload_of(word: &str) -> Payload {
     }
 }
 
-fn record(id: NodeId) -> Record {
-    Record::at(format!("node-{id}:7000"))
-}
-
-fn records(ids: &[NodeId]) -> BTreeMap<NodeId, Record> {
-    ids.iter().map(|id| (*id, record(*id))).collect()
-}
-
 /// A majority of first disks.
 fn membership(voters: &[NodeId], learners: &[NodeId]) -> Membership {
     let set: BTreeMap<NodeId, Incarnation> = voters.iter().map(|id| (*id, incarnation(*id, 0))).collect();
-    let mut nodes = records(voters);
-    nodes.extend(records(learners));
+    let nodes = voters.iter().chain(learners).map(|id| (*id, record(*id))).collect();
     Membership { configs: vec![VoterSet::majority(set)], nodes, ..Membership::default() }
-}
-
-fn threshold(need: &str, voters: &[NodeId]) -> Result<Quorum, String> {
-    let need = u32::try_from(number(need)?).map_err(|e| e.to_string())?;
-    Ok(Quorum::at_least(need, voters.iter().copied()))
-}
-
-/// One change: `add-voters 4,5`, `quorum 1,2,3 elect 1 commit 3`, and so on.
-fn change(words: &[&str]) -> Result<ChangeMembers, String> {
-    let (name, rest) = words.split_first().ok_or("`change` needs a change")?;
-    let first = rest.first().copied().unwrap_or_default();
-    let set = || nodes(first).map(|ids| ids.into_iter().collect::<BTreeSet<_>>());
-    let map = || nodes(first).map(|ids| records(&ids));
-    match (*name, &rest[rest.len().min(1)..]) {
-        ("add-voters", []) => map().map(ChangeMembers::AddVoters),
-        ("add-voter-ids", []) => set().map(ChangeMembers::AddVoterIds),
-        ("remove-voters", []) => set().map(ChangeMembers::RemoveVoters),
-        ("replace-voters", []) => set().map(ChangeMembers::ReplaceAllVoters),
-        ("add-nodes", []) => map().map(ChangeMembers::AddNodes),
-        ("set-nodes", []) => map().map(ChangeMembers::SetNodes),
-        ("remove-nodes", []) => set().map(ChangeMembers::RemoveNodes),
-        ("lease-reads", []) => Ok(ChangeMembers::SetSettings(Settings { lease: LeasePolicy::LeaseReads })),
-        ("fast-failover", []) => Ok(ChangeMembers::SetSettings(Settings { lease: LeasePolicy::FastFailover })),
-        ("quorum", ["elect", elect, "commit", commit]) => {
-            let voters = nodes(first)?;
-            Ok(ChangeMembers::SetQuorum { elect: threshold(elect, &voters)?, commit: threshold(commit, &voters)? })
-        }
-        _ => Err(format!("`{}` is not a change", words.join(" "))),
-    }
 }

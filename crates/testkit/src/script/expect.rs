@@ -4,7 +4,7 @@ use quorate_core::{LeaderId, NodeId, RequestId};
 
 use super::command::Stage;
 use super::words::{Words, leader_id, link, node, nodes, number, open_link};
-use crate::world::{Kind, Link, Payload, Trace, View, compact, has_words, log_id as show, peer_state};
+use crate::world::{Kind, Link, Payload, Trace, View, compact, has_words, log_id as show, peer_state, records};
 
 type Check = Result<(), String>;
 
@@ -262,6 +262,7 @@ fn of_view(view: &View, name: &str) -> Option<String> {
         "applied-index" => view.applied.index.to_string(),
         "purged" => show(view.purged),
         "members" => compact(&view.membership),
+        "records" => records(&view.membership),
         "membership-at" => show(view.membership_log_id),
         _ => return None,
     };

@@ -18,6 +18,7 @@
 //!
 //! `testdata/README.md` lists the commands.
 
+mod change;
 mod command;
 mod diff;
 mod expect;

@@ -189,6 +189,7 @@ pub(super) fn tune(config: &mut Config, key: &str, value: &str) -> Result<bool, 
         }
         "snapshot-entries" => config.snapshot_entries = number(value)?,
         "keep-entries" => config.keep_entries = number(value)?,
+        "lag-threshold" => config.replication_lag_threshold = number(value)?,
         "seed" => config.seed = number(value)?,
         "election-timeout" => {
             let (min, max) = value.split_once("..").ok_or("`election-timeout` is such as `300..600`")?;

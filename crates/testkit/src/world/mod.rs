@@ -16,7 +16,7 @@ pub(crate) use disk::{Entry, Log, Payload};
 pub(crate) use net::{Choice, Link, Packet, has_words};
 pub(crate) use node::Node;
 pub(crate) use run::summary;
-pub(crate) use text::{compact, log_id, peer_state, policy};
+pub(crate) use text::{compact, log_id, peer_state, policy, records};
 pub(crate) use view::View;
 
 use crate::invariants::Invariants;

@@ -69,8 +69,12 @@ impl Choice {
 
 /// Whether `text` has all `words`, in this order.
 pub(crate) fn has_words(text: &str, words: &[String]) -> bool {
-    let mut found = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
-    words.iter().all(|word| found.any(|have| have.trim_end_matches(':') == word.trim_end_matches(':')))
+    fn parts(text: &str) -> impl Iterator<Item = &str> {
+        text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty())
+    }
+    let mut found = parts(text);
+    let mut wanted = words.iter().flat_map(|word| parts(word));
+    wanted.all(|word| found.any(|have| have.trim_end_matches(':') == word.trim_end_matches(':')))
 }
 
 /// All links.

@@ -1,8 +1,9 @@
 //! The textual forms of messages, notes, writes and answers.
 
 use quorate_core::{
-    AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, LogId, Membership, Message, Note, Outcome,
-    PeerState, Phase, ReadPolicy, Refusal, StepDown, Tail, TransferFailure, VoteAnswer, VoteReply, VoteRequest,
+    AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, LogId, Membership, Message, NodeId, Note,
+    Outcome, PeerState, Phase, Precondition, ReadPolicy, Refusal, StepDown, Tail, TransferFailure, VoteAnswer,
+    VoteReply, VoteRequest,
 };
 
 use super::disk::{DiskOp, Entry, PendingWrite};
@@ -192,7 +193,17 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::NoVoters => "no voters".to_string(),
         Refusal::UnknownNode(id) => format!("unknown node {id}"),
         Refusal::NotSeenYet(id) => format!("not seen yet {id}"),
+        Refusal::NotCaughtUp { node, matched, last } => {
+            format!("not caught up {node} at {} of {}", log_id(*matched), log_id(*last))
+        }
+        Refusal::WouldLoseQuorum { silent } => format!("would lose quorum, silent {}", ids(silent)),
+        Refusal::PreconditionFailed { expected, actual } => {
+            format!("precondition failed: expected {}, is {}", precondition(expected), precondition(actual))
+        }
         Refusal::IsVoter(id) => format!("is voter {id}"),
+        Refusal::RuleNeeded { added, removed } => {
+            format!("rule needed: added {} removed {}", ids(added), ids(removed))
+        }
         Refusal::BadRule(error) => format!("bad rule: {error}"),
         Refusal::AlreadyInitialized => "already initialized".to_string(),
         Refusal::NotAmongVoters => "not among voters".to_string(),
@@ -210,4 +221,28 @@ fn not_transferred(failure: TransferFailure) -> String {
         TransferFailure::Aborted { to } => format!("not transferred: {to} aborted"),
         TransferFailure::LeaderChanged { leader } => format!("not transferred: {leader} leads"),
     }
+}
+
+fn ids(ids: &[NodeId]) -> String {
+    match ids.is_empty() {
+        true => "none".to_string(),
+        false => ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    }
+}
+
+fn precondition(precondition: &Precondition) -> String {
+    match precondition {
+        Precondition::LeaderId(leader_id) => format!("leader {leader_id}"),
+        Precondition::LastLogId(id) => format!("last {}", log_id(*id)),
+        Precondition::LastMembershipLogId(id) => format!("membership {}", log_id(*id)),
+    }
+}
+
+/// Every node of a membership with its record: `1@node-1:7000 4@elsewhere:1/zone=a`.
+pub(crate) fn records(membership: &Membership) -> String {
+    let record = |(id, node): (&NodeId, &quorate_core::Node)| {
+        let labels: String = node.labels.iter().map(|(key, value)| format!("/{key}={value}")).collect();
+        format!("{id}@{}{labels}", node.address)
+    };
+    membership.nodes.iter().map(record).collect::<Vec<_>>().join(" ")
 }

@@ -1,0 +1,120 @@
+//! Changing the membership of a group: [`Raft::change_membership`] and what comes with it.
+
+use std::time::Instant;
+
+use quorate_core::{ChangeMembers, ChangeTerms, LogId, Node as Member, NodeId, Precondition, Refusal, Retain};
+use tokio::sync::oneshot;
+
+use crate::driver::Input;
+use crate::{ChangeError, Raft, RaftStateMachine, Role};
+
+/// Whether [`Raft::add_learner`] waits until the learner has caught up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CatchUp {
+    /// Returns once the learner is in the cluster; it catches up later.
+    Skip,
+    /// Returns once it lags by at most [`Config::replication_lag_threshold`](crate::Config::replication_lag_threshold)
+    /// entries.
+    Wait,
+}
+
+impl<S: RaftStateMachine> Raft<S> {
+    /// Changes the membership; returns once the change is complete. Only on the leader.
+    ///
+    /// Waits for up to [`Config::write_timeout`](crate::Config::write_timeout) until the change can begin: for the end
+    /// of another one, for new voters to be heard of and to catch up, for enough of the voters to be alive. New voters
+    /// that are not in the cluster yet are learners meanwhile, and stay so if the time is over. Their progress is in
+    /// [`RaftMetrics::replication`](crate::RaftMetrics::replication).
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn change_membership(&self, change: ChangeMembers, retain: Retain) -> Result<LogId, ChangeError> {
+        self.change_membership_if(change, retain, Vec::new()).await
+    }
+
+    /// As [`change_membership`](Self::change_membership), but only if all of this holds when the change enters the
+    /// log: then it cannot undo what its caller has not seen.
+    ///
+    /// # Errors
+    /// [`Refusal::PreconditionFailed`] names the first one that does not hold, and what is instead. See [`ChangeError`]
+    /// for the others.
+    pub async fn change_membership_if(
+        &self,
+        change: ChangeMembers,
+        retain: Retain,
+        preconditions: Vec<Precondition>,
+    ) -> Result<LogId, ChangeError> {
+        let patience = self.group.host.config.write_timeout;
+        self.change_membership_with(change, retain, ChangeTerms { preconditions, patience, ..ChangeTerms::default() })
+            .await
+    }
+
+    /// As [`change_membership`](Self::change_membership), with terms of the caller's own: preconditions, another
+    /// patience, or without regard to whether the cluster can go on at once.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn change_membership_with(
+        &self,
+        change: ChangeMembers,
+        retain: Retain,
+        terms: ChangeTerms,
+    ) -> Result<LogId, ChangeError> {
+        let (reply, result) = oneshot::channel();
+        self.group.node.bring(Input::Change { change, retain, terms, reply });
+        match result.await {
+            Ok(result) => result,
+            Err(_) => Err(ChangeError::Closed(self.group.closed_reason())),
+        }
+    }
+
+    /// Adds a node that receives the log but does not vote, and waits for it to catch up if asked to. Only on the
+    /// leader. A node that is in the cluster already keeps its record.
+    ///
+    /// # Errors
+    /// [`Refusal::NotCaughtUp`] if [`Config::write_timeout`](crate::Config::write_timeout) is over before; it is a
+    /// learner all the same, and goes on catching up. See [`ChangeError`] for the others.
+    pub async fn add_learner(
+        &self,
+        id: impl Into<NodeId>,
+        node: Member,
+        catch_up: CatchUp,
+    ) -> Result<LogId, ChangeError> {
+        let id = id.into();
+        let deadline = Instant::now() + self.group.host.config.write_timeout;
+        let added = self.change_membership(ChangeMembers::AddNodes([(id, node)].into()), Retain::Remove).await?;
+        match catch_up {
+            CatchUp::Skip => {}
+            CatchUp::Wait => self.wait_for_catch_up(id, deadline).await?,
+        }
+        Ok(added)
+    }
+
+    async fn wait_for_catch_up(&self, id: NodeId, deadline: Instant) -> Result<(), ChangeError> {
+        let threshold = self.group.host.config.replication_lag_threshold;
+        let mut metrics = self.metrics();
+        loop {
+            let refusal = {
+                let now = metrics.borrow_and_update();
+                if let Some(reason) = &now.closed {
+                    return Err(ChangeError::Closed(reason.clone()));
+                }
+                if now.role != Role::Leader {
+                    return Err(ChangeError::NotLeader { leader: now.current_leader });
+                }
+                let matched =
+                    now.replication.iter().find(|peer| peer.id == id).map_or(LogId::ZERO, |peer| peer.matched);
+                let heard = matched != LogId::ZERO || id == now.id;
+                if heard && (id == now.id || now.last_log_id.index.saturating_sub(matched.index) <= threshold) {
+                    return Ok(());
+                }
+                Refusal::NotCaughtUp { node: id, matched, last: now.last_log_id }
+            };
+            match tokio::time::timeout_at(deadline.into(), metrics.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(ChangeError::Closed(self.group.closed_reason())),
+                Err(_) => return Err(ChangeError::Refused(refusal)),
+            }
+        }
+    }
+}
