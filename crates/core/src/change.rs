@@ -43,6 +43,12 @@ impl Changes {
         self.waiting.iter().map(|waiting| waiting.until).min()
     }
 
+    /// Everybody who is to be answered.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = RequestId> {
+        let in_log = self.in_log.iter().map(|(request, _)| *request);
+        in_log.chain(self.waiting.iter().map(|waiting| waiting.request))
+    }
+
     /// Answers everybody: the leadership ended.
     pub(crate) fn fail(self, out: &mut Actions) {
         for (request, _) in self.in_log {

@@ -436,7 +436,7 @@ fn waiting(core: &Core) -> Vec<RequestId> {
     let mut waiting: Vec<RequestId> = core.asked_reads.iter().map(|(_, request)| *request).collect();
     waiting.extend(core.transfer.and_then(|transfer| transfer.request));
     if let Role::Leader(leader) = &core.role {
-        waiting.extend(leader.change);
+        waiting.extend(leader.changes.requests());
         waiting.extend(leader.reads.callers());
     }
     waiting

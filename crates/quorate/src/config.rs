@@ -135,6 +135,7 @@ impl Config {
             snapshot_entries: core.snapshot_entries,
             keep_entries: core.keep_entries,
             max_disk_lag: core.max_disk_lag,
+            replication_lag_threshold: core.replication_lag_threshold,
             on_lost_log: core.on_lost_log,
             leader_id_mode: self.leader_id_mode,
             write_timeout: self.write_timeout,
