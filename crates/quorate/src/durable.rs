@@ -262,6 +262,7 @@ impl From<WalError> for StorageError {
             }
             WalError::Locked { .. }
             | WalError::OtherNode { .. }
+            | WalError::NoDirectory { .. }
             | WalError::OtherCluster { .. }
             | WalError::NoCluster => StorageErrorKind::Identity,
             WalError::Closed => StorageErrorKind::Poisoned,

@@ -59,6 +59,11 @@ pub enum WalError {
         /// A file that should not be there without an identity.
         found: PathBuf,
     },
+    /// The directory is nobody's data directory.
+    NoDirectory {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// A write was submitted before the node belongs to a cluster.
     NoCluster,
     /// There is no space for what was asked; nothing was lost.
@@ -163,6 +168,9 @@ impl fmt::Display for WalError {
                 "{} has format version {found}, this program knows version {supported}: use the program that wrote it",
                 path.display()
             ),
+            WalError::NoDirectory { dir } => {
+                write!(f, "{} is no node's data directory: it has no file `identity`", dir.display())
+            }
             WalError::NoIdentity { dir, found } => write!(
                 f,
                 "data directory {} has no identity but holds {}: restore the file `identity`, or use an empty directory",

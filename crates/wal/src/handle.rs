@@ -164,9 +164,9 @@ impl WalHandle {
                 (false, _) => Err(WalError::OtherCluster { found: found.cluster, wanted: cluster }),
             };
         }
-        writer.begin(Identity { cluster, mode, ..found })?;
+        writer.begin(Identity { cluster, mode, ..found }.of_log())?;
         identity.store_cluster(cluster, mode)?;
-        self.shared.snapshots.set_cluster(cluster);
+        self.shared.snapshots.set_cluster(cluster.base());
         lock(&self.shared.state).cluster = cluster;
         Ok(())
     }
@@ -424,7 +424,7 @@ impl Group {
     }
 }
 
-fn read_membership(group: GroupId, place: &MembershipPlace) -> Result<Membership, WalError> {
+pub(crate) fn read_membership(group: GroupId, place: &MembershipPlace) -> Result<Membership, WalError> {
     let MembershipPlace { id, segment, start, end } = place;
     let mut bytes = vec![0; usize::try_from(end - start).unwrap_or(usize::MAX)];
     read_exact_at(&*segment.file, &mut bytes, *start).map_err(WalError::io("read", &segment.path))?;

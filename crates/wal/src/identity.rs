@@ -12,7 +12,7 @@ use crate::twin::TwinFile;
 
 const IDENTITY_MAGIC: [u8; 8] = *b"QRMIDENT";
 const IDENTITY_COPY_BYTES: usize = 4096;
-const IDENTITY_BODY_BYTES: usize = 64;
+const IDENTITY_BODY_BYTES: usize = 80;
 
 const PEERS_MAGIC: [u8; 8] = *b"QRMPEERS";
 const PEERS_COPY_BYTES: usize = 64 << 10;
@@ -27,8 +27,11 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// The node.
     pub node: NodeId,
-    /// Random, made when the directory was formatted.
+    /// Random, made when the directory was formatted, and again when a lost quorum was recovered from it.
     pub incarnation: Incarnation,
+    /// The incarnation that the directory was formatted with. The log's checksums start from it, so that a recovery
+    /// need not write the log again.
+    pub formatted: Incarnation,
     /// How often the directory was opened, this time included. Durable before the log is open.
     pub boot: u64,
     /// How leader ids compare in the cluster; meaningful once the cluster is known.
@@ -49,7 +52,13 @@ impl Identity {
             LeaderIdMode::Standard => 1,
         };
         put_u64(&mut body, 56, self.created);
+        put_u128(&mut body, 64, self.formatted.0);
         body
+    }
+
+    /// The identity as the log's files know it: none of it changes when a lost quorum is recovered.
+    pub(crate) fn of_log(&self) -> Self {
+        Self { cluster: self.cluster.base(), incarnation: self.formatted, ..*self }
     }
 
     fn decode(path: &Path, body: &[u8]) -> Result<Self, WalError> {
@@ -69,6 +78,7 @@ impl Identity {
             boot: u64_at(body, 40),
             mode,
             created: u64_at(body, 56),
+            formatted: Incarnation(u128_at(body, 64)),
         })
     }
 }
@@ -105,6 +115,12 @@ impl IdentityFile {
     /// Notes the cluster, durably.
     pub(crate) fn store_cluster(&mut self, cluster: ClusterId, mode: LeaderIdMode) -> Result<(), WalError> {
         let next = Identity { cluster, mode, ..self.identity };
+        self.store(next)
+    }
+
+    /// Makes the directory another voter of another recovery, durably (law 16).
+    pub(crate) fn store_recovery(&mut self, cluster: ClusterId, incarnation: Incarnation) -> Result<(), WalError> {
+        let next = Identity { cluster, incarnation, ..self.identity };
         self.store(next)
     }
 
@@ -242,6 +258,7 @@ mod tests {
             cluster: ClusterId(9),
             node: NodeId(4),
             incarnation: Incarnation(77),
+            formatted: Incarnation(76),
             boot: 3,
             mode: LeaderIdMode::Standard,
             created: 11,

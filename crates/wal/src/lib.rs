@@ -32,6 +32,7 @@ mod codec;
 mod disk;
 mod error;
 pub mod fake;
+mod forced;
 mod frame;
 mod group;
 mod handle;
@@ -48,6 +49,7 @@ mod vote_file;
 
 pub use disk::{Disk, DiskFile, DiskLock, RealDisk};
 pub use error::{Damage, WalError};
+pub use forced::{ForcedGroup, ForcedRecovery, Inspection, force_recovery, inspect};
 pub use handle::{GroupState, OnDurable, WalHandle, WalWrite};
 pub use identity::{Identity, PeerVerdict};
 pub use open::WalCore;

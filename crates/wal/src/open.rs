@@ -10,6 +10,7 @@ use quorate_core::{ClusterId, Incarnation, Instant, LeaderIdMode};
 use crate::codec::round_up;
 use crate::disk::{Disk, DiskLock};
 use crate::error::WalError;
+use crate::forced::{self, ForcedRecovery};
 use crate::frame::SECTOR_BYTES;
 use crate::handle::{Group, Shared, State, WalHandle, lock};
 use crate::identity::{Identity, IdentityFile, PeersFile};
@@ -46,8 +47,14 @@ impl WalCore {
         if !names.iter().any(|name| name == "identity") {
             format(&*disk, dir, &options)?;
         }
-        let shared = Arc::new(open_formatted(disk, dir, options)?);
-        Ok((WalCore { shared: shared.clone(), _lock: lock }, WalHandle { shared }))
+        let (shared, forced) = open_formatted(Arc::clone(&disk), dir, options)?;
+        let shared = Arc::new(shared);
+        let (mut core, handle) = (WalCore { shared: shared.clone(), _lock: lock }, WalHandle { shared });
+        if let Some(forced) = forced {
+            forced::finish(&mut core, &handle, dir, &forced)?;
+            forced::forget(&*disk, dir)?;
+        }
+        Ok((core, handle))
     }
 
     /// Writes what is queued and completes it. `now` never goes back.
@@ -95,7 +102,7 @@ impl std::fmt::Debug for WalCore {
     }
 }
 
-fn vote_paths(dir: &Path) -> [PathBuf; 2] {
+pub(crate) fn vote_paths(dir: &Path) -> [PathBuf; 2] {
     [dir.join("vote.a"), dir.join("vote.b")]
 }
 
@@ -121,13 +128,15 @@ fn format(disk: &dyn Disk, dir: &Path, options: &WalOptions) -> Result<(), WalEr
     PeersFile::create(disk, &dir.join("peers"))?;
     sync_parent(disk, dir)?;
     disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
+    let incarnation = match options.incarnation {
+        Some(incarnation) => incarnation,
+        None => random_incarnation()?,
+    };
     let identity = Identity {
         cluster: ClusterId(0),
         node: options.node_id,
-        incarnation: match options.incarnation {
-            Some(incarnation) => incarnation,
-            None => random_incarnation()?,
-        },
+        incarnation,
+        formatted: incarnation,
         boot: 0,
         mode: LeaderIdMode::default(),
         created: options.created.unwrap_or_else(|| {
@@ -152,7 +161,7 @@ fn sync_parent(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
     Ok(())
 }
 
-fn random_incarnation() -> Result<Incarnation, WalError> {
+pub(crate) fn random_incarnation() -> Result<Incarnation, WalError> {
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; 16];
     let mut source = std::fs::File::open(path).map_err(WalError::io("open", path))?;
@@ -161,7 +170,11 @@ fn random_incarnation() -> Result<Incarnation, WalError> {
 }
 
 /// Reads everything first; only when all of it is good is something written.
-fn open_formatted(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Result<Shared, WalError> {
+fn open_formatted(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    options: WalOptions,
+) -> Result<(Shared, Option<ForcedRecovery>), WalError> {
     let mut file = IdentityFile::open(&*disk, &dir.join("identity"))?;
     let identity = file.identity();
     if identity.node != options.node_id {
@@ -169,16 +182,17 @@ fn open_formatted(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Resul
         return Err(WalError::OtherNode { dir: dir.to_path_buf(), found, wanted });
     }
     let wal = dir.join("wal");
-    let recovery = recover(&*disk, &wal, &identity)?;
+    let forced = forced::pending(&*disk, dir, &identity)?;
+    let recovery = recover(&*disk, &wal, &identity.of_log())?;
     let peers = PeersFile::open(&*disk, &dir.join("peers"))?;
-    let votes = VoteFiles::open(&*disk, vote_paths(dir), identity.cluster)?;
-    let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster)?;
+    let votes = VoteFiles::open(&*disk, vote_paths(dir), identity.cluster.base())?;
+    let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster.base())?;
     file.count_boot()?;
     let mut writer = Writer {
         disk,
         dir: wal,
         options,
-        identity: file.identity(),
+        identity: file.identity().of_log(),
         active: recovery.active,
         next: recovery.next,
         segments: recovery.segments,
@@ -195,12 +209,13 @@ fn open_formatted(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Resul
         .into_iter()
         .map(|(group, written)| (group, Group { view: written.ids.clone(), written, ..Group::default() }));
     let state = State { cluster: identity.cluster, groups: groups.collect(), ..State::default() };
-    Ok(Shared {
+    let shared = Shared {
         writer: Mutex::new(writer),
         state: Mutex::new(state),
         work: Condvar::new(),
         identity: Mutex::new(file),
         peers: Mutex::new(peers),
         snapshots,
-    })
+    };
+    Ok((shared, forced))
 }

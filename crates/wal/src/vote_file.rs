@@ -68,6 +68,18 @@ impl VoteFiles {
 
     /// Reads both files and makes them equal, durably, so that a vote that is used is in both.
     pub(crate) fn open(disk: &dyn Disk, paths: [PathBuf; 2], cluster: ClusterId) -> Result<Self, WalError> {
+        let (votes, rewritten) = Self::read(disk, paths, cluster)?;
+        for file in 0..2 {
+            // Everything is written again, not only what differs: what a killed process wrote may be in the page
+            // cache only, and after a sync that failed the cache may claim that it is clean.
+            write_all_at(&*votes.files[file], &rewritten, 0).map_err(WalError::io("write", &votes.paths[file]))?;
+            votes.sync(file)?;
+        }
+        Ok(votes)
+    }
+
+    /// Reads both files and changes nothing; gives what both should hold, too.
+    pub(crate) fn read(disk: &dyn Disk, paths: [PathBuf; 2], cluster: ClusterId) -> Result<(Self, Vec<u8>), WalError> {
         let mut opened = Vec::new();
         for path in &paths {
             let file = disk.open(path).map_err(WalError::io("open", path))?;
@@ -97,13 +109,7 @@ impl VoteFiles {
             rewritten[at..at + SLOT_BYTES].copy_from_slice(&encode(group, cluster, record));
         }
         votes.slots = slots;
-        for file in 0..2 {
-            // Everything is written again, not only what differs: what a killed process wrote may be in the page
-            // cache only, and after a sync that failed the cache may claim that it is clean.
-            write_all_at(&*votes.files[file], &rewritten, 0).map_err(WalError::io("write", &votes.paths[file]))?;
-            votes.sync(file)?;
-        }
-        Ok(votes)
+        Ok((votes, rewritten))
     }
 
     /// Decides what a slot holds from its two copies.
@@ -125,6 +131,11 @@ impl VoteFiles {
                 Err(WalError::checksum(&self.paths[1], at, what, stored, computed))
             }
         }
+    }
+
+    /// The groups that ever voted.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.records.keys().copied()
     }
 
     /// The record of a group; all zero if it never voted.

@@ -68,7 +68,7 @@ fn another_version_is_refused_by_name() {
     let path = dir().join("identity");
     for at in [0, 4096] {
         let file = disk.open(&path).unwrap();
-        let mut copy = vec![0; 24 + 64];
+        let mut copy = vec![0; 24 + 80];
         file.read_at(&mut copy, at).unwrap();
         copy[8] = 2;
         file.write_at(&copy, at).unwrap();
