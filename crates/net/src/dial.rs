@@ -234,7 +234,7 @@ pub(crate) async fn dial(inner: &Inner, to: NodeId, address: &str, lane: Lane) -
 }
 
 /// Connects to the first address of a name that accepts. Refused only if every address refuses.
-async fn connect(address: &str, limit: Duration) -> Result<TcpStream, Break> {
+pub(crate) async fn connect(address: &str, limit: Duration) -> Result<TcpStream, Break> {
     let failed = |source| Break::Connect { address: address.to_owned(), source };
     let addresses = match timeout(limit, lookup_host(address)).await {
         Ok(found) => found.map_err(failed)?,

@@ -19,6 +19,7 @@ mod frame;
 mod hello;
 mod lane;
 mod options;
+mod probe;
 mod snapshot;
 mod stream;
 #[cfg(feature = "tls")]
@@ -34,6 +35,7 @@ use quorate_wire::Packet;
 pub use error::NetError;
 pub use hello::{DialedBy, Lane, LocalIdentity, PeerHello, RefusalCode};
 pub use options::TransportOptions;
+pub use probe::{ProbeAnswer, probe};
 pub use snapshot::{OutgoingSnapshot, SnapshotSource};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

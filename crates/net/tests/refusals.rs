@@ -5,7 +5,7 @@ mod common;
 
 use common::{Hello, Log, Node, identity, options, until};
 use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId};
-use quorate_net::{DialedBy, LocalIdentity, NetError, Transport};
+use quorate_net::{DialedBy, LocalIdentity, NetError, ProbeAnswer, Transport};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -205,4 +205,27 @@ async fn an_older_copy_that_was_let_in_before_the_newer_one_came() {
     other_disk.write_all(&common::frame_bytes(7, &[1, 0], &[])).await.unwrap();
     log.line(&["peer=3", "the other end refuses this node"]).await;
     drop(again);
+}
+
+#[tokio::test]
+async fn a_probe_tells_nobody_a_node_and_something_else_apart() {
+    let limit = std::time::Duration::from_secs(20);
+    let node = Node::start(options(identity(2))).await;
+    let asked = quorate_net::probe(&identity(1), NodeId(2), &node.address(), limit).await;
+    assert_eq!(asked, ProbeAnswer::Node(identity(2)));
+    // Also if it would refuse the asker.
+    let stranger = LocalIdentity { cluster: ClusterId(0xbad), ..identity(1) };
+    assert_eq!(quorate_net::probe(&stranger, NodeId(2), &node.address(), limit).await, ProbeAnswer::Node(identity(2)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let other = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        common::read_to_close(&mut stream).await;
+    });
+    let asked = quorate_net::probe(&identity(1), NodeId(2), &address, limit).await;
+    assert!(matches!(&asked, ProbeAnswer::Unclear(text) if text.contains("does not speak this protocol")), "{asked:?}");
+    other.await.unwrap();
+    let asked = quorate_net::probe(&identity(1), NodeId(2), &address, limit).await;
+    assert!(matches!(&asked, ProbeAnswer::Nobody(text) if text.contains("no process listens there")), "{asked:?}");
 }
