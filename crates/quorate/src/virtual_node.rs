@@ -240,14 +240,14 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let shell = Arc::new(VirtualShell::default());
         let completed = Arc::new(Completed::default());
         let reports = Reports { completed: Arc::clone(&completed), shell: Arc::clone(&shell) };
-        let Found { recovered, state, time } = find(&*log, &*snapshots, group, Arc::new(reports), machine)?;
+        let Found { recovered, state, applied_time, last_time } = find(&*log, &*snapshots, group, Arc::new(reports), machine)?;
         let snapshot = recovered.snapshot.clone().unwrap_or_default();
         let applies = ApplyQueue::new(ApplyParts {
             state,
             applied: recovered.applied,
             membership_log_id: snapshot.membership_log_id,
             membership: snapshot.membership,
-            time,
+            time: applied_time,
             group,
             storage: Arc::clone(&log),
             snapshots: Arc::clone(&snapshots),
@@ -258,7 +258,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
             group,
             cluster,
             recovered,
-            last_time: time,
+            last_time,
             tail_bytes: config.tail_cache_bytes,
             storage: Arc::clone(&log),
             network: Arc::clone(&network),

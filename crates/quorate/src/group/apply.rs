@@ -576,6 +576,12 @@ impl<S: RaftStateMachine> Machine<S> {
             }
             match entry.kind {
                 EntryKind::Blank => {}
+                EntryKind::OpenSession
+                | EntryKind::SessionCommand
+                | EntryKind::KeepSessions
+                | EntryKind::CloseSessions => {
+                    return Err(Fatal::Machine(format!("entry {} is about sessions", entry.log_id)));
+                }
                 EntryKind::Membership => {
                     self.membership = decode_membership(entry.payload)
                         .map_err(|error| Fatal::Machine(format!("membership {}: {error}", entry.log_id)))?;

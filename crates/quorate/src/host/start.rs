@@ -19,8 +19,11 @@ use crate::{
 pub(crate) struct Found<S> {
     pub(crate) recovered: Recovered,
     pub(crate) state: S,
-    /// The greatest time stamped into what was recovered.
-    pub(crate) time: u64,
+    /// The time of the last entry in the snapshot, where applies begin: what follows from an entry's time must not
+    /// depend on how much of the log was there at a restart.
+    pub(crate) applied_time: u64,
+    /// The greatest time stamped into what was recovered: a leader's next entry is not earlier.
+    pub(crate) last_time: u64,
 }
 
 pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S) -> Result<Raft<S>, StartError> {
@@ -65,10 +68,10 @@ pub(crate) fn find<S: RaftStateMachine>(
     machine: S,
 ) -> Result<Found<S>, StartError> {
     let mut recovered = log.recover(group, reports)?;
-    let (mut state, mut time) = (machine, 0);
+    let (mut state, mut applied_time) = (machine, 0);
     if let Some(stored) = snapshots.latest(group)? {
         let mut content = stored.content().map_err(StartError::Restore)?;
-        (state, time) = restore(&mut *content).map_err(StartError::Restore)?;
+        (state, applied_time) = restore(&mut *content).map_err(StartError::Restore)?;
         fit_to_snapshot(log, group, &mut recovered, stored.meta())?;
         recovered.applied = stored.meta().last_log_id;
         recovered.snapshot = Some(stored.meta().clone());
@@ -76,8 +79,8 @@ pub(crate) fn find<S: RaftStateMachine>(
         let text = format!("the log starts after {}, but there is no snapshot of that", recovered.log.purged());
         return Err(StorageError::new(StorageErrorKind::Corrupt, text).into());
     }
-    time = time.max(last_time(log, group, &recovered.log)?);
-    Ok(Found { recovered, state, time })
+    let last_time = applied_time.max(last_time(log, group, &recovered.log)?);
+    Ok(Found { recovered, state, applied_time, last_time })
 }
 
 /// A crash between the durable snapshot and the log's reset leaves a log that does not fit: it keeps its tail only
@@ -121,7 +124,7 @@ fn assemble<S: RaftStateMachine>(
     completed: Arc<Completed>,
     reports: &Reports,
 ) -> Result<Arc<Group<S>>, StartError> {
-    let Found { recovered, state, time } = found;
+    let Found { recovered, state, applied_time, last_time } = found;
     let seed = random_u128()? as u64;
     let snapshot = recovered.snapshot.clone().unwrap_or_default();
     let applies = ApplyQueue::new(ApplyParts {
@@ -129,7 +132,7 @@ fn assemble<S: RaftStateMachine>(
         applied: recovered.applied,
         membership_log_id: snapshot.membership_log_id,
         membership: snapshot.membership,
-        time,
+        time: applied_time,
         group: id,
         storage: Arc::clone(&host.storage.log),
         snapshots: Arc::clone(&host.storage.snapshots),
@@ -140,7 +143,7 @@ fn assemble<S: RaftStateMachine>(
         group: id,
         cluster: host.cluster(),
         recovered,
-        last_time: time,
+        last_time,
         tail_bytes: host.config.tail_cache_bytes,
         storage: Arc::clone(&host.storage.log),
         network: Arc::clone(&host.network),
