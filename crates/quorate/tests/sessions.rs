@@ -359,6 +359,7 @@ async fn a_session_expires_by_the_logs_time_and_is_not_opened_again() {
     let left = left.open_session(options()).await.unwrap();
     let kept = kept.open_session(SessionOptions { time_to_live: Duration::from_secs(600), ..options() }).await.unwrap();
     assert_eq!(left.write((1, 0)).await.unwrap().response, 1);
+    cluster.all("both are open everywhere", |now| now.sessions == 2).await;
     cluster.wall.go_on(61);
     // Nothing happens without entries; a leader reads its wall clock now and then.
     let mut number = 0;
