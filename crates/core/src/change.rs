@@ -149,6 +149,9 @@ impl Core {
             | Refusal::NotAmongVoters
             | Refusal::LeaseDisabled
             | Refusal::NotTransferred(_)
+            | Refusal::NothingApplied
+            | Refusal::SnapshotFailed
+            | Refusal::SnapshotDeferred
             | Refusal::Halted => None,
         }
     }

@@ -39,10 +39,21 @@ pub struct Config {
     pub max_inflight_bytes: u64,
     /// An append that is not acknowledged for this long is taken for lost.
     pub retransmit_timeout: Duration,
-    /// Build a snapshot when this many entries were applied since the last one; zero: only on request.
+    /// Build a snapshot when this many entries were applied since the last one; zero: not by entries.
+    ///
+    /// With all three of `snapshot_entries`, `snapshot_bytes` and `snapshot_interval` zero, snapshots are built only
+    /// on request.
     pub snapshot_entries: u64,
+    /// Build a snapshot when this many bytes were written to the log since the last one; zero: not by bytes.
+    pub snapshot_bytes: u64,
+    /// Build a snapshot this long after the last one, or after the start, if anything was applied since; zero: not
+    /// by time.
+    pub snapshot_interval: Duration,
     /// Entries kept in the log after a snapshot covers them, for followers that lag a little.
     pub keep_entries: u64,
+    /// Most bytes of entries that a leader keeps beyond that, because a peer that is alive has not acknowledged
+    /// them: a peer that lags by more gets a snapshot.
+    pub max_kept_bytes: u64,
     /// A learner that lags behind the end of the log by at most this many entries has caught up: it may become a voter.
     pub replication_lag_threshold: u64,
     /// A leader whose own log is not durable up to a committed entry for this long steps aside (law 8).
@@ -100,7 +111,10 @@ impl Config {
             max_inflight_bytes: 8 << 20,
             retransmit_timeout: Duration::from_millis(600),
             snapshot_entries: 100_000,
+            snapshot_bytes: 0,
+            snapshot_interval: Duration::ZERO,
             keep_entries: 10_000,
+            max_kept_bytes: 256 << 20,
             replication_lag_threshold: 5_000,
             max_disk_lag: Duration::from_secs(10),
             on_lost_log: OnLostLog::Halt,

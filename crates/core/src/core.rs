@@ -3,9 +3,7 @@
 use crate::bug::{Bug, bug};
 use crate::config::Config;
 use crate::durability::{Durability, Held};
-use crate::event::{
-    Action, Actions, CoreEntry, Event, Note, Outcome, Recovered, Refusal, SnapshotMeta, Source, StepDown, WriteOp,
-};
+use crate::event::{Action, Actions, CoreEntry, Event, Note, Outcome, Recovered, Refusal, Source, StepDown, WriteOp};
 use crate::follower::Ack;
 use crate::ids::{Campaign, LeaderId, LogId, NodeId, RequestId, Vote, WriteId};
 use crate::leader::Leader;
@@ -14,6 +12,7 @@ use crate::membership::Membership;
 use crate::message::{Envelope, Message};
 use crate::pieces::Pieces;
 use crate::rng::Rng;
+use crate::snapshot::Snapshots;
 use crate::time::Instant;
 use crate::transfer::Transfer;
 
@@ -85,14 +84,6 @@ pub(crate) struct Contact {
     pub(crate) refused: bool,
 }
 
-/// The newest snapshot and what is being done about snapshots.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Snapshots {
-    pub(crate) last: LogId,
-    pub(crate) building: bool,
-    pub(crate) installing: Option<(SnapshotMeta, Ack)>,
-}
-
 impl Core {
     /// A node as it comes back from its disk, or blank.
     ///
@@ -119,7 +110,7 @@ impl Core {
             disk: Durability::recovered(last.index),
             apply_sent: applied,
             applied,
-            snapshot: Snapshots { last: snapshot.last_log_id, ..Snapshots::default() },
+            snapshot: Snapshots::recovered(snapshot.last_log_id, recovered.log.purged().index, now),
             role: Role::Follower(Follower { accepted: applied.index, ..Follower::default() }),
             contact: None,
             election_deadline: now,
@@ -162,16 +153,17 @@ impl Core {
             Event::AbortTransfer => self.on_abort_transfer(out),
             Event::Elect { phase } => self.on_elect(phase, out),
             Event::Heartbeat => self.on_heartbeat(out),
-            Event::Snapshot => self.maybe_build_snapshot(1, out),
-            Event::PurgeLog { upto } => self.purge_log(upto, out),
+            Event::Snapshot { request } => self.on_snapshot_wanted(request, out),
+            Event::PurgeLog { upto, request } => self.on_purge_log(upto, request, out),
             Event::Persisted(write) => self.on_persisted(write, out),
             Event::PersistFailed(write) => self.on_persist_failed(write, out),
-            Event::Applied(log_id) => self.on_applied(log_id, out),
+            Event::Applied(log_id) => self.on_applied(log_id),
             Event::SnapshotBuilt(meta) => self.on_snapshot_built(&meta, out),
-            Event::SnapshotBuildFailed => self.snapshot.building = false,
+            Event::SnapshotBuildFailed => self.on_snapshot_build_failed(out),
+            Event::SnapshotDeferred => self.on_snapshot_deferred(out),
             Event::SnapshotReceived { from, header, meta, .. } => self.on_snapshot_received(from, header, meta, out),
             Event::SnapshotInstalled(meta) => self.on_snapshot_installed(meta, out),
-            Event::SnapshotInstallFailed => self.snapshot.installing = None,
+            Event::SnapshotInstallFailed => self.on_snapshot_install_failed(),
             Event::SnapshotSent { to, stream, outcome } => self.on_snapshot_sent(to, stream, outcome),
             Event::SendLost { to, stream } => self.on_send_lost(to, stream, out),
             Event::LinkRefused { peer } => self.on_link_refused(peer),
@@ -182,6 +174,7 @@ impl Core {
         self.advance_transfer(out);
         self.retry_changes(out);
         self.release_held(out);
+        self.maybe_build_snapshot(out);
         self.maybe_apply(out);
     }
 
@@ -202,7 +195,7 @@ impl Core {
                 (self.may_campaign() || follower.leader.is_some()).then_some(self.election_deadline)
             }
         };
-        due.into_iter().chain(self.transfer_deadline()).min()
+        due.into_iter().chain(self.transfer_deadline()).chain(self.snapshot_due_at()).min()
     }
 
     fn on_message(&mut self, envelope: Envelope, out: &mut Actions) {
@@ -259,6 +252,7 @@ impl Core {
             self.step_down(StepDown::Disk, out);
         }
         self.halted = true;
+        self.refuse_snapshot_requests(&Refusal::Halted, out);
         out.note(Note::Halted);
     }
 
@@ -286,7 +280,7 @@ impl Core {
         let prev = self.log.last();
         let last = LogId::new(leader_id, prev.index + 1);
         self.log.append(leader_id, last.index);
-        self.pieces.push(last.index, 64);
+        self.note_size(last.index, 64);
         if let CoreEntry::Membership(membership) = &entry {
             self.put_in_force(last, membership.clone(), out);
         }
@@ -332,15 +326,12 @@ impl Core {
         self.apply_sent = last;
     }
 
-    fn on_applied(&mut self, log_id: LogId, out: &mut Actions) {
+    fn on_applied(&mut self, log_id: LogId) {
         if log_id.index > self.applied.index && log_id.index <= self.apply_sent.index {
             self.applied = log_id;
             if self.memberships.len() > 1 {
                 self.forget_old_memberships();
             }
-        }
-        if self.config.snapshot_entries > 0 {
-            self.maybe_build_snapshot(self.config.snapshot_entries, out);
         }
     }
 
@@ -493,7 +484,9 @@ fn refuse_when_halted(event: Event, out: &mut Actions) {
         | Event::Read { request, .. }
         | Event::ChangeMembership { request, .. }
         | Event::Initialize { request, .. }
-        | Event::TransferLeader { request, .. } => {
+        | Event::TransferLeader { request, .. }
+        | Event::Snapshot { request: Some(request) }
+        | Event::PurgeLog { request: Some(request), .. } => {
             out.push(Action::Reply { request, outcome: Outcome::Refused(Refusal::Halted) });
         }
         Event::Message(_)
@@ -501,13 +494,14 @@ fn refuse_when_halted(event: Event, out: &mut Actions) {
         | Event::AbortTransfer
         | Event::Elect { .. }
         | Event::Heartbeat
-        | Event::Snapshot
-        | Event::PurgeLog { .. }
+        | Event::Snapshot { request: None }
+        | Event::PurgeLog { request: None, .. }
         | Event::Persisted(_)
         | Event::PersistFailed(_)
         | Event::Applied(_)
         | Event::SnapshotBuilt(_)
         | Event::SnapshotBuildFailed
+        | Event::SnapshotDeferred
         | Event::SnapshotReceived { .. }
         | Event::SnapshotInstalled(_)
         | Event::SnapshotInstallFailed

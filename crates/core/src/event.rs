@@ -71,12 +71,17 @@ pub enum Event {
     },
     /// A caller wants a heartbeat round now.
     Heartbeat,
-    /// A caller wants a snapshot now.
-    Snapshot,
+    /// A caller wants a snapshot now, whatever the policy says.
+    Snapshot {
+        /// Whom to answer when it is durable, if anybody.
+        request: Option<RequestId>,
+    },
     /// A caller wants the log purged up to this index, as far as a snapshot covers it.
     PurgeLog {
         /// The last index to purge.
         upto: u64,
+        /// Whom to answer, if anybody.
+        request: Option<RequestId>,
     },
     /// Every write up to and including this one is durable.
     Persisted(WriteId),
@@ -88,6 +93,8 @@ pub enum Event {
     SnapshotBuilt(SnapshotMeta),
     /// A snapshot could not be built; everything is as before.
     SnapshotBuildFailed,
+    /// The state machine would rather not build one now.
+    SnapshotDeferred,
     /// A snapshot from a leader arrived whole; it is not yet installed.
     SnapshotReceived {
         /// The sender.
@@ -281,7 +288,7 @@ pub enum Action {
     /// [`Event::SnapshotInstallFailed`]. Goes through the same queue as applies (law 11).
     InstallSnapshot(SnapshotMeta),
     /// Build a snapshot of what is applied when this comes up in the apply queue; report
-    /// [`Event::SnapshotBuilt`] or [`Event::SnapshotBuildFailed`].
+    /// [`Event::SnapshotBuilt`], [`Event::SnapshotBuildFailed`] or [`Event::SnapshotDeferred`].
     BuildSnapshot,
     /// Apply these entries, then report [`Event::Applied`]. Committed, and durable in this node's own log.
     Apply(Span),
@@ -315,6 +322,10 @@ pub enum Outcome {
     Initialized(LogId),
     /// Leadership was handed over; this is the new one.
     Transferred(LeaderId),
+    /// A durable snapshot holds everything that was applied when it was asked for, up to here.
+    SnapshotBuilt(LogId),
+    /// The log starts after this entry.
+    LogPurged(LogId),
     /// Certainly nothing was done.
     Refused(Refusal),
     /// The request may or may not take effect: leadership was lost on the way.
@@ -391,6 +402,12 @@ pub enum Refusal {
     LeaseDisabled,
     /// Leadership was not handed over, or not to the node that was meant.
     NotTransferred(TransferFailure),
+    /// Nothing was applied yet that a snapshot could hold.
+    NothingApplied,
+    /// The snapshot could not be built; the newest one is as before.
+    SnapshotFailed,
+    /// The state machine would not build a snapshot now.
+    SnapshotDeferred,
     /// This node stopped after a failed write, or because its log is lost.
     Halted,
 }

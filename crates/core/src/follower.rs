@@ -164,7 +164,7 @@ impl Core {
         if let (Some(span), None) = (lost, self.lost_entries()) {
             out.note(Note::Repaired { promised_end: span.last });
         }
-        self.pieces.push(end.index, entries.bytes);
+        self.note_size(end.index, entries.bytes);
         self.disk.write(WriteOp::Append { span: Span { prev, last: end }, source: Source::Message }, out);
         for (index, membership) in entries.memberships.into_iter().filter(|(index, _)| *index > agreed) {
             let Some(log_id) = self.log.at(index) else { continue };
@@ -178,6 +178,7 @@ impl Core {
         let Some(after) = self.log.at(index) else { return };
         self.log.truncate_after(index);
         self.pieces.truncate_after(index);
+        self.snapshot.kept.truncate_after(index);
         self.disk.write(WriteOp::Truncate { after }, out);
         out.note(Note::Truncated { after });
         self.restore_membership(index, out);

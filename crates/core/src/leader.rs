@@ -17,6 +17,8 @@ use crate::time::Instant;
 
 /// Most rounds whose start is remembered; older ones were acknowledged or do not matter any more.
 const MAX_ROUNDS: usize = 64;
+/// The pause after a lost snapshot doubles this often: eight times the retransmit timeout at most.
+const MAX_SNAPSHOT_BACKOFF: u32 = 3;
 
 /// What only a leader has.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +51,8 @@ struct Sending<'a> {
     config: &'a Config,
     vote: Vote,
     commit: u64,
+    /// The end of the newest snapshot.
+    snapshot: u64,
     now: Instant,
     round: Round,
 }
@@ -116,7 +120,7 @@ impl Core {
         let prev = self.log.last();
         let last = LogId::new(self.vote.leader_id, prev.index + count);
         self.log.append(last.leader_id, last.index);
-        self.pieces.push(last.index, bytes);
+        self.note_size(last.index, bytes);
         let span = Span { prev, last };
         // The leader writes while it replicates; its own disk counts like any other (dissertation 10.2.1).
         self.disk.write(WriteOp::Append { span, source: Source::Proposal(request) }, out);
@@ -140,6 +144,7 @@ impl Core {
             config: &self.config,
             vote: self.vote,
             commit: self.commit,
+            snapshot: self.snapshot.last.index,
             now: self.now,
             round: leader.round,
         };
@@ -161,6 +166,7 @@ impl Core {
             config: &self.config,
             vote: self.vote,
             commit: self.commit,
+            snapshot: self.snapshot.last.index,
             now: self.now,
             round: leader.round,
         };
@@ -190,6 +196,7 @@ impl Core {
             config: &self.config,
             vote: self.vote,
             commit: self.commit,
+            snapshot: self.snapshot.last.index,
             now: self.now,
             round: leader.round,
         };
@@ -239,6 +246,7 @@ impl Core {
             leader.begin_round(now);
         }
         self.give_up_on_lost_sends(out);
+        self.maybe_purge(out);
         if beats {
             self.send_heartbeats(interval * 3 / 4, out);
         }
@@ -277,7 +285,7 @@ impl Core {
         for peer in &mut leader.peers {
             let lost = match &peer.mode {
                 Mode::Replicate { inflight, oldest_sent } => !inflight.is_empty() && now.since(*oldest_sent) >= timeout,
-                Mode::Snapshot { retry_at } => retry_at.is_some_and(|at| now >= at),
+                Mode::Snapshot { retry_at, .. } => retry_at.is_some_and(|at| now >= at),
                 Mode::Probe { .. } => false,
             };
             if lost {
@@ -357,6 +365,7 @@ impl Core {
                     None => peer.next.max(peer.matched.index + 1),
                 };
                 peer.mode = Mode::Replicate { inflight, oldest_sent: now };
+                peer.snapshot_tries = 0;
                 out.note(Note::PeerState { peer: from, state: PeerState::Replicate });
             }
             peer.advance_matched(matched, round, now)
@@ -445,18 +454,19 @@ impl Core {
 
     pub(crate) fn on_snapshot_sent(&mut self, to: NodeId, stream: StreamId, outcome: crate::SendOutcome) {
         let (now, timeout) = (self.now, self.config.retransmit_timeout);
-        self.with_peer(to, |_, peer, next_stream| {
+        self.with_peer(to, |_, peer, _| {
             if peer.stream != stream {
                 return;
             }
-            let Mode::Snapshot { retry_at } = &mut peer.mode else { return };
-            match outcome {
+            let doubled = peer.snapshot_tries.saturating_sub(1).min(MAX_SNAPSHOT_BACKOFF);
+            let pause = timeout * (1 << doubled);
+            let Mode::Snapshot { retry_at, .. } = &mut peer.mode else { return };
+            // The peer stays in this state: a heartbeat that it acknowledges must not shorten the pause.
+            *retry_at = Some(match outcome {
                 // Installing takes a while; the acknowledgement ends this state before that.
-                crate::SendOutcome::Delivered => *retry_at = Some(now + timeout * 10),
-                crate::SendOutcome::Failed => {
-                    peer.probe(peer.matched.index + 1, Some(now + timeout), next_stream, &mut Actions::new());
-                }
-            }
+                crate::SendOutcome::Delivered => now + pause * 10,
+                crate::SendOutcome::Failed => now + pause,
+            });
         });
     }
 
@@ -674,7 +684,9 @@ impl Sending<'_> {
     }
 
     fn send_snapshot(&self, peer: &mut Progress, out: &mut Actions) {
-        peer.mode = Mode::Snapshot { retry_at: None };
+        // The driver sends its newest: this one, or a later one that the core was not told of yet.
+        peer.mode = Mode::Snapshot { retry_at: None, holds: self.snapshot };
+        peer.snapshot_tries = peer.snapshot_tries.saturating_add(1);
         out.note(Note::PeerState { peer: peer.id, state: PeerState::Snapshot });
         out.push(Action::SendSnapshot { to: peer.id, header: self.header(peer), at_least: self.log.purged() });
     }

@@ -18,6 +18,7 @@ mod event;
 mod follower;
 mod ids;
 mod invariant;
+mod kept;
 mod leader;
 mod log;
 mod lost_log;

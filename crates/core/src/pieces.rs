@@ -57,6 +57,11 @@ impl Pieces {
         self.pieces.back().map_or(self.start, |(last, _)| *last)
     }
 
+    /// Size of the entries after `index`, as far as it is remembered; a batch that goes beyond it counts whole.
+    pub(crate) fn bytes_after(&self, index: u64) -> u64 {
+        self.pieces.iter().rev().take_while(|(last, _)| *last > index).map(|(_, bytes)| bytes).sum()
+    }
+
     /// The longest run of entries from `first` that fits `max_bytes`, at least one batch.
     pub(crate) fn cut(&self, first: u64, end: u64, max_bytes: u64) -> Cut {
         if first <= self.start || self.pieces.is_empty() {
@@ -86,6 +91,7 @@ mod tests {
         for (last, bytes) in [(12, 100), (13, 900), (20, 50)] {
             pieces.push(last, bytes);
         }
+        assert_eq!([9, 12, 15, 20].map(|index| pieces.bytes_after(index)), [1050, 950, 50, 0]);
         assert_eq!(pieces.cut(11, 20, 1000), Cut { last: 13, bytes: 1000, cold: false });
         assert_eq!(pieces.cut(13, 20, 10), Cut { last: 13, bytes: 900, cold: false });
         assert_eq!(pieces.cut(14, 20, 1000), Cut { last: 20, bytes: 50, cold: false });

@@ -34,6 +34,8 @@ pub(crate) struct Progress {
     /// It denied holding what it had acknowledged: an older copy of its disk was put back. It is served, but
     /// no longer counted (law 15).
     pub(crate) regressed: bool,
+    /// How often it was sent a snapshot since it last replicated.
+    pub(crate) snapshot_tries: u32,
 }
 
 /// How the leader replicates to a peer.
@@ -44,8 +46,9 @@ pub(crate) enum Mode {
     Probe { retry_at: Option<Instant>, sent: Option<Inflight> },
     /// Logs match up to `next - 1`: appends are pipelined.
     Replicate { inflight: VecDeque<Inflight>, oldest_sent: Instant },
-    /// A snapshot is on its way. `retry_at`: when to take it for lost, once it is delivered.
-    Snapshot { retry_at: Option<Instant> },
+    /// A snapshot is on its way. `retry_at`: when to send it again, once the transfer ended; `holds`: the peer will
+    /// hold at least this index when it has it, and then needs the log from there on.
+    Snapshot { retry_at: Option<Instant>, holds: u64 },
 }
 
 /// An append with entries that is not acknowledged.
@@ -76,6 +79,7 @@ impl Progress {
             sent_at: None,
             sent_commit: 0,
             regressed: false,
+            snapshot_tries: 0,
         }
     }
 
@@ -98,6 +102,18 @@ impl Progress {
     /// The disk it is told that it votes as: the one it speaks from, if that votes.
     pub(crate) fn named(&self) -> Option<Incarnation> {
         self.incarnation.filter(|disk| self.named.contains(disk)).or(self.named.last().copied())
+    }
+
+    /// The index after which this peer is about to be sent entries, if it is worth keeping them: it is alive, or is
+    /// being sent a snapshot.
+    pub(crate) fn needs_after(&self, now: Instant, lease: std::time::Duration) -> Option<u64> {
+        match self.mode {
+            Mode::Snapshot { holds, .. } => Some(holds),
+            Mode::Probe { .. } | Mode::Replicate { .. } => {
+                let alive = self.acked_at.is_some_and(|at| now.since(at) < lease);
+                alive.then_some(self.matched.index)
+            }
+        }
     }
 
     pub(crate) fn note_sent(&mut self, now: Instant, commit: u64) {

@@ -96,6 +96,8 @@ struct World {
     leaders: BTreeMap<u64, BTreeSet<NodeId>>,
     next_request: u64,
     panicky: bool,
+    /// Everything works again.
+    healed: bool,
     /// Print every step: for looking into a seed that failed.
     show: bool,
 }
@@ -123,6 +125,7 @@ impl World {
             committed: BTreeMap::new(),
             leaders: BTreeMap::new(),
             next_request: 0,
+            healed: false,
             panicky: rng.chance(30),
             show: std::env::var_os("QUORATE_STORM_SHOW").is_some(),
             rng,
@@ -151,7 +154,10 @@ impl World {
             pre_vote,
             seed: id.0 * 1000 + peer.starts,
             snapshot_entries: if small { 5 } else { 0 },
+            snapshot_bytes: if self.rng.chance(30) { 100 } else { 0 },
+            snapshot_interval: Duration::from_millis(if self.rng.chance(30) { 300 } else { 0 }),
             keep_entries: 2,
+            max_kept_bytes: if self.rng.chance(50) { 100 } else { 1 << 20 },
             max_append_bytes: if small { 30 } else { 1000 },
             max_inflight_bytes: 2000,
             replication_lag_threshold: if small { 3 } else { 100 },
@@ -236,7 +242,7 @@ impl World {
                 self.wire.push((id, to, Wire::Snapshot(incarnation, header, meta)));
             }
             Action::InstallSnapshot(meta) => peer.applies.push_back(Event::SnapshotInstalled(meta)),
-            Action::BuildSnapshot => peer.applies.push_back(Event::Snapshot),
+            Action::BuildSnapshot => peer.applies.push_back(Event::Snapshot { request: None }),
             Action::Apply(span) => peer.applies.push_back(Event::Applied(span.last)),
             Action::Purge { upto } => {
                 assert!(peer.disk.snapshot.as_ref().is_some_and(|meta| meta.last_log_id >= upto));
@@ -279,7 +285,14 @@ impl World {
         let Some(core) = &peer.core else { return };
         let Some(event) = peer.applies.pop_front() else { return };
         match event {
-            Event::Snapshot => {
+            Event::Snapshot { .. } if !self.healed && self.rng.chance(20) => {
+                let ended = if self.rng.chance(50) { Event::SnapshotBuildFailed } else { Event::SnapshotDeferred };
+                self.step(id, ended);
+            }
+            Event::SnapshotInstalled(_) if !self.healed && self.rng.chance(20) => {
+                self.step(id, Event::SnapshotInstallFailed)
+            }
+            Event::Snapshot { .. } => {
                 let last_log_id = core.applied();
                 let (membership_log_id, membership) = core.membership_at(last_log_id.index).clone();
                 let meta = SnapshotMeta { last_log_id, membership_log_id, membership };
@@ -411,8 +424,9 @@ impl World {
                 let peer = self.random_node();
                 self.step(id, Event::LinkRefused { peer });
             }
-            984..986 => self.step(id, Event::Snapshot),
-            986..988 => self.transfer(id),
+            984..986 => self.transfer(id),
+            986..987 => self.step(id, Event::Snapshot { request: None }),
+            987..988 => self.request(id, |request| Event::Snapshot { request: Some(request) }),
             988..992 => {
                 let stream = StreamId(self.rng.below(10));
                 let to = self.random_node();
@@ -492,9 +506,10 @@ impl World {
     /// Everything works again: the cluster must come to one leader and one log.
     fn heal(&mut self) {
         self.cut.clear();
+        self.healed = true;
         let down: Vec<_> = self.peers.iter().filter(|(_, p)| p.core.is_none()).map(|(id, _)| *id).collect();
         down.into_iter().for_each(|id| self.start(id));
-        for _ in 0..600 {
+        for round in 0..600 {
             let ids: Vec<_> = self.peers.keys().copied().collect();
             for _ in 0..50 {
                 let wire = std::mem::take(&mut self.wire);
@@ -518,7 +533,8 @@ impl World {
                     self.apply(*id);
                 }
             }
-            self.now = self.now + Duration::from_millis(20);
+            // A peer that could not install a snapshot waits for most of a minute until it is sent another.
+            self.now = self.now + Duration::from_millis(if round < 300 { 20 } else { 200 });
             for id in ids {
                 let deadline = self.peers[&id].core.as_ref().and_then(Core::deadline);
                 if deadline.is_some_and(|d| d <= self.now) {

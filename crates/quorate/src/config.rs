@@ -38,11 +38,20 @@ pub struct Config {
     pub max_inflight_bytes: u64,
     /// An append that is not acknowledged for this long is taken for lost. Default 600 ms.
     pub retransmit_timeout: Duration,
-    /// Build a snapshot when this many entries were applied since the last one; zero: only on request.
-    /// Default 100,000.
+    /// Build a snapshot when this many entries were applied since the last one; zero: not by entries.
+    /// Default 100,000. With this, `snapshot_bytes` and `snapshot_interval` all zero: only on request.
     pub snapshot_entries: u64,
+    /// Build a snapshot when this many bytes were written to the log since the last one, or since the start; zero:
+    /// not by bytes. Default 0.
+    pub snapshot_bytes: u64,
+    /// Build a snapshot this long after the last one, or after the start, if anything was applied since; zero: not
+    /// by time. Default 0.
+    pub snapshot_interval: Duration,
     /// Entries kept in the log after a snapshot covers them, for followers that lag a little. Default 10,000.
     pub keep_entries: u64,
+    /// Most bytes of entries that a leader keeps beyond that because a peer that is alive has not acknowledged them;
+    /// a peer that lags by more gets a snapshot. Default 256 MiB.
+    pub max_kept_bytes: u64,
     /// A leader whose own log is not durable up to a committed entry for this long steps aside. Default 10 s.
     pub max_disk_lag: Duration,
     /// What this node does if its log is lost: its disk is blank, but the cluster knows it as a voter. Default: halt.
@@ -85,7 +94,10 @@ impl Default for Config {
             max_inflight_bytes: core.max_inflight_bytes,
             retransmit_timeout: core.retransmit_timeout,
             snapshot_entries: core.snapshot_entries,
+            snapshot_bytes: core.snapshot_bytes,
+            snapshot_interval: core.snapshot_interval,
             keep_entries: core.keep_entries,
+            max_kept_bytes: core.max_kept_bytes,
             max_disk_lag: core.max_disk_lag,
             on_lost_log: core.on_lost_log,
             replication_lag_threshold: core.replication_lag_threshold,
@@ -133,7 +145,10 @@ impl Config {
             max_inflight_bytes: core.max_inflight_bytes,
             retransmit_timeout: core.retransmit_timeout,
             snapshot_entries: core.snapshot_entries,
+            snapshot_bytes: core.snapshot_bytes,
+            snapshot_interval: core.snapshot_interval,
             keep_entries: core.keep_entries,
+            max_kept_bytes: core.max_kept_bytes,
             max_disk_lag: core.max_disk_lag,
             replication_lag_threshold: core.replication_lag_threshold,
             on_lost_log: core.on_lost_log,
@@ -178,7 +193,10 @@ impl Config {
             max_inflight_bytes: self.max_inflight_bytes,
             retransmit_timeout: self.retransmit_timeout,
             snapshot_entries: self.snapshot_entries,
+            snapshot_bytes: self.snapshot_bytes,
+            snapshot_interval: self.snapshot_interval,
             keep_entries: self.keep_entries,
+            max_kept_bytes: self.max_kept_bytes,
             max_disk_lag: self.max_disk_lag,
             on_lost_log: self.on_lost_log,
             replication_lag_threshold: self.replication_lag_threshold,

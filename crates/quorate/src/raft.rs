@@ -12,7 +12,7 @@ use crate::group::{ApplyQueue, Node, ProposalQueue};
 use crate::host::{HostInner, initialize};
 use crate::{
     Builder, ChangeError, ClientWriteError, ClosedReason, Host, InitializeError, RaftMetrics, RaftStateMachine,
-    ReadError, Wait,
+    ReadError, SnapshotError, Wait,
 };
 
 /// Pause before a refused request is made again, if nothing tells when it may succeed.
@@ -277,13 +277,29 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
         self.bring(Event::Heartbeat);
     }
 
-    /// Builds a snapshot.
-    pub fn snapshot(&self) {
-        self.bring(Event::Snapshot);
+    /// Builds a snapshot, whatever the policy says; returns once it is durable, with the last entry in it.
+    ///
+    /// It holds at least what was applied when this was called; if there is such a snapshot already, that one is it.
+    ///
+    /// # Errors
+    /// If nothing was applied yet, the state machine defers it, or it cannot be built.
+    pub async fn snapshot(&self) -> Result<LogId, SnapshotError> {
+        self.compact(None).await
     }
 
-    /// Forgets the log up to this index, as far as a snapshot covers it.
-    pub fn purge_log(&self, upto: u64) {
-        self.bring(Event::PurgeLog { upto });
+    /// Forgets the log up to this index, as far as a durable snapshot covers it, whoever may still lack it; returns the
+    /// last entry that is forgotten now.
+    ///
+    /// # Errors
+    /// If the node is closed.
+    pub async fn purge_log(&self, upto: u64) -> Result<LogId, SnapshotError> {
+        self.compact(Some(upto)).await
+    }
+
+    async fn compact(&self, purge: Option<u64>) -> Result<LogId, SnapshotError> {
+        let (reply, result) = oneshot::channel();
+        let group = &self.raft.group;
+        group.node.bring(Input::Compact { purge, reply });
+        result.await.unwrap_or_else(|_| Err(SnapshotError::Closed(group.closed_reason())))
     }
 }

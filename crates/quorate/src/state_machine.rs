@@ -44,6 +44,12 @@ pub trait RaftStateMachine: Sized + Send + 'static {
         None
     }
 
+    /// Whether this is a bad moment to build a snapshot, for instance while the state is being rearranged. It is asked
+    /// again when the policy's threshold is met once more; whoever asked for a snapshot is told.
+    fn defer_snapshot(&self) -> bool {
+        false
+    }
+
     /// Whether applies are so cheap (about a microsecond) that they may run on the thread that delivers the
     /// commit instead of on one of their own.
     fn applies_inline(&self) -> bool {

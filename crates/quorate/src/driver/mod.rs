@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use crate::group::{Failure, Fired, Permit, Proposals, ReadBatch, Taken, Waits};
 use crate::{
     ChangeError, ClosedReason, InitializeError, RaftLogStorage, RaftNetwork, ReceivedSnapshot, SnapshotData,
-    StorageError,
+    SnapshotError, StorageError,
 };
 
 pub(crate) use self::tail::Tail;
@@ -74,6 +74,11 @@ pub(crate) enum Input {
     Transfer {
         to: Option<NodeId>,
         reply: oneshot::Sender<Result<LeaderId, ChangeError>>,
+    },
+    /// Someone wants a snapshot, or the log purged up to this index.
+    Compact {
+        purge: Option<u64>,
+        reply: oneshot::Sender<Result<LogId, SnapshotError>>,
     },
     /// Entries sent to this peer may not have arrived.
     Lost(NodeId),
@@ -176,6 +181,7 @@ enum Waiting {
     Change(oneshot::Sender<Result<LogId, ChangeError>>),
     Initialize(oneshot::Sender<Result<LogId, InitializeError>>),
     Transfer(oneshot::Sender<Result<LeaderId, ChangeError>>),
+    Compact(oneshot::Sender<Result<LogId, SnapshotError>>),
 }
 
 /// What a driver is made of.
@@ -360,6 +366,11 @@ impl Driver {
                 let request = self.wait(Waiting::Transfer(reply));
                 self.step(now, Event::TransferLeader { request, to }, effects);
             }
+            Input::Compact { purge, reply } => {
+                let request = Some(self.wait(Waiting::Compact(reply)));
+                let event = purge.map_or(Event::Snapshot { request }, |upto| Event::PurgeLog { upto, request });
+                self.step(now, event, effects);
+            }
             Input::Lost(peer) => {
                 if let Some((to, stream)) = self.streams.iter().find(|(id, _)| *id == peer).copied() {
                     self.step(now, Event::SendLost { to, stream }, effects);
@@ -480,6 +491,10 @@ impl Driver {
                 }
                 Waiting::Transfer(reply) => {
                     fired.calls.push(Box::new(move || drop(reply.send(Err(ChangeError::OutcomeUnknown)))));
+                }
+                Waiting::Compact(reply) => {
+                    let closed = Err(SnapshotError::Closed(reason.clone()));
+                    fired.calls.push(Box::new(move || drop(reply.send(closed))));
                 }
             }
         }

@@ -8,7 +8,7 @@ use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries
 
 use super::{ApplyJob, Driver, Effects, Fetch, Now, Ship, Waiting, note};
 use crate::group::{Failure, Permit, Taken};
-use crate::{ChangeError, ClosedReason, InitializeError, LogWrite};
+use crate::{ChangeError, ClosedReason, InitializeError, LogWrite, SnapshotError};
 
 impl Driver {
     pub(super) fn perform(&mut self, now: Now, action: Action, effects: &mut Effects) {
@@ -26,7 +26,6 @@ impl Driver {
             Action::Reply { request, outcome } => self.reply(request, outcome, effects),
             Action::Purge { upto } => {
                 self.storage.purge(self.group, upto);
-                self.keep_time();
                 self.tail.forget(upto.index);
             }
             Action::Note(note) => self.note(&note, effects),
@@ -66,12 +65,10 @@ impl Driver {
             WriteOp::Vote(vote) => LogWrite::Vote(vote),
             WriteOp::PromiseLease(lease) => LogWrite::PromiseLease(lease),
             WriteOp::Truncate { after } => {
-                self.keep_time();
                 self.tail.truncate_after(after);
                 LogWrite::Truncate { after }
             }
             WriteOp::Reset { to, tail } => {
-                self.keep_time();
                 match tail {
                     LogTail::Keep => self.tail.forget(to.index),
                     LogTail::Discard => self.tail.clear(),
@@ -115,7 +112,7 @@ impl Driver {
                 match &entry {
                     CoreEntry::Blank => {
                         // A new leader goes on where the log's time stands, whatever its own clock says.
-                        self.keep_time();
+                        self.last_time = self.last_time.max(self.tail.last_time().unwrap_or(0));
                         self.builder.push(EntryKind::Blank, &[]);
                     }
                     CoreEntry::Membership(membership) => {
@@ -129,12 +126,6 @@ impl Driver {
                 self.builder.seal(self.cluster, self.group, leader_id, span.first_index(), time).map(one)
             }
         }
-    }
-
-    /// Remembers the time of the log's last entry, before the tail may forget that entry: this node may be the next
-    /// leader, and must not stamp a smaller time.
-    fn keep_time(&mut self) {
-        self.last_time = self.last_time.max(self.tail.last_time().unwrap_or(0));
     }
 
     /// The time for a new entry: never goes back along the log.
@@ -226,6 +217,8 @@ impl Driver {
                 | Outcome::MembershipChanged(_)
                 | Outcome::Initialized(_)
                 | Outcome::Transferred(_)
+                | Outcome::SnapshotBuilt(_)
+                | Outcome::LogPurged(_)
                 | Outcome::Unknown => batch.finish(Err(Refusal::NotLeader { leader: None }), &mut effects.fired),
             },
             Some(Waiting::Change(reply)) => {
@@ -237,6 +230,8 @@ impl Driver {
                     | Outcome::Read(_)
                     | Outcome::Initialized(_)
                     | Outcome::Transferred(_)
+                    | Outcome::SnapshotBuilt(_)
+                    | Outcome::LogPurged(_)
                     | Outcome::Unknown => Err(ChangeError::OutcomeUnknown),
                 };
                 effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
@@ -253,7 +248,22 @@ impl Driver {
                     | Outcome::Read(_)
                     | Outcome::MembershipChanged(_)
                     | Outcome::Transferred(_)
+                    | Outcome::SnapshotBuilt(_)
+                    | Outcome::LogPurged(_)
                     | Outcome::Unknown => Err(InitializeError::OutcomeUnknown),
+                };
+                effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
+            }
+            Some(Waiting::Compact(reply)) => {
+                let result = match outcome {
+                    Outcome::SnapshotBuilt(log_id) | Outcome::LogPurged(log_id) => Ok(log_id),
+                    Outcome::Refused(refusal) => Err(SnapshotError::Refused(refusal)),
+                    Outcome::Proposed(_)
+                    | Outcome::Read(_)
+                    | Outcome::MembershipChanged(_)
+                    | Outcome::Initialized(_)
+                    | Outcome::Transferred(_)
+                    | Outcome::Unknown => Err(SnapshotError::Refused(Refusal::SnapshotFailed)),
                 };
                 effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
             }
@@ -289,6 +299,9 @@ impl Driver {
                     | Refusal::NotAmongVoters
                     | Refusal::LeaseDisabled
                     | Refusal::NotTransferred(_)
+                    | Refusal::NothingApplied
+                    | Refusal::SnapshotFailed
+                    | Refusal::SnapshotDeferred
                     | Refusal::Halted => None,
                 };
                 release(permit);
@@ -298,6 +311,8 @@ impl Driver {
             | Outcome::MembershipChanged(_)
             | Outcome::Initialized(_)
             | Outcome::Transferred(_)
+            | Outcome::SnapshotBuilt(_)
+            | Outcome::LogPurged(_)
             | Outcome::Unknown => {
                 waits.fail(0, &Failure::Unknown, &mut effects.fired);
             }
@@ -314,6 +329,8 @@ fn transferred(outcome: Outcome) -> Result<LeaderId, ChangeError> {
         | Outcome::Read(_)
         | Outcome::MembershipChanged(_)
         | Outcome::Initialized(_)
+        | Outcome::SnapshotBuilt(_)
+        | Outcome::LogPurged(_)
         | Outcome::Unknown => Err(ChangeError::OutcomeUnknown),
     }
 }

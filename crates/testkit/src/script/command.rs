@@ -122,8 +122,11 @@ impl Stage {
             "transfer" => self.transfer(&mut words)?,
             "abort-transfer" => self.event(&mut words, |_| Ok(Event::AbortTransfer))?,
             "heartbeat" => self.event(&mut words, |_| Ok(Event::Heartbeat))?,
-            "snapshot" => self.event(&mut words, |_| Ok(Event::Snapshot))?,
-            "purge" => self.event(&mut words, |words| Ok(Event::PurgeLog { upto: words.number("an index")? }))?,
+            "snapshot" | "purge" => self.snapshot_or_purge(name, &mut words)?,
+            "fail-snapshot" | "defer-snapshot" => {
+                let id = words.node()?;
+                self.world_mut()?.end_snapshot(id, name == "defer-snapshot")?;
+            }
             "refuse-link" => self.event(&mut words, |words| Ok(Event::LinkRefused { peer: words.node()? }))?,
             "stall" | "unstall" => {
                 for id in nodes(words.word("nodes")?)? {
@@ -239,6 +242,19 @@ impl Stage {
         let Some(after) = log.id_at(keep) else { return Err(format!("the log of node {id} does not hold {keep}")) };
         node.disk.promised_end = node.disk.promised_end.max(log.last());
         log.truncate(after)
+    }
+
+    fn snapshot_or_purge(&mut self, name: &str, words: &mut Words<'_>) -> Done {
+        let id = words.node()?;
+        let upto = if name == "purge" { words.number("an index")? } else { 0 };
+        let wait = words.take("wait");
+        let world = self.world_mut()?;
+        let request = wait.then(|| world.next_request());
+        if let Some(request) = request {
+            world.tell(Kind::Told, format!("r{} asks {id}", request.0));
+        }
+        let event = if name == "purge" { Event::PurgeLog { upto, request } } else { Event::Snapshot { request } };
+        world.step(id, event, &[])
     }
 
     fn propose(&mut self, words: &mut Words<'_>) -> Done {

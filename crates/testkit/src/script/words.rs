@@ -188,6 +188,9 @@ pub(super) fn tune(config: &mut Config, key: &str, value: &str) -> Result<bool, 
             }
         }
         "snapshot-entries" => config.snapshot_entries = number(value)?,
+        "snapshot-bytes" => config.snapshot_bytes = number(value)?,
+        "snapshot-interval" => config.snapshot_interval = millis()?,
+        "max-kept-bytes" => config.max_kept_bytes = number(value)?,
         "keep-entries" => config.keep_entries = number(value)?,
         "lag-threshold" => config.replication_lag_threshold = number(value)?,
         "seed" => config.seed = number(value)?,

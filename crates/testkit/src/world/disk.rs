@@ -194,6 +194,14 @@ impl Disk {
         Ok(Some(write.id))
     }
 
+    /// A snapshot became durable. The newest counts, whichever came last.
+    pub(crate) fn keep_snapshot(&mut self, snapshot: &Snapshot) {
+        let newer = |known: &Snapshot| known.meta.last_log_id.index > snapshot.meta.last_log_id.index;
+        if !self.snapshot.as_ref().is_some_and(newer) {
+            self.snapshot = Some(snapshot.clone());
+        }
+    }
+
     /// Whether `id` would survive a crash, in the log or in the snapshot.
     pub(crate) fn holds(&self, id: LogId) -> bool {
         self.log.holds(id) || self.snapshot.as_ref().is_some_and(|s| s.meta.last_log_id.index >= id.index)

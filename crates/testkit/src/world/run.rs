@@ -173,6 +173,21 @@ impl World {
         Ok(done)
     }
 
+    /// The oldest job of the state machine, a build or an install, does not succeed.
+    pub(crate) fn end_snapshot(&mut self, id: NodeId, deferred: bool) -> Done {
+        let (event, told) = match (self.node_mut(id)?.jobs.pop_front(), deferred) {
+            (Some(Job::Build), true) => (Event::SnapshotDeferred, "will not build a snapshot now"),
+            (Some(Job::Build), false) => (Event::SnapshotBuildFailed, "cannot build a snapshot"),
+            (Some(Job::Install(_)), false) => {
+                self.node_mut(id)?.received = None;
+                (Event::SnapshotInstallFailed, "cannot install a snapshot")
+            }
+            _ => return Err(format!("the next thing that node {id} has to do is not that")),
+        };
+        self.tell(Kind::Note(id), told);
+        self.step(id, event, &[])
+    }
+
     fn apply(&mut self, id: NodeId, span: Span) -> Result<Event, String> {
         let node = self.node_mut(id)?;
         if node.machine.applied != span.prev {
@@ -196,7 +211,7 @@ impl World {
             return Err(format!("node {id} is to install a snapshot that did not arrive: {}", meta.last_log_id));
         };
         node.machine = Machine::restored(&snapshot);
-        node.disk.snapshot = Some(snapshot);
+        node.disk.keep_snapshot(&snapshot);
         self.tell(Kind::Write(id), format!("snapshot {} durable", log_id(meta.last_log_id)));
         Ok(Event::SnapshotInstalled(meta.clone()))
     }
@@ -204,7 +219,7 @@ impl World {
     fn build(&mut self, id: NodeId) -> Result<Event, String> {
         let node = self.node_mut(id)?;
         let snapshot = node.machine.snapshot();
-        node.disk.snapshot = Some(snapshot.clone());
+        node.disk.keep_snapshot(&snapshot);
         self.tell(Kind::Write(id), format!("snapshot {} durable", log_id(snapshot.meta.last_log_id)));
         Ok(Event::SnapshotBuilt(snapshot.meta))
     }
@@ -394,7 +409,11 @@ impl World {
         snapshot: Snapshot,
     ) -> Result<Event, String> {
         let meta = snapshot.meta.clone();
-        self.node_mut(to)?.received = Some(snapshot);
+        let node = self.node_mut(to)?;
+        // What is being installed, or waits for the disk before it is, stays.
+        if !node.core.as_ref().is_some_and(Core::is_installing) {
+            node.received = Some(snapshot);
+        }
         Ok(Event::SnapshotReceived { from, incarnation, header, meta })
     }
 

@@ -178,6 +178,8 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::MembershipChanged(id) => format!("membership changed {id}"),
         Outcome::Initialized(id) => format!("initialized {id}"),
         Outcome::Transferred(leader_id) => format!("transferred to {leader_id}"),
+        Outcome::SnapshotBuilt(id) => format!("snapshot {id}"),
+        Outcome::LogPurged(id) => format!("purged up to {}", log_id(*id)),
         Outcome::Refused(refusal) => format!("refused {}", refused(refusal)),
         Outcome::Unknown => "unknown".to_string(),
     }
@@ -209,6 +211,9 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::NotAmongVoters => "not among voters".to_string(),
         Refusal::LeaseDisabled => "lease disabled".to_string(),
         Refusal::NotTransferred(failure) => not_transferred(*failure),
+        Refusal::NothingApplied => "nothing applied".to_string(),
+        Refusal::SnapshotFailed => "snapshot failed".to_string(),
+        Refusal::SnapshotDeferred => "snapshot deferred".to_string(),
         Refusal::Halted => "halted".to_string(),
     }
 }
