@@ -98,6 +98,8 @@ bugs! {
     PurgeIgnoresLaggingFollower,
     /// A transfer goes on with another snapshot than it began with.
     ResumedTransferMixesSnapshots,
+    /// A node that restarts helps to depose a leader that it followed a moment ago.
+    RestartForgetsTheLeader,
 }
 
 /// Whether this bug is planted: never, in this build.

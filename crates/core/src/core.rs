@@ -53,6 +53,8 @@ pub struct Core {
     /// Read indexes asked from the leader: the number on the wire, and whom to answer.
     pub(crate) asked_reads: Vec<(RequestId, RequestId)>,
     pub(crate) next_read: u64,
+    /// The vote that was on disk when this node started, and when that was.
+    pub(crate) promised: (Vote, Instant),
     /// A write failed, or the log is lost; nothing is done any more.
     pub(crate) halted: bool,
 }
@@ -120,6 +122,7 @@ impl Core {
             seen_term: recovered.vote.leader_id.term,
             asked_reads: Vec::new(),
             next_read,
+            promised: (recovered.vote, now),
             halted: false,
             promised_end: recovered.promised_end,
             log: recovered.log,

@@ -262,7 +262,19 @@ impl Core {
         if request.last_log_id < end {
             return VoteAnswer::StaleLog(end);
         }
+        if request.phase == Phase::Pre && self.keeps_to_its_leader(from) && !bug(Bug::RestartForgetsTheLeader) {
+            return VoteAnswer::LeaderAlive;
+        }
         VoteAnswer::Granted
+    }
+
+    /// Whether this node started so recently that the leader of its vote may still be alive: it does not remember
+    /// when it heard of it. A real request is not refused for that, or a cluster of restarted nodes would wait.
+    fn keeps_to_its_leader(&self, candidate: NodeId) -> bool {
+        let voted_for = self.vote.leader_id;
+        let other = voted_for.term > 0 && voted_for.node_id != candidate && voted_for.node_id != self.config.node_id;
+        let (vote, started) = self.promised;
+        other && self.vote == vote && self.now < started + self.config.election_timeout_min
     }
 
     /// Whether a live leader's lease forbids electing `candidate` (dissertation 4.2.3). It never forbids the
