@@ -187,7 +187,10 @@ impl Step<'_> {
             }
         }
         if after.commit > before.commit {
-            let reached = after.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
+            // A commit may bring the next membership in the same step: the sets that the two share agreed to it.
+            let mut agreed = after.membership().clone();
+            agreed.configs.retain(|set| before.membership().configs.contains(set));
+            let reached = agreed.commit_reached(|id, incarnation| match (id, incarnation) == me {
                 true => Some(after.disk.index()),
                 false => leader.peer(id).filter(|peer| peer.counts_as(incarnation)).map(|peer| peer.matched.index),
             });
