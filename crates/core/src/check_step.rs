@@ -179,7 +179,8 @@ impl Step<'_> {
         };
         for peer in &leader.peers {
             let Some(known) = old.peer(peer.id).filter(|known| known.incarnation == peer.incarnation) else { continue };
-            I::MatchedForward.check(peer.regressed || peer.matched.index >= known.matched.index);
+            let lost = self.says_that_entries_are_lost(peer.id);
+            I::MatchedForward.check(lost || peer.regressed || peer.matched.index >= known.matched.index);
             if let (Mode::Replicate { inflight: now, .. }, Mode::Replicate { inflight: then, .. }) =
                 (&peer.mode, &known.mode)
             {
@@ -197,6 +198,14 @@ impl Step<'_> {
             let is_own = after.log.at(after.commit).is_some_and(|id| id.leader_id == leader_id);
             I::CommitsByQuorum.check(is_own && reached.is_some_and(|reached| reached >= after.commit));
         }
+    }
+
+    /// Whether this step brings word that a peer's log is damaged: it holds less than it did, and says so.
+    fn says_that_entries_are_lost(&self, peer: NodeId) -> bool {
+        let Event::Message(Envelope { from, message: Message::AppendReply(reply), .. }) = self.event else {
+            return false;
+        };
+        *from == peer && matches!(reply.answer, AppendAnswer::Lost { .. })
     }
 
     fn was_elected(&self, leader_id: LeaderId) -> bool {

@@ -115,7 +115,7 @@ invariants! {
     LeaderAppendsOnly,
     /// What was accepted from a leader stays while that leader is followed.
     AcceptedStays,
-    /// What a peer matched never goes back on one disk, unless it contradicts itself.
+    /// What a peer matched never goes back on one disk, unless it contradicts itself or says that entries are lost.
     MatchedForward,
     // ---- of a step: the disk is told everything, in one order ----
     /// Write ids grow by one.
