@@ -1,0 +1,245 @@
+//! What goes wrong, when, and for how long.
+
+use crate::disk::Crash;
+use crate::fault::Fault;
+use crate::history::Nanos;
+use crate::machine::with_book;
+use crate::options::Options;
+use crate::rng::Rng;
+use crate::workload::Workload;
+use crate::world::{Event, World};
+
+/// Ends a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cure {
+    Network,
+    SlowDisk(usize),
+    SlowApply(usize),
+    /// Of a thousand messages no more suffer than before.
+    Loud,
+}
+
+/// Who decides what goes wrong.
+pub(crate) struct Chaos {
+    rng: Rng,
+    /// Nothing goes wrong any more.
+    pub(crate) over: bool,
+    /// What is done to the cluster, without what only happens to single messages.
+    deeds: Vec<Fault>,
+}
+
+/// Faults that are done to something, at a moment.
+const DEEDS: &[Fault] = &[
+    Fault::Clog,
+    Fault::SymmetricPartition,
+    Fault::AsymmetricPartition,
+    Fault::BridgePartition,
+    Fault::ChainPartition,
+    Fault::HoldAndReplay,
+    Fault::Kill,
+    Fault::Restart,
+    Fault::Pause,
+    Fault::LostUnsynced,
+    Fault::SlowDisk,
+    Fault::ClockJump,
+    Fault::SlowApply,
+    Fault::MachinePanic,
+];
+
+impl Chaos {
+    pub(crate) fn new(options: &Options) -> Self {
+        let deeds = DEEDS.iter().copied().filter(|fault| options.faults.has(*fault)).collect();
+        Self { rng: Rng::new(options.seed, 5), over: false, deeds }
+    }
+}
+
+impl<W: Workload> World<W> {
+    fn span(&mut self, from: u32, to: u32) -> Nanos {
+        let timeout = self.options.election_timeout;
+        self.chaos.rng.time(timeout * from / 2, timeout * to / 2).as_nanos() as u64
+    }
+
+    pub(crate) fn start_chaos(&mut self) {
+        self.net.quiet = false;
+        let after = self.chaos.rng.around(self.options.fault_interval).as_nanos() as u64;
+        self.schedule(self.now + after, Event::Chaos);
+    }
+
+    pub(crate) fn on_chaos(&mut self) {
+        self.digest.word(13);
+        if self.chaos.over {
+            return;
+        }
+        let mut after = self.chaos.rng.around(self.options.fault_interval).as_nanos() as u64;
+        if self.chaos.rng.chance(60) {
+            // A quiet window: what was broken gets well, and the cluster shows that it can serve.
+            self.say(|| "quiet".to_owned());
+            self.calm();
+            after += self.span(8, 30);
+            let end = self.now + after;
+            self.schedule(end, Event::Heal(Cure::Loud));
+        } else if !self.chaos.deeds.is_empty() {
+            let fault = *self.chaos.rng.pick(&self.chaos.deeds);
+            self.commit_fault(fault);
+        }
+        self.schedule(self.now + after, Event::Chaos);
+    }
+
+    fn commit_fault(&mut self, fault: Fault) {
+        let at = self.chaos.rng.below(self.places.len() as u64) as usize;
+        self.say(|| format!("fault {fault} at node {}", at + 1));
+        match fault {
+            Fault::Clog => {
+                let until = self.now + self.span(1, 6);
+                let to = self.chaos.rng.below(self.places.len() as u64) as usize;
+                self.net.clog(at, to, until);
+            }
+            Fault::SymmetricPartition | Fault::AsymmetricPartition | Fault::BridgePartition | Fault::ChainPartition => {
+                self.partition(fault)
+            }
+            Fault::HoldAndReplay => {
+                let held = self.net.release();
+                if held.is_empty() {
+                    return;
+                }
+                for flight in held {
+                    let after = self.span(0, 2);
+                    self.schedule(self.now + after, Event::Packet(flight));
+                }
+            }
+            Fault::Kill => self.stop_for_a_while(at, Crash::KeepAll),
+            Fault::LostUnsynced => {
+                let crash = if self.chaos.rng.chance(300) { Crash::DropAll } else { Crash::Some };
+                // A power cut may hit everybody.
+                match self.chaos.rng.chance(200) {
+                    true => (0..self.places.len()).for_each(|at| self.stop_for_a_while(at, crash)),
+                    false => self.stop_for_a_while(at, crash),
+                }
+                return;
+            }
+            Fault::Restart => {
+                if self.places[at].running.is_none() {
+                    return;
+                }
+                self.stop(at, Crash::KeepAll);
+                self.places[at].config = self.options.draw_config(&mut self.chaos.rng);
+                self.schedule(self.now + 1_000_000, Event::Start(at));
+            }
+            Fault::Pause => {
+                let until = self.now + self.span(1, 10);
+                self.pause(at, until);
+            }
+            Fault::SlowDisk => {
+                self.places[at].slow_disk = self.chaos.rng.between(5, 200);
+                let until = self.now + self.span(2, 16);
+                self.schedule(until, Event::Heal(Cure::SlowDisk(at)));
+            }
+            Fault::ClockJump => {
+                let second = 1_000_000_000;
+                let jump = self.chaos.rng.below(20 * second) as i64 - 10 * second as i64;
+                self.places[at].offset += jump;
+                if let Some(running) = &mut self.places[at].running {
+                    running.clock.offset += jump;
+                }
+            }
+            Fault::SlowApply => {
+                self.places[at].slow_apply = self.chaos.rng.between(10, 2000);
+                let until = self.now + self.span(2, 16);
+                self.schedule(until, Event::Heal(Cure::SlowApply(at)));
+            }
+            Fault::MachinePanic => with_book(|book| book.panic_at = Some(self.places[at].id.0)),
+            _ => return,
+        }
+        self.counts.add(fault, 1);
+    }
+
+    fn stop_for_a_while(&mut self, at: usize, crash: Crash) {
+        if self.places[at].running.is_none() {
+            return;
+        }
+        self.stop(at, crash);
+        self.on_process_gone(at);
+        let after = self.span(1, 16);
+        self.schedule(self.now + after, Event::Start(at));
+    }
+
+    fn partition(&mut self, fault: Fault) {
+        let size = self.places.len();
+        let mut order: Vec<usize> = (0..size).collect();
+        self.chaos.rng.shuffle(&mut order);
+        self.net.heal();
+        let split = self.chaos.rng.between(1, size.saturating_sub(1).max(1) as u64) as usize;
+        let place_of = |at: usize| order.iter().position(|other| *other == at).unwrap_or(0);
+        for from in 0..size {
+            for to in 0..size {
+                let (a, b) = (place_of(from), place_of(to));
+                let cut = match fault {
+                    Fault::AsymmetricPartition => a < split && b >= split,
+                    // The first in the order reaches both sides.
+                    Fault::BridgePartition => a > 0 && b > 0 && (a <= size / 2) != (b <= size / 2),
+                    Fault::ChainPartition => a.abs_diff(b) > 1,
+                    _ => (a < split) != (b < split),
+                };
+                if cut {
+                    self.net.cut(from, to);
+                }
+            }
+        }
+        self.tell_refused();
+        let until = self.now + self.span(2, 30);
+        self.schedule(until, Event::Heal(Cure::Network));
+    }
+
+    /// Some nodes notice that they have no connection: their sends fail at once, and they hear that it was refused.
+    fn tell_refused(&mut self) {
+        for from in 0..self.places.len() {
+            let ids = self.places.iter().map(|place| place.id);
+            let peers: Vec<_> =
+                ids.enumerate().filter(|(to, _)| self.net.is_cut(from, *to)).map(|(_, id)| id).collect();
+            let notices = self.chaos.rng.chance(300);
+            let Some(running) = &self.places[from].running else { continue };
+            running.outbox.refuse(if notices { peers } else { Vec::new() });
+        }
+    }
+
+    pub(crate) fn on_cure(&mut self, cure: Cure) {
+        self.digest.word(14);
+        match cure {
+            Cure::Network => {
+                self.net.heal();
+                self.tell_refused();
+            }
+            Cure::SlowDisk(at) => self.places[at].slow_disk = 1,
+            Cure::SlowApply(at) => self.places[at].slow_apply = 1,
+            Cure::Loud => self.net.quiet = self.chaos.over,
+        }
+    }
+
+    /// Everything that can get well does.
+    pub(crate) fn calm(&mut self) {
+        self.net.heal();
+        self.tell_refused();
+        self.net.quiet = true;
+        with_book(|book| book.panic_at = None);
+        for at in 0..self.places.len() {
+            self.places[at].slow_disk = 1;
+            self.places[at].slow_apply = 1;
+            self.places[at].disk.arm(None);
+            self.places[at].disk.leave_space(None);
+            if self.places[at].paused_until.is_some() {
+                self.places[at].paused_until = Some(self.now);
+                self.schedule(self.now, Event::Resume(at));
+            }
+            if self.places[at].running.is_none() {
+                self.schedule(self.now, Event::Start(at));
+            }
+        }
+    }
+
+    /// A node closed itself, or cannot start. Somebody looks after it later.
+    pub(crate) fn on_halt(&mut self, at: usize) {
+        self.on_process_gone(at);
+        let after = self.span(1, 6);
+        self.schedule(self.now + after, Event::Start(at));
+    }
+}

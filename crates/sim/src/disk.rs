@@ -1,0 +1,595 @@
+//! A disk in memory that loses, tears, flips, misdirects and fails, as its fault settings say.
+//!
+//! A file has two contents: what a running system reads, and what a power cut would leave. A sync copies what was
+//! written since from the first to the second.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quorate_wal::{Disk, DiskFile, DiskLock};
+
+use crate::rng::Rng;
+
+const SECTOR_BYTES: usize = 512;
+
+/// What of the unsynced writes a stop leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crash {
+    /// Everything: only the process was killed.
+    KeepAll,
+    /// Nothing, and files that grew end in zeros.
+    DropAll,
+    /// Some sectors; one of them may be torn in the middle.
+    Some,
+}
+
+/// What the next calls do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Armed {
+    /// The next read fails.
+    Read,
+    /// The next write fails, with its first half written.
+    Write,
+    /// The next sync fails; what was unsynced never becomes durable.
+    Sync,
+    /// The next large write says that it was made, and was not.
+    LostWrite,
+    /// The next large write goes to another place of the same file.
+    Misdirected,
+}
+
+/// What crashes and armed faults did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) lost_sectors: u64,
+    pub(crate) torn_sectors: u64,
+    pub(crate) zero_tails: u64,
+    pub(crate) read_errors: u64,
+    pub(crate) write_errors: u64,
+    pub(crate) sync_errors: u64,
+    pub(crate) full_errors: u64,
+    pub(crate) lost_writes: u64,
+    pub(crate) misdirected_writes: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    /// Shorter than `length` if the rest is zeros.
+    bytes: Vec<u8>,
+    length: u64,
+}
+
+impl Content {
+    fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
+        let count = buffer.len().min(self.length.saturating_sub(offset) as usize);
+        let have = (self.bytes.len() as u64).saturating_sub(offset).min(count as u64) as usize;
+        if have > 0 {
+            buffer[..have].copy_from_slice(&self.bytes[offset as usize..offset as usize + have]);
+        }
+        buffer[have..count].fill(0);
+        count
+    }
+
+    fn write(&mut self, bytes: &[u8], offset: u64) {
+        let end = offset as usize + bytes.len();
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[offset as usize..end].copy_from_slice(bytes);
+        self.length = self.length.max(end as u64);
+    }
+
+    fn set_length(&mut self, length: u64) {
+        self.bytes.truncate(length as usize);
+        self.length = length;
+    }
+
+    /// Copies a part of another content; what is not there is zeros.
+    fn copy_part(&mut self, from: &Content, part: Range<usize>) {
+        let have = from.bytes.len().min(part.end);
+        if self.bytes.len() < part.end && have > part.start {
+            self.bytes.resize(have.max(self.bytes.len()), 0);
+        }
+        let end = part.end.min(self.bytes.len());
+        for (at, byte) in self.bytes[part.start.min(end)..end].iter_mut().enumerate() {
+            *byte = from.bytes.get(part.start + at).copied().unwrap_or(0);
+        }
+        self.length = self.length.max(part.end.min(from.length as usize) as u64);
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    live: Content,
+    durable: Content,
+    unsynced: Vec<Range<usize>>,
+    /// Written before a sync that failed: no later sync makes it durable.
+    doomed: Vec<Range<usize>>,
+}
+
+impl File {
+    fn sync(&mut self) {
+        for part in self.unsynced.drain(..) {
+            self.durable.copy_part(&self.live, part);
+        }
+        if self.durable.length != self.live.length {
+            let length = self.live.length;
+            self.durable.set_length(length);
+        }
+    }
+
+    fn stop(&mut self, crash: Crash, rng: &mut Rng, damage: &mut Damage) {
+        let parts: Vec<Range<usize>> = self.unsynced.drain(..).chain(self.doomed.drain(..)).collect();
+        match crash {
+            Crash::KeepAll => self.durable = self.live.clone(),
+            Crash::DropAll | Crash::Some => {
+                let grew = self.live.length > self.durable.length;
+                for part in parts {
+                    self.stop_part(part, crash, rng, damage);
+                }
+                if grew && crash == Crash::Some && rng.chance(500) {
+                    // The length was written back, the content was not.
+                    damage.zero_tails += 1;
+                    let length = self.live.length;
+                    self.durable.set_length(length.max(self.durable.length));
+                }
+                self.live = self.durable.clone();
+            }
+        }
+    }
+
+    fn stop_part(&mut self, part: Range<usize>, crash: Crash, rng: &mut Rng, damage: &mut Damage) {
+        let mut at = part.start;
+        while at < part.end {
+            let end = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(part.end);
+            match if crash == Crash::DropAll { 0 } else { rng.below(8) } {
+                0..=3 => damage.lost_sectors += 1,
+                4 if end - at > 1 => {
+                    damage.torn_sectors += 1;
+                    let torn = at + 1 + rng.below((end - at) as u64 - 1) as usize;
+                    self.durable.copy_part(&self.live, at..torn);
+                }
+                _ => self.durable.copy_part(&self.live, at..end),
+            }
+            at = end;
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum DirOp {
+    Link(PathBuf, usize),
+    Unlink(PathBuf),
+    Rename(PathBuf, PathBuf, usize),
+}
+
+impl DirOp {
+    fn dir(&self) -> Option<&Path> {
+        match self {
+            DirOp::Link(path, _) | DirOp::Unlink(path) | DirOp::Rename(_, path, _) => path.parent(),
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            DirOp::Link(path, file) => {
+                names.insert(path.clone(), *file);
+            }
+            DirOp::Unlink(path) => {
+                names.remove(path);
+            }
+            DirOp::Rename(from, to, file) => {
+                names.remove(from);
+                names.insert(to.clone(), *file);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Inner {
+    files: Vec<File>,
+    names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
+    unsynced_dirs: Vec<DirOp>,
+    dirs: BTreeSet<PathBuf>,
+    locks: BTreeSet<PathBuf>,
+    rng: Rng,
+    armed: Option<Armed>,
+    /// Counts down to the moment from which every call fails without effect.
+    dies_in: Option<u64>,
+    capacity: Option<u64>,
+    damage: Damage,
+}
+
+/// The disk. Copies of the handle are the same disk.
+#[derive(Clone, Debug)]
+pub(crate) struct SimDisk {
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl SimDisk {
+    pub(crate) fn new(rng: Rng) -> Self {
+        let inner = Inner {
+            files: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            unsynced_dirs: Vec::new(),
+            dirs: BTreeSet::from([PathBuf::from("/")]),
+            locks: BTreeSet::new(),
+            rng,
+            armed: None,
+            dies_in: None,
+            capacity: None,
+            damage: Damage::default(),
+        };
+        Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// A disk of its own with the same content.
+    pub(crate) fn copy(&self) -> Self {
+        let mut inner = self.inner.lock().clone();
+        inner.locks.clear();
+        Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// From the call after `calls` more, every call fails and does nothing: the process is killed there.
+    pub(crate) fn die_in(&self, calls: u64) {
+        self.inner.lock().dies_in = Some(calls);
+    }
+
+    /// What a stop leaves; the next process finds it.
+    pub(crate) fn stop(&self, crash: Crash) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        inner.dies_in = None;
+        inner.armed = None;
+        inner.locks.clear();
+        let ops = std::mem::take(&mut inner.unsynced_dirs);
+        // Directories are journalled: a crash keeps a prefix of what was done.
+        let kept = match crash {
+            Crash::KeepAll => ops.len(),
+            Crash::DropAll => 0,
+            Crash::Some => inner.rng.below(ops.len() as u64 + 1) as usize,
+        };
+        for op in &ops[..kept] {
+            op.apply(&mut inner.durable_names);
+        }
+        inner.names = inner.durable_names.clone();
+        let used: BTreeSet<usize> = inner.names.values().copied().collect();
+        for (number, file) in inner.files.iter_mut().enumerate() {
+            match used.contains(&number) {
+                true => file.stop(crash, &mut inner.rng, &mut inner.damage),
+                false => *file = File::default(),
+            }
+        }
+    }
+
+    pub(crate) fn arm(&self, armed: Option<Armed>) {
+        self.inner.lock().armed = armed;
+    }
+
+    pub(crate) fn armed(&self) -> Option<Armed> {
+        self.inner.lock().armed
+    }
+
+    /// Leaves so many bytes of space; `None`: as many as one likes.
+    pub(crate) fn leave_space(&self, bytes: Option<u64>) {
+        let mut inner = self.inner.lock();
+        let used = inner.used();
+        inner.capacity = bytes.map(|bytes| used + bytes);
+    }
+
+    /// Flips a bit of what was written to files whose name starts so; returns whether there was one.
+    pub(crate) fn flip(&self, name: &str) -> Option<String> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let named = |path: &&PathBuf| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name));
+        let paths: Vec<PathBuf> = inner.names.keys().filter(named).cloned().collect();
+        if paths.is_empty() {
+            return None;
+        }
+        let path = inner.rng.pick(&paths).clone();
+        let file = &mut inner.files[*inner.names.get(&path)?];
+        // Only where something was written: a flipped bit of unused space harms nobody.
+        let written: Vec<usize> =
+            file.durable.bytes.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
+        if written.is_empty() {
+            return None;
+        }
+        let (at, bit) = (*inner.rng.pick(&written), 1 << inner.rng.below(8));
+        for content in [&mut file.live, &mut file.durable] {
+            if let Some(byte) = content.bytes.get_mut(at) {
+                *byte ^= bit;
+            }
+        }
+        Some(format!("{} at {at}", path.display()))
+    }
+
+    pub(crate) fn damage(&self) -> Damage {
+        self.inner.lock().damage
+    }
+}
+
+impl Inner {
+    fn call(&mut self) -> io::Result<()> {
+        match &mut self.dies_in {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("the process was killed")),
+            Some(calls) => {
+                *calls -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn take_armed(&mut self, which: Armed) -> bool {
+        let armed = self.armed == Some(which);
+        if armed {
+            self.armed = None;
+        }
+        armed
+    }
+
+    fn used(&self) -> u64 {
+        self.names.values().map(|file| self.files[*file].live.length).sum()
+    }
+
+    fn grow(&mut self, file: usize, length: u64) -> io::Result<()> {
+        let Some(capacity) = self.capacity else { return Ok(()) };
+        let present = self.files[file].live.length;
+        if length > present && self.used() + (length - present) > capacity {
+            self.damage.full_errors += 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    fn found(&self, path: &Path) -> io::Result<usize> {
+        self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn dir_op(&mut self, op: DirOp) {
+        op.apply(&mut self.names);
+        self.unsynced_dirs.push(op);
+    }
+
+    fn write(&mut self, number: usize, bytes: &[u8], mut offset: u64) -> io::Result<usize> {
+        self.call()?;
+        self.grow(number, offset + bytes.len() as u64)?;
+        let large = bytes.len() >= SECTOR_BYTES;
+        if large && self.take_armed(Armed::LostWrite) {
+            self.damage.lost_writes += 1;
+            return Ok(bytes.len());
+        }
+        if large && self.files[number].live.length > offset && self.take_armed(Armed::Misdirected) {
+            self.damage.misdirected_writes += 1;
+            let sectors = self.files[number].live.length.saturating_sub(bytes.len() as u64) / SECTOR_BYTES as u64;
+            offset = self.rng.below(sectors.max(1)) * SECTOR_BYTES as u64;
+        }
+        let fails = self.take_armed(Armed::Write);
+        let written = if fails { &bytes[..bytes.len() / 2] } else { bytes };
+        let file = &mut self.files[number];
+        file.live.write(written, offset);
+        file.unsynced.push(offset as usize..offset as usize + written.len());
+        if fails {
+            self.damage.write_errors += 1;
+            return Err(io::Error::other("injected: a write failed"));
+        }
+        Ok(bytes.len())
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let mut inner = self.inner.lock();
+        inner.call()?;
+        let file = inner.found(path)?;
+        Ok(Arc::new(SimFile { disk: self.clone(), file }))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let mut inner = self.inner.lock();
+        inner.call()?;
+        if path.parent().is_some_and(|dir| !inner.dirs.contains(dir)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let file = match inner.found(path) {
+            Ok(file) => {
+                inner.files[file].live.set_length(0);
+                file
+            }
+            Err(_) => {
+                inner.files.push(File::default());
+                let file = inner.files.len() - 1;
+                inner.dir_op(DirOp::Link(path.to_path_buf(), file));
+                file
+            }
+        };
+        Ok(Arc::new(SimFile { disk: self.clone(), file }))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut inner = self.inner.lock();
+        inner.call()?;
+        if !inner.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let below = inner.names.keys().chain(&inner.dirs).filter(|path| path.parent() == Some(dir));
+        let names: BTreeSet<String> =
+            below.filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned()).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        inner.call()?;
+        let file = inner.found(from)?;
+        inner.dir_op(DirOp::Rename(from.to_path_buf(), to.to_path_buf(), file));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        inner.call()?;
+        inner.found(path)?;
+        inner.dir_op(DirOp::Unlink(path.to_path_buf()));
+        Ok(())
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        inner.call()?;
+        // Directories are durable at once: what matters is what is in them.
+        inner.dirs.extend(dir.ancestors().map(Path::to_path_buf));
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        inner.call()?;
+        let inner = &mut *inner;
+        let names = &mut inner.durable_names;
+        inner.unsynced_dirs.retain(|op| {
+            let here = op.dir() == Some(dir);
+            if here {
+                op.apply(names);
+            }
+            !here
+        });
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        let mut inner = self.inner.lock();
+        inner.call()?;
+        let taken = inner.locks.insert(path.to_path_buf());
+        Ok(taken.then(|| Box::new(SimLock { disk: self.clone(), path: path.to_path_buf() }) as Box<dyn DiskLock>))
+    }
+}
+
+#[derive(Debug)]
+struct SimLock {
+    disk: SimDisk,
+    path: PathBuf,
+}
+
+impl DiskLock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.disk.inner.lock().locks.remove(&self.path);
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    file: usize,
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut inner = self.disk.inner.lock();
+        inner.call()?;
+        if inner.take_armed(Armed::Read) {
+            inner.damage.read_errors += 1;
+            return Err(io::Error::other("injected: a read failed"));
+        }
+        Ok(inner.files[self.file].live.read(buffer, offset))
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.disk.inner.lock().write(self.file, bytes, offset)
+    }
+
+    fn write_vectored_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let mut bytes = Vec::with_capacity(buffers.iter().map(|buffer| buffer.len()).sum());
+        buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer));
+        self.write_at(&bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut inner = self.disk.inner.lock();
+        inner.call()?;
+        let fails = inner.take_armed(Armed::Sync);
+        let file = &mut inner.files[self.file];
+        if fails {
+            file.doomed.append(&mut file.unsynced);
+            inner.damage.sync_errors += 1;
+            return Err(io::Error::other("injected: a sync failed"));
+        }
+        file.sync();
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        let mut inner = self.disk.inner.lock();
+        inner.call()?;
+        inner.grow(self.file, length)?;
+        inner.files[self.file].live.set_length(length);
+        Ok(())
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        match self.length()? < length {
+            true => self.set_len(length),
+            false => Ok(()),
+        }
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.disk.inner.lock().files[self.file].live.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(disk: &SimDisk, path: &str) -> Option<Vec<u8>> {
+        let file = disk.open(Path::new(path)).ok()?;
+        let mut bytes = vec![0; file.length().unwrap() as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        Some(bytes)
+    }
+
+    #[test]
+    fn a_power_cut_leaves_what_was_synced() {
+        let disk = SimDisk::new(Rng::new(1, 1));
+        let file = disk.create(Path::new("/a")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        file.write_at(b"one", 0).unwrap();
+        file.sync_data().unwrap();
+        file.write_at(b"two", 1).unwrap();
+        assert_eq!(read(&disk, "/a").unwrap(), b"otwo");
+        disk.stop(Crash::DropAll);
+        assert_eq!(read(&disk, "/a").unwrap(), b"one");
+    }
+
+    #[test]
+    fn a_killed_process_leaves_everything() {
+        let disk = SimDisk::new(Rng::new(1, 1));
+        disk.create(Path::new("/a")).unwrap().write_at(b"one", 0).unwrap();
+        disk.stop(Crash::KeepAll);
+        assert_eq!(read(&disk, "/a").unwrap(), b"one");
+    }
+
+    #[test]
+    fn a_failed_sync_is_never_made_good_by_the_next() {
+        let disk = SimDisk::new(Rng::new(1, 1));
+        let file = disk.create(Path::new("/a")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        file.write_at(b"one", 0).unwrap();
+        disk.arm(Some(Armed::Sync));
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        assert_eq!(read(&disk, "/a").unwrap(), b"one");
+        disk.stop(Crash::DropAll);
+        assert_eq!(read(&disk, "/a").unwrap(), b"\0\0\0", "the length was synced, the bytes were not");
+    }
+}

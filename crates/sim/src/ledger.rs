@@ -1,0 +1,298 @@
+//! The default state machine and what its clients do: lists that are appended to, registers that are overwritten.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate::{Payload, PayloadError, RaftStateMachine, ReadPolicy};
+
+use crate::history::{Call, Freshness, History, Key, ListView, Nanos, Operation, Outcome};
+use crate::rng::Rng;
+use crate::workload::{Invoked, Op, Returned, Workload};
+
+/// Keys below this are lists, the ones from here on registers.
+pub const FIRST_REGISTER: Key = 4;
+const KEYS: Key = 8;
+
+/// A command of the [`Ledger`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LedgerCommand(pub Call);
+
+/// The state machine: what [`Call`] says, done. It keeps every value that an object ever took, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    objects: BTreeMap<Key, Object>,
+    inline: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Object {
+    values: Vec<u64>,
+    view: ListView,
+}
+
+impl Object {
+    fn push(&mut self, value: u64) {
+        self.values.push(value);
+        self.view = self.view.append(value);
+    }
+}
+
+/// What a write of the [`Ledger`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LedgerResponse(pub Outcome);
+
+fn short(what: &str) -> PayloadError {
+    PayloadError(format!("{what} has another length or kind than was written"))
+}
+
+fn words<const N: usize>(bytes: &[u8], what: &str) -> Result<[u64; N], PayloadError> {
+    if bytes.len() != N * 8 {
+        return Err(short(what));
+    }
+    let mut words = [0; N];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+    }
+    Ok(words)
+}
+
+fn put(out: &mut Vec<u8>, words: &[u64]) {
+    words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+}
+
+impl Payload for LedgerCommand {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), PayloadError> {
+        match self.0 {
+            Call::Append { key, value } => put(out, &[1, key.into(), value, 0]),
+            Call::Put { key, value } => put(out, &[2, key.into(), value, 0]),
+            Call::CompareAndSwap { key, expect, value } => put(out, &[3, key.into(), value, expect]),
+            Call::ReadList { .. } | Call::ReadRegister { .. } => return Err(short("a read")),
+        }
+        Ok(())
+    }
+
+    fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
+        let [kind, key, value, expect] = words(&bytes, "a command")?;
+        let key = key as Key;
+        Ok(Self(match kind {
+            1 => Call::Append { key, value },
+            2 => Call::Put { key, value },
+            3 => Call::CompareAndSwap { key, expect, value },
+            _ => return Err(short("a command")),
+        }))
+    }
+}
+
+impl Payload for LedgerResponse {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), PayloadError> {
+        match self.0 {
+            Outcome::Appended { length } => put(out, &[1, length]),
+            Outcome::Put { previous } => put(out, &[2, previous]),
+            Outcome::Swapped { swapped, previous } => put(out, &[if swapped { 3 } else { 4 }, previous]),
+            Outcome::Unknown | Outcome::NotApplied | Outcome::List(_) | Outcome::Register { .. } => {
+                return Err(short("an answer"));
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
+        Ok(Self(match words(&bytes, "an answer")? {
+            [1, length] => Outcome::Appended { length },
+            [2, previous] => Outcome::Put { previous },
+            [3, previous] => Outcome::Swapped { swapped: true, previous },
+            [4, previous] => Outcome::Swapped { swapped: false, previous },
+            _ => return Err(short("an answer")),
+        }))
+    }
+}
+
+impl Ledger {
+    /// A list.
+    pub fn list(&self, key: Key) -> ListView {
+        self.objects.get(&key).map(|object| object.view).unwrap_or_default()
+    }
+
+    /// A register; 0: nothing.
+    pub fn register(&self, key: Key) -> u64 {
+        self.list(key).last
+    }
+
+    /// Every value that an object took, in order: a list's content, a register's past.
+    pub fn values(&self, key: Key) -> &[u64] {
+        self.objects.get(&key).map_or(&[], |object| &object.values)
+    }
+
+    /// Keys that something was written to.
+    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.objects.keys().copied()
+    }
+
+    /// What a read of this state sees.
+    pub fn look(&self, call: Call) -> Outcome {
+        match call {
+            Call::ReadList { key, .. } => Outcome::List(self.list(key)),
+            Call::ReadRegister { key, .. } => Outcome::Register { value: self.register(key) },
+            Call::Append { .. } | Call::Put { .. } | Call::CompareAndSwap { .. } => Outcome::NotApplied,
+        }
+    }
+}
+
+impl RaftStateMachine for Ledger {
+    type Command = LedgerCommand;
+    type Response = LedgerResponse;
+
+    fn apply(&mut self, command: LedgerCommand) -> LedgerResponse {
+        let object = self.objects.entry(command.0.key()).or_default();
+        let previous = object.view.last;
+        LedgerResponse(match command.0 {
+            Call::Append { value, .. } => {
+                object.push(value);
+                Outcome::Appended { length: object.view.length }
+            }
+            Call::Put { value, .. } => {
+                object.push(value);
+                Outcome::Put { previous }
+            }
+            Call::CompareAndSwap { expect, value, .. } => {
+                let swapped = previous == expect;
+                if swapped {
+                    object.push(value);
+                }
+                Outcome::Swapped { swapped, previous }
+            }
+            Call::ReadList { .. } | Call::ReadRegister { .. } => Outcome::NotApplied,
+        })
+    }
+
+    fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        put(&mut bytes, &[u64::from(self.inline)]);
+        for (key, object) in &self.objects {
+            put(&mut bytes, &[u64::from(*key), object.values.len() as u64]);
+            put(&mut bytes, &object.values);
+        }
+        out.write_all(&bytes)
+    }
+
+    fn restore(input: &mut dyn Read) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        input.read_to_end(&mut bytes)?;
+        let mut words = bytes.chunks_exact(8).map(|chunk| u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
+        let cut = || io::Error::new(io::ErrorKind::InvalidData, "a ledger's snapshot is cut");
+        let mut ledger = Ledger { inline: words.next().ok_or_else(cut)? != 0, ..Ledger::default() };
+        while let Some(key) = words.next() {
+            let object = ledger.objects.entry(key as Key).or_default();
+            for _ in 0..words.next().ok_or_else(cut)? {
+                object.push(words.next().ok_or_else(cut)?);
+            }
+        }
+        Ok(ledger)
+    }
+
+    fn applies_inline(&self) -> bool {
+        self.inline
+    }
+}
+
+/// Clients of a [`Ledger`]; records the [`History`].
+#[derive(Debug, Default)]
+pub struct LedgerClients {
+    /// What was asked and answered so far.
+    pub history: History,
+    inline: bool,
+    reads: u32,
+    /// What each register was last seen to hold, so that comparing succeeds now and then.
+    seen: BTreeMap<Key, u64>,
+}
+
+impl LedgerClients {
+    /// Clients of which so many of a thousand operations are reads.
+    pub fn new(reads: u32, inline_applies: bool) -> Self {
+        Self { reads, inline: inline_applies, ..Self::default() }
+    }
+
+    fn draw(&mut self, chance: &mut Rng) -> Call {
+        let value = self.history.operations.len() as u64 + 1;
+        let key = chance.below(KEYS.into()) as Key;
+        if chance.chance(self.reads) {
+            let freshness = if chance.chance(200) { Freshness::Stale } else { Freshness::Linearizable };
+            return match key < FIRST_REGISTER {
+                true => Call::ReadList { key, freshness },
+                false => Call::ReadRegister { key, freshness },
+            };
+        }
+        if key < FIRST_REGISTER {
+            return Call::Append { key, value };
+        }
+        match chance.below(2) {
+            0 => Call::Put { key, value },
+            _ => Call::CompareAndSwap { key, expect: self.seen.get(&key).copied().unwrap_or(0), value },
+        }
+    }
+}
+
+impl Workload for LedgerClients {
+    type Machine = Ledger;
+    type Seen = Outcome;
+
+    fn machine(&self) -> Ledger {
+        Ledger { inline: self.inline, ..Ledger::default() }
+    }
+
+    fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<Ledger, Outcome> {
+        let call = self.draw(chance);
+        self.history.operations.push(Operation {
+            id: asked.id,
+            client: asked.client,
+            session: None,
+            node: 0,
+            invoked_at: asked.at,
+            returned_at: None,
+            call,
+            outcome: Outcome::Unknown,
+        });
+        match call {
+            Call::Append { .. } | Call::Put { .. } | Call::CompareAndSwap { .. } => Op::Write(LedgerCommand(call)),
+            Call::ReadList { freshness, .. } | Call::ReadRegister { freshness, .. } => {
+                let policy = match freshness {
+                    Freshness::Linearizable => ReadPolicy::ReadIndex,
+                    Freshness::Stale => ReadPolicy::Stale,
+                };
+                Op::Read(policy, Arc::new(move |ledger: &Ledger| ledger.look(call)))
+            }
+        }
+    }
+
+    fn on_return(&mut self, id: u64, node: u64, at: Nanos, returned: Returned<LedgerResponse, Outcome>) {
+        let Some(operation) = self.history.operations.get_mut(id as usize) else { return };
+        operation.node = node;
+        operation.returned_at = Some(at);
+        operation.outcome = match returned {
+            Returned::Written(response) => response.0,
+            Returned::Seen(outcome) => outcome,
+            Returned::NotApplied => Outcome::NotApplied,
+            Returned::Unknown => Outcome::Unknown,
+        };
+        let key = operation.call.key();
+        match (operation.outcome, operation.call) {
+            (Outcome::Register { value }, _) => {
+                self.seen.insert(key, value);
+            }
+            (Outcome::Put { .. }, Call::Put { value, .. })
+            | (Outcome::Swapped { swapped: true, .. }, Call::CompareAndSwap { value, .. }) => {
+                self.seen.insert(key, value);
+            }
+            (Outcome::Swapped { swapped: false, previous }, _) => {
+                self.seen.insert(key, previous);
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&mut self, end: &Ledger) -> Result<(), String> {
+        crate::oracle::check(&self.history, end)
+    }
+}

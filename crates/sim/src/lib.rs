@@ -1,0 +1,37 @@
+//! A deterministic simulator of Quorate.
+//!
+//! It runs the production core, message and log formats, write-ahead log, driver and apply queue of a whole cluster in
+//! one thread, on a virtual clock, network and disk, all from one seed: the same seed gives the same run, to the bit.
+//! Faults of every kind happen on the way; after every event the claims of the protocol are checked, and at the end
+//! of every run the cluster must heal, serve and agree.
+//!
+//! [`run_seed`] runs one seed with the default workload; [`run`] takes a [`Workload`] of your own, and so a state
+//! machine of your own.
+
+mod chaos;
+mod clients;
+mod digest;
+mod disk;
+mod fault;
+pub mod history;
+mod invariants;
+mod ledger;
+mod machine;
+mod net;
+mod operator;
+mod options;
+pub mod oracle;
+mod process;
+mod rng;
+mod run;
+mod workload;
+mod world;
+
+pub use digest::Digest;
+pub use fault::{Fault, FaultCounts, FaultSet};
+pub use history::History;
+pub use ledger::{FIRST_REGISTER, Ledger, LedgerClients, LedgerCommand, LedgerResponse};
+pub use options::Options;
+pub use rng::Rng;
+pub use run::{Report, run, run_options, run_seed};
+pub use workload::{Invoked, LookAt, Op, Returned, Workload};

@@ -1,0 +1,230 @@
+//! The network: who reaches whom, how long it takes, and what goes wrong on the way.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate::{Inbound, OutgoingSnapshot, RaftNetwork, SnapshotSource};
+use quorate_core::{AppendHeader, GroupId, Incarnation, Message, NodeId, SendOutcome, SnapshotMeta};
+use quorate_wire::Packet;
+
+use crate::fault::{Fault, FaultCounts};
+use crate::history::Nanos;
+use crate::options::Options;
+use crate::rng::Rng;
+
+/// Messages that are kept to be replayed.
+const MAX_HELD: usize = 64;
+
+/// A message on its way, as bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Flight {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) bytes: Bytes,
+    /// It carries entries, so its sender is told if the connection breaks.
+    pub(crate) entries: bool,
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Delivered then.
+    At(Nanos),
+    /// Delivered then, and again then.
+    Twice(Nanos, Nanos),
+    /// Damaged on the way: the frame's checksum tells, and the connection is given up.
+    Corrupt,
+    Lost,
+}
+
+pub(crate) struct Net {
+    size: usize,
+    /// By sender and receiver.
+    cut: Vec<bool>,
+    clogged_until: Vec<Nanos>,
+    /// The last delivery on each link: without the fault "reorder" a link keeps its order.
+    last: Vec<Nanos>,
+    held: Vec<Flight>,
+    latency: u64,
+    permille: u32,
+    faults: crate::fault::FaultSet,
+    /// Faults of single messages are off, for a quiet window or for good.
+    pub(crate) quiet: bool,
+    rng: Rng,
+}
+
+impl Net {
+    pub(crate) fn new(size: usize, options: &Options) -> Self {
+        Self {
+            size,
+            cut: vec![false; size * size],
+            clogged_until: vec![0; size * size],
+            last: vec![0; size * size],
+            held: Vec::new(),
+            latency: options.latency.as_nanos() as u64,
+            permille: options.message_faults,
+            faults: options.faults,
+            quiet: true,
+            rng: Rng::new(options.seed, 1),
+        }
+    }
+
+    fn link(&self, from: usize, to: usize) -> usize {
+        from * self.size + to
+    }
+
+    pub(crate) fn cut(&mut self, from: usize, to: usize) {
+        let link = self.link(from, to);
+        self.cut[link] = true;
+    }
+
+    pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.cut[self.link(from, to)]
+    }
+
+    pub(crate) fn clog(&mut self, from: usize, to: usize, until: Nanos) {
+        let link = self.link(from, to);
+        self.clogged_until[link] = until;
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.cut.fill(false);
+        self.clogged_until.fill(0);
+    }
+
+    /// Messages of the past, to be delivered again.
+    pub(crate) fn release(&mut self) -> Vec<Flight> {
+        std::mem::take(&mut self.held)
+    }
+
+    fn suffers(&mut self, fault: Fault) -> bool {
+        !self.quiet && self.faults.has(fault) && self.rng.chance(self.permille)
+    }
+
+    fn travel(&mut self) -> u64 {
+        self.latency / 2 + self.rng.below(self.latency + 1)
+    }
+
+    pub(crate) fn send(&mut self, now: Nanos, flight: &Flight, counts: &mut FaultCounts) -> Fate {
+        let link = self.link(flight.from, flight.to);
+        if self.cut[link] {
+            return Fate::Lost;
+        }
+        let mut at = now + self.travel();
+        if self.faults.has(Fault::HoldAndReplay) && self.held.len() < MAX_HELD && self.rng.chance(10) {
+            self.held.push(flight.clone());
+        }
+        if self.suffers(Fault::Drop) {
+            counts.add(Fault::Drop, 1);
+            return Fate::Lost;
+        }
+        if self.suffers(Fault::CorruptFrame) {
+            counts.add(Fault::CorruptFrame, 1);
+            return Fate::Corrupt;
+        }
+        if self.suffers(Fault::Delay) {
+            counts.add(Fault::Delay, 1);
+            at += self.latency * self.rng.between(4, 60);
+        }
+        at = at.max(self.clogged_until[link]);
+        if self.suffers(Fault::Reorder) {
+            counts.add(Fault::Reorder, 1);
+        } else {
+            at = at.max(self.last[link] + 1);
+            self.last[link] = at;
+        }
+        if self.suffers(Fault::Duplicate) {
+            counts.add(Fault::Duplicate, 1);
+            return Fate::Twice(at, at + self.travel() * self.rng.between(1, 20));
+        }
+        Fate::At(at)
+    }
+
+    /// How long a snapshot of so many bytes takes; `None`: it does not arrive.
+    pub(crate) fn send_snapshot(&mut self, from: usize, to: usize, bytes: usize) -> Option<u64> {
+        let lost = self.is_cut(from, to) || self.suffers(Fault::Drop);
+        let time = self.travel() * 3 + bytes as u64 * 100;
+        (!lost).then_some(time)
+    }
+
+    /// Damages a byte.
+    pub(crate) fn damage(&mut self, bytes: &Bytes) -> Bytes {
+        let mut bytes = bytes.to_vec();
+        if !bytes.is_empty() {
+            let at = self.rng.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << self.rng.below(8);
+        }
+        bytes.into()
+    }
+}
+
+/// A snapshot that a node wants to send.
+pub(crate) struct Shipment {
+    pub(crate) to: NodeId,
+    pub(crate) group: GroupId,
+    pub(crate) header: AppendHeader,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) bytes: Bytes,
+    pub(crate) done: Box<dyn FnOnce(SendOutcome) + Send>,
+}
+
+/// What a node sent and the world has not yet taken.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    state: Mutex<OutboxState>,
+}
+
+#[derive(Default)]
+struct OutboxState {
+    packets: Vec<(NodeId, Bytes, bool)>,
+    shipments: Vec<Shipment>,
+    /// Peers to which there is no connection, and the node knows.
+    refused: Vec<NodeId>,
+    scratch: Vec<u8>,
+}
+
+impl Outbox {
+    pub(crate) fn take(&self, packets: &mut Vec<(NodeId, Bytes, bool)>, shipments: &mut Vec<Shipment>) {
+        let mut state = self.state.lock();
+        std::mem::swap(packets, &mut state.packets);
+        shipments.append(&mut state.shipments);
+    }
+
+    pub(crate) fn refuse(&self, peers: Vec<NodeId>) {
+        self.state.lock().refused = peers;
+    }
+}
+
+impl RaftNetwork for Outbox {
+    fn start(&self, _inbound: Arc<dyn Inbound>) {}
+
+    fn set_address(&self, _node: NodeId, _address: &str) {}
+
+    fn send(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.refused.contains(&to) {
+            return Err(packet);
+        }
+        state.scratch.clear();
+        packet.encode_head(&mut state.scratch);
+        packet.batches.iter().for_each(|batch| state.scratch.extend_from_slice(batch.bytes()));
+        let entries = matches!(packet.message, Message::Append(_)) && !packet.batches.is_empty();
+        state.packets.push((to, Bytes::copy_from_slice(&state.scratch), entries));
+        Ok(())
+    }
+
+    fn call(&self, _to: NodeId, _body: Bytes) -> bool {
+        false
+    }
+
+    fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {
+        let OutgoingSnapshot { group, header, meta, source } = snapshot;
+        let SnapshotSource::Memory(bytes) = source else { return done(SendOutcome::Failed) };
+        self.state.lock().shipments.push(Shipment { to, group, header, meta, bytes, done });
+    }
+
+    fn shutdown(&self) {}
+}

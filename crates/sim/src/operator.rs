@@ -1,0 +1,79 @@
+//! The operator: elections, snapshots, purges by hand, and changes of the membership.
+
+use std::collections::BTreeMap;
+
+use quorate::virtual_node::{Answer, CallId};
+use quorate_core::{ChangeMembers, Event as CoreEvent, Node as Member, Phase, Retain};
+
+use crate::clients::AnswerOf;
+use crate::workload::Workload;
+use crate::world::{Event, World, trigger};
+
+impl<W: Workload> World<W> {
+    pub(crate) fn start_operator(&mut self) {
+        if self.options.membership || self.options.triggers {
+            self.schedule(self.now, Event::Operator);
+        }
+    }
+
+    pub(crate) fn on_operator(&mut self) {
+        self.digest.word(15);
+        if self.chaos.over {
+            return;
+        }
+        let interval = self.options.election_timeout * 2;
+        let after = self.disk_rng.around(interval).as_nanos() as u64;
+        self.schedule(self.now + after, Event::Operator);
+        if self.options.membership && (!self.options.triggers || self.disk_rng.chance(500)) {
+            return self.change_membership();
+        }
+        let at = self.disk_rng.below(self.places.len() as u64) as usize;
+        let event = match self.disk_rng.below(5) {
+            0 => CoreEvent::Elect { phase: Phase::Pre },
+            1 => CoreEvent::Elect { phase: Phase::Real },
+            2 => CoreEvent::Heartbeat,
+            3 => CoreEvent::Snapshot,
+            _ => CoreEvent::PurgeLog { upto: self.disk_rng.below(self.invariants.committed() + 2) },
+        };
+        self.say(|| format!("operator: {event:?} at node {}", at + 1));
+        trigger(self, at, event);
+    }
+
+    fn change_membership(&mut self) {
+        let Some(at) = self.leader() else { return };
+        let chosen = self.disk_rng.below(self.places.len() as u64) as usize;
+        let (id, retain) =
+            (self.places[chosen].id, if self.disk_rng.chance(500) { Retain::AsLearners } else { Retain::Remove });
+        let call = self.clients.new_call();
+        let Some(running) = &mut self.places[at].running else { return };
+        let membership = running.node.core().membership();
+        let record = Member::at(format!("node-{id}"));
+        let change = if membership.is_voter(id) {
+            // Whoever leaves must leave a cluster behind.
+            if membership.voter_ids().len() < 2 {
+                return;
+            }
+            ChangeMembers::RemoveVoters([id].into())
+        } else if membership.nodes.contains_key(&id) {
+            match self.disk_rng.below(3) {
+                0 => ChangeMembers::RemoveNodes([id].into()),
+                _ => ChangeMembers::AddVoterIds([id].into()),
+            }
+        } else {
+            match self.disk_rng.below(2) {
+                0 => ChangeMembers::AddNodes(BTreeMap::from([(id, record)])),
+                _ => ChangeMembers::AddVoters(BTreeMap::from([(id, record)])),
+            }
+        };
+        running.node.change(call, change.clone(), retain);
+        self.touch(at);
+        self.say(|| format!("operator: {change:?} at node {}", at + 1));
+    }
+
+    pub(crate) fn on_other_answer(&mut self, at: usize, _call: CallId, answer: AnswerOf<W>) {
+        if let Answer::Changed(result) = answer {
+            self.changes += u64::from(result.is_ok());
+            self.say(|| format!("membership change at node {}: {result:?}", at + 1));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Everything a run depends on. All of it follows from the seed, and all of it is printed.
+
+use std::fmt;
+use std::time::Duration;
+
+use quorate::Config;
+use quorate_core::{LeaderIdMode, Toggle};
+
+use crate::fault::{Fault, FaultSet};
+use crate::rng::Rng;
+
+/// What a run is like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Where all chance comes from.
+    pub seed: u64,
+    /// Voters of the first membership, from 1 to 7.
+    pub voters: u64,
+    /// Further nodes, blank at first, that membership changes may take in.
+    pub spares: u64,
+    /// How leader ids compare.
+    pub mode: LeaderIdMode,
+    /// Clients that write and read at the same time.
+    pub clients: u32,
+    /// Operations that clients start in the first phase.
+    pub operations: u64,
+    /// Most virtual time of the first phase, in which faults happen.
+    pub length: Duration,
+    /// The least election timeout; the other times of the run follow from it.
+    pub election_timeout: Duration,
+    /// A message takes about this long.
+    pub latency: Duration,
+    /// A disk write takes about this long.
+    pub disk_latency: Duration,
+    /// Between two faults, about.
+    pub fault_interval: Duration,
+    /// What a client does between two operations, about.
+    pub think: Duration,
+    /// The kinds of faults of this run.
+    pub faults: FaultSet,
+    /// Of a thousand messages, so many suffer each of the enabled faults of single messages.
+    pub message_faults: u32,
+    /// Of a thousand operations, so many are reads.
+    pub reads: u32,
+    /// Of a thousand times, so often a client starts several writes at once.
+    pub batches: u32,
+    /// Whether the membership changes.
+    pub membership: bool,
+    /// Whether elections, snapshots and purges are triggered by hand.
+    pub triggers: bool,
+    /// Faults may exceed what the cluster promises to survive: then only safety, or a clean halt, is required.
+    pub beyond_budget: bool,
+    /// Whether applies run on the thread that delivers the commit.
+    pub inline_applies: bool,
+    /// Length of a segment of the log.
+    pub segment_bytes: u64,
+    /// The nodes' tunables.
+    pub config: Config,
+}
+
+impl Options {
+    /// The options of a seed: each draws a random subset of faults and features, and often tiny limits.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, 0);
+        let election_timeout = Duration::from_millis(*rng.pick(&[150, 300, 1000, 1000, 2000, 2000, 4000]));
+        let faults = Fault::ALL.iter().copied().filter(|_| rng.chance(550)).collect();
+        let voters = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
+        let mut options = Self {
+            seed,
+            voters,
+            spares: if rng.chance(500) { rng.between(1, 2).min(7 - voters.min(6)) } else { 0 },
+            mode: if rng.chance(700) { LeaderIdMode::Advanced } else { LeaderIdMode::Standard },
+            clients: rng.between(2, 6) as u32,
+            operations: rng.between(250, 450),
+            length: election_timeout * 120,
+            election_timeout,
+            latency: election_timeout / *rng.pick(&[20, 50, 200]),
+            disk_latency: election_timeout / *rng.pick(&[50, 200, 1000]),
+            fault_interval: election_timeout * rng.between(1, 6) as u32 / 2,
+            think: election_timeout / rng.between(2, 12) as u32,
+            faults,
+            message_faults: *rng.pick(&[1, 5, 20]),
+            reads: *rng.pick(&[200, 400, 600]),
+            batches: *rng.pick(&[0, 100, 300]),
+            membership: rng.chance(500),
+            triggers: rng.chance(500),
+            beyond_budget: rng.chance(50),
+            inline_applies: rng.chance(500),
+            segment_bytes: *rng.pick(&[16 << 10, 16 << 10, 32 << 10, 128 << 10]),
+            config: Config::default(),
+        };
+        options.config = options.draw_config(&mut rng);
+        options
+    }
+
+    /// Tunables for these times, with tiny limits more often than not.
+    pub(crate) fn draw_config(&self, rng: &mut Rng) -> Config {
+        let timeout = self.election_timeout;
+        Config {
+            election_timeout_min: timeout,
+            election_timeout_max: timeout * 2,
+            heartbeat_interval: timeout / *rng.pick(&[3, 5, 8]),
+            leader_id_mode: self.mode,
+            pre_vote: toggle(rng.chance(850)),
+            check_quorum: toggle(rng.chance(850)),
+            elect: Toggle::On,
+            max_append_bytes: *rng.pick(&[1, 200, 2000, 1 << 20]),
+            max_inflight_appends: *rng.pick(&[1, 1, 2, 4]),
+            max_inflight_bytes: *rng.pick(&[1, 500, 8 << 20]),
+            retransmit_timeout: timeout * *rng.pick(&[1, 2]),
+            snapshot_entries: *rng.pick(&[0, 3, 10, 50, 200]),
+            keep_entries: *rng.pick(&[0, 1, 5, 100]),
+            max_disk_lag: timeout * 10,
+            tail_cache_bytes: *rng.pick(&[1, 1000, 1 << 20]),
+            ..Config::default()
+        }
+    }
+}
+
+fn toggle(on: bool) -> Toggle {
+    if on { Toggle::On } else { Toggle::Off }
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options { seed, voters, spares, mode, clients, operations, length, election_timeout, latency, .. } = self;
+        writeln!(f, "seed {seed}: {voters} voters, {spares} spare nodes, {mode:?} leader ids")?;
+        writeln!(f, "  election timeout {election_timeout:?}, latency {latency:?}, disk {:?}", self.disk_latency)?;
+        writeln!(
+            f,
+            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille",
+            self.think, self.reads, self.batches
+        )?;
+        writeln!(
+            f,
+            "  membership changes {}, triggers {}, inline applies {}, segments of {} bytes, beyond the budget {}",
+            self.membership, self.triggers, self.inline_applies, self.segment_bytes, self.beyond_budget
+        )?;
+        let config = &self.config;
+        writeln!(
+            f,
+            "  heartbeat {:?}, pre-vote {:?}, check-quorum {:?}, append {} bytes, in flight {} appends and {} bytes",
+            config.heartbeat_interval,
+            config.pre_vote,
+            config.check_quorum,
+            config.max_append_bytes,
+            config.max_inflight_appends,
+            config.max_inflight_bytes
+        )?;
+        writeln!(
+            f,
+            "  retransmit {:?}, snapshot every {} entries, keep {}, tail {} bytes",
+            config.retransmit_timeout, config.snapshot_entries, config.keep_entries, config.tail_cache_bytes
+        )?;
+        writeln!(f, "  a fault every {:?}, {} permille of messages", self.fault_interval, self.message_faults)?;
+        write!(f, "  faults {}", self.faults)
+    }
+}

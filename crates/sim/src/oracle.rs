@@ -1,0 +1,160 @@
+//! The O(n log n) oracle: since the state machine keeps every value that an object took, in order, each answer can be
+//! placed in that order; what remains to be checked is that the order agrees with real time.
+
+use std::collections::BTreeMap;
+
+use crate::history::{Call, Freshness, History, Key, ListView, Operation, Outcome};
+use crate::ledger::Ledger;
+
+/// An object's past: what it held after each version, and where each value is.
+struct Past {
+    views: Vec<ListView>,
+    place: BTreeMap<u64, u64>,
+}
+
+/// Checks that every acknowledged write is in the state exactly once, that nothing else is, and that all answers
+/// together are linearizable.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn check(history: &History, end: &Ledger) -> Result<(), String> {
+    let mut pasts = BTreeMap::new();
+    for key in end.keys() {
+        pasts.insert(key, past_of(history, key, end.values(key))?);
+    }
+    let empty = Past { views: vec![ListView::default()], place: BTreeMap::new() };
+    let mut placed: BTreeMap<Key, Vec<(&Operation, u64)>> = BTreeMap::new();
+    for operation in &history.operations {
+        let key = operation.call.key();
+        if let Some(version) = place(operation, pasts.get(&key).unwrap_or(&empty))? {
+            placed.entry(key).or_default().push((operation, version));
+        }
+    }
+    placed.values().try_for_each(|operations| check_real_time(operations))
+}
+
+/// Every value was written by an operation that may have taken effect, once.
+fn past_of(history: &History, key: Key, values: &[u64]) -> Result<Past, String> {
+    let mut past = Past { views: vec![ListView::default()], place: BTreeMap::new() };
+    for value in values {
+        let version = past.views.len() as u64;
+        if past.place.insert(*value, version).is_some() {
+            return Err(format!("exactly once: key {key} took the value {value} twice"));
+        }
+        let writer = value.checked_sub(1).and_then(|id| history.operations.get(id as usize));
+        match writer {
+            None => return Err(format!("phantom: key {key} took the value {value}, which nobody wrote")),
+            Some(writer) if writer.call.key() != key || !writer.call.is_write() => {
+                return Err(format!("phantom: key {key} took the value {value}, which nobody wrote there"));
+            }
+            Some(writer) if writer.outcome == Outcome::NotApplied => {
+                return Err(format!("operation {} took effect, but its client was told that it did not", writer.id));
+            }
+            Some(_) => {}
+        }
+        past.views.push(past.views[past.views.len() - 1].append(*value));
+    }
+    Ok(past)
+}
+
+/// The version that an operation made or saw; `None` if that is not known.
+fn place(operation: &Operation, past: &Past) -> Result<Option<u64>, String> {
+    let id = operation.id;
+    let written = |value: u64| {
+        past.place.get(&value).copied().ok_or_else(|| format!("lost: the acknowledged operation {id} had no effect"))
+    };
+    let held = |version: u64| past.views[version as usize - 1].last;
+    let saw = |value: u64| match value {
+        0 => Ok(Some(0)),
+        _ => past.place.get(&value).copied().map(Some).ok_or(format!("operation {id} saw {value}, which never was")),
+    };
+    match (operation.call, operation.outcome) {
+        (_, Outcome::NotApplied) => Ok(None),
+        (
+            Call::Append { value, .. } | Call::Put { value, .. } | Call::CompareAndSwap { value, .. },
+            Outcome::Unknown,
+        ) => Ok(past.place.get(&value).copied()),
+        (_, Outcome::Unknown) => Ok(None),
+        (Call::Append { value, .. }, Outcome::Appended { length }) => match written(value)? {
+            version if version == length => Ok(Some(version)),
+            version => Err(format!("operation {id} was told length {length}, but is at {version}")),
+        },
+        (Call::Put { value, .. }, Outcome::Put { previous }) => match written(value)? {
+            version if held(version) == previous => Ok(Some(version)),
+            version => Err(format!("operation {id} was told it replaced {previous}, not {}", held(version))),
+        },
+        (Call::CompareAndSwap { value, expect, .. }, Outcome::Swapped { swapped: true, previous }) => {
+            match written(value)? {
+                version if held(version) == previous && previous == expect => Ok(Some(version)),
+                version => Err(format!("operation {id} swapped {}, it expected {expect}", held(version))),
+            }
+        }
+        (Call::CompareAndSwap { value, expect, .. }, Outcome::Swapped { swapped: false, previous }) => {
+            if previous == expect || past.place.contains_key(&value) {
+                return Err(format!("operation {id} was told that it did not swap {expect} for {value}"));
+            }
+            saw(previous)
+        }
+        (Call::ReadList { .. }, Outcome::List(view)) => match past.views.get(view.length as usize) {
+            Some(known) if *known == view => Ok(Some(view.length)),
+            _ => Err(format!("operation {id} saw a list that never was: {view:?}")),
+        },
+        (Call::ReadRegister { .. }, Outcome::Register { value }) => saw(value),
+        (call, outcome) => Err(format!("operation {id}, {call:?}, was answered {outcome:?}")),
+    }
+}
+
+/// Whether an operation must see all that was complete when it began.
+fn is_linearizable(operation: &Operation) -> bool {
+    !matches!(
+        operation.call,
+        Call::ReadList { freshness: Freshness::Stale, .. } | Call::ReadRegister { freshness: Freshness::Stale, .. }
+    )
+}
+
+/// Whether it made its version, rather than saw it.
+fn made(operation: &Operation) -> bool {
+    operation.call.is_write() && !matches!(operation.outcome, Outcome::Swapped { swapped: false, .. })
+}
+
+/// With all operations of one object placed in its order of versions, they are linearizable exactly if no operation
+/// is placed before one that was complete when it began, and none saw what was not yet asked for.
+fn check_real_time(operations: &[(&Operation, u64)]) -> Result<(), String> {
+    let mut invoked_at: BTreeMap<u64, u64> = BTreeMap::new();
+    for (operation, version) in operations.iter().filter(|(operation, _)| made(operation)) {
+        invoked_at.insert(*version, operation.invoked_at);
+    }
+    let ended = |operation: &Operation| match operation.outcome {
+        Outcome::Unknown => None,
+        _ => operation.returned_at,
+    };
+    let mut ends: Vec<(u64, u64, u64)> = Vec::new();
+    for (operation, version) in operations {
+        if let Some(at) = ended(operation).filter(|_| is_linearizable(operation)) {
+            ends.push((at, *version, operation.id));
+        }
+    }
+    ends.sort_unstable();
+    let mut begins: Vec<&(&Operation, u64)> = operations.iter().collect();
+    begins.sort_unstable_by_key(|(operation, _)| (operation.invoked_at, operation.id));
+    let mut complete = ends.into_iter().peekable();
+    let mut newest = (0, 0);
+    for (operation, version) in begins {
+        while let Some((_, version, id)) = complete.next_if(|(at, _, _)| *at < operation.invoked_at) {
+            newest = newest.max((version, id));
+        }
+        let (id, kind) = (operation.id, if made(operation) { "write" } else { "read" });
+        let (behind, before) = (newest.0, newest.1);
+        if is_linearizable(operation) && (*version < behind || made(operation) && *version == behind) {
+            return Err(format!(
+                "not linearizable: {kind} {id} is at version {version}, although operation {before} at version \
+                 {behind} was complete when it began"
+            ));
+        }
+        let future = invoked_at.get(version).is_some_and(|asked| ended(operation).is_some_and(|at| at < *asked));
+        if !made(operation) && future {
+            return Err(format!("{kind} {id} saw version {version} before it was asked for"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! One node's process: disk, log, node, and the clock it reads.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quorate::virtual_node::{VirtualNode, VirtualParts, storage_of};
+use quorate::{Completions, Config, LogWrite, RaftLogStorage, RaftStateMachine, StorageError};
+use quorate_core::{
+    ClusterId, GroupId, Incarnation, Instant, LeaderId, LeaderIdMode, LogId, LogIds, NodeId, Recovered, Span, Tail,
+    Vote, WriteId,
+};
+use quorate_wal::{WalCore, WalOptions};
+use quorate_wire::Batches;
+
+use crate::disk::SimDisk;
+use crate::history::Nanos;
+use crate::machine::Watched;
+use crate::net::Outbox;
+
+pub(crate) const GROUP: GroupId = GroupId(1);
+/// The wall clock at the beginning: some day in 2030, in nanoseconds since the Unix epoch.
+const EPOCH: u64 = 1_900_000_000_000_000_000;
+
+/// A clock that is off, and runs too fast or too slow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SkewedClock {
+    /// Where this clock began, in the world's time.
+    origin: Nanos,
+    /// Millionths that it runs too fast, shifted so that it stays positive: 1,000,000 is right.
+    rate: u64,
+    /// What its wall clock adds.
+    pub(crate) offset: i64,
+}
+
+const RIGHT: u64 = 1_000_000;
+
+impl SkewedClock {
+    pub(crate) fn new(origin: Nanos, drift_ppm: i64, offset: i64) -> Self {
+        Self { origin, rate: RIGHT.saturating_add_signed(drift_ppm), offset }
+    }
+
+    /// What this clock shows.
+    pub(crate) fn at(&self, now: Nanos) -> Instant {
+        let since = u128::from(now.saturating_sub(self.origin));
+        Instant::from_nanos((since * u128::from(self.rate) / u128::from(RIGHT)) as u64)
+    }
+
+    /// The first moment of the world at which this clock shows `instant`.
+    pub(crate) fn when(&self, instant: Instant) -> Nanos {
+        let since = u128::from(instant.as_nanos()) * u128::from(RIGHT);
+        self.origin + since.div_ceil(u128::from(self.rate)) as u64
+    }
+
+    pub(crate) fn wall(&self, now: Nanos) -> u64 {
+        (EPOCH + self.at(now).as_nanos() + self.origin).saturating_add_signed(self.offset)
+    }
+}
+
+/// What a disk must hold, as far as its log said that writes are durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shadow {
+    pub(crate) vote: Vote,
+    pub(crate) log: LogIds,
+}
+
+/// A submitted write.
+#[derive(Clone, Debug)]
+enum ShadowOp {
+    Vote(Vote),
+    Append(Vec<LogId>),
+    Truncate(LogId),
+    Reset(LogId, Tail),
+    Nothing,
+}
+
+impl Shadow {
+    fn apply(&mut self, op: &ShadowOp) {
+        match op {
+            ShadowOp::Vote(vote) => self.vote = *vote,
+            ShadowOp::Append(ends) => ends.iter().for_each(|end| self.log.append(end.leader_id, end.index)),
+            ShadowOp::Truncate(after) => self.log.truncate_after(after.index),
+            ShadowOp::Reset(to, tail) => match tail {
+                Tail::Keep if self.log.holds(*to) => self.log.purge(to.index),
+                Tail::Keep | Tail::Discard => self.log = LogIds::after(*to),
+            },
+            ShadowOp::Nothing => {}
+        }
+    }
+
+    /// Whether this disk has the entry, or has it no more because a snapshot does.
+    pub(crate) fn holds(&self, id: LogId) -> bool {
+        id.index <= self.log.purged().index || self.log.holds(id)
+    }
+}
+
+/// Sees every write on its way to the log, and holds its completion back until the world delivers it.
+pub(crate) struct Spy {
+    inner: Arc<dyn RaftLogStorage>,
+    state: Arc<Mutex<SpyState>>,
+}
+
+#[derive(Default)]
+pub(crate) struct SpyState {
+    completions: Option<Arc<dyn Completions>>,
+    done: Vec<(WriteId, Result<(), StorageError>)>,
+    inflight: VecDeque<(WriteId, ShadowOp)>,
+    /// Appended since the world looked.
+    appended: Vec<(LogId, Batches)>,
+    /// The end of the log with everything submitted.
+    end: LogIds,
+}
+
+/// Keeps completions for the world.
+struct Keeps(Arc<Mutex<SpyState>>);
+
+impl Completions for Keeps {
+    fn complete(&self, write: WriteId, result: Result<(), StorageError>) {
+        self.0.lock().done.push((write, result));
+    }
+}
+
+impl RaftLogStorage for Spy {
+    fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
+        let recovered = self.inner.recover(group, Arc::new(Keeps(Arc::clone(&self.state))))?;
+        let mut state = self.state.lock();
+        state.completions = Some(completions);
+        state.end = recovered.log.clone();
+        Ok(recovered)
+    }
+
+    fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
+        {
+            let mut state = self.state.lock();
+            let shadow = match &op {
+                LogWrite::Vote(vote) => ShadowOp::Vote(*vote),
+                LogWrite::Append(batches) => {
+                    let prev = state.end.last();
+                    state.appended.push((prev, batches.clone()));
+                    ShadowOp::Append(batches.iter().map(quorate_wire::Batch::last).collect())
+                }
+                LogWrite::Truncate { after } => ShadowOp::Truncate(*after),
+                LogWrite::Reset { to, tail } => ShadowOp::Reset(*to, *tail),
+                LogWrite::PromiseLease(_) => ShadowOp::Nothing,
+            };
+            let mut end = Shadow { vote: Vote::default(), log: std::mem::take(&mut state.end) };
+            end.apply(&shadow);
+            state.end = end.log;
+            state.inflight.push_back((write, shadow));
+        }
+        self.inner.submit(group, write, op);
+    }
+
+    fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError> {
+        self.inner.read(group, span, max_bytes)
+    }
+
+    fn purge(&self, group: GroupId, upto: LogId) {
+        self.inner.purge(group, upto);
+    }
+
+    fn is_full(&self) -> bool {
+        self.inner.is_full()
+    }
+}
+
+/// A process that runs.
+pub(crate) struct Running<S: RaftStateMachine> {
+    pub(crate) node: VirtualNode<Watched<S>>,
+    pub(crate) wal: WalCore,
+    pub(crate) outbox: Arc<Outbox>,
+    spy: Arc<Mutex<SpyState>>,
+    pub(crate) clock: SkewedClock,
+    /// The earliest timer under way, in the world's time.
+    pub(crate) timer: Option<Nanos>,
+    /// When the log takes its next turn.
+    pub(crate) wal_at: Option<Nanos>,
+    /// What the cluster saw of it at its last step.
+    pub(crate) seen: Seen,
+}
+
+/// What was seen of a node at its last step, in this run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) vote: Vote,
+    pub(crate) commit: u64,
+    pub(crate) applied: u64,
+    pub(crate) leading: Option<LeaderId>,
+    pub(crate) membership: LogId,
+}
+
+/// What a start is given.
+pub(crate) struct Start<'a> {
+    pub(crate) now: Nanos,
+    pub(crate) cluster: ClusterId,
+    pub(crate) mode: LeaderIdMode,
+    pub(crate) config: Config,
+    pub(crate) seed: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) clock: SkewedClock,
+    pub(crate) disk: &'a SimDisk,
+    pub(crate) incarnation: Incarnation,
+}
+
+/// Starts a process. `shadow` is what its disk must hold at least, and `inflight` what it may hold besides.
+pub(crate) fn start<S: RaftStateMachine>(id: NodeId, start: Start<'_>, machine: S) -> Result<Running<S>, String> {
+    let options = WalOptions {
+        segment_bytes: start.segment_bytes,
+        incarnation: Some(start.incarnation),
+        created: Some(0),
+        ..WalOptions::new(id)
+    };
+    let disk = Arc::new(start.disk.clone());
+    let (wal, handle) =
+        WalCore::open(disk, Path::new("/quorate-simulated-node"), options).map_err(|error| error.to_string())?;
+    if handle.identity().cluster != start.cluster {
+        handle.set_cluster(start.cluster, start.mode).map_err(|error| error.to_string())?;
+    }
+    let storage = storage_of(handle);
+    let spy = Arc::new(Mutex::new(SpyState::default()));
+    let outbox = Arc::new(Outbox::default());
+    let node = VirtualNode::start(
+        VirtualParts {
+            id,
+            incarnation: start.incarnation,
+            group: GROUP,
+            cluster: start.cluster,
+            config: start.config,
+            seed: start.seed,
+            log: Arc::new(Spy { inner: storage.log, state: Arc::clone(&spy) }),
+            snapshots: storage.snapshots,
+            network: Arc::clone(&outbox) as _,
+            machine: Watched::new(machine),
+        },
+        start.clock.at(start.now),
+    )
+    .map_err(|error| error.to_string())?;
+    let core = node.core();
+    let seen = Seen {
+        vote: core.vote(),
+        commit: core.commit(),
+        applied: core.applied().index,
+        leading: None,
+        membership: core.membership_log_id(),
+    };
+    Ok(Running { node, wal, outbox, spy, clock: start.clock, timer: None, wal_at: None, seen })
+}
+
+impl<S: RaftStateMachine> Running<S> {
+    /// Entries submitted since the last call, each run of them with the log id before it.
+    pub(crate) fn take_appended(&self, into: &mut Vec<(LogId, Batches)>) {
+        into.append(&mut self.spy.lock().appended);
+    }
+
+    /// Completions since the last call: what is durable is noted, the node does not know yet.
+    pub(crate) fn take_done(&self, shadow: &mut Shadow) -> Vec<(WriteId, Result<(), StorageError>)> {
+        let mut state = self.spy.lock();
+        let done = std::mem::take(&mut state.done);
+        for (write, result) in &done {
+            if result.is_err() {
+                continue;
+            }
+            while let Some((_, op)) = state.inflight.pop_front_if(|(id, _)| *id <= *write) {
+                shadow.apply(&op);
+            }
+        }
+        done
+    }
+
+    /// Tells the node.
+    pub(crate) fn deliver(&self, write: WriteId, result: Result<(), StorageError>) {
+        let completions = self.spy.lock().completions.clone();
+        if let Some(completions) = completions {
+            completions.complete(write, result);
+        }
+    }
+
+    /// Every state that the disk may be in if the process stops now: what is durable, and after it a prefix of what
+    /// is not.
+    pub(crate) fn possible(&self, durable: &Shadow) -> Vec<Shadow> {
+        let state = self.spy.lock();
+        let mut states = vec![durable.clone()];
+        for (_, op) in &state.inflight {
+            let mut next = states[states.len() - 1].clone();
+            next.apply(op);
+            states.push(next);
+        }
+        states
+    }
+}

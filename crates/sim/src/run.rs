@@ -1,0 +1,247 @@
+//! One run, from a seed to a report.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use quorate::RaftStateMachine;
+use quorate_core::NodeId;
+
+use crate::fault::FaultCounts;
+use crate::history::{History, Nanos};
+use crate::ledger::LedgerClients;
+use crate::machine::{Watched, with_book};
+use crate::options::Options;
+use crate::workload::Workload;
+use crate::world::World;
+
+/// How a run went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// What the run was like.
+    pub options: Options,
+    /// The hash of everything that happened.
+    pub hash: u128,
+    /// What was wrong, if something was.
+    pub violation: Option<String>,
+    /// Events that happened.
+    pub events: u64,
+    /// Checks of single claims that were made.
+    pub checks: u64,
+    /// Virtual time from the beginning to the end.
+    pub time: Duration,
+    /// The part of it in which some operation of a client was under way.
+    pub busy: Duration,
+    /// Operations that clients began.
+    pub asked: u64,
+    /// Operations that were answered.
+    pub acknowledged: u64,
+    /// Commands that were committed and applied, each counted once.
+    pub commands: u64,
+    /// Leaderships.
+    pub leaders: u64,
+    /// Membership changes that were completed.
+    pub changes: u64,
+    /// How often each fault happened.
+    pub faults: FaultCounts,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.options)?;
+        writeln!(
+            f,
+            "{} events, {} checks, {:.1?} of virtual time, {:.1?} of it under load",
+            self.events, self.checks, self.time, self.busy
+        )?;
+        writeln!(
+            f,
+            "{} operations, {} answered, {} commands committed, {} leaders, {} membership changes, {} faults",
+            self.asked,
+            self.acknowledged,
+            self.commands,
+            self.leaders,
+            self.changes,
+            self.faults.total()
+        )?;
+        write!(f, "trace hash {:032x}", self.hash)?;
+        match &self.violation {
+            Some(violation) => write!(f, "\nVIOLATION {violation}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs a seed with the default workload.
+pub fn run_seed(seed: u64, trace: bool) -> (Report, History) {
+    run_options(Options::of_seed(seed), trace)
+}
+
+/// Runs with these options and the default workload.
+pub fn run_options(options: Options, trace: bool) -> (Report, History) {
+    let clients = LedgerClients::new(options.reads, options.inline_applies);
+    let (report, clients) = run(options, clients, trace);
+    (report, clients.history)
+}
+
+/// Runs with these options and a workload, which is given back.
+pub fn run<W: Workload>(options: Options, workload: W, trace: bool) -> (Report, W) {
+    let mut world = World::new(options, workload, trace);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.play())) {
+        world.violation.get_or_insert(format!("panic: {}", panic_text(&*panic)));
+    }
+    (world.report(), world.clients.workload)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
+}
+
+impl<W: Workload> World<W> {
+    fn nanos(&self, timeouts: u32) -> Nanos {
+        (self.options.election_timeout * timeouts).as_nanos() as u64
+    }
+
+    /// Safety phase, then everything heals and the cluster must serve and agree.
+    fn play(&mut self) {
+        self.boot_cluster();
+        let begun = self.run_until(self.nanos(40), |world| world.leader().is_some());
+        if !begun {
+            return self.fail("liveness: no leader at the beginning");
+        }
+        self.start_clients();
+        self.start_chaos();
+        self.start_operator();
+        let end = self.now + self.options.length.as_nanos() as u64;
+        self.run_until(end, |world| world.clients.asked >= world.clients.limit && !world.clients.is_busy());
+        if self.violation.is_none() {
+            self.heal_and_serve();
+        }
+        if self.violation.is_none() {
+            self.converge();
+        }
+    }
+
+    fn heal_and_serve(&mut self) {
+        self.say(|| "everything heals".to_owned());
+        self.chaos.over = true;
+        self.calm();
+        let patience = self.nanos(8) + self.options.latency.as_nanos() as u64 * 8;
+        if !self.run_until(self.now + patience, |world| world.leader().is_some()) {
+            return self.fail("liveness: no leader within 4 election timeouts after everything healed");
+        }
+        self.clients.limit = self.clients.asked;
+        let patience = self.nanos(40);
+        if !self.run_until(self.now + patience, |world| !world.clients.is_busy()) {
+            return self.fail("liveness: clients wait for ever");
+        }
+        let served = self.clients.acknowledged;
+        self.clients.limit += 8;
+        for client in 0..self.options.clients {
+            self.on_client(client);
+        }
+        self.settle();
+        if !self.run_until(self.now + patience, |world| world.clients.acknowledged > served) {
+            self.fail("liveness: no operation is served after everything healed");
+        }
+        self.clients.limit = self.clients.asked;
+    }
+
+    /// Every member of the cluster ends with the same state.
+    fn converge(&mut self) {
+        let patience = self.nanos(600);
+        let converged = self.run_until(self.now + patience, |world| {
+            !world.clients.is_busy() && world.events.is_multiple_of(16) && world.is_converged()
+        });
+        if self.violation.is_some() {
+            return;
+        }
+        if !converged && !self.is_converged() {
+            let ends: Vec<String> = (0..self.places.len()).map(|at| self.describe(at)).collect();
+            return self.fail(format!("liveness: the nodes do not converge: {}", ends.join("; ")));
+        }
+        let checked = self.check_ends();
+        if let Err(violation) = checked {
+            self.fail(violation);
+        }
+    }
+
+    fn describe(&self, at: usize) -> String {
+        let place = &self.places[at];
+        match &place.running {
+            Some(running) => {
+                let core = running.node.core();
+                let (last, commit, applied) = (core.last_log_id(), core.commit(), core.applied());
+                format!("node {} {} last {last} commit {commit} applied {applied}", place.id, core.state())
+            }
+            None => format!("node {} is down: {:?}", place.id, place.down),
+        }
+    }
+
+    fn members(&self) -> Vec<NodeId> {
+        let leader = self.leader().and_then(|at| self.places[at].running.as_ref());
+        leader.map(|leader| leader.node.core().membership().nodes.keys().copied().collect()).unwrap_or_default()
+    }
+
+    fn is_converged(&self) -> bool {
+        let Some(leader) = self.leader().and_then(|at| self.places[at].running.as_ref()) else { return false };
+        let end = leader.node.core().last_log_id();
+        let members = self.members();
+        self.places.iter().filter(|place| members.contains(&place.id)).all(|place| {
+            let applied = place.running.as_ref().and_then(|running| running.node.machine(|_, applied| applied));
+            applied == Some(end)
+        })
+    }
+
+    fn check_ends(&mut self) -> Result<(), String> {
+        let members = self.members();
+        let mut first: Option<(NodeId, u64, Vec<u8>)> = None;
+        let mut end = None;
+        for place in self.places.iter().filter(|place| members.contains(&place.id)) {
+            let Some(running) = &place.running else { continue };
+            self.invariants.check_whole(running.node.core())?;
+            let state = running.node.machine(|machine: &Watched<W::Machine>, _| {
+                let mut bytes = Vec::new();
+                machine.machine.snapshot(&mut bytes).map(|()| (machine.chain, bytes))
+            });
+            let (chain, bytes) = match state {
+                Some(Ok(state)) => state,
+                Some(Err(error)) => return Err(format!("the state of node {} cannot be written: {error}", place.id)),
+                None => return Err(format!("node {} has no state", place.id)),
+            };
+            match &first {
+                None => {
+                    end = Some(bytes.clone());
+                    first = Some((place.id, chain, bytes));
+                }
+                Some((id, known, state)) if (*known, state) != (chain, &bytes) => {
+                    return Err(format!("nodes {id} and {} applied the same entries and differ", place.id));
+                }
+                Some(_) => {}
+            }
+        }
+        let Some(bytes) = end else { return Err("nobody is left".to_owned()) };
+        let machine =
+            W::Machine::restore(&mut &bytes[..]).map_err(|error| format!("a state cannot be read: {error}"))?;
+        self.clients.workload.check(&machine)
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            options: self.options.clone(),
+            hash: self.digest.value(),
+            violation: self.violation.clone(),
+            events: self.events,
+            checks: self.invariants.checks,
+            time: Duration::from_nanos(self.now),
+            busy: Duration::from_nanos(self.busy),
+            asked: self.clients.asked,
+            acknowledged: self.clients.acknowledged,
+            commands: with_book(|book| book.commands),
+            leaders: self.invariants.leaders() as u64,
+            changes: self.changes,
+            faults: self.counts.clone(),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What clients do: [`Workload`].
+
+use std::sync::Arc;
+
+use quorate::{RaftStateMachine, ReadPolicy};
+
+use crate::history::Nanos;
+use crate::rng::Rng;
+
+/// A state machine, what clients ask of it, and how their answers are checked.
+pub trait Workload {
+    /// The state machine.
+    type Machine: RaftStateMachine;
+    /// What a read sees.
+    type Seen: Send + 'static;
+
+    /// A blank state machine, as every node starts with.
+    fn machine(&self) -> Self::Machine;
+
+    /// What a client asks next.
+    fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<Self::Machine, Self::Seen>;
+
+    /// A client was told how an operation ended, or gave up. `node` is the one that was asked last.
+    fn on_return(
+        &mut self,
+        id: u64,
+        node: u64,
+        at: Nanos,
+        returned: Returned<<Self::Machine as RaftStateMachine>::Response, Self::Seen>,
+    );
+
+    /// Checks all answers, at the end of the run: every node's state machine is equal to `end`.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    fn check(&mut self, end: &Self::Machine) -> Result<(), String>;
+}
+
+/// An operation begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invoked {
+    /// The operation's number, from 0.
+    pub id: u64,
+    /// The client.
+    pub client: u32,
+    /// When.
+    pub at: Nanos,
+}
+
+/// What a client asks.
+pub enum Op<M: RaftStateMachine, T> {
+    /// Write this.
+    Write(M::Command),
+    /// Look at the state, as fresh as this.
+    Read(ReadPolicy, LookAt<M, T>),
+}
+
+/// A look at a state machine. May be taken more than once.
+pub type LookAt<M, T> = Arc<dyn Fn(&M) -> T + Send + Sync>;
+
+impl<M: RaftStateMachine, T> std::fmt::Debug for Op<M, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Op::Write(_) => f.write_str("Write"),
+            Op::Read(policy, _) => f.debug_tuple("Read").field(policy).finish(),
+        }
+    }
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Returned<R, T> {
+    /// The write was applied, with this response.
+    Written(R),
+    /// The read saw this.
+    Seen(T),
+    /// It certainly took no effect and never will.
+    NotApplied,
+    /// It may take effect at any time, or never.
+    Unknown,
+}
