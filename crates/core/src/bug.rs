@@ -82,6 +82,18 @@ bugs! {
     PromoteWithoutCatchUp,
     /// Two voter sets are taken for the same if they name the same nodes.
     SameIdsSameSet,
+    /// A snapshot is written without the session table.
+    SnapshotWithoutSessions,
+    /// An entry that keeps a session alive makes its answers forgotten.
+    AnswersForgottenAtKeepAlive,
+    /// A command of an unknown session opens it again.
+    ExpiredSessionReopened,
+    /// Sessions expire by the clock of the node that applies.
+    ExpiryByLocalClock,
+    /// Answers in a snapshot are not taken over, so that a repeated command is applied again after a restart.
+    DuplicateAppliedAfterRestart,
+    /// A command below its session's low mark is applied.
+    LowMarkIgnored,
     /// The log is purged when a snapshot is asked for, not when it is durable.
     PurgeBeforeSnapshotIsDurable,
     /// A snapshot that could not be built purges the log as if it had been.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use quorate_core::{GroupId, Node, NodeId};
 use quorate_wal::Disk;
@@ -56,6 +57,12 @@ impl<S: RaftStateMachine> Builder<S> {
     /// Opens the data directory through this disk instead of the file system: for tests of what a disk may do.
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
         self.host = self.host.disk(disk);
+        self
+    }
+
+    /// Takes the time of entries from this clock instead of the system's: for tests of what expires.
+    pub fn wall_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.host = self.host.wall_clock(clock);
         self
     }
 

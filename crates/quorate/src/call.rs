@@ -5,6 +5,9 @@
 
 use bytes::{Buf, BufMut, Bytes};
 use quorate_core::{ClusterId, GroupId, Incarnation, LeaderId, LogId, NodeId};
+use quorate_wire::EntryKind;
+
+use crate::session::{SessionOutcome, SessionRefusal};
 
 /// The version of the layout.
 const VERSION: u8 = 1;
@@ -53,6 +56,8 @@ pub(crate) enum Written {
     Malformed { text: String },
     /// It may or may not be applied.
     Unknown,
+    /// It is about a session, was committed, and has no response.
+    Session(SessionOutcome),
 }
 
 /// A message between two nodes' libraries.
@@ -73,8 +78,8 @@ pub(crate) enum Call {
     Join { group: GroupId, id: CallId, address: String },
     /// The answer: done, or ask this leader.
     Joined { group: GroupId, id: CallId, done: bool, leader: Option<NodeId> },
-    /// Propose this. Calls of this run below `low` are answered or given up.
-    Write { group: GroupId, id: CallId, low: u64, command: Bytes },
+    /// Propose an entry: a command, or one about sessions. Calls of this run below `low` are answered or given up.
+    Write { group: GroupId, id: CallId, low: u64, entry: EntryKind, payload: Bytes },
     /// The answer.
     Written { group: GroupId, id: CallId, written: Written },
 }
@@ -117,10 +122,11 @@ impl Call {
                 out.put_u8(u8::from(*done));
                 put_node(&mut out, *leader);
             }
-            Call::Write { group, id, low, command } => {
+            Call::Write { group, id, low, entry, payload } => {
                 head(&mut out, WRITE, group, id);
                 out.put_u64_le(*low);
-                put_bytes(&mut out, command);
+                out.put_u8(entry.to_byte());
+                put_bytes(&mut out, payload);
             }
             Call::Written { group, id, written } => {
                 head(&mut out, WRITTEN, group, id);
@@ -163,7 +169,8 @@ impl Call {
             }
             WRITE => {
                 let low = bytes.try_get_u64_le().ok()?;
-                Call::Write { group, id, low, command: take_bytes(&mut bytes)? }
+                let entry = EntryKind::from_byte(bytes.try_get_u8().ok()?)?;
+                Call::Write { group, id, low, entry, payload: take_bytes(&mut bytes)? }
             }
             WRITTEN => Call::Written { group, id, written: take_written(&mut bytes)? },
             _ => return None,
@@ -176,9 +183,7 @@ fn put_written(out: &mut Vec<u8>, written: &Written) {
     match written {
         Written::Applied { log_id, response } => {
             out.put_u8(0);
-            out.put_u64_le(log_id.leader_id.term);
-            out.put_u64_le(log_id.leader_id.node_id.0);
-            out.put_u64_le(log_id.index);
+            put_log_id(out, *log_id);
             put_bytes(out, response);
         }
         Written::NotLeader { leader } => {
@@ -192,21 +197,62 @@ fn put_written(out: &mut Vec<u8>, written: &Written) {
             put_bytes(out, text.as_bytes());
         }
         Written::Unknown => out.put_u8(5),
+        Written::Session(outcome) => put_session(out, *outcome),
     }
+}
+
+fn put_session(out: &mut Vec<u8>, outcome: SessionOutcome) {
+    match outcome {
+        SessionOutcome::Done(log_id) => {
+            out.put_u8(6);
+            put_log_id(out, log_id);
+        }
+        SessionOutcome::Unreadable(log_id) => {
+            out.put_u8(7);
+            put_log_id(out, log_id);
+        }
+        SessionOutcome::Refused(refusal) => {
+            out.put_u8(8);
+            out.put_u8(match refusal {
+                SessionRefusal::Expired => 0,
+                SessionRefusal::Acknowledged => 1,
+                SessionRefusal::TooManyInFlight => 2,
+            });
+        }
+    }
+}
+
+fn take_refusal(bytes: &mut Bytes) -> Option<SessionRefusal> {
+    match bytes.try_get_u8().ok()? {
+        0 => Some(SessionRefusal::Expired),
+        1 => Some(SessionRefusal::Acknowledged),
+        2 => Some(SessionRefusal::TooManyInFlight),
+        _ => None,
+    }
+}
+
+fn put_log_id(out: &mut Vec<u8>, log_id: LogId) {
+    out.put_u64_le(log_id.leader_id.term);
+    out.put_u64_le(log_id.leader_id.node_id.0);
+    out.put_u64_le(log_id.index);
+}
+
+fn take_log_id(bytes: &mut Bytes) -> Option<LogId> {
+    let (term, node_id) = (bytes.try_get_u64_le().ok()?, NodeId(bytes.try_get_u64_le().ok()?));
+    Some(LogId::new(LeaderId { term, node_id }, bytes.try_get_u64_le().ok()?))
 }
 
 fn take_written(bytes: &mut Bytes) -> Option<Written> {
     Some(match bytes.try_get_u8().ok()? {
-        0 => {
-            let (term, node_id) = (bytes.try_get_u64_le().ok()?, NodeId(bytes.try_get_u64_le().ok()?));
-            let log_id = LogId::new(LeaderId { term, node_id }, bytes.try_get_u64_le().ok()?);
-            Written::Applied { log_id, response: take_bytes(bytes)? }
-        }
+        0 => Written::Applied { log_id: take_log_id(bytes)?, response: take_bytes(bytes)? },
         1 => Written::NotLeader { leader: take_node(bytes)? },
         2 => Written::Busy,
         3 => Written::StorageFull,
         4 => Written::Malformed { text: take_text(bytes)? },
         5 => Written::Unknown,
+        6 => Written::Session(SessionOutcome::Done(take_log_id(bytes)?)),
+        7 => Written::Session(SessionOutcome::Unreadable(take_log_id(bytes)?)),
+        8 => Written::Session(SessionOutcome::Refused(take_refusal(bytes)?)),
         _ => return None,
     })
 }
@@ -260,12 +306,18 @@ mod tests {
             Written::StorageFull,
             Written::Malformed { text: "no".into() },
             Written::Unknown,
+            Written::Session(SessionOutcome::Done(log_id)),
+            Written::Session(SessionOutcome::Unreadable(log_id)),
+            Written::Session(SessionOutcome::Refused(SessionRefusal::Expired)),
+            Written::Session(SessionOutcome::Refused(SessionRefusal::Acknowledged)),
+            Written::Session(SessionOutcome::Refused(SessionRefusal::TooManyInFlight)),
         ];
         let mut calls = vec![
             Call::Probe { group, id, cluster: ClusterId(4), incarnation: Incarnation(5), address: "here:1".into() },
             Call::Join { group, id, address: "there:1".into() },
             Call::Joined { group, id, done: true, leader: None },
-            Call::Write { group, id, low: 3, command: Bytes::from_static(b"put") },
+            Call::Write { group, id, low: 3, entry: EntryKind::Command, payload: Bytes::from_static(b"put") },
+            Call::Write { group, id, low: 3, entry: EntryKind::SessionCommand, payload: Bytes::from_static(b"put") },
         ];
         for standing in [Standing::Blank, Standing::Named, Standing::NamedOtherwise, Standing::NotNamed] {
             let (cluster, incarnation) = (ClusterId(1), Incarnation(2));

@@ -138,6 +138,76 @@ impl fmt::Display for ClientWriteError {
 
 impl std::error::Error for ClientWriteError {}
 
+/// Why a write of a session has no response, or a session was not opened, kept or closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The session is no more, and is not opened again: it was not heard of for its time to live, too many others
+    /// were opened or had answers kept, or it was closed. The command may have been applied before.
+    Expired,
+    /// The session was told before that the answer to this command is no longer needed. The command may have been
+    /// applied before.
+    Acknowledged,
+    /// As many writes as the session allows are under way already; not applied.
+    TooManyInFlight,
+    /// An option is out of range; nothing was done.
+    Options {
+        /// The option.
+        field: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// As for a write without a session.
+    Write(ClientWriteError),
+}
+
+impl SessionError {
+    /// Whether the command was certainly not applied, so that it may be tried again.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            SessionError::TooManyInFlight => true,
+            SessionError::Expired | SessionError::Acknowledged | SessionError::Options { .. } => false,
+            SessionError::Write(error) => error.is_retryable(),
+        }
+    }
+
+    /// Whether the command may or may not have been applied. Unless the session expired, sending the same
+    /// [`PendingWrite`](crate::PendingWrite) again finds out, and applies it at most once.
+    pub fn outcome_is_unknown(&self) -> bool {
+        match self {
+            SessionError::Expired | SessionError::Acknowledged => true,
+            SessionError::TooManyInFlight | SessionError::Options { .. } => false,
+            SessionError::Write(error) => error.outcome_is_unknown(),
+        }
+    }
+}
+
+impl From<ClientWriteError> for SessionError {
+    fn from(error: ClientWriteError) -> Self {
+        SessionError::Write(error)
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SessionError::Expired => f.write_str(
+                "session expired: a write under way may or may not be applied; read before you write it in a new session",
+            ),
+            SessionError::Acknowledged => {
+                f.write_str("write outcome unknown: its answer was acknowledged before and is no longer kept")
+            }
+            SessionError::TooManyInFlight => {
+                f.write_str("write refused: as many writes as `max_in_flight` allows are under way in this session")
+            }
+            SessionError::Options { field, must } => write!(f, "session not opened: `{field}` must {must}"),
+            SessionError::Write(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SessionError {}
+
 /// Why a read was not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

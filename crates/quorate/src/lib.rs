@@ -30,6 +30,7 @@ mod network;
 mod payload;
 mod raft;
 mod read;
+mod session;
 mod snapshot;
 mod state_machine;
 mod storage;
@@ -43,8 +44,8 @@ pub use builder::Builder;
 pub use change::CatchUp;
 pub use config::Config;
 pub use error::{
-    ChangeError, ClientWriteError, ClosedReason, InitializeError, ReadError, ReconfigureError, SnapshotError,
-    StartError, StorageError, StorageErrorKind, WaitError,
+    ChangeError, ClientWriteError, ClosedReason, InitializeError, ReadError, ReconfigureError, SessionError,
+    SnapshotError, StartError, StorageError, StorageErrorKind, WaitError,
 };
 pub use host::{GroupBuilder, Host, HostBuilder, Storage};
 pub use identity::{Identity, IdentityStore};
@@ -52,6 +53,7 @@ pub use memory::{MemoryNetwork, MemorySnapshots, MemoryStorage};
 pub use metrics::{PeerMetrics, RaftMetrics, Role, Wait};
 pub use network::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource};
 pub use raft::{ClientWriteResponse, ClientWriteResult, Raft, Trigger};
+pub use session::{PendingWrite, Session, SessionOptions};
 pub use snapshot::{ReceivedContent, SnapshotStore, SnapshotWriter, StoredSnapshot};
 pub use state_machine::{EntryContext, Frozen, Payload, PayloadError, RaftStateMachine, Raw};
 pub use storage::{Completions, LogWrite, RaftLogStorage};
@@ -81,4 +83,9 @@ pub mod advanced {
     pub use quorate_core as core;
     pub use quorate_wal as wal;
     pub use quorate_wire as wire;
+
+    /// The session table, for drivers that apply entries themselves.
+    pub mod sessions {
+        pub use crate::session::{Answer, LogPlace, SessionLimits, SessionRefusal, SessionTable, Verdict};
+    }
 }

@@ -47,6 +47,10 @@ pub struct RaftMetrics {
     pub commit_index: u64,
     /// The last entry applied to the state machine.
     pub last_applied: LogId,
+    /// Client sessions, as of the last entry applied.
+    pub sessions: u64,
+    /// Answers kept for them.
+    pub session_answers: u64,
     /// The last entry in the newest snapshot.
     pub snapshot: LogId,
     /// The last entry forgotten.
@@ -74,6 +78,8 @@ pub(crate) fn blank_metrics(id: NodeId, group: GroupId) -> RaftMetrics {
         durable_index: 0,
         commit_index: 0,
         last_applied: LogId::ZERO,
+        sessions: 0,
+        session_answers: 0,
         snapshot: LogId::ZERO,
         purged: LogId::ZERO,
         membership: Arc::default(),
@@ -115,6 +121,8 @@ pub(crate) fn metrics_of(
         durable_index: status.durable,
         commit_index: status.commit,
         last_applied: status.applied,
+        sessions: 0,
+        session_answers: 0,
         snapshot: status.snapshot,
         purged: status.purged,
         membership,

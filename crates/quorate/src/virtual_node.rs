@@ -15,7 +15,7 @@ use quorate_core::{
     Retain, SendOutcome, WriteId,
 };
 use quorate_wal::WalHandle;
-use quorate_wire::Packet;
+use quorate_wire::{EntryKind, Packet};
 use tokio::sync::oneshot;
 
 use crate::driver::{Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
@@ -25,6 +25,7 @@ use crate::group::{
     entry_bytes, outgoing,
 };
 use crate::host::{Found, find};
+use crate::session::{SessionOutcome, SessionRefusal, SessionTable};
 use crate::{
     ChangeError, ClosedReason, Completions, Config, InitializeError, RaftLogStorage, RaftNetwork, RaftStateMachine,
     ReceivedSnapshot, SnapshotStore, StartError, Storage, StorageError,
@@ -93,6 +94,13 @@ pub enum Answer<R> {
     Refused,
     /// It may or may not be applied.
     Unknown,
+    /// A session was opened (its id is the index), kept alive or closed.
+    SessionDone {
+        /// The place of the entry in the log.
+        log_id: LogId,
+    },
+    /// The session table refused the entry.
+    SessionRefused(SessionRefusal),
     /// A read was refused. A read that is served calls its closure instead.
     ReadRefused(quorate_core::Refusal),
     /// A membership change ended.
@@ -233,14 +241,16 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let shell = Arc::new(VirtualShell::default());
         let completed = Arc::new(Completed::default());
         let reports = Reports { completed: Arc::clone(&completed), shell: Arc::clone(&shell) };
-        let Found { recovered, state, time } = find(&*log, &*snapshots, group, Arc::new(reports), machine)?;
+        let Found { recovered, state, sessions, applied_time, last_time } =
+            find(&*log, &*snapshots, group, Arc::new(reports), machine)?;
         let snapshot = recovered.snapshot.clone().unwrap_or_default();
         let applies = ApplyQueue::new(ApplyParts {
             state,
             applied: recovered.applied,
             membership_log_id: snapshot.membership_log_id,
             membership: snapshot.membership,
-            time,
+            time: applied_time,
+            sessions,
             group,
             storage: Arc::clone(&log),
             snapshots: Arc::clone(&snapshots),
@@ -251,7 +261,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
             group,
             cluster,
             recovered,
-            last_time: time,
+            last_time,
             tail_bytes: config.tail_cache_bytes,
             storage: Arc::clone(&log),
             network: Arc::clone(&network),
@@ -333,6 +343,11 @@ impl<S: RaftStateMachine> VirtualNode<S> {
 
     /// Puts an encoded command into the queue of writes.
     pub fn write(&self, call: CallId, payload: &[u8]) {
+        self.write_entry(call, EntryKind::Command, payload);
+    }
+
+    /// Puts an entry of a client into the queue of writes: a command, or one about sessions.
+    pub fn write_entry(&self, call: CallId, kind: EntryKind, payload: &[u8]) {
         if !self.proposals.window.take(entry_bytes(payload.len()), self.window_bytes) {
             return self.answers.lock().push((call, Answer::Refused));
         }
@@ -343,10 +358,13 @@ impl<S: RaftStateMachine> VirtualNode<S> {
                 Err(Failure::NotLeader(leader)) => Answer::NotLeader { leader },
                 Err(Failure::StorageFull | Failure::Replaced | Failure::Closed(_)) => Answer::Refused,
                 Err(Failure::Unknown) => Answer::Unknown,
+                Err(Failure::Session(SessionOutcome::Done(log_id))) => Answer::SessionDone { log_id },
+                Err(Failure::Session(SessionOutcome::Unreadable(_))) => Answer::Unknown,
+                Err(Failure::Session(SessionOutcome::Refused(refusal))) => Answer::SessionRefused(refusal),
             };
             answers.lock().push((call, answer));
         };
-        match self.proposals.push_remote(payload, Box::new(responder)) {
+        match self.proposals.push_remote(kind, payload, Box::new(responder)) {
             Ok(()) => self.shell.state.lock().awake = true,
             Err(_closed) => self.answers.lock().push((call, Answer::Refused)),
         }
@@ -509,6 +527,11 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     /// The state machine and the last entry applied to it, unless the group is over.
     pub fn machine<T>(&self, look: impl FnOnce(&S, LogId) -> T) -> Option<T> {
         self.applies.peek(look)
+    }
+
+    /// The session table and the last entry applied to it, unless the group is over.
+    pub fn sessions<T>(&self, look: impl FnOnce(&SessionTable, LogId) -> T) -> Option<T> {
+        self.applies.peek_sessions(look)
     }
 
     /// Why the group is over, if it is.

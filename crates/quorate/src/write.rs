@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quorate_core::{LogId, NodeId};
+use quorate_wire::EntryKind;
 use tokio::time::timeout_at;
 
 use crate::call::{Call, CallId, Written};
@@ -16,10 +17,11 @@ use crate::calls::answer;
 use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, entry_bytes};
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
+use crate::session::check_session_entry;
 use crate::{ClientWriteError, ClosedReason, Payload, PayloadError, RaftStateMachine};
 
 /// Why an attempt to write ended.
-enum Stop {
+pub(crate) enum Stop {
     Failed(Failure),
     /// The window is full: it never entered a log.
     NoRoom,
@@ -27,7 +29,7 @@ enum Stop {
     Error(ClientWriteError),
 }
 
-type Attempt<R> = Result<(LogId, R), Stop>;
+pub(crate) type Attempt<R> = Result<(LogId, R), Stop>;
 
 /// Also says when a command that failed was put into the queue, if it was.
 type AttemptHere<R> = Result<(LogId, R), (Stop, Option<Instant>)>;
@@ -93,13 +95,14 @@ impl<S: RaftStateMachine> Group<S> {
         }
     }
 
-    fn error_of(&self, failure: Failure) -> ClientWriteError {
+    pub(crate) fn error_of(&self, failure: Failure) -> ClientWriteError {
         match failure {
             Failure::NotLeader(leader) => ClientWriteError::NoLeader { leader },
             Failure::Replaced => ClientWriteError::NoLeader { leader: self.node.leader() },
             Failure::StorageFull => ClientWriteError::StorageFull,
             Failure::Closed(reason) => ClientWriteError::Closed(reason),
-            Failure::Unknown => ClientWriteError::OutcomeUnknown,
+            // Only entries about sessions end so, and they are not written here.
+            Failure::Unknown | Failure::Session(_) => ClientWriteError::OutcomeUnknown,
         }
     }
 
@@ -138,12 +141,12 @@ impl<S: RaftStateMachine> Group<S> {
             if room == Room::Take && !self.proposals.window.take(entry_bytes(scratch.len()), self.limit()) {
                 return Err(Stop::NoRoom);
             }
-            let joined = self.proposals.push(scratch, Some(waker.clone()));
+            let joined = self.proposals.push(EntryKind::Command, scratch, Some(waker.clone()));
             joined.map_err(|reason| Stop::Error(ClientWriteError::Closed(reason)))
         })
     }
 
-    fn encode(&self, command: &S::Command, out: &mut Vec<u8>) -> Result<(), ClientWriteError> {
+    pub(crate) fn encode(&self, command: &S::Command, out: &mut Vec<u8>) -> Result<(), ClientWriteError> {
         let start = out.len();
         command.encode(out).map_err(ClientWriteError::Encode)?;
         let (bytes, limit) = (out.len() - start, self.host.config.max_command_bytes);
@@ -154,7 +157,7 @@ impl<S: RaftStateMachine> Group<S> {
         Ok(())
     }
 
-    fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.host.config.proposal_window_bytes
     }
 
@@ -207,7 +210,7 @@ impl<S: RaftStateMachine> Group<S> {
                 timeout_at(deadline.into(), here).await.map(|attempt| attempt.map_err(|(stop, _)| stop))
             } else {
                 drop(permit);
-                timeout_at(deadline.into(), self.write_there(leader, encoded.clone())).await
+                timeout_at(deadline.into(), self.write_there(leader, EntryKind::Command, encoded.clone())).await
             };
             match attempt {
                 Ok(Ok((log_id, response))) => return Ok(ClientWriteResponse { log_id, response }),
@@ -218,7 +221,7 @@ impl<S: RaftStateMachine> Group<S> {
     }
 
     /// The leader, as soon as there is one.
-    async fn leader_before(
+    pub(crate) async fn leader_before(
         &self,
         deadline: Instant,
         leaders: &mut tokio::sync::watch::Receiver<Option<NodeId>>,
@@ -236,10 +239,10 @@ impl<S: RaftStateMachine> Group<S> {
         }
     }
 
-    /// Sends the command to the leader and waits for its answer.
-    async fn write_there(&self, leader: NodeId, command: Bytes) -> Attempt<S::Response> {
+    /// Sends an entry to the leader and waits for its answer.
+    pub(crate) async fn write_there(&self, leader: NodeId, entry: EntryKind, payload: Bytes) -> Attempt<S::Response> {
         let group = self.node.group;
-        let question = |id, low| Call::Write { group, id, low, command };
+        let question = |id, low| Call::Write { group, id, low, entry, payload };
         let mut asked = self.host.calls.ask(&*self.host.network, leader, question);
         if asked.unsent {
             return Err(Stop::Failed(Failure::NotLeader(None)));
@@ -257,6 +260,7 @@ impl<S: RaftStateMachine> Group<S> {
             Written::StorageFull => Err(Stop::Error(ClientWriteError::StorageFull)),
             Written::Malformed { text } => Err(Stop::Error(ClientWriteError::Encode(PayloadError(text)))),
             Written::Unknown => Err(Stop::Failed(Failure::Unknown)),
+            Written::Session(outcome) => Err(Stop::Failed(Failure::Session(outcome))),
         }
     }
 
@@ -342,13 +346,13 @@ impl<S: RaftStateMachine> Group<S> {
 }
 
 /// A caller's place in the queue.
-struct Ticket<'a, S: RaftStateMachine> {
+pub(crate) struct Ticket<'a, S: RaftStateMachine> {
     group: &'a Group<S>,
-    joined: Joined<S::Response>,
+    pub(crate) joined: Joined<S::Response>,
 }
 
 impl<'a, S: RaftStateMachine> Ticket<'a, S> {
-    fn new(group: &'a Group<S>, joined: Joined<S::Response>, context: &Context<'_>) -> Self {
+    pub(crate) fn new(group: &'a Group<S>, joined: Joined<S::Response>, context: &Context<'_>) -> Self {
         match joined.duty {
             Duty::Nothing => {}
             Duty::ComeBack => context.waker().wake_by_ref(),
@@ -358,7 +362,7 @@ impl<'a, S: RaftStateMachine> Ticket<'a, S> {
     }
 
     /// Who opened the batch was polled again, after the others on its thread: now it is taken.
-    fn do_duty(&mut self) {
+    pub(crate) fn do_duty(&mut self) {
         if self.joined.duty != Duty::ComeBack {
             return;
         }
@@ -385,22 +389,22 @@ impl<S: RaftStateMachine> Port for Group<S> {
         &self.node
     }
 
-    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, command: Bytes) {
+    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, entry: EntryKind, payload: Bytes) {
         let (group, host) = (self.node.group, Arc::clone(&self.host));
         let reply = move |written| answer(&*host.network, from, &Call::Written { group, id, written });
         if !self.node.leads() {
             return reply(Written::NotLeader { leader: self.node.leader() });
         }
-        if let Err(text) = self.check(&command) {
+        if let Err(text) = self.check(entry, &payload) {
             return reply(Written::Malformed { text });
         }
-        if !self.proposals.window.take(entry_bytes(command.len()), self.limit()) {
+        if !self.proposals.window.take(entry_bytes(payload.len()), self.limit()) {
             return reply(Written::Busy);
         }
         let node = Arc::clone(&self.node);
         let answer_later = reply.clone();
         let responder: Responder<S::Response> = Box::new(move |result| answer_later(written::<S>(result, &node)));
-        match self.proposals.push_remote(&command, responder) {
+        match self.proposals.push_remote(entry, &payload, responder) {
             Ok(()) => self.host.step(&self.node),
             Err(_closed) => reply(Written::NotLeader { leader: None }),
         }
@@ -408,8 +412,15 @@ impl<S: RaftStateMachine> Port for Group<S> {
 }
 
 impl<S: RaftStateMachine> Group<S> {
-    /// A command that cannot be decoded must not enter the log: no node could apply it.
-    fn check(&self, command: &Bytes) -> Result<(), String> {
+    /// What cannot be decoded must not enter the log: no node could apply it.
+    fn check(&self, entry: EntryKind, payload: &Bytes) -> Result<(), String> {
+        match check_session_entry(entry, payload)? {
+            Some(command) => self.check_command(&payload.slice(command..)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_command(&self, command: &Bytes) -> Result<(), String> {
         if command.len() > self.host.config.max_command_bytes {
             return Err(format!(
                 "it has {} bytes, the leader allows {}",
@@ -442,5 +453,6 @@ fn written<S: RaftStateMachine>(result: Result<(LogId, S::Response), Failure>, n
         Err(Failure::Closed(_)) => Written::NotLeader { leader: None },
         Err(Failure::StorageFull) => Written::StorageFull,
         Err(Failure::Unknown) => Written::Unknown,
+        Err(Failure::Session(outcome)) => Written::Session(outcome),
     }
 }

@@ -26,23 +26,53 @@ pub enum EntryKind {
     Command,
     /// A membership.
     Membership,
+    /// Opens a session; its id is the entry's index. The payload is a [`SessionOpening`](crate::SessionOpening).
+    OpenSession,
+    /// A command of a session: a [`SessionHeader`](crate::SessionHeader), then the command.
+    SessionCommand,
+    /// Keeps sessions alive; the payload lists them.
+    KeepSessions,
+    /// Closes sessions; the payload lists them.
+    CloseSessions,
 }
 
 impl EntryKind {
-    fn to_byte(self) -> u8 {
+    /// Its number in an entry.
+    pub fn to_byte(self) -> u8 {
         match self {
             EntryKind::Blank => 0,
             EntryKind::Command => 1,
             EntryKind::Membership => 2,
+            EntryKind::OpenSession => 3,
+            EntryKind::SessionCommand => 4,
+            EntryKind::KeepSessions => 5,
+            EntryKind::CloseSessions => 6,
         }
     }
 
-    fn from_byte(byte: u8) -> Option<Self> {
+    /// The kind of this number, if there is one.
+    pub fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             0 => Some(EntryKind::Blank),
             1 => Some(EntryKind::Command),
             2 => Some(EntryKind::Membership),
+            3 => Some(EntryKind::OpenSession),
+            4 => Some(EntryKind::SessionCommand),
+            5 => Some(EntryKind::KeepSessions),
+            6 => Some(EntryKind::CloseSessions),
             _ => None,
+        }
+    }
+
+    /// Whether the core makes such entries, not clients.
+    fn is_special(self) -> bool {
+        match self {
+            EntryKind::Blank | EntryKind::Membership => true,
+            EntryKind::Command
+            | EntryKind::OpenSession
+            | EntryKind::SessionCommand
+            | EntryKind::KeepSessions
+            | EntryKind::CloseSessions => false,
         }
     }
 }
@@ -70,7 +100,7 @@ pub struct Batch {
     first: u64,
     last: LogId,
     bytes: Bytes,
-    /// Whether an entry other than a command is inside.
+    /// Whether an entry that the core made is inside.
     special: bool,
 }
 
@@ -95,7 +125,7 @@ impl Batch {
         &self.bytes
     }
 
-    /// Whether an entry other than a command is inside.
+    /// Whether an entry that the core made is inside: a blank one or a membership.
     pub fn has_special(&self) -> bool {
         self.special
     }
@@ -132,7 +162,7 @@ impl Batch {
         for entry in self.iter().take_while(|entry| entry.log_id.index <= last) {
             if entry.log_id.index >= first {
                 start.get_or_insert(entry.payload_at - ENTRY_HEADER_BYTES);
-                special |= entry.kind != EntryKind::Command;
+                special |= entry.kind.is_special();
             }
             end = entry.payload_at + entry.payload.len() + ENTRY_CHECKSUM_BYTES;
         }
@@ -151,7 +181,7 @@ impl Batch {
         let mut open: Option<(u64, LogId, bool)> = None;
         while at < bytes.len() {
             let (entry, length) = verify(cluster, group, &bytes[at..], at)?;
-            let special = entry.kind != EntryKind::Command;
+            let special = entry.kind.is_special();
             match &mut open {
                 Some((_, last, _)) if entry.log_id.index != last.index + 1 => return Err(EntryError::Gap { at }),
                 Some((_, last, _)) if entry.log_id.leader_id < last.leader_id => return Err(EntryError::Gap { at }),
@@ -211,7 +241,7 @@ impl BatchBuilder {
         self.buffer.extend_from_slice(payload);
         self.buffer.extend_from_slice(&[0; ENTRY_CHECKSUM_BYTES]);
         self.count += 1;
-        self.special |= kind != EntryKind::Command;
+        self.special |= kind.is_special();
     }
 
     /// Number of entries collected.

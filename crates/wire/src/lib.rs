@@ -6,6 +6,7 @@ mod error;
 mod membership;
 mod message;
 mod packet;
+mod session;
 mod snapshot;
 
 pub use entry::{
@@ -16,4 +17,8 @@ pub use error::WireError;
 pub use membership::{MAX_MEMBERSHIP_BYTES, decode_membership, encode_membership};
 pub use message::{PACKET_HEADER_BYTES, entries_of};
 pub use packet::{Batches, Packet};
+pub use session::{
+    MAX_SESSION_IDS, MAX_SESSION_SERIALS, SESSION_HEADER_BYTES, SessionHeader, SessionOpening, decode_session_ids,
+    encode_session_ids,
+};
 pub use snapshot::{decode_append_header, decode_snapshot_meta, encode_append_header, encode_snapshot_meta};

@@ -11,8 +11,9 @@ use quorate_core::{
     Round, Settings, SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest, VoterSet,
 };
 use quorate_wire::{
-    Batch, BatchBuilder, Batches, EntryKind, Packet, decode_append_header, decode_membership, decode_snapshot_meta,
-    encode_append_header, encode_membership, encode_snapshot_meta, entries_of,
+    Batch, BatchBuilder, Batches, EntryKind, Packet, SessionHeader, SessionOpening, decode_append_header,
+    decode_membership, decode_snapshot_meta, encode_append_header, encode_membership, encode_session_ids,
+    encode_snapshot_meta, entries_of,
 };
 
 const CLUSTER: ClusterId = ClusterId(7);
@@ -156,6 +157,31 @@ fn appends() {
         "03 00 0000 59000000 (9) (107)  (5) (2) 01 (11) (12) (16) (300000000) (21) (0)  (4) (3) (17)
          34000000 00 000000 (9) (5) (2) (18) (1000)        0a1fc8cd
          37000000 01 000000 (9) (5) (2) (19) (1000) 736574 b297e2ec",
+    );
+}
+
+#[test]
+fn session_entries() {
+    let (mut opening, mut command, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+    SessionOpening { time_to_live: Duration::from_secs(1), max_in_flight: 64 }.encode(&mut opening);
+    SessionHeader { session: 18, serial: 3, low: 2 }.encode(&mut command);
+    command.extend_from_slice(b"set");
+    encode_session_ids(&[18, 19], &mut ids);
+    let mut builder = BatchBuilder::new();
+    builder.push(EntryKind::OpenSession, &opening);
+    builder.push(EntryKind::SessionCommand, &command);
+    builder.push(EntryKind::KeepSessions, &ids);
+    builder.push(EntryKind::CloseSessions, &ids);
+    let batch = builder.seal(CLUSTER, GROUP, LeaderId::new(5, 2), 18, 1000).unwrap();
+    assert!(!batch.has_special(), "the core makes none of these");
+    check(
+        append(std::slice::from_ref(&batch)),
+        [batch].into_iter().collect(),
+        "03 00 0000 49000000 (9) (305)  (5) (2) 01 (11) (12) (16) (300000000)  (4) (3) (17)
+         46000000 03 000000 (9) (5) (2) (18) (1000) 0e000000 0000 (1000000000) 40000000  f3cda24d
+         4f000000 04 000000 (9) (5) (2) (19) (1000) (18) (3) (2) 736574                  96671c3e
+         4e000000 05 000000 (9) (5) (2) (20) (1000) 16000000 0000 02000000 (18) (19)     e996b597
+         4e000000 06 000000 (9) (5) (2) (21) (1000) 16000000 0000 02000000 (18) (19)     f794cc77",
     );
 }
 

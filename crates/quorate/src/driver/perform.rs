@@ -26,6 +26,7 @@ impl Driver {
             Action::Reply { request, outcome } => self.reply(request, outcome, effects),
             Action::Purge { upto } => {
                 self.storage.purge(self.group, upto);
+                self.keep_time();
                 self.tail.forget(upto.index);
             }
             Action::Note(note) => self.note(&note, effects),
@@ -65,10 +66,12 @@ impl Driver {
             WriteOp::Vote(vote) => LogWrite::Vote(vote),
             WriteOp::PromiseLease(lease) => LogWrite::PromiseLease(lease),
             WriteOp::Truncate { after } => {
+                self.keep_time();
                 self.tail.truncate_after(after);
                 LogWrite::Truncate { after }
             }
             WriteOp::Reset { to, tail } => {
+                self.keep_time();
                 match tail {
                     LogTail::Keep => self.tail.forget(to.index),
                     LogTail::Discard => self.tail.clear(),
@@ -112,7 +115,7 @@ impl Driver {
                 match &entry {
                     CoreEntry::Blank => {
                         // A new leader goes on where the log's time stands, whatever its own clock says.
-                        self.last_time = self.last_time.max(self.tail.last_time().unwrap_or(0));
+                        self.keep_time();
                         self.builder.push(EntryKind::Blank, &[]);
                     }
                     CoreEntry::Membership(membership) => {
@@ -126,6 +129,12 @@ impl Driver {
                 self.builder.seal(self.cluster, self.group, leader_id, span.first_index(), time).map(one)
             }
         }
+    }
+
+    /// Remembers the time of the log's last entry, before the tail may forget that entry: this node may be the next
+    /// leader, and must not stamp a smaller time.
+    fn keep_time(&mut self) {
+        self.last_time = self.last_time.max(self.tail.last_time().unwrap_or(0));
     }
 
     /// The time for a new entry: never goes back along the log.

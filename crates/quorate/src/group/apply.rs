@@ -4,30 +4,29 @@
 //! the machine says that its applies are cheap, else on a thread that may block.
 
 use std::collections::VecDeque;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
+use quorate_core::{Bug, Event, GroupId, LogId, Membership, SnapshotMeta, Span, bug};
+use quorate_wire::{Batch, Batches, Entry, EntryKind, SESSION_HEADER_BYTES, SessionHeader, SessionOpening};
+use quorate_wire::{decode_membership, decode_session_ids};
+
+use super::content::{Restored, restore, write_header};
 use super::node::{Applies, panic_text};
 use super::{Failure, Fired, Permit, WaitList, Waits};
 use crate::driver::{ApplyJob, Input};
+use crate::session::{Answer, LogPlace, SessionOutcome, SessionRefusal, SessionTable, Verdict};
 use crate::{
     ClosedReason, EntryContext, Payload, RaftLogStorage, RaftStateMachine, SnapshotData, SnapshotStore, StorageError,
 };
-use parking_lot::Mutex;
-use quorate_core::{Event, GroupId, LogId, Membership, SnapshotMeta, Span};
-use quorate_wire::{Batch, Batches, EntryKind, decode_membership};
 
 const IDLE: u8 = 0;
 const RUNNING: u8 = 2;
 const DIRTY: u8 = 3;
-
-/// Starts the content of every snapshot: magic and version.
-const CONTENT_MAGIC: [u8; 8] = *b"QRMsnap\x01";
-/// Bytes that the library puts before the state machine's own: magic, time of the last entry.
-const CONTENT_HEADER_BYTES: usize = 16;
 
 /// What stands around an apply queue and brings its work to threads and its news to the driver. Decides nothing.
 pub(crate) trait Shell: Send + Sync {
@@ -72,6 +71,7 @@ struct Machine<S> {
     membership: Membership,
     /// The leader's time of the last entry applied.
     time: u64,
+    sessions: SessionTable,
     /// Reads of what is not yet applied.
     parked: Vec<(u64, ReadFn<S>)>,
 }
@@ -109,7 +109,9 @@ pub(crate) struct ApplyParts<S> {
     pub(crate) applied: LogId,
     pub(crate) membership_log_id: LogId,
     pub(crate) membership: Membership,
+    /// Of the last entry applied.
     pub(crate) time: u64,
+    pub(crate) sessions: SessionTable,
     pub(crate) group: GroupId,
     pub(crate) storage: Arc<dyn RaftLogStorage>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
@@ -130,6 +132,8 @@ pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     /// Bytes of entries that wait to be applied.
     queued_bytes: AtomicUsize,
     machine: Mutex<Machine<S>>,
+    /// Sessions, and answers kept for them, as of the last job.
+    session_counts: (AtomicU64, AtomicU64),
     expected: Mutex<VecDeque<Expected>>,
     /// Nothing is applied or read any more.
     over: AtomicBool,
@@ -150,6 +154,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             membership_log_id: parts.membership_log_id,
             membership: parts.membership,
             time: parts.time,
+            sessions: parts.sessions,
             parked: Vec::new(),
         };
         Arc::new_cyclic(|me| Self {
@@ -163,6 +168,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             jobs: Mutex::new(VecDeque::new()),
             queued_bytes: AtomicUsize::new(0),
             any: AtomicBool::new(false),
+            session_counts: (machine.sessions.sessions().into(), machine.sessions.answers().into()),
             machine: Mutex::new(machine),
             expected: Mutex::new(VecDeque::new()),
             over: AtomicBool::new(false),
@@ -195,6 +201,13 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     pub(crate) fn peek<T>(&self, look: impl FnOnce(&S, LogId) -> T) -> Option<T> {
         let machine = self.machine.try_lock().filter(|_| !self.over.load(Ordering::Acquire))?;
         Some(look(&machine.state, machine.applied))
+    }
+
+    /// Shows the session table, as [`peek`](Self::peek) shows the state.
+    #[cfg(feature = "sim")]
+    pub(crate) fn peek_sessions<T>(&self, look: impl FnOnce(&SessionTable, LogId) -> T) -> Option<T> {
+        let machine = self.machine.try_lock().filter(|_| !self.over.load(Ordering::Acquire))?;
+        Some(look(&machine.sessions, machine.applied))
     }
 
     /// Lets go of the bytes of an apply if too many wait already.
@@ -248,6 +261,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             machine.parked.clear();
         }
         let applied = machine.applied;
+        self.session_counts.0.store(machine.sessions.sessions(), Ordering::Relaxed);
+        self.session_counts.1.store(machine.sessions.answers(), Ordering::Relaxed);
         drop(machine);
         fired.fire();
         if applied > before
@@ -326,20 +341,19 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 continue;
             }
             self.fail_replaced(batch, fired);
-            let awaited = self.awaited(batch);
-            let mut responses = Vec::new();
-            if let Some((from, count)) = awaited {
-                responses.reserve(usize::try_from(count).unwrap_or(0));
-                machine.apply(batch, first, |log_id, response| {
+            let mut results = Vec::new();
+            if let Some((from, count)) = self.awaited(batch) {
+                results.reserve(usize::try_from(count).unwrap_or(0));
+                machine.apply(batch, first, |log_id, outcome| {
                     if log_id.index >= from {
-                        responses.push((log_id, response));
+                        results.push(result_of::<S>(log_id, outcome));
                     }
                 })?;
             } else {
                 machine.apply(batch, first, |_, _| {})?;
             }
             machine.applied = batch.last();
-            self.answer(batch, responses, fired);
+            self.answer(batch, results, fired);
         }
         Ok(())
     }
@@ -366,16 +380,16 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     }
 
     /// Answers whoever waits for an entry of this batch.
-    fn answer(&self, batch: &Batch, responses: Vec<(LogId, S::Response)>, fired: &mut Fired) {
+    fn answer(&self, batch: &Batch, results: Vec<Result<(LogId, S::Response), Failure>>, fired: &mut Fired) {
         let last = batch.last();
-        let mut responses = responses.into_iter();
+        let mut results = results.into_iter();
         let mut expected = self.expected.lock();
         while let Some(place) = expected.iter().position(|head| head.waits_for(batch)) {
             let head = &mut expected[place];
             let end = head.end.min(last.index + 1);
             let count = usize::try_from(end - head.next).unwrap_or(usize::MAX);
             if let Some(list) = head.waits.as_any().downcast_ref::<WaitList<S::Response>>() {
-                list.complete(head.cell(), responses.by_ref().take(count), fired);
+                list.complete(head.cell(), results.by_ref().take(count), fired);
             }
             head.next = end;
             if head.next == head.end {
@@ -394,13 +408,14 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 let text = "a received snapshot holds something else than its header said";
                 return Err(StorageError::new(crate::StorageErrorKind::Corrupt, text));
             }
-            let (state, time) = restore(&mut *received.content()?)?;
+            let restored = restore(&mut *received.content()?)?;
             received.adopt()?;
-            Ok((state, time))
+            Ok(restored)
         });
         match restored {
-            Ok((state, time)) => {
+            Ok(Restored { state, time, sessions }) => {
                 machine.state = state;
+                machine.sessions = sessions;
                 machine.applied = meta.last_log_id;
                 machine.membership_log_id = meta.membership_log_id;
                 machine.membership = meta.membership.clone();
@@ -439,18 +454,23 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         }
         let time = machine.time;
         match (machine.state.freeze(), self.me.upgrade()) {
-            (Some(frozen), Some(me)) => self.spawn_blocking(Box::new(move || {
-                let written = catch_unwind(AssertUnwindSafe(|| me.write_snapshot(&meta, time, frozen)));
-                match written {
-                    Ok(written) => me.built(meta, written),
-                    Err(panic) => {
-                        let text = format!("it panicked: {}", panic_text(&*panic));
-                        me.tell(Input::Close(ClosedReason::StateMachine(text)));
+            (Some(frozen), Some(me)) => {
+                // Answers are refcounted: this copies the table's tree, not their bytes.
+                let sessions = machine.sessions.clone();
+                self.spawn_blocking(Box::new(move || {
+                    let written = catch_unwind(AssertUnwindSafe(|| me.write_snapshot(&meta, time, &sessions, frozen)));
+                    match written {
+                        Ok(written) => me.built(meta, written),
+                        Err(panic) => {
+                            let text = format!("it panicked: {}", panic_text(&*panic));
+                            me.tell(Input::Close(ClosedReason::StateMachine(text)));
+                        }
                     }
-                }
-            })),
+                }));
+            }
             (_, _) => {
-                let written = self.write_snapshot(&meta, time, |out| machine.state.snapshot(out));
+                let state = &machine.state;
+                let written = self.write_snapshot(&meta, time, &machine.sessions, |out| state.snapshot(out));
                 self.built(meta, written);
             }
         }
@@ -460,11 +480,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         &self,
         meta: &SnapshotMeta,
         time: u64,
+        sessions: &SessionTable,
         write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
     ) -> Result<(), StorageError> {
         let mut out = BufWriter::with_capacity(1 << 16, self.snapshots.create(self.group, meta)?);
-        out.write_all(&CONTENT_MAGIC)?;
-        out.write_all(&time.to_le_bytes())?;
+        write_header(&mut out, time, sessions)?;
         write(&mut out)?;
         out.into_inner().map_err(std::io::IntoInnerError::into_error)?.commit()
     }
@@ -530,6 +550,11 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
         }
     }
 
+    fn session_counts(&self) -> (u64, u64) {
+        let (sessions, answers) = &self.session_counts;
+        (sessions.load(Ordering::Relaxed), answers.load(Ordering::Relaxed))
+    }
+
     fn expire(&self, before: std::time::Instant, fired: &mut Fired) {
         for head in self.expected.lock().iter_mut() {
             if head.waits.since() >= before {
@@ -565,12 +590,18 @@ impl Expected {
 
 impl<S: RaftStateMachine> Machine<S> {
     /// Applies the entries of a batch from `first` on.
-    fn apply(&mut self, batch: &Batch, first: u64, mut answer: impl FnMut(LogId, S::Response)) -> Result<(), Fatal> {
+    fn apply(
+        &mut self,
+        batch: &Batch,
+        first: u64,
+        mut answer: impl FnMut(LogId, Outcome<S::Response>),
+    ) -> Result<(), Fatal> {
         let (mut stamp, mut time) = (0, UNIX_EPOCH);
         for entry in batch.iter().skip_while(|entry| entry.log_id.index < first) {
             if entry.time != stamp {
                 (stamp, time) = (entry.time, UNIX_EPOCH + Duration::from_nanos(entry.time));
                 self.time = self.time.max(stamp);
+                self.sessions.advance(expiry_time(self.time));
             }
             match entry.kind {
                 EntryKind::Blank => {}
@@ -580,15 +611,78 @@ impl<S: RaftStateMachine> Machine<S> {
                     self.membership_log_id = entry.log_id;
                 }
                 EntryKind::Command => {
-                    let payload = entry.payload_at..entry.payload_at + entry.payload.len();
-                    let command = S::Command::decode_part(batch.bytes(), payload)
-                        .map_err(|error| Fatal::Machine(format!("command {}: {error}", entry.log_id)))?;
-                    let response = self.state.apply_entry(EntryContext { log_id: entry.log_id, time }, command);
-                    answer(entry.log_id, response);
+                    let response = self.apply_command(batch, &entry, time, 0)?;
+                    answer(entry.log_id, Outcome::Response(response));
+                }
+                EntryKind::OpenSession
+                | EntryKind::SessionCommand
+                | EntryKind::KeepSessions
+                | EntryKind::CloseSessions => {
+                    let outcome = self.apply_of_session(batch, &entry, time)?;
+                    answer(entry.log_id, outcome);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Applies the command that follows the first `skip` bytes of the payload.
+    fn apply_command(
+        &mut self,
+        batch: &Batch,
+        entry: &Entry<'_>,
+        time: SystemTime,
+        skip: usize,
+    ) -> Result<S::Response, Fatal> {
+        let payload = entry.payload_at + skip..entry.payload_at + entry.payload.len();
+        let command = S::Command::decode_part(batch.bytes(), payload)
+            .map_err(|error| Fatal::Machine(format!("command {}: {error}", entry.log_id)))?;
+        Ok(self.state.apply_entry(EntryContext { log_id: entry.log_id, time }, command))
+    }
+
+    /// Applies an entry about sessions: the table decides (law 22).
+    fn apply_of_session(
+        &mut self,
+        batch: &Batch,
+        entry: &Entry<'_>,
+        time: SystemTime,
+    ) -> Result<Outcome<S::Response>, Fatal> {
+        let malformed = |error| Fatal::Machine(format!("entry {} about sessions: {error}", entry.log_id));
+        let at = LogPlace { index: entry.log_id.index, time: self.time };
+        match entry.kind {
+            EntryKind::OpenSession => {
+                self.sessions.open(at, SessionOpening::decode(entry.payload).map_err(malformed)?);
+                Ok(Outcome::Done)
+            }
+            EntryKind::KeepSessions => {
+                let ids = decode_session_ids(entry.payload).map_err(malformed)?;
+                match self.sessions.keep(at, &ids) {
+                    true => Ok(Outcome::Done),
+                    false => Ok(Outcome::Refused(SessionRefusal::Expired)),
+                }
+            }
+            EntryKind::CloseSessions => {
+                self.sessions.close(at, &decode_session_ids(entry.payload).map_err(malformed)?);
+                Ok(Outcome::Done)
+            }
+            EntryKind::SessionCommand => {
+                let header = SessionHeader::decode(entry.payload).map_err(malformed)?;
+                match self.sessions.command(at, header) {
+                    Verdict::Answered(answer) => Ok(Outcome::Answered(answer)),
+                    Verdict::Refused(refusal) => Ok(Outcome::Refused(refusal)),
+                    Verdict::Apply => {
+                        let response = self.apply_command(batch, entry, time, SESSION_HEADER_BYTES)?;
+                        let mut encoded = Vec::new();
+                        let encoded = response.encode(&mut encoded).is_ok().then(|| encoded.into());
+                        self.sessions.remember(header, Answer { log_id: entry.log_id, response: encoded });
+                        Ok(Outcome::Response(response))
+                    }
+                }
+            }
+            EntryKind::Blank | EntryKind::Command | EntryKind::Membership => {
+                unreachable!("the caller brings entries about sessions")
+            }
+        }
     }
 
     fn serve_parked(&mut self) {
@@ -599,18 +693,40 @@ impl<S: RaftStateMachine> Machine<S> {
     }
 }
 
-/// Makes a state from a snapshot's content; returns it and the time of the last entry in it.
-pub(crate) fn restore<S: RaftStateMachine>(content: &mut dyn Read) -> std::io::Result<(S, u64)> {
-    let mut header = [0; CONTENT_HEADER_BYTES];
-    content.read_exact(&mut header)?;
-    let (magic, time) = header.split_at(CONTENT_MAGIC.len());
-    if magic != CONTENT_MAGIC {
-        let text = "the snapshot's content starts with another magic or version than this library writes";
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text));
+/// What became of an entry.
+enum Outcome<R> {
+    /// A command was applied.
+    Response(R),
+    /// It had been applied before.
+    Answered(Answer),
+    /// A session was opened, kept alive or closed.
+    Done,
+    /// Nothing was done.
+    Refused(SessionRefusal),
+}
+
+/// What whoever waits for the entry is told.
+fn result_of<S: RaftStateMachine>(
+    log_id: LogId,
+    outcome: Outcome<S::Response>,
+) -> Result<(LogId, S::Response), Failure> {
+    match outcome {
+        Outcome::Response(response) => Ok((log_id, response)),
+        Outcome::Answered(Answer { log_id, response }) => {
+            let unreadable = || Failure::Session(SessionOutcome::Unreadable(log_id));
+            let response = S::Response::decode(response.ok_or_else(unreadable)?).map_err(|_| unreadable())?;
+            Ok((log_id, response))
+        }
+        Outcome::Done => Err(Failure::Session(SessionOutcome::Done(log_id))),
+        Outcome::Refused(refusal) => Err(Failure::Session(SessionOutcome::Refused(refusal))),
     }
-    let time = u64::from_le_bytes(time.try_into().unwrap_or_default());
-    match catch_unwind(AssertUnwindSafe(|| S::restore(content))) {
-        Ok(state) => Ok((state?, time)),
-        Err(panic) => Err(std::io::Error::other(format!("the state machine panicked: {}", panic_text(&*panic)))),
+}
+
+/// The time by which sessions expire: the log's.
+fn expiry_time(log_time: u64) -> u64 {
+    if bug(Bug::ExpiryByLocalClock) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        return u64::try_from(since.as_nanos()).unwrap_or(log_time);
     }
+    log_time
 }

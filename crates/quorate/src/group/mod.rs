@@ -1,15 +1,17 @@
 //! One group on one node: the pump around the driver, the apply queue, and who waits for what.
 
 mod apply;
+mod content;
 mod node;
 mod proposals;
 mod reads;
 mod waits;
 
-pub(crate) use apply::{ApplyParts, ApplyQueue, Shell, Work, restore};
+pub(crate) use apply::{ApplyParts, ApplyQueue, Shell, Work};
+pub(crate) use content::{Restored, restore};
 #[cfg(feature = "sim")]
 pub(crate) use node::outgoing;
-pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports};
+pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock};
 pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, ReadBatch};
 pub(crate) use waits::{Failure, Fired, Permit, Responder, Room, WaitList, Waits};

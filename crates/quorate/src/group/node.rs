@@ -54,8 +54,8 @@ impl Clock {
     }
 
     /// The wall clock at the origin: nanoseconds since the Unix epoch.
-    fn wall_offset(&self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    fn wall_offset(&self, wall: &WallClock) -> u64 {
+        let since = wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2).saturating_sub(self.now().as_nanos())
     }
 
@@ -64,12 +64,17 @@ impl Clock {
     }
 }
 
+/// What tells the time that a leader stamps into entries.
+pub(crate) type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
 /// What the node, which knows no types, does with its apply queue.
 pub(crate) trait Applies: Send + Sync {
     /// Takes jobs over, in order. Only enqueues.
     fn push(&self, jobs: &mut Vec<ApplyJob>);
     /// Works them off, here if that is cheap, else on another thread.
     fn pump(&self);
+    /// Number of client sessions, and of answers kept for them.
+    fn session_counts(&self) -> (u64, u64);
     /// Answers "unknown" to writers that came before `before`.
     fn expire(&self, before: std::time::Instant, fired: &mut Fired);
     /// Answers "unknown" to every writer; nothing is applied any more.
@@ -81,6 +86,7 @@ pub(crate) struct NodeParts {
     pub(crate) me: NodeId,
     pub(crate) group: GroupId,
     pub(crate) clock: Clock,
+    pub(crate) wall: WallClock,
     pub(crate) runtime: Handle,
     pub(crate) write_timeout: Duration,
     pub(crate) read_patience: Duration,
@@ -154,6 +160,7 @@ pub(crate) struct Node {
     blank: AtomicBool,
     /// The wall clock at the core's origin, in nanoseconds since the Unix epoch; read again now and then.
     wall_offset: AtomicU64,
+    wall: WallClock,
     /// Whether this run of this node made the cluster.
     founder: AtomicBool,
     leader: watch::Sender<Option<NodeId>>,
@@ -197,7 +204,8 @@ impl Node {
             due: AtomicU64::new(u64::MAX),
             leads: AtomicBool::new(false),
             blank: AtomicBool::new(is_blank(driver.core())),
-            wall_offset: AtomicU64::new(parts.clock.wall_offset()),
+            wall_offset: AtomicU64::new(parts.clock.wall_offset(&parts.wall)),
+            wall: parts.wall,
             founder: AtomicBool::new(false),
             leader: watch::Sender::new(None),
             membership: RwLock::new(membership),
@@ -414,7 +422,9 @@ impl Node {
         seat.stale = false;
         seat.mark = mark;
         seat.published_at = now;
-        Some(metrics_of(self.me, self.group, core.status(), self.membership(), now))
+        let mut metrics = metrics_of(self.me, self.group, core.status(), self.membership(), now);
+        (metrics.sessions, metrics.session_answers) = self.applies.session_counts();
+        Some(metrics)
     }
 
     /// Arms the task's timer if it would fire too late.
@@ -442,7 +452,7 @@ impl Node {
             if armed.is_some_and(|at| self.clock.now() >= at) {
                 // Under load the signal is always ready, and the timer would never have its turn.
                 armed = None;
-                self.wall_offset.store(self.clock.wall_offset(), Ordering::Relaxed);
+                self.wall_offset.store(self.clock.wall_offset(&self.wall), Ordering::Relaxed);
                 self.expire();
             }
             let wake = self.next_wake();
@@ -459,7 +469,7 @@ impl Node {
                 () = self.signal.notified() => {}
                 () = sleep.as_mut() => {
                     armed = None;
-                    self.wall_offset.store(self.clock.wall_offset(), Ordering::Relaxed);
+                    self.wall_offset.store(self.clock.wall_offset(&self.wall), Ordering::Relaxed);
                     self.expire();
                 }
             }

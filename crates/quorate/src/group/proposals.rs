@@ -121,14 +121,24 @@ impl<R: Send + 'static> ProposalQueue<R> {
         }
     }
 
-    /// Adds a command whose bytes were taken from the window.
-    pub(crate) fn push(&self, payload: &[u8], waker: Option<Waker>) -> Result<Joined<R>, ClosedReason> {
-        self.add(payload, |waits| waits.join(waker))
+    /// Adds an entry whose bytes were taken from the window.
+    pub(crate) fn push(
+        &self,
+        kind: EntryKind,
+        payload: &[u8],
+        waker: Option<Waker>,
+    ) -> Result<Joined<R>, ClosedReason> {
+        self.add(kind, payload, |waits| waits.join(waker))
     }
 
-    /// Adds a peer's command whose bytes were taken from the window.
-    pub(crate) fn push_remote(&self, payload: &[u8], responder: Responder<R>) -> Result<(), ClosedReason> {
-        self.add(payload, |waits| waits.join_remote(responder))?;
+    /// Adds a peer's entry whose bytes were taken from the window.
+    pub(crate) fn push_remote(
+        &self,
+        kind: EntryKind,
+        payload: &[u8],
+        responder: Responder<R>,
+    ) -> Result<(), ClosedReason> {
+        self.add(kind, payload, |waits| waits.join_remote(responder))?;
         Ok(())
     }
 
@@ -169,7 +179,12 @@ impl<R: Send + 'static> ProposalQueue<R> {
         runs
     }
 
-    fn add(&self, payload: &[u8], join: impl FnOnce(&WaitList<R>) -> usize) -> Result<Joined<R>, ClosedReason> {
+    fn add(
+        &self,
+        kind: EntryKind,
+        payload: &[u8],
+        join: impl FnOnce(&WaitList<R>) -> usize,
+    ) -> Result<Joined<R>, ClosedReason> {
         let mut queue = self.queue.lock();
         if let Some(reason) = &queue.closed {
             let reason = reason.clone();
@@ -178,7 +193,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             return Err(reason);
         }
         let open = self.open(&mut queue, payload.len());
-        open.builder.push(EntryKind::Command, payload);
+        open.builder.push(kind, payload);
         let cell = join(&open.waits);
         let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty: open.duty(cell) };
         drop(queue);

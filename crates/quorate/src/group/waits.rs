@@ -14,6 +14,7 @@ use quorate_core::{LogId, NodeId};
 use tokio::sync::Notify;
 
 use crate::ClosedReason;
+use crate::session::SessionOutcome;
 
 /// Why an entry has no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) enum Failure {
     Closed(ClosedReason),
     /// It entered a log; whether it is committed is not known.
     Unknown,
+    /// It is about a session and was committed, but has no response.
+    Session(SessionOutcome),
 }
 
 /// Called when a forwarded write ends.
@@ -125,10 +128,15 @@ impl<R: Send + 'static> WaitList<R> {
     }
 
     /// Answers consecutive cells from `from` on.
-    pub(crate) fn complete(&self, from: usize, results: impl Iterator<Item = (LogId, R)>, fired: &mut Fired) {
+    pub(crate) fn complete(
+        &self,
+        from: usize,
+        results: impl Iterator<Item = Result<(LogId, R), Failure>>,
+        fired: &mut Fired,
+    ) {
         let mut cells = self.cells.lock();
         for (cell, result) in cells.iter_mut().skip(from).zip(results) {
-            set(cell, Ok(result), fired);
+            set(cell, result, fired);
         }
     }
 

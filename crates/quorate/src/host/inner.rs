@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use quorate_core::{
     ChangeMembers, ChangeTerms, ClusterId, Event, GroupId, Incarnation, Node as Member, NodeId, Phase, Retain,
 };
-use quorate_wire::Packet;
+use quorate_wire::{EntryKind, Packet};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
@@ -18,7 +18,7 @@ use crate::call::{Call, CallId, Standing, Written};
 use crate::calls::{Calls, Seen, answer};
 use crate::driver::Input;
 use crate::durable::Durable;
-use crate::group::{Clock, Node};
+use crate::group::{Clock, Node, WallClock};
 use crate::identity::{MemoryIdentity, random_u128};
 use crate::memory::{MemorySnapshots, MemoryStorage};
 use crate::tcp::Tcp;
@@ -31,7 +31,7 @@ pub(crate) trait Port: Send + Sync {
     fn node(&self) -> &Arc<Node>;
 
     /// A peer forwards a write.
-    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, command: Bytes);
+    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, entry: EntryKind, payload: Bytes);
 }
 
 /// What the groups of a host share.
@@ -43,6 +43,7 @@ pub(crate) struct HostInner {
     pub(crate) peers: BTreeMap<NodeId, Member>,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
+    pub(crate) wall: WallClock,
     pub(crate) runtime: Handle,
     pub(crate) storage: Storage,
     pub(crate) network: Arc<dyn RaftNetwork>,
@@ -125,6 +126,7 @@ impl HostInner {
             peers: builder.peers,
             config: builder.config,
             clock: Clock::start(),
+            wall: builder.wall,
             runtime,
             storage,
             network,
@@ -248,12 +250,12 @@ impl HostInner {
                 self.maybe_elect(group, cluster);
             }
             Call::Join { group, id, address } => self.on_join(from, group, id, address),
-            Call::Write { group, id, low, command } => {
+            Call::Write { group, id, low, entry, payload } => {
                 if !self.seen.is_new(from, id, low) {
                     return;
                 }
                 match self.port(group) {
-                    Some(port) => port.on_write(from, id, command),
+                    Some(port) => port.on_write(from, id, entry, payload),
                     None => {
                         let written = Written::NotLeader { leader: None };
                         answer(&*self.network, from, &Call::Written { group, id, written });

@@ -7,6 +7,7 @@ mod start;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use quorate_core::{GroupId, Node, NodeId};
 use quorate_wal::{Disk, RealDisk};
@@ -15,6 +16,7 @@ pub(crate) use self::bootstrap::initialize;
 pub(crate) use self::inner::{HostInner, Port};
 #[cfg(feature = "sim")]
 pub(crate) use self::start::{Found, find};
+use crate::group::WallClock;
 use crate::{
     Config, IdentityStore, MemoryNetwork, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, SnapshotStore,
     StartError, TlsFiles,
@@ -50,6 +52,7 @@ pub struct HostBuilder {
     config: Config,
     tls: Option<TlsFiles>,
     disk: Arc<dyn Disk>,
+    wall: WallClock,
 }
 
 impl std::fmt::Debug for HostBuilder {
@@ -76,6 +79,7 @@ impl HostBuilder {
             config: Config::default(),
             tls: None,
             disk: Arc::new(RealDisk),
+            wall: Arc::new(SystemTime::now),
         }
     }
 
@@ -106,6 +110,13 @@ impl HostBuilder {
     /// Opens the data directory through this disk instead of the file system: for tests of what a disk may do.
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
         self.disk = disk;
+        self
+    }
+
+    /// Takes the time of entries from this clock instead of the system's: for tests of what expires. It may jump;
+    /// the time of a log never goes back.
+    pub fn wall_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.wall = Arc::new(clock);
         self
     }
 

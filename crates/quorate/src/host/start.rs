@@ -7,10 +7,11 @@ use tokio::sync::watch;
 
 use super::{GroupBuilder, HostInner, bootstrap};
 use crate::driver::{Completed, DriverParts};
-use crate::group::{ApplyParts, ApplyQueue, Node, NodeParts, ProposalQueue, Reports, Shell, restore};
+use crate::group::{ApplyParts, ApplyQueue, Node, NodeParts, ProposalQueue, Reports, Restored, Shell, restore};
 use crate::identity::random_u128;
 use crate::metrics::blank_metrics;
 use crate::raft::{Group, Raft};
+use crate::session::{SessionLimits, SessionTable};
 use crate::{
     Completions, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError, StorageError, StorageErrorKind,
 };
@@ -19,8 +20,12 @@ use crate::{
 pub(crate) struct Found<S> {
     pub(crate) recovered: Recovered,
     pub(crate) state: S,
-    /// The greatest time stamped into what was recovered.
-    pub(crate) time: u64,
+    pub(crate) sessions: SessionTable,
+    /// The time of the last entry in the snapshot, where applies begin: what follows from an entry's time must not
+    /// depend on how much of the log was there at a restart.
+    pub(crate) applied_time: u64,
+    /// The greatest time stamped into what was recovered: a leader's next entry is not earlier.
+    pub(crate) last_time: u64,
 }
 
 pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S) -> Result<Raft<S>, StartError> {
@@ -65,10 +70,11 @@ pub(crate) fn find<S: RaftStateMachine>(
     machine: S,
 ) -> Result<Found<S>, StartError> {
     let mut recovered = log.recover(group, reports)?;
-    let (mut state, mut time) = (machine, 0);
+    let (mut state, mut applied_time, mut sessions) = (machine, 0, SessionTable::new(SessionLimits::V1));
     if let Some(stored) = snapshots.latest(group)? {
         let mut content = stored.content().map_err(StartError::Restore)?;
-        (state, time) = restore(&mut *content).map_err(StartError::Restore)?;
+        let restored = restore(&mut *content).map_err(StartError::Restore)?;
+        Restored { state, time: applied_time, sessions } = restored;
         fit_to_snapshot(log, group, &mut recovered, stored.meta())?;
         recovered.applied = stored.meta().last_log_id;
         recovered.snapshot = Some(stored.meta().clone());
@@ -76,8 +82,8 @@ pub(crate) fn find<S: RaftStateMachine>(
         let text = format!("the log starts after {}, but there is no snapshot of that", recovered.log.purged());
         return Err(StorageError::new(StorageErrorKind::Corrupt, text).into());
     }
-    time = time.max(last_time(log, group, &recovered.log)?);
-    Ok(Found { recovered, state, time })
+    let last_time = applied_time.max(last_time(log, group, &recovered.log)?);
+    Ok(Found { recovered, state, sessions, applied_time, last_time })
 }
 
 /// A crash between the durable snapshot and the log's reset leaves a log that does not fit: it keeps its tail only
@@ -121,7 +127,7 @@ fn assemble<S: RaftStateMachine>(
     completed: Arc<Completed>,
     reports: &Reports,
 ) -> Result<Arc<Group<S>>, StartError> {
-    let Found { recovered, state, time } = found;
+    let Found { recovered, state, sessions, applied_time, last_time } = found;
     let seed = random_u128()? as u64;
     let snapshot = recovered.snapshot.clone().unwrap_or_default();
     let applies = ApplyQueue::new(ApplyParts {
@@ -129,7 +135,8 @@ fn assemble<S: RaftStateMachine>(
         applied: recovered.applied,
         membership_log_id: snapshot.membership_log_id,
         membership: snapshot.membership,
-        time,
+        time: applied_time,
+        sessions,
         group: id,
         storage: Arc::clone(&host.storage.log),
         snapshots: Arc::clone(&host.storage.snapshots),
@@ -140,7 +147,7 @@ fn assemble<S: RaftStateMachine>(
         group: id,
         cluster: host.cluster(),
         recovered,
-        last_time: time,
+        last_time,
         tail_bytes: host.config.tail_cache_bytes,
         storage: Arc::clone(&host.storage.log),
         network: Arc::clone(&host.network),
@@ -151,6 +158,7 @@ fn assemble<S: RaftStateMachine>(
         me: host.id,
         group: id,
         clock: host.clock,
+        wall: Arc::clone(&host.wall),
         runtime: host.runtime.clone(),
         write_timeout: host.config.write_timeout,
         read_patience: host.config.election_timeout_max,

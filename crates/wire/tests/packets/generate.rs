@@ -128,6 +128,11 @@ fn batches(rng: &mut Rng, group: GroupId, prev: LogId) -> Batches {
                     encode_membership(&membership(rng), &mut payload);
                     builder.push(EntryKind::Membership, &payload);
                 }
+                3 => {
+                    let kinds = [EntryKind::OpenSession, EntryKind::KeepSessions, EntryKind::CloseSessions];
+                    builder.push(kinds[rng.below(3) as usize], &rng.next().to_le_bytes());
+                }
+                4 => builder.push(EntryKind::SessionCommand, &[rng.next() as u8; 30]),
                 _ => builder.push(EntryKind::Command, &vec![rng.next() as u8; rng.below(40) as usize]),
             }
         }

@@ -1,0 +1,68 @@
+//! What the library puts before the state machine's own bytes in a snapshot: the time of the last entry and the
+//! session table. FORMAT.md, "Content of a snapshot".
+
+use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use quorate_core::{Bug, bug};
+
+use super::node::panic_text;
+use crate::RaftStateMachine;
+use crate::session::{SessionLimits, SessionTable};
+
+/// Starts the content of every snapshot: magic and version.
+const MAGIC: [u8; 8] = *b"QRMsnap\x02";
+/// Bytes before the session table: magic, time, length of the table.
+const FIXED_BYTES: usize = 24;
+/// Longest session table: twice what all answers and sessions can take.
+const MAX_TABLE_BYTES: u64 = 1 << 30;
+
+/// What a snapshot's content says.
+pub(crate) struct Restored<S> {
+    pub(crate) state: S,
+    /// Of the last entry in it.
+    pub(crate) time: u64,
+    pub(crate) sessions: SessionTable,
+}
+
+/// Writes what stands before the state machine's bytes.
+pub(super) fn write_header(out: &mut dyn Write, time: u64, sessions: &SessionTable) -> io::Result<()> {
+    let mut table = Vec::new();
+    match bug(Bug::SnapshotWithoutSessions) {
+        true => SessionTable::new(SessionLimits::V1).encode(&mut table),
+        false => sessions.encode(&mut table),
+    }
+    out.write_all(&MAGIC)?;
+    out.write_all(&time.to_le_bytes())?;
+    out.write_all(&(table.len() as u64).to_le_bytes())?;
+    out.write_all(&table)
+}
+
+/// Makes a state from a snapshot's content.
+pub(crate) fn restore<S: RaftStateMachine>(content: &mut dyn Read) -> io::Result<Restored<S>> {
+    let mut fixed = [0; FIXED_BYTES];
+    content.read_exact(&mut fixed)?;
+    if fixed[..8] != MAGIC {
+        return Err(invalid("the snapshot's content starts with another magic or version than this library writes"));
+    }
+    let number = |at: usize| u64::from_le_bytes(fixed[at..at + 8].try_into().unwrap_or_default());
+    let (time, length) = (number(8), number(16));
+    if length > MAX_TABLE_BYTES {
+        return Err(invalid("the snapshot's session table is longer than any can be"));
+    }
+    let mut table = Vec::new();
+    // Memory is taken as bytes arrive, not as the length promises them.
+    (&mut *content).take(length).read_to_end(&mut table)?;
+    if table.len() as u64 != length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let sessions = SessionTable::decode(SessionLimits::V1, &table).map_err(|error| invalid(&error.to_string()))?;
+    match catch_unwind(AssertUnwindSafe(|| S::restore(content))) {
+        Ok(state) => Ok(Restored { state: state?, time, sessions }),
+        Err(panic) => Err(io::Error::other(format!("the state machine panicked: {}", panic_text(&*panic)))),
+    }
+}
+
+fn invalid(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
