@@ -30,6 +30,7 @@ mod network;
 mod payload;
 mod raft;
 mod read;
+pub mod recover;
 mod session;
 mod snapshot;
 mod state_machine;
