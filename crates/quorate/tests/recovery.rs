@@ -151,7 +151,7 @@ async fn a_lost_quorum_is_recovered_from_the_survivor_and_grows_again() {
     for command in ["a", "b"] {
         nodes[1].client_write(command.into()).await.unwrap();
     }
-    nodes[0].trigger().snapshot();
+    nodes[0].trigger().snapshot().await.unwrap();
     nodes[0].client_write("c".into()).await.unwrap();
     let id = nodes[0].cluster_id();
     for node in &nodes {
