@@ -244,11 +244,17 @@ impl Cluster {
             raft.wait(PATIENCE).applied_index_at_least(end.index).await.unwrap();
             raft.trigger().snapshot().await.unwrap();
             raft.wait(PATIENCE).snapshot_index_at_least(end.index).await.unwrap();
-            let mut content = Vec::new();
-            member.snapshots.latest(GROUP).unwrap().unwrap().content().unwrap().read_to_end(&mut content).unwrap();
-            contents.push(content);
         }
+        contents.extend((0..3).map(|place| self.content(place)));
         contents
+    }
+
+    /// A node's newest snapshot.
+    fn content(&self, place: usize) -> Vec<u8> {
+        let mut content = Vec::new();
+        let stored = self.members[place].snapshots.latest(GROUP).unwrap().unwrap();
+        stored.content().unwrap().read_to_end(&mut content).unwrap();
+        content
     }
 
     async fn stop(self) {
@@ -256,6 +262,11 @@ impl Cluster {
             member.host.shutdown().await;
         }
     }
+}
+
+/// The time of the last entry in a snapshot, in seconds: it follows the magic.
+fn log_time(content: &[u8]) -> u64 {
+    u64::from_le_bytes(content[8..16].try_into().unwrap()) / 1_000_000_000
 }
 
 fn options() -> SessionOptions {
@@ -388,10 +399,9 @@ async fn a_leader_with_a_slow_clock_does_not_turn_the_logs_time_back() {
     cluster.wall.go_on(30);
     let id = session.id();
     session.detach();
-    // The clock was read once the entry's time shows it: in the snapshot, after the magic.
-    let time = |content: &[u8]| u64::from_le_bytes(content[8..16].try_into().unwrap()) / 1_000_000_000;
+    // The clock was read once an entry's time shows it.
     let late = 820_000_030;
-    while time(&cluster.snapshots().await[0]) < late {
+    while log_time(&cluster.snapshots().await[0]) < late {
         cluster.raft(0).client_write((2, 0)).await.unwrap();
     }
     // The snapshots cover everything: the log behind them is forgotten, and with it its newest time.
@@ -402,9 +412,31 @@ async fn a_leader_with_a_slow_clock_does_not_turn_the_logs_time_back() {
     let written = cluster.raft((leader + 1) % 3).client_write((2, 1)).await.unwrap();
     cluster.all("it is applied", |now| now.last_applied.index >= written.log_id.index).await;
     for content in cluster.snapshots().await {
-        assert!(time(&content) >= late, "{} is before {late}", time(&content));
+        assert!(log_time(&content) >= late, "{} is before {late}", log_time(&content));
     }
     cluster.raft(leader).resume_session(id, options(), 1).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_goes_by_the_times_of_the_entries_it_applies_again() {
+    let mut cluster = Cluster::start(Config::default()).await;
+    let session = cluster.raft(0).open_session(options()).await.unwrap();
+    session.write((1, 0)).await.unwrap();
+    cluster.wall.go_on(10);
+    // The log goes on until its end is later than the session's entries.
+    let (leader, late) = (cluster.leader().await, 820_000_010);
+    let mut time = 0;
+    while time < late {
+        let written = cluster.raft(leader).client_write((2, 0)).await.unwrap();
+        let raft = cluster.raft(leader);
+        assert!(raft.trigger().snapshot().await.unwrap() >= written.log_id);
+        time = log_time(&cluster.content(leader));
+    }
+    let follower = cluster.follower().await;
+    cluster.restart(follower).await;
+    let contents = cluster.snapshots().await;
+    assert!(contents.windows(2).all(|pair| pair[0] == pair[1]), "the session was active when its entries say");
     cluster.stop().await;
 }
 
@@ -633,36 +665,34 @@ async fn in_a_storm_of_retries_and_leader_kills_every_command_is_applied_exactly
     let clients: Vec<_> =
         (0..CLIENTS).map(|client| tokio::spawn(Arc::clone(&storm).run_client(client, each))).collect();
     let (mut kills, mut cuts) = (0, 0);
-    while clients.iter().any(|client| !client.is_finished()) {
+    let mut clients = std::pin::pin!(async {
+        for client in clients {
+            client.await.unwrap();
+        }
+    });
+    loop {
         let leader = cluster.leader().await;
-        let applied = cluster.tally_size(leader);
+        let applied = cluster.raft(leader).metrics().borrow().last_applied.index;
         if (kills + cuts) % 2 == 0 {
             cluster.restart(leader).await;
             storm.rafts.lock().unwrap()[leader] = cluster.raft(leader);
             kills += 1;
         } else {
-            cluster.network.isolate(cluster.members[leader].id);
-            let other = cluster.raft((leader + 1) % 3);
             let id = cluster.members[leader].raft.node_id();
+            cluster.network.isolate(id);
             let moved = |now: &RaftMetrics| now.current_leader.is_some_and(|now| now != id);
+            let other = cluster.raft((leader + 1) % 3);
             other.wait(PATIENCE).metrics(moved, "another leader").await.unwrap();
             cluster.network.heal();
             cuts += 1;
         }
         // The clients get somewhere between two of these.
-        let place = cluster.leader().await;
-        let raft = cluster.raft(place);
-        let progress = |now: &RaftMetrics| now.last_applied.index > applied + 1_000;
-        let mut waiting = std::pin::pin!(raft.wait(PATIENCE).metrics(progress, "progress"));
-        while !clients.iter().all(|client| client.is_finished()) {
-            let tick = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
-            if tick.is_ok() {
-                break;
-            }
+        let raft = cluster.raft(cluster.leader().await);
+        let progress = move |now: &RaftMetrics| now.last_applied.index > applied + 1_000;
+        tokio::select! {
+            () = &mut clients => break,
+            progress = raft.wait(PATIENCE).metrics(progress, "progress") => drop(progress),
         }
-    }
-    for client in clients {
-        client.await.unwrap();
     }
     let tally = cluster.tally().await;
     let times = || tally.times.values().flatten();
@@ -680,10 +710,4 @@ async fn in_a_storm_of_retries_and_leader_kills_every_command_is_applied_exactly
     let contents = cluster.snapshots().await;
     assert!(contents.windows(2).all(|pair| pair[0] == pair[1]), "all nodes hold the same, byte for byte");
     cluster.stop().await;
-}
-
-impl Cluster {
-    fn tally_size(&self, place: usize) -> u64 {
-        self.members[place].raft.metrics().borrow().last_applied.index
-    }
 }
