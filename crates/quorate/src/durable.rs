@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use quorate_core::{
     ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, NodeId, Recovered, SnapshotMeta, Span, WriteId,
 };
-use quorate_wal::{Disk, PeerVerdict, Wal, WalError, WalHandle, WalOptions, WalWrite};
+use quorate_wal::{Disk, OnDamage, PeerVerdict, Wal, WalError, WalHandle, WalOptions, WalWrite};
 use quorate_wire::Batches;
 
 use crate::{
@@ -33,7 +33,11 @@ pub(crate) struct Durable {
 impl Durable {
     /// Opens a node's directory, or makes a blank one. May block.
     pub(crate) fn open(disk: Arc<dyn Disk>, directory: &Path, node: NodeId) -> Result<Arc<Self>, StorageError> {
-        let wal = Wal::open(disk, directory, WalOptions::new(node))?;
+        let options = WalOptions { on_damage: OnDamage::Mend, ..WalOptions::new(node) };
+        let wal = Wal::open(disk, directory, options)?;
+        if let Some(damage) = wal.handle().mended() {
+            tracing::error!(%damage, "the log was damaged; what is whole was kept, the rest will come from peers");
+        }
         Ok(Arc::new(Self { handle: wal.handle(), wal: Mutex::new(Some(wal)) }))
     }
 
@@ -63,6 +67,7 @@ impl RaftLogStorage for Durable {
             log: state.log,
             memberships: state.memberships,
             promised_lease: state.promised_lease,
+            promised_end: state.promised_end,
             ..Recovered::default()
         })
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_core::{
-    ChangeMembers, ClusterId, Core, Event, GroupId, Incarnation, Instant, LogId, Membership, NodeId, ReadPolicy,
-    Retain, SendOutcome, WriteId,
+    ChangeMembers, ChangeTerms, ClusterId, Core, Event, GroupId, Incarnation, Instant, LogId, Membership, NodeId,
+    ReadPolicy, Retain, SendOutcome, WriteId,
 };
 use quorate_wal::WalHandle;
 use quorate_wire::{EntryKind, Packet};
@@ -242,7 +242,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let completed = Arc::new(Completed::default());
         let reports = Reports { completed: Arc::clone(&completed), shell: Arc::clone(&shell) };
         let Found { recovered, state, sessions, applied_time, last_time } =
-            find(&*log, &*snapshots, group, Arc::new(reports), machine)?;
+            find(&*log, &*snapshots, (id, group), Arc::new(reports), machine)?;
         let snapshot = recovered.snapshot.clone().unwrap_or_default();
         let applies = ApplyQueue::new(ApplyParts {
             state,
@@ -338,7 +338,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     pub fn change(&mut self, call: CallId, change: ChangeMembers, retain: Retain) {
         let (reply, result) = oneshot::channel();
         self.changes.insert(call, result);
-        self.shell.leave(Input::Change { change, retain, reply });
+        self.shell.leave(Input::Change { change, retain, terms: ChangeTerms::default(), reply });
     }
 
     /// Puts an encoded command into the queue of writes.

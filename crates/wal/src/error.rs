@@ -95,6 +95,13 @@ pub struct Damage {
     pub computed: Option<u32>,
 }
 
+impl Damage {
+    /// Damage that was found when an entry was read, in an earlier opening.
+    pub(crate) fn noted(path: PathBuf) -> Self {
+        Self { path, offset: 0, what: "damage that a read found earlier".into(), stored: None, computed: None }
+    }
+}
+
 impl WalError {
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WalError {
         let path = path.to_path_buf();

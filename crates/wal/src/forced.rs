@@ -97,8 +97,13 @@ pub fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Inspection, WalError>
         for place in &log.memberships {
             memberships.push((place.id, read_membership(group, place)?));
         }
-        let mut found =
-            GroupState { vote: record.vote, log: log.ids, memberships, promised_lease: record.promised_lease };
+        let mut found = GroupState {
+            vote: record.vote,
+            promised_end: record.promised_end.max(log.ids.last()),
+            log: log.ids,
+            memberships,
+            promised_lease: record.promised_lease,
+        };
         let snapshot = snapshots.latest(group)?.map(|file| file.meta().clone());
         if let Some(end) = snapshot.as_ref().map(|meta| meta.last_log_id)
             && !found.log.holds(end)

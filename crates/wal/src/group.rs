@@ -237,6 +237,12 @@ impl GroupLog {
         }
     }
 
+    /// Forgets everything after `index`, which is not whole.
+    pub(crate) fn keep_upto(&mut self, index: u64) {
+        self.ids.truncate_after(index);
+        self.cut(index);
+    }
+
     /// Drops what is purged.
     fn forget(&mut self) {
         let purged = self.ids.purged().index;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use quorate_core::{
 };
 use quorate_wire::{Batch, Batches, EntryKind, decode_membership};
 
-use crate::disk::read_exact_at;
-use crate::error::WalError;
+use crate::disk::{Disk, read_exact_at};
+use crate::error::{Damage, WalError};
 use crate::frame::Op;
 use crate::group::{GroupLog, MembershipPlace, Stretch, check_append, check_truncate, reset};
 use crate::identity::{Identity, IdentityFile, PeerVerdict, PeersFile};
-use crate::segment::take_within;
+use crate::mend::note_damage;
+use crate::options::OnDamage;
+use crate::segment::{Base, take_within};
 use crate::snapshot::SnapshotStore;
 use crate::turn::Writer;
 
@@ -58,6 +61,9 @@ pub struct GroupState {
     pub memberships: Vec<(LogId, Membership)>,
     /// The longest lease that may have been promised.
     pub promised_lease: Duration,
+    /// The last entry that may have been acknowledged. Beyond the end of the log only if damage took that, see
+    /// [`OnDamage::Mend`].
+    pub promised_end: LogId,
 }
 
 /// A handle to the log. Cheap to clone.
@@ -76,6 +82,22 @@ pub(crate) struct Shared {
     pub(crate) identity: Mutex<IdentityFile>,
     pub(crate) peers: Mutex<PeersFile>,
     pub(crate) snapshots: SnapshotStore,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// The data directory.
+    pub(crate) dir: PathBuf,
+    pub(crate) on_damage: OnDamage,
+    /// What was found and mended at opening.
+    pub(crate) mended: Option<Arc<Damage>>,
+}
+
+impl Shared {
+    /// Notes damage that a read found, so that the next opening mends it. That it cannot be noted changes nothing: it
+    /// will be found again.
+    fn note(&self, error: &WalError) {
+        if self.on_damage == OnDamage::Mend && matches!(error, WalError::Corrupt(_)) {
+            let _ = note_damage(&*self.disk, &self.dir);
+        }
+    }
 }
 
 /// What changes without touching the disk.
@@ -164,7 +186,7 @@ impl WalHandle {
                 (false, _) => Err(WalError::OtherCluster { found: found.cluster, wanted: cluster }),
             };
         }
-        writer.begin(Identity { cluster, mode, ..found }.of_log())?;
+        writer.begin(Identity { cluster, mode, ..found }.of_log(), 1, Base::default())?;
         identity.store_cluster(cluster, mode)?;
         self.shared.snapshots.set_cluster(cluster.base());
         lock(&self.shared.state).cluster = cluster;
@@ -203,9 +225,12 @@ impl WalHandle {
         };
         let mut memberships = Vec::new();
         for place in places {
-            memberships.push((place.id, read_membership(group, &place)?));
+            let membership = read_membership(group, &place);
+            memberships.push((place.id, membership.inspect_err(|error| self.shared.note(error))?));
         }
-        Ok(GroupState { vote: record.vote, log, memberships, promised_lease: record.promised_lease })
+        let (vote, promised_lease) = (record.vote, record.promised_lease);
+        let promised_end = record.promised_end.max(log.last());
+        Ok(GroupState { vote, log, memberships, promised_lease, promised_end })
     }
 
     /// Takes a write of an open group. Never blocks. A group's writes are made, and complete, in this order; entries
@@ -231,6 +256,10 @@ impl WalHandle {
     /// # Errors
     /// [`WalError::Corrupt`], or what the disk says.
     pub fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, WalError> {
+        self.read_checked(group, span, max_bytes).inspect_err(|error| self.shared.note(error))
+    }
+
+    fn read_checked(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, WalError> {
         let Some(places) = lock(&self.shared.state).find(group, span, max_bytes) else { return Ok(None) };
         let mut batches = Batches::new();
         let mut budget = max_bytes;
@@ -289,6 +318,11 @@ impl WalHandle {
         }
     }
 
+    /// The damage that was found and mended when the log was opened; see [`OnDamage::Mend`].
+    pub fn mended(&self) -> Option<&Damage> {
+        self.shared.mended.as_deref()
+    }
+
     /// Where snapshots are kept.
     pub fn snapshots(&self) -> &SnapshotStore {
         &self.shared.snapshots
@@ -309,7 +343,7 @@ enum Place {
 
 impl State {
     /// Puts a write into the queue and its effect into the view; returns whom to tell if the log is closed.
-    fn enqueue(&mut self, group: GroupId, write: WriteId, op: WalWrite) -> Option<(OnDurable, WalError)> {
+    pub(crate) fn enqueue(&mut self, group: GroupId, write: WriteId, op: WalWrite) -> Option<(OnDurable, WalError)> {
         let cluster = self.cluster;
         let opened = self.groups.get_mut(&group).filter(|group| group.on_durable.is_some());
         #[expect(

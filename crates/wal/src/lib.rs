@@ -25,7 +25,8 @@
 //! ```
 //!
 //! To read the code: `frame.rs` (the bytes of a batch), `segment.rs` (a file of them), `turn.rs` (what a turn writes),
-//! `recover.rs` (what is believed after a crash), `group.rs` (the index), `handle.rs` (what callers see). [`WalCore`]
+//! `recover.rs` (what is believed after a crash), `mend.rs` (what a
+//! damaged log is made into), `group.rs` (the index), `handle.rs` (what callers see). [`WalCore`]
 //! is all of it without a thread; `shell.rs` adds the thread and decides nothing.
 
 mod codec;
@@ -37,6 +38,7 @@ mod frame;
 mod group;
 mod handle;
 mod identity;
+mod mend;
 mod open;
 mod options;
 mod recover;
@@ -53,7 +55,7 @@ pub use forced::{ForcedGroup, ForcedRecovery, Inspection, force_recovery, inspec
 pub use handle::{GroupState, OnDurable, WalHandle, WalWrite};
 pub use identity::{Identity, PeerVerdict};
 pub use open::WalCore;
-pub use options::{MIN_SEGMENT_BYTES, WalOptions};
+pub use options::{MIN_SEGMENT_BYTES, OnDamage, WalOptions};
 pub use shell::Wal;
 pub use snapshot::{
     IncomingSnapshot, ReceivedSnapshot, SNAPSHOT_CHUNK_BYTES, SnapshotFile, SnapshotReader, SnapshotStore,

@@ -9,13 +9,14 @@ use quorate_core::{ClusterId, Incarnation, Instant, LeaderIdMode};
 
 use crate::codec::round_up;
 use crate::disk::{Disk, DiskLock};
-use crate::error::WalError;
+use crate::error::{Damage, WalError};
 use crate::forced::{self, ForcedRecovery};
-use crate::frame::SECTOR_BYTES;
+use crate::frame::{Position, SECTOR_BYTES};
 use crate::handle::{Group, Shared, State, WalHandle, lock};
 use crate::identity::{Identity, IdentityFile, PeersFile};
-use crate::options::{MIN_SEGMENT_BYTES, WalOptions};
-use crate::recover::recover;
+use crate::mend::{self, Prefixes, write_again};
+use crate::options::{MIN_SEGMENT_BYTES, OnDamage, WalOptions};
+use crate::recover::{Recovery, recover};
 use crate::segment::number_of;
 use crate::snapshot::SnapshotStore;
 use crate::turn::{Wake, Writer, fail_waiting};
@@ -183,25 +184,17 @@ fn open_formatted(
     }
     let wal = dir.join("wal");
     let forced = forced::pending(&*disk, dir, &identity)?;
-    let recovery = recover(&*disk, &wal, &identity.of_log())?;
+    let Opened { recovery, prefixes, mended } = recover_or_mend(&disk, dir, &options, &identity.of_log())?;
     let peers = PeersFile::open(&*disk, &dir.join("peers"))?;
     let votes = VoteFiles::open(&*disk, vote_paths(dir), identity.cluster.base())?;
     let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster.base())?;
     file.count_boot()?;
+    let on_damage = options.on_damage;
     let mut writer = Writer {
-        disk,
-        dir: wal,
-        options,
-        identity: file.identity().of_log(),
         active: recovery.active,
         next: recovery.next,
         segments: recovery.segments,
-        votes,
-        spares: Vec::new(),
-        touched: Vec::new(),
-        mark_due: None,
-        retry_at: None,
-        no_ahead: false,
+        ..Writer::new(disk.clone(), wal, options, file.identity().of_log(), votes)
     };
     writer.reopen()?;
     let groups = recovery
@@ -216,6 +209,53 @@ fn open_formatted(
         identity: Mutex::new(file),
         peers: Mutex::new(peers),
         snapshots,
+        disk,
+        dir: dir.to_path_buf(),
+        on_damage,
+        mended,
     };
+    if let Some(prefixes) = prefixes {
+        write_again(&shared, prefixes)?;
+    }
     Ok((shared, forced))
+}
+
+/// What opening found.
+struct Opened {
+    recovery: Recovery,
+    /// After mending: what is to be written to the fresh log again.
+    prefixes: Option<Prefixes>,
+    /// What was mended.
+    mended: Option<Arc<Damage>>,
+}
+
+/// Reads the log; mends it first if it is damaged and that is wanted.
+fn recover_or_mend(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &WalOptions,
+    identity: &Identity,
+) -> Result<Opened, WalError> {
+    let wal = dir.join("wal");
+    mend::finish(&**disk, dir)?;
+    let found = recover(&**disk, &wal, identity);
+    let may_mend = options.on_damage == OnDamage::Mend && identity.cluster != ClusterId(0);
+    let noted = may_mend && mend::damage_was_noted(&**disk, dir)?;
+    let (damage, sound_end) = match found {
+        Ok(recovery) if !noted => return Ok(Opened { recovery, prefixes: None, mended: None }),
+        Ok(recovery) => {
+            let end = recovery.active.map(|active| Position { segment: active.segment.number, offset: active.end });
+            (None, end)
+        }
+        Err(WalError::Corrupt(damage)) if may_mend => (Some(damage), None),
+        Err(error) => return Err(error),
+    };
+    let votes = VoteFiles::open(&**disk, vote_paths(dir), identity.cluster)?;
+    let prefixes = mend::mend(disk, dir, options, identity, votes, sound_end)?;
+    if noted {
+        mend::forget_note(&**disk, dir)?;
+    }
+    let found_when_read = || Arc::new(Damage::noted(dir.join("damage-seen")));
+    let mended = prefixes.is_some().then(|| damage.unwrap_or_else(found_when_read));
+    Ok(Opened { recovery: recover(&**disk, &wal, identity)?, prefixes, mended })
 }

@@ -30,6 +30,13 @@ pub(crate) struct Recovery {
     pub(crate) next: Option<Arc<Segment>>,
 }
 
+/// Where the log stops being whole.
+#[derive(Debug)]
+pub(crate) struct Break {
+    /// After the last whole batch.
+    pub(crate) at: Position,
+}
+
 /// The segment being written.
 #[derive(Debug)]
 pub(crate) struct Active {
@@ -111,6 +118,51 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Resul
     // What a killed process did to the directory may not be durable yet.
     disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
     Ok(recovery)
+}
+
+/// Reads every batch of every segment, entries included, up to the first place that is not whole: the end of a sound log,
+/// or damage. Returns every group's log up to there.
+pub(crate) fn whole_prefix(
+    disk: &dyn Disk,
+    dir: &Path,
+    identity: &Identity,
+) -> Result<(BTreeMap<GroupId, GroupLog>, Break), WalError> {
+    let names = disk.list(dir).map_err(WalError::io("list", dir))?;
+    let numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    let mut replay = Replay { disk, dir, groups: BTreeMap::new(), before: None };
+    let mut at = Position { segment: numbers.first().copied().unwrap_or(1), offset: DATA_AT };
+    for (i, number) in numbers.iter().enumerate() {
+        if i > 0 && number - 1 != numbers[i - 1] {
+            break;
+        }
+        // Of a segment that is damaged in other ways than a broken batch, nothing is believed to be the newest.
+        at = Position { segment: *number, offset: u64::MAX / 2 };
+        let walked = Segment::open(disk, dir, *number, identity).and_then(|segment| replay.walk(&Arc::new(segment)));
+        let (walk, stop) = match walked {
+            Ok(walked) => walked,
+            Err(WalError::Corrupt(_)) => break,
+            Err(error) => return Err(error),
+        };
+        at.offset = walk.end;
+        let next = numbers.get(i + 1).map(|next| Segment::open(disk, dir, *next, identity)).transpose();
+        match (stop, next) {
+            (Stop::Footer(end), _) => replay.finished(&walk, end),
+            (Stop::Broken(_), Ok(next)) => match linked_end(&walk, next.map(Arc::new).as_ref()) {
+                Ok(Some(end)) => replay.finished(&walk, end),
+                Ok(None) => break,
+                Err(WalError::Corrupt(_)) => break,
+                Err(error) => return Err(error),
+            },
+            (Stop::Broken(_), Err(WalError::Corrupt(_))) => break,
+            (Stop::Broken(_), Err(error)) => return Err(error),
+        }
+    }
+    for log in replay.groups.values_mut() {
+        if let Some(missing) = log.first_missing() {
+            log.keep_upto(missing - 1);
+        }
+    }
+    Ok((replay.groups, Break { at }))
 }
 
 impl Replay<'_> {
@@ -334,7 +386,7 @@ fn linked_end(walk: &Walk, next: Option<&Arc<Segment>>) -> Result<Option<u64>, W
     }
 }
 
-fn base_of(first: &ReadBatch) -> Option<Base> {
+pub(crate) fn base_of(first: &ReadBatch) -> Option<Base> {
     first
         .frames
         .first()

@@ -234,6 +234,24 @@ impl Segment {
         Ok(Segment { number, bytes, path, file, cluster, seed, header_checksum: stored })
     }
 
+    /// Opens a segment to look for what is left in it, whatever its header says.
+    pub(crate) fn open_damaged(
+        disk: &dyn Disk,
+        dir: &Path,
+        number: u64,
+        identity: &Identity,
+    ) -> Result<Segment, WalError> {
+        match Segment::open(disk, dir, number, identity) {
+            Err(WalError::Corrupt(_)) => {}
+            opened => return opened,
+        }
+        let path = dir.join(file_name(number));
+        let file = disk.open(&path).map_err(WalError::io("open", &path))?;
+        let bytes = file.length().map_err(WalError::io("read the length of", &path))?.max(DATA_AT + TRAILER_BYTES);
+        let (cluster, seed) = (identity.cluster, seed_of(identity.cluster, identity.incarnation));
+        Ok(Segment { number, bytes, path, file, cluster, seed, header_checksum: 0 })
+    }
+
     /// Where no batch may go: the trailer.
     pub(crate) fn limit(&self) -> u64 {
         self.bytes - TRAILER_BYTES
@@ -257,7 +275,7 @@ impl Segment {
     /// Reads and verifies the batch at `at`, whose lead must repeat the checksum `previous` if given.
     pub(crate) fn read_batch(&self, at: u64, previous: Option<u32>) -> Result<ReadBatch, BatchError> {
         let failed = |error| BatchError::Failed(WalError::io("read", &self.path)(error));
-        if at + LEAD_BYTES as u64 > self.limit() {
+        if at > self.limit() || at + LEAD_BYTES as u64 > self.limit() {
             return Err(BatchError::because(at, "the segment is used up"));
         }
         let mut lead_bytes = [0; LEAD_BYTES];
@@ -482,6 +500,14 @@ impl SegmentIndex {
     /// The lines, in order within a group.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (GroupId, Row)> + '_ {
         self.rows.iter().flat_map(|(group, rows)| rows.iter().map(|row| (*group, *row)))
+    }
+
+    /// The index in a frame, if it is a footer.
+    pub(crate) fn of_footer(frame: &Frame, limit: u64) -> Option<Self> {
+        if frame.header.kind != FrameKind::Footer {
+            return None;
+        }
+        Self::decode(&frame.body, limit)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -496,14 +496,41 @@ impl Writer {
         Ok(offsets)
     }
 
-    /// Makes the first segment of a node that has just learnt its cluster. The caller then notes the cluster.
-    pub(crate) fn begin(&mut self, identity: Identity) -> Result<(), WalError> {
-        let bytes = self.segment_bytes_for(SegmentIndex::footer_bytes(1) + self.reserve_bytes());
-        let segment = Arc::new(Segment::create(&*self.disk, &self.dir, 1, bytes, &identity, None)?);
+    /// A writer without a segment.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        options: WalOptions,
+        identity: Identity,
+        votes: VoteFiles,
+    ) -> Self {
+        Self {
+            disk,
+            dir,
+            options,
+            identity,
+            active: None,
+            next: None,
+            segments: VecDeque::new(),
+            votes,
+            spares: Vec::new(),
+            touched: Vec::new(),
+            mark_due: None,
+            retry_at: None,
+            no_ahead: false,
+        }
+    }
+
+    /// Makes the first segment: of a node that has just learnt its cluster, number 1 and nothing before it (the caller
+    /// then notes the cluster); of a mended log, what stays.
+    pub(crate) fn begin(&mut self, identity: Identity, number: u64, base: Base) -> Result<(), WalError> {
+        let base_bytes = round_up((LEAD_BYTES + FRAME_HEADER_BYTES + base.encode().len()) as u64, SECTOR_BYTES);
+        let bytes = self.segment_bytes_for(base_bytes + SegmentIndex::footer_bytes(1) + self.reserve_bytes());
+        let segment = Arc::new(Segment::create(&*self.disk, &self.dir, number, bytes, &identity, None)?);
         let blank = std::mem::replace(&mut self.identity, identity);
         self.segments = VecDeque::from([segment.clone()]);
-        let durable = Position { segment: 1, offset: DATA_AT };
-        let began = self.activate(segment, Base::default(), durable, 0);
+        let durable = Position { segment: number, offset: DATA_AT };
+        let began = self.activate(segment, base, durable, 0);
         if began.is_err() {
             self.active = None;
             self.segments.clear();

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::{ClusterId, GroupId, LeaderId, NodeId, Vote};
+use quorate_core::{ClusterId, GroupId, LeaderId, LogId, NodeId, Vote};
 
-use crate::codec::{put_u32, put_u64, put_u128, u32_at, u64_at, u128_at};
+use crate::codec::{log_id_at, put_log_id, put_u32, put_u64, put_u128, u32_at, u64_at, u128_at};
 use crate::disk::{Disk, DiskFile, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::twin::VERSION;
@@ -28,6 +28,8 @@ pub(crate) struct VoteRecord {
     pub(crate) vote: Vote,
     /// The longest lease that may have been promised.
     pub(crate) promised_lease: Duration,
+    /// The last entry that may have been acknowledged before damage took the end of the log; zero: nothing was lost.
+    pub(crate) promised_end: LogId,
     /// Which of two copies is newer.
     pub(crate) sequence: u64,
 }
@@ -225,6 +227,7 @@ fn encode(group: GroupId, cluster: ClusterId, record: VoteRecord) -> Vec<u8> {
     put_u64(&mut slot, 48, record.vote.leader_id.node_id.0);
     put_u64(&mut slot, 56, u64::try_from(record.promised_lease.as_nanos()).unwrap_or(u64::MAX));
     slot[64] = u8::from(record.vote.committed);
+    put_log_id(&mut slot, 72, record.promised_end);
     let checksum = crc32c::crc32c(&slot[..CHECKSUM_AT]);
     put_u32(&mut slot, CHECKSUM_AT, checksum);
     slot
@@ -245,6 +248,7 @@ fn parse(slot: &[u8]) -> Slot {
     let record = VoteRecord {
         vote: Vote { leader_id, committed: slot[64] == 1 },
         promised_lease: Duration::from_nanos(u64_at(slot, 56)),
+        promised_end: log_id_at(slot, 72),
         sequence: u64_at(slot, 32),
     };
     Slot::Valid(GroupId(u64_at(slot, 8)), ClusterId(u128_at(slot, 16)), record)

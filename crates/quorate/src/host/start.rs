@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use quorate_core::{GroupId, LogId, LogIds, Recovered, SnapshotMeta, Span, Tail, WriteId};
+use quorate_core::{GroupId, LogId, LogIds, NodeId, Recovered, SnapshotMeta, Span, Tail, WriteId};
 use tokio::sync::watch;
 
 use super::{GroupBuilder, HostInner, bootstrap};
@@ -41,7 +41,7 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
     let reports = Arc::new(Reports { completed: Arc::clone(&completed), node: OnceLock::new() });
     let found = {
         let (inner, reports) = (Arc::clone(&inner), Arc::clone(&reports));
-        let find = move || find(&*inner.storage.log, &*inner.storage.snapshots, id, reports, machine);
+        let find = move || find(&*inner.storage.log, &*inner.storage.snapshots, (inner.id, id), reports, machine);
         inner_result(host.inner.runtime.spawn_blocking(find).await)?
     };
     let group = assemble(&inner, id, found, completed, &reports)?;
@@ -65,7 +65,7 @@ fn inner_result<T>(joined: Result<Result<T, StartError>, tokio::task::JoinError>
 pub(crate) fn find<S: RaftStateMachine>(
     log: &dyn RaftLogStorage,
     snapshots: &dyn SnapshotStore,
-    group: GroupId,
+    (me, group): (NodeId, GroupId),
     reports: Arc<dyn Completions>,
     machine: S,
 ) -> Result<Found<S>, StartError> {
@@ -82,8 +82,26 @@ pub(crate) fn find<S: RaftStateMachine>(
         let text = format!("the log starts after {}, but there is no snapshot of that", recovered.log.purged());
         return Err(StorageError::new(StorageErrorKind::Corrupt, text).into());
     }
+    check_repairable(me, group, &recovered)?;
     let last_time = applied_time.max(last_time(log, group, &recovered.log)?);
     Ok(Found { recovered, state, sessions, applied_time, last_time })
+}
+
+/// What damage took can only come from another voter (docs/design/001).
+fn check_repairable(me: NodeId, group: GroupId, recovered: &Recovered) -> Result<(), StartError> {
+    let end = recovered.log.last();
+    let in_snapshot = recovered.snapshot.as_ref().map(|meta| &meta.membership);
+    let membership = recovered.memberships.last().map(|(_, membership)| membership).or(in_snapshot);
+    let alone = membership.is_some_and(|membership| membership.voter_ids().iter().eq([&me]));
+    if recovered.promised_end <= end || !alone {
+        return Ok(());
+    }
+    let text = format!(
+        "{group} lost its entries after {end}, up to {}, to damage, and there is no other voter to give them back: restore \
+         the data directory from a backup, or give the entries up with `quorate recover`",
+        recovered.promised_end
+    );
+    Err(StorageError::new(StorageErrorKind::Corrupt, text).into())
 }
 
 /// A crash between the durable snapshot and the log's reset leaves a log that does not fit: it keeps its tail only
