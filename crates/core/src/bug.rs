@@ -110,6 +110,10 @@ bugs! {
     PurgeIgnoresLaggingFollower,
     /// A transfer goes on with another snapshot than it began with.
     ResumedTransferMixesSnapshots,
+    /// Lost entries are found by the retransmit time-out only.
+    LossFoundByTimeOutOnly,
+    /// A denial that was said before an acknowledgement, and came after it, marks a peer as an older copy.
+    LateDenialRegresses,
     /// A node that restarts helps to depose a leader that it followed a moment ago.
     RestartForgetsTheLeader,
 }

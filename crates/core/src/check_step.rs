@@ -358,7 +358,9 @@ impl Step<'_> {
             Action::Send { message, .. } => self.check_message(action, message),
             Action::SendEntries { header, span, .. } => {
                 I::SendsOwnLog.check(self.is_own(header.vote.leader_id) && header.commit <= after.commit);
-                I::SendsOwnLog.check(span.count() > 0 && after.log.holds(span.prev) && after.log.holds(span.last));
+                // An empty span asks what became of what was sent before.
+                I::SendsOwnLog
+                    .check(span.prev <= span.last && after.log.holds(span.prev) && after.log.holds(span.last));
             }
             Action::SendSnapshot { header, at_least, .. } => {
                 I::SendsOwnLog.check(self.is_own(header.vote.leader_id) && *at_least <= after.snapshot.last);

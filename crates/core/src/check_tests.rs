@@ -248,7 +248,7 @@ fn broken_roles() -> Vec<I> {
         state(I::ProgressInLog, leader(), |core| lead(core, |leader| leader.peers[0].matched = at(1, 3, 5))),
         state(I::InflightInWindow, leader(), |core| {
             lead(core, |leader| {
-                let sent = Inflight { first: 7, last: 7, bytes: 1, cold: false };
+                let sent = Inflight { first: 7, last: 7, bytes: 1, cold: false, round: Round(0) };
                 leader.peers[0].mode = Mode::Replicate { inflight: [sent].into(), oldest_sent: Instant::ORIGIN };
             });
         }),

@@ -267,6 +267,9 @@ pub enum Action {
         message: Message,
     },
     /// Send the entries of `span` as [`Message::Append`]; report [`Event::SendLost`] if that cannot be done.
+    ///
+    /// An empty span (`prev` is `last`) asks whether the peer got the entries sent before: it must not overtake
+    /// them. If that cannot be kept it is dropped, and not reported.
     SendEntries {
         /// The receiver.
         to: NodeId,

@@ -45,8 +45,8 @@ pub(crate) struct Leader {
 }
 
 /// What sending to a peer needs to know of the rest of the core.
-struct Sending<'a> {
-    log: &'a LogIds,
+pub(crate) struct Sending<'a> {
+    pub(crate) log: &'a LogIds,
     pieces: &'a Pieces,
     config: &'a Config,
     vote: Vote,
@@ -54,7 +54,7 @@ struct Sending<'a> {
     /// The end of the newest snapshot.
     snapshot: u64,
     now: Instant,
-    round: Round,
+    pub(crate) round: Round,
 }
 
 impl Core {
@@ -158,7 +158,11 @@ impl Core {
     }
 
     /// Lends a peer together with what sending to it needs.
-    fn with_peer<R>(&mut self, id: NodeId, act: impl FnOnce(&Sending<'_>, &mut Progress, &mut u64) -> R) -> Option<R> {
+    pub(crate) fn with_peer<R>(
+        &mut self,
+        id: NodeId,
+        act: impl FnOnce(&Sending<'_>, &mut Progress, &mut u64) -> R,
+    ) -> Option<R> {
         let Role::Leader(leader) = &mut self.role else { return None };
         let sending = Sending {
             log: &self.log,
@@ -319,7 +323,12 @@ impl Core {
             return self.replicate_to(from, out);
         }
         peer.incarnation = Some(incarnation);
+        let lives_again = peer.shows_life();
         if reply.stream != peer.stream {
+            // It says nothing about this stream, but the peer is there.
+            if lives_again {
+                self.replicate_to(from, out);
+            }
             return;
         }
         match reply.answer {
@@ -349,7 +358,7 @@ impl Core {
             return out.note(Note::Impossible { from, what: "an acknowledgement of entries that do not exist" });
         }
         let now = self.now;
-        let news = self.with_peer(from, |_, peer, _| {
+        let news = self.with_peer(from, |sending, peer, _| {
             let mut inflight = VecDeque::new();
             let found = match &peer.mode {
                 Mode::Probe { sent, .. } => {
@@ -368,7 +377,10 @@ impl Core {
                 peer.snapshot_tries = 0;
                 out.note(Note::PeerState { peer: from, state: PeerState::Replicate });
             }
-            peer.advance_matched(matched, round, now)
+            let learned_in = if bug(Bug::LateDenialRegresses) { round } else { sending.round };
+            let news = peer.advance_matched(matched, learned_in, now);
+            sending.ask_behind(peer, round, out);
+            news
         });
         // Commit first: what is sent next then carries the new commit index.
         if news == Some(true) {
@@ -387,7 +399,8 @@ impl Core {
         };
         self.with_peer(from, |_, peer, next_stream| {
             if prev.index > 0 && prev.index <= peer.matched.index {
-                // Said before it held `prev`, and overtaken by the acknowledgement: old news.
+                // Rule: only the answer to a message that was sent after the acknowledgement came denies it. Any other
+                // may have been said before it, and be late.
                 if round <= peer.matched_in {
                     return;
                 }
@@ -441,15 +454,6 @@ impl Core {
         if self.is_electable() {
             self.start_campaign(Phase::Real, crate::CampaignReason::Timeout, out);
         }
-    }
-
-    pub(crate) fn on_send_lost(&mut self, to: NodeId, stream: StreamId, out: &mut Actions) {
-        let later = self.now + self.config.heartbeat_interval;
-        self.with_peer(to, |_, peer, next_stream| {
-            if peer.stream == stream && !matches!(peer.mode, Mode::Snapshot { .. }) {
-                peer.probe(peer.matched.index + 1, Some(later), next_stream, out);
-            }
-        });
     }
 
     pub(crate) fn on_snapshot_sent(&mut self, to: NodeId, stream: StreamId, outcome: crate::SendOutcome) {
@@ -585,7 +589,7 @@ fn next_stream(counter: &mut u64) -> StreamId {
 impl Progress {
     /// Goes back to looking for where the logs match, in a new stream: replies to what was sent before say
     /// nothing about the new position.
-    fn probe(&mut self, next: u64, retry_at: Option<Instant>, streams: &mut u64, out: &mut Actions) {
+    pub(crate) fn probe(&mut self, next: u64, retry_at: Option<Instant>, streams: &mut u64, out: &mut Actions) {
         if self.state() != PeerState::Probe {
             out.note(Note::PeerState { peer: self.id, state: PeerState::Probe });
         }
@@ -596,7 +600,7 @@ impl Progress {
 }
 
 impl Sending<'_> {
-    fn header(&self, peer: &Progress) -> AppendHeader {
+    pub(crate) fn header(&self, peer: &Progress) -> AppendHeader {
         AppendHeader {
             vote: self.vote,
             stream: peer.stream,
@@ -633,8 +637,9 @@ impl Sending<'_> {
                 return;
             }
             out.push(Action::SendEntries { to: peer.id, header: self.header(peer), span: Span { prev, last } });
-            let sent = Inflight { first: peer.next, last: last.index, bytes: cut.bytes, cold: cut.cold };
-            peer.next = last.index + 1;
+            let (first, last, round) = (peer.next, last.index, self.round);
+            let sent = Inflight { first, last, bytes: cut.bytes, cold: cut.cold, round };
+            peer.next = last + 1;
             peer.note_sent(self.now, self.commit);
             if let Mode::Replicate { inflight, oldest_sent } = &mut peer.mode {
                 if inflight.is_empty() {
@@ -653,7 +658,8 @@ impl Sending<'_> {
         let sent = match self.log.at(cut.last) {
             Some(last) if last.index > prev.index => {
                 out.push(Action::SendEntries { to: peer.id, header: self.header(peer), span: Span { prev, last } });
-                Some(Inflight { first: peer.next, last: last.index, bytes: cut.bytes, cold: cut.cold })
+                let (first, last, round) = (peer.next, last.index, self.round);
+                Some(Inflight { first, last, bytes: cut.bytes, cold: cut.cold, round })
             }
             _ => {
                 self.send_empty(peer, prev, out);
@@ -661,7 +667,8 @@ impl Sending<'_> {
             }
         };
         peer.note_sent(self.now, self.commit);
-        peer.mode = Mode::Probe { retry_at: Some(self.now + self.config.retransmit_timeout), sent };
+        let pause = peer.pause_after_probe(self.config.retransmit_timeout);
+        peer.mode = Mode::Probe { retry_at: Some(self.now + pause), sent };
     }
 
     fn send_heartbeat(&self, peer: &mut Progress, out: &mut Actions) {

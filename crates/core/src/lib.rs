@@ -29,6 +29,7 @@ mod progress;
 mod quorum;
 mod read;
 mod recovery;
+mod resend;
 mod rng;
 mod snapshot;
 mod status;

@@ -22,8 +22,12 @@ pub(crate) struct Progress {
     pub(crate) mode: Mode,
     /// The current stream; replies of others are ignored.
     pub(crate) stream: StreamId,
-    /// The round of the acknowledgement that `matched` came with.
+    /// The newest round when `matched` was learned: what was sent in a later one was sent knowing it.
     pub(crate) matched_in: Round,
+    /// Probes and failed sends since it last answered.
+    pub(crate) unanswered: u32,
+    /// The newest round when it was last asked, behind the entries in flight, whether it got them.
+    pub(crate) asked_behind: Round,
     /// The last round it acknowledged, and when that round began.
     pub(crate) acked: Round,
     pub(crate) acked_at: Option<Instant>,
@@ -61,6 +65,8 @@ pub(crate) struct Inflight {
     pub(crate) bytes: u64,
     /// The sizes of its entries were not known, so the driver may have sent only the front of it.
     pub(crate) cold: bool,
+    /// The newest round when it was sent.
+    pub(crate) round: Round,
 }
 
 impl Progress {
@@ -74,6 +80,8 @@ impl Progress {
             next,
             mode: Mode::Probe { retry_at: None, sent: None },
             stream,
+            unanswered: 0,
+            asked_behind: Round(0),
             acked: Round(0),
             acked_at: None,
             sent_at: None,

@@ -228,7 +228,7 @@ impl World {
                 let mut entries = Entries { bytes: span.count() * 10, ..Entries::default() };
                 // A driver may send only the front of a span.
                 let last = if self.rng.chance(10) { span.first_index() } else { span.last.index };
-                for index in span.first_index()..=last {
+                for index in (span.first_index()..=last).take(span.count() as usize) {
                     let Some(at) = log.at(index) else { return };
                     entries.runs.push(Run { leader_id: at.leader_id, last: index });
                     entries.memberships.extend(self.memberships.get(&at).map(|m| (index, m.clone())));

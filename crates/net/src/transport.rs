@@ -233,9 +233,24 @@ impl Transport {
     /// packet is larger than a frame may be, or if no address is known.
     #[allow(clippy::result_large_err, reason = "the packet is handed back, not copied")]
     pub fn send(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+        let lane = if packet.batches.is_empty() { Lane::Control } else { Lane::Data };
+        self.send_on(lane, to, packet)
+    }
+
+    /// Takes a message for a peer that must not overtake packets with entries: it goes behind them.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    #[allow(clippy::result_large_err, reason = "the packet is handed back, not copied")]
+    pub fn send_behind(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+        self.send_on(Lane::Data, to, packet)
+    }
+
+    #[allow(clippy::result_large_err, reason = "the packet is handed back, not copied")]
+    fn send_on(&self, lane: Lane, to: NodeId, packet: Packet) -> Result<(), Packet> {
         let Some(peer) = self.inner.peer(to) else { return Err(packet) };
         let bytes = lane::packet_bytes(&packet);
-        let queue = if packet.batches.is_empty() { &peer.control } else { &peer.data };
+        let queue = peer.queue(lane);
         if bytes > self.inner.options.max_frame_bytes {
             queue.counters.given_back.fetch_add(1, Relaxed);
             return Err(packet);

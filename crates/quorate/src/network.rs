@@ -101,6 +101,16 @@ pub trait RaftNetwork: Send + Sync + 'static {
     #[allow(clippy::result_large_err, reason = "the packet is handed back, not copied")]
     fn send(&self, to: NodeId, packet: Packet) -> Result<(), Packet>;
 
+    /// As [`send`](Self::send), for a message without entries that must not overtake packets with entries sent
+    /// before. A network that has one queue a peer need not provide it.
+    ///
+    /// # Errors
+    /// As for `send`.
+    #[allow(clippy::result_large_err, reason = "the packet is handed back, not copied")]
+    fn send_behind(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+        self.send(to, packet)
+    }
+
     /// Takes the library's own request or reply for a peer. Never blocks. Returns whether it was taken: `false`
     /// promises that it was not sent and never will be; `true` promises nothing.
     fn call(&self, to: NodeId, body: Bytes) -> bool;

@@ -72,6 +72,10 @@ impl RaftNetwork for Tcp {
         self.transport.send(to, packet)
     }
 
+    fn send_behind(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+        self.transport.send_behind(to, packet)
+    }
+
     fn call(&self, to: NodeId, body: Bytes) -> bool {
         self.transport.call(to, body)
     }

@@ -234,6 +234,8 @@ pub(crate) struct Driver {
     replies: SmallVec<[(NodeId, AppendReply); 2]>,
     /// The stream that each peer was last sent entries in.
     streams: SmallVec<[(NodeId, StreamId); 8]>,
+    /// Peers whose entries are being read from the storage, once for each read.
+    fetching: SmallVec<[NodeId; 2]>,
     /// What was last sent in this turn: most often the next peer is sent the same.
     sent: Option<(Span, Batches, Entries)>,
     /// For entries that the core makes.
@@ -269,6 +271,7 @@ impl Driver {
             next_request: 0,
             replies: SmallVec::new(),
             streams: SmallVec::new(),
+            fetching: SmallVec::new(),
             sent: None,
             builder: BatchBuilder::new(),
             completions: Vec::new(),
@@ -377,6 +380,9 @@ impl Driver {
                 }
             }
             Input::Fetched { fetch, found } => {
+                if let Some(place) = self.fetching.iter().position(|to| *to == fetch.to) {
+                    self.fetching.swap_remove(place);
+                }
                 match found {
                     Some(batches) => self.send_fetched(fetch.to, fetch.header, fetch.span.prev, batches),
                     None => self.lost(fetch.to, fetch.header.stream),

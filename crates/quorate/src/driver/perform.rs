@@ -1,7 +1,7 @@
 //! Performing the core's actions.
 
 use quorate_core::{
-    Action, Append, AppendHeader, CoreEntry, Event, LeaderId, LogId, Message, NodeId, Note, Outcome, Refusal,
+    Action, Append, AppendHeader, CoreEntry, Entries, Event, LeaderId, LogId, Message, NodeId, Note, Outcome, Refusal,
     RequestId, Source, Span, StreamId, Tail as LogTail, Write, WriteOp,
 };
 use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries_of};
@@ -177,8 +177,12 @@ impl Driver {
     }
 
     fn send_entries(&mut self, to: NodeId, header: AppendHeader, span: Span, effects: &mut Effects) {
+        if span.count() == 0 {
+            return self.ask_behind(to, Append { header, prev: span.prev, entries: Entries::default() });
+        }
         if self.sent.as_ref().is_none_or(|(sent, _, _)| *sent != span) {
             let Some(batches) = self.tail.read(span) else {
+                self.fetching.push(to);
                 return effects.fetch.push(Fetch { to, header, span });
             };
             let Ok(entries) = entries_of(&batches) else { return self.lost(to, header.stream) };
@@ -188,6 +192,15 @@ impl Driver {
             let (batches, entries) = (batches.clone(), entries.clone());
             self.send_append(to, Append { header, prev: span.prev, entries }, batches);
         }
+    }
+
+    /// A question about entries that were sent: must not overtake them, also not those that are still being read.
+    fn ask_behind(&self, to: NodeId, append: Append) {
+        if self.fetching.contains(&to) {
+            return;
+        }
+        let packet = Packet { group: self.group, message: Message::Append(append), batches: Batches::new() };
+        drop(self.network.send_behind(to, packet));
     }
 
     /// Sends what had to be read from the storage.

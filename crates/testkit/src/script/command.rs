@@ -91,6 +91,7 @@ impl Stage {
             "persist" => self.persist(&mut words)?,
             "autopersist" => self.world_mut()?.autopersist = auto(words.word("on or off")?)?,
             "autoapply" => self.world_mut()?.autoapply = auto(words.word("on or off")?)?,
+            "fronts" => self.world_mut()?.fronts = auto(words.word("on or off")?)?,
             "apply" => self.apply(&mut words)?,
             "deliver" | "drop" | "duplicate" | "hold" | "release" => return self.messages(name, &mut words),
             "cut" | "heal" => self.partition(name, &mut words)?,

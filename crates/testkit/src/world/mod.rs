@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub(crate) net: Network,
     pub(crate) autopersist: Auto,
     pub(crate) autoapply: Auto,
+    /// Of every span only the first entry is sent.
+    pub(crate) fronts: Auto,
     pub(crate) replies: BTreeMap<RequestId, String>,
     /// What happened since the last [`World::take_trace`].
     trace: Vec<Trace>,
@@ -95,6 +97,7 @@ impl World {
             net: Network::default(),
             autopersist: Auto::On,
             autoapply: Auto::On,
+            fronts: Auto::Off,
             replies: BTreeMap::new(),
             trace: Vec::new(),
             requests: 0,

@@ -340,6 +340,10 @@ impl World {
             self.tell(Kind::Note(id), format!("cannot send {span:?} to {to}: not in its log"));
             return Ok(Some(Event::SendLost { to, stream: header.stream }));
         };
+        let bodies = match self.fronts {
+            Auto::On => bodies.into_iter().take(1).collect(),
+            Auto::Off => bodies,
+        };
         let append = Append { header, prev: span.prev, entries: summary(&bodies) };
         self.send(id, to, Message::Append(append), bodies)?;
         Ok(None)
