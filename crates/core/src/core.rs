@@ -347,7 +347,8 @@ impl Core {
 
     pub(crate) fn in_force(&self) -> &(LogId, Membership) {
         if bug(Bug::EffectiveOnCommit)
-            && let Some(committed) = self.memberships.iter().rfind(|(id, _)| id.index <= self.commit)
+            && let Some(committed) =
+                self.memberships.iter().rfind(|(id, membership)| id.index <= self.commit && !membership.is_empty())
         {
             return committed;
         }

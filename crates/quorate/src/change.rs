@@ -91,7 +91,7 @@ impl<S: RaftStateMachine> Raft<S> {
     }
 
     async fn wait_for_catch_up(&self, id: NodeId, deadline: Instant) -> Result<(), ChangeError> {
-        let threshold = self.group.host.config.replication_lag_threshold;
+        let threshold = self.config().await.replication_lag_threshold;
         let mut metrics = self.metrics();
         loop {
             let refusal = {
