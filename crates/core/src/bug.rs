@@ -116,6 +116,20 @@ bugs! {
     LateDenialRegresses,
     /// A node that restarts helps to depose a leader that it followed a moment ago.
     RestartForgetsTheLeader,
+    /// A new leader serves reads before an entry of its own is committed.
+    ReadBeforeOwnCommit,
+    /// A read is served before a quorum answered its round.
+    ReadBeforeRound,
+    /// A lease is counted from the moment the acknowledgement arrives.
+    LeaseFromReceipt,
+    /// A refused connection ends a promised lease.
+    ConnectionEvidenceEndsPromise,
+    /// A restarted node does not keep what it may have promised.
+    PromiseForgottenOnRestart,
+    /// A leader that asked a successor to campaign goes on serving lease reads.
+    LeaseKeptAfterTransfer,
+    /// A transfer asked for by an earlier leader overrides the lease of a later one.
+    AnyTransferEndsPromise,
 }
 
 /// Whether this bug is planted: never, in this build.

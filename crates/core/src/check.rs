@@ -16,6 +16,7 @@ impl Core {
         self.check_log();
         self.disk.check(self.log.last());
         self.check_memberships();
+        self.promises.check();
         match &self.role {
             Role::Follower(follower) => {
                 let last = self.log.last().index;

@@ -250,7 +250,7 @@ impl Step<'_> {
 
     fn check_lease(&self) {
         let Event::Message(Envelope { from, message: Message::VoteRequest(request), .. }) = self.event else { return };
-        if request.phase == Phase::Pre || request.reason == CampaignReason::Transfer {
+        if request.phase == Phase::Pre || matches!(request.reason, CampaignReason::Transfer(_)) {
             return;
         }
         let granted = Note::Granted { phase: Phase::Real, vote: request.vote };
@@ -447,7 +447,7 @@ impl Step<'_> {
 
 /// Callers whose answer the core owes, but for those that wait for the disk.
 fn waiting(core: &Core) -> Vec<RequestId> {
-    let mut waiting: Vec<RequestId> = core.asked_reads.iter().map(|(_, request)| *request).collect();
+    let mut waiting: Vec<RequestId> = core.asked_reads.iter().map(|asked| asked.request).collect();
     waiting.extend(core.transfer.and_then(|transfer| transfer.request));
     if let Role::Leader(leader) = &core.role {
         waiting.extend(leader.changes.requests());

@@ -83,7 +83,8 @@ fn grant(requested: Vote, campaign: Campaign) -> Message {
 
 fn matched(vote: Vote, stream: u64, round: u64, matched: LogId) -> Message {
     let answer = AppendAnswer::Accepted { matched };
-    Message::AppendReply(AppendReply { vote, stream: StreamId(stream), round: Round(round), answer })
+    let (stream, round, promised) = (StreamId(stream), Round(round), Duration::ZERO);
+    Message::AppendReply(AppendReply { vote, stream, round, promised, answer })
 }
 
 fn send(message: Message) -> Action {

@@ -60,6 +60,9 @@ pub struct Config {
     pub max_disk_lag: Duration,
     /// What this node does if its log is lost: its disk is blank, but the cluster knows it as a voter.
     pub on_lost_log: OnLostLog,
+    /// How much less time may pass on this node's clock than on a voter's while a lease of `election_timeout_min` runs;
+    /// a leader counts its lease that much shorter. At most half of `election_timeout_min`.
+    pub max_clock_drift: Duration,
     /// Seeds the jitter of election timeouts. Give every node, and every start, another one.
     pub seed: u64,
 }
@@ -118,6 +121,7 @@ impl Config {
             replication_lag_threshold: 5_000,
             max_disk_lag: Duration::from_secs(10),
             on_lost_log: OnLostLog::Halt,
+            max_clock_drift: Duration::from_millis(30),
             seed: 0,
         }
     }
@@ -139,6 +143,9 @@ impl Config {
         }
         if self.retransmit_timeout < self.heartbeat_interval {
             return error("retransmit_timeout", "be at least heartbeat_interval");
+        }
+        if self.max_clock_drift * 2 > self.election_timeout_min {
+            return error("max_clock_drift", "be at most half of election_timeout_min");
         }
         if self.max_append_bytes == 0 || self.max_inflight_bytes < self.max_append_bytes {
             return error("max_inflight_bytes", "be at least max_append_bytes, and both more than zero");

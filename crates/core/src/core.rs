@@ -7,10 +7,12 @@ use crate::event::{Action, Actions, CoreEntry, Event, Note, Outcome, Recovered, 
 use crate::follower::Ack;
 use crate::ids::{Campaign, LeaderId, LogId, NodeId, RequestId, Vote, WriteId};
 use crate::leader::Leader;
+use crate::lease::Promises;
 use crate::log::{LogIds, Span};
 use crate::membership::Membership;
 use crate::message::{Envelope, Message};
 use crate::pieces::Pieces;
+use crate::read::AskedRead;
 use crate::rng::Rng;
 use crate::snapshot::Snapshots;
 use crate::time::Instant;
@@ -50,11 +52,15 @@ pub struct Core {
     pub(crate) transfer: Option<Transfer>,
     /// The next campaign starts above this term: it refused this node's last one, or was on disk at the start.
     pub(crate) seen_term: u64,
-    /// Read indexes asked from the leader: the number on the wire, and whom to answer.
-    pub(crate) asked_reads: Vec<(RequestId, RequestId)>,
+    /// What this node promised to leaders (law 17).
+    pub(crate) promises: Promises,
+    /// Read indexes asked from the leader.
+    pub(crate) asked_reads: Vec<AskedRead>,
     pub(crate) next_read: u64,
     /// The vote that was on disk when this node started, and when that was.
     pub(crate) promised: (Vote, Instant),
+    /// Everything that was committed at this moment is in the log up to this entry.
+    pub(crate) confirmed: Option<(Instant, LogId)>,
     /// A write failed, or the log is lost; nothing is done any more.
     pub(crate) halted: bool,
 }
@@ -120,9 +126,11 @@ impl Core {
             transfer: None,
             // The vote on disk does not say whether it was won: a restarted node does not share its term.
             seen_term: recovered.vote.leader_id.term,
+            promises: Promises::recovered(recovered.promised_lease, now),
             asked_reads: Vec::new(),
             next_read,
             promised: (recovered.vote, now),
+            confirmed: None,
             halted: false,
             promised_end: recovered.promised_end,
             log: recovered.log,
@@ -170,6 +178,7 @@ impl Core {
             Event::SnapshotSent { to, stream, outcome } => self.on_snapshot_sent(to, stream, outcome),
             Event::SendLost { to, stream } => self.on_send_lost(to, stream, out),
             Event::LinkRefused { peer } => self.on_link_refused(peer),
+            Event::ClockJumped => self.on_clock_jumped(out),
         }
         if !self.asked_reads.is_empty() && led_by != (self.vote.leader_id, self.leader()) {
             self.fail_asked_reads(out);
@@ -192,10 +201,10 @@ impl Core {
         }
         let due = match &self.role {
             Role::Leader(leader) => Some(self.leader_deadline(leader)),
-            Role::Candidate(_) => Some(self.election_deadline),
+            Role::Candidate(_) => Some(self.campaign_due()),
             // A learner does not campaign, but forgets a leader that it no longer hears.
             Role::Follower(follower) => {
-                (self.may_campaign() || follower.leader.is_some()).then_some(self.election_deadline)
+                (self.may_campaign() || follower.leader.is_some()).then_some(self.campaign_due())
             }
         };
         due.into_iter().chain(self.transfer_deadline()).chain(self.snapshot_due_at()).min()
@@ -211,7 +220,7 @@ impl Core {
             Message::VoteReply(reply) => self.on_vote_reply(from, incarnation, reply, out),
             Message::Append(append) => self.on_append(from, append, out),
             Message::AppendReply(reply) => self.on_append_reply(from, incarnation, reply, out),
-            Message::ReadRequest { request } => self.on_read_request(from, request, out),
+            Message::ReadRequest { request, by } => self.on_read_request(from, request, by, out),
             Message::ReadReply { request, log_id } => self.on_read_reply(request, log_id, out),
             Message::TransferLeader { vote, last_log_id } => self.on_transfer_leader(from, vote, last_log_id),
         }
@@ -245,6 +254,7 @@ impl Core {
                 Held::Act(action) => out.push(action),
                 Held::Campaign(campaign) => self.on_vote_durable(campaign, out),
                 Held::TakeOver { vote, until } => self.take_over(vote, until, out),
+                Held::Promise(lease) => self.promises.on_durable(lease),
             }
         }
     }
@@ -511,6 +521,7 @@ fn refuse_when_halted(event: Event, out: &mut Actions) {
         | Event::SnapshotInstallFailed
         | Event::SnapshotSent { .. }
         | Event::SendLost { .. }
-        | Event::LinkRefused { .. } => {}
+        | Event::LinkRefused { .. }
+        | Event::ClockJumped => {}
     }
 }

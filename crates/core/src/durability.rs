@@ -4,6 +4,7 @@
 //! author can acknowledge too early.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::event::{Action, Actions, Write, WriteOp};
 use crate::ids::{Campaign, LogId, Vote, WriteId};
@@ -19,6 +20,8 @@ pub(crate) enum Held {
     Campaign(Campaign),
     /// This node takes over from the leader of `vote` (dissertation 3.10), unless it is later than `until`.
     TakeOver { vote: Vote, until: Instant },
+    /// A lease of this length may be promised from now on (law 17).
+    Promise(Duration),
 }
 
 /// The order of durable writes and how far it has come.

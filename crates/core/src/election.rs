@@ -7,7 +7,6 @@ use crate::core::{Contact, Core, Follower, Role};
 use crate::durability::Held;
 use crate::event::{Action, Actions, Note, StepDown};
 use crate::ids::{Campaign, Incarnation, LeaderId, LeaderIdMode, NodeId, Vote};
-use crate::membership::LeasePolicy;
 use crate::message::{CampaignReason, Message, Phase, VoteAnswer, VoteReply, VoteRequest};
 
 /// A campaign under way.
@@ -49,7 +48,7 @@ impl Core {
     }
 
     pub(crate) fn on_election_timeout(&mut self, out: &mut Actions) {
-        if self.now < self.election_deadline {
+        if self.now < self.campaign_due() {
             return;
         }
         if !self.may_campaign() {
@@ -71,7 +70,7 @@ impl Core {
     /// This node's own connection to a peer was refused. That is evidence, for this node only, that a leader
     /// there is gone (law 6).
     pub(crate) fn on_link_refused(&mut self, peer: NodeId) {
-        let fast_failover = self.membership().settings.lease == LeasePolicy::FastFailover;
+        let fast_failover = !self.uses_leases() || bug(Bug::ConnectionEvidenceEndsPromise);
         let Some(contact) = &mut self.contact else { return };
         if contact.leader != peer || !fast_failover || matches!(self.role, Role::Leader(_)) {
             return;
@@ -88,11 +87,15 @@ impl Core {
     // ---- campaigning ----
 
     pub(crate) fn start_campaign(&mut self, phase: Phase, reason: CampaignReason, out: &mut Actions) {
+        if self.is_bound_by_promise(self.config.node_id, reason) {
+            return out.note(Note::BoundByLease);
+        }
         let vote = Vote::uncommitted(self.next_leader_id());
         self.campaign = Campaign(self.campaign.0 + 1);
         let campaign = self.campaign;
         if phase == Phase::Real {
             self.contact = None;
+            self.promises.release();
         }
         self.set_election_deadline();
         self.role = Role::Candidate(Candidate { phase, campaign, vote, reason, grants: Vec::new() });
@@ -233,6 +236,7 @@ impl Core {
         }
         self.become_follower(None);
         self.contact = None;
+        self.promises.release();
         self.set_vote(request.vote, out);
         out.note(Note::Granted { phase: Phase::Real, vote: request.vote });
         // Rule: a grant waits for the disk. A crash here must not un-vote us (dissertation 3.8).
@@ -244,7 +248,11 @@ impl Core {
 
     fn answer_vote_request(&self, from: NodeId, request: &VoteRequest) -> VoteAnswer {
         let mode = self.config.mode;
-        let overrides_lease = request.phase == Phase::Real && request.reason == CampaignReason::Transfer;
+        if self.is_bound_by_promise(from, request.reason) {
+            return VoteAnswer::LeaderAlive;
+        }
+        let handed_over = matches!(request.reason, CampaignReason::Transfer(_));
+        let overrides_lease = request.phase == Phase::Real && handed_over;
         if !overrides_lease && self.refuses_for_lease(from) {
             return VoteAnswer::LeaderAlive;
         }

@@ -133,6 +133,9 @@ pub enum Event {
         /// The peer.
         peer: NodeId,
     },
+    /// The driver's clock did not run as other clocks did: it stood still while the machine slept, or leapt. What was
+    /// measured with it counts no more: leases and confirmations are given up, promises start again.
+    ClockJumped,
 }
 
 /// Whether a snapshot arrived.
@@ -149,9 +152,14 @@ pub enum SendOutcome {
 pub enum ReadPolicy {
     /// Linearizable: a quorum confirms the leader after the read began (dissertation 6.4).
     ReadIndex,
-    /// Linearizable as long as clocks drift less than configured; needs
-    /// [`LeasePolicy::LeaseReads`](crate::LeasePolicy::LeaseReads).
+    /// Linearizable as long as clocks drift less than [`Config::max_clock_drift`](crate::Config::max_clock_drift);
+    /// needs [`LeasePolicy::LeaseReads`](crate::LeasePolicy::LeaseReads), and is refused without. The leader serves it
+    /// at once while it holds a lease; while it does not (it is new, hands over, or the clock jumped) a round
+    /// confirms it as well.
     LeaseRead,
+    /// No older than this when the caller asked: served at once if this node made sure at most that long ago, counted
+    /// from the moment it *asked*, else as `ReadIndex`. Measured on this node's clock alone.
+    MaxAge(Duration),
     /// Whatever this node has applied, however old.
     Stale,
 }
@@ -526,6 +534,10 @@ pub enum Note {
         /// What was wrong.
         what: &'static str,
     },
+    /// This node was to campaign, but promised not to for a while yet (law 17).
+    BoundByLease,
+    /// The clock jumped: leases and promises start again.
+    ClockJumped,
     /// A snapshot was installed.
     SnapshotInstalled(LogId),
     /// A write failed; this node's core does nothing any more.

@@ -1,5 +1,7 @@
 //! The receiving side of replication: accept, refuse, hint, acknowledge (dissertation 3.5).
 
+use std::time::Duration;
+
 use crate::bug::{Bug, bug};
 use crate::core::{Core, Role};
 use crate::event::{Action, Actions, Note, Source, WriteOp};
@@ -14,6 +16,8 @@ pub(crate) struct Ack {
     pub(crate) vote: Vote,
     pub(crate) stream: StreamId,
     pub(crate) round: Round,
+    /// The lease that was promised in that round.
+    pub(crate) promised: Duration,
     /// The last `matched` that was sent.
     pub(crate) matched: LogId,
 }
@@ -53,7 +57,8 @@ impl Core {
                 out.note(Note::Impossible { from, what: "a second leader in one term" });
             }
             let answer = AppendAnswer::Refused { seen: self.vote };
-            let reply = AppendReply { vote, stream: header.stream, round: header.round, answer };
+            let (stream, round) = (header.stream, header.round);
+            let reply = AppendReply { vote, stream, round, promised: Duration::ZERO, answer };
             out.push(Action::Send { to: from, message: Message::AppendReply(reply) });
             return false;
         }
@@ -125,8 +130,9 @@ impl Core {
             Some(_) => AppendAnswer::Lost { prev, hint },
             None => AppendAnswer::Conflict { prev, hint },
         };
-        let header = &append.header;
-        let reply = AppendReply { vote: header.vote, stream: header.stream, round: header.round, answer };
+        let promised = self.promise_lease(&append.header, out);
+        let AppendHeader { vote, stream, round, .. } = append.header;
+        let reply = AppendReply { vote, stream, round, promised, answer };
         out.push(Action::Send { to: from, message: Message::AppendReply(reply) });
     }
 
@@ -195,8 +201,10 @@ impl Core {
     /// Answers at once with what is durable now: a slow disk must not end a healthy leadership (law 8).
     pub(crate) fn answer_append(&mut self, from: NodeId, header: &AppendHeader, out: &mut Actions) {
         let matched = self.durable_match();
+        let promised = self.promise_lease(header, out);
         let Role::Follower(follower) = &mut self.role else { return };
-        let ack = Ack { to: from, vote: header.vote, stream: header.stream, round: header.round, matched };
+        let AppendHeader { vote, stream, round, .. } = *header;
+        let ack = Ack { to: from, vote, stream, round, promised, matched };
         follower.ack = Some(ack);
         out.push(ack.into_action());
     }
@@ -228,7 +236,8 @@ impl Core {
 impl Ack {
     fn into_action(self) -> Action {
         let answer = AppendAnswer::Accepted { matched: self.matched };
-        let reply = AppendReply { vote: self.vote, stream: self.stream, round: self.round, answer };
+        let Ack { vote, stream, round, promised, .. } = self;
+        let reply = AppendReply { vote, stream, round, promised, answer };
         Action::Send { to: self.to, message: Message::AppendReply(reply) }
     }
 }

@@ -1,6 +1,7 @@
 //! Leading: proposals, replication, rounds, commit, check-quorum (dissertation 3.5, 3.6, 6.2, 10.2).
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::bug::{Bug, bug};
 use crate::change::Changes;
@@ -35,6 +36,8 @@ pub(crate) struct Leader {
     pub(crate) since: Instant,
     /// A commit quorum acknowledged this leader after this moment.
     pub(crate) quorum_acked: Option<Instant>,
+    /// The clock jumped here: earlier rounds and moments say nothing about how long ago something was.
+    pub(crate) clock_from: (Round, Instant),
     pub(crate) reads: ReadQueue,
     /// Membership changes that callers wait for.
     pub(crate) changes: Changes,
@@ -55,6 +58,7 @@ pub(crate) struct Sending<'a> {
     snapshot: u64,
     now: Instant,
     pub(crate) round: Round,
+    lease: Duration,
 }
 
 impl Core {
@@ -70,6 +74,7 @@ impl Core {
             heartbeat_at: self.now + self.config.heartbeat_interval,
             since: self.now,
             quorum_acked: None,
+            clock_from: (Round(0), Instant::ORIGIN),
             reads: ReadQueue::default(),
             changes: Changes::default(),
             transfer_was_sent: false,
@@ -133,6 +138,7 @@ impl Core {
     /// Sends to every peer what it may be sent now.
     pub(crate) fn replicate(&mut self, out: &mut Actions) {
         let half = self.config.heartbeat_interval / 2;
+        let lease = self.lease_to_ask();
         let Role::Leader(leader) = &mut self.role else { return };
         // Traffic carries fresh rounds, so that a busy leader needs no heartbeats.
         if leader.rounds.back().is_none_or(|(_, began)| self.now.since(*began) >= half) {
@@ -147,6 +153,7 @@ impl Core {
             snapshot: self.snapshot.last.index,
             now: self.now,
             round: leader.round,
+            lease,
         };
         for peer in &mut leader.peers {
             sending.send_entries(peer, out);
@@ -163,6 +170,7 @@ impl Core {
         id: NodeId,
         act: impl FnOnce(&Sending<'_>, &mut Progress, &mut u64) -> R,
     ) -> Option<R> {
+        let lease = self.lease_to_ask();
         let Role::Leader(leader) = &mut self.role else { return None };
         let sending = Sending {
             log: &self.log,
@@ -173,6 +181,7 @@ impl Core {
             snapshot: self.snapshot.last.index,
             now: self.now,
             round: leader.round,
+            lease,
         };
         let place = leader.peers.binary_search_by_key(&id, |peer| peer.id).ok()?;
         Some(act(&sending, &mut leader.peers[place], &mut leader.next_stream))
@@ -181,7 +190,7 @@ impl Core {
     /// Shows every peer that the leader lives, in a new round.
     pub(crate) fn broadcast_round(&mut self, out: &mut Actions) {
         self.start_round();
-        self.send_heartbeats(std::time::Duration::ZERO, out);
+        self.send_heartbeats(Duration::ZERO, out);
     }
 
     fn start_round(&mut self) {
@@ -192,7 +201,8 @@ impl Core {
     }
 
     /// Sends an empty append to every peer that was sent nothing for `quiet_for`.
-    fn send_heartbeats(&mut self, quiet_for: std::time::Duration, out: &mut Actions) {
+    fn send_heartbeats(&mut self, quiet_for: Duration, out: &mut Actions) {
+        let lease = self.lease_to_ask();
         let Role::Leader(leader) = &mut self.role else { return };
         let sending = Sending {
             log: &self.log,
@@ -203,6 +213,7 @@ impl Core {
             snapshot: self.snapshot.last.index,
             now: self.now,
             round: leader.round,
+            lease,
         };
         for peer in &mut leader.peers {
             // A peer that does not know the newest commit index is told, however busy it was.
@@ -331,6 +342,7 @@ impl Core {
             }
             return;
         }
+        self.on_lease_promised(from, reply.round, reply.promised);
         match reply.answer {
             AppendAnswer::Accepted { matched } => {
                 if self.on_round_acked(from, reply.round, out) {
@@ -565,7 +577,7 @@ impl Leader {
         }
     }
 
-    fn round_began(&self, round: Round) -> Option<Instant> {
+    pub(crate) fn round_began(&self, round: Round) -> Option<Instant> {
         let (oldest, _) = self.rounds.front()?;
         let place = round.0.checked_sub(oldest.0)?;
         self.rounds.get(usize::try_from(place).ok()?).map(|(_, began)| *began)
@@ -606,7 +618,7 @@ impl Sending<'_> {
             stream: peer.stream,
             round: self.round,
             commit: self.commit,
-            lease: std::time::Duration::ZERO,
+            lease: self.lease,
             named: peer.named(),
         }
     }

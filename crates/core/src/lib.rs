@@ -20,6 +20,7 @@ mod ids;
 mod invariant;
 mod kept;
 mod leader;
+mod lease;
 mod log;
 mod lost_log;
 mod membership;
@@ -51,13 +52,14 @@ pub use ids::{
     WriteId,
 };
 pub use invariant::Invariant;
+pub use lease::MAX_LEASE;
 pub use log::{LogIds, Run, Runs, Span};
 pub use membership::{
     ChangeMembers, ChangeTerms, LeasePolicy, Membership, Node, Precondition, Readiness, Retain, Settings,
 };
 pub use message::{
-    Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Entries, Envelope, Message, Phase, VoteAnswer,
-    VoteReply, VoteRequest,
+    Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Entries, Envelope, Message, Phase,
+    ReadConfirmation, VoteAnswer, VoteReply, VoteRequest,
 };
 pub use quorum::{MAX_ENUMERATED_VOTERS, MAX_QUORUM_DEPTH, Quorum, RuleError, VoterSet};
 pub use recovery::ForcedMembership;

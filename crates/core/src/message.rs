@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ids::{Campaign, Incarnation, LogId, NodeId, RequestId, Round, StreamId, Vote};
+use crate::ids::{Campaign, Incarnation, LeaderId, LogId, NodeId, RequestId, Round, StreamId, Vote};
 use crate::log::Runs;
 use crate::membership::Membership;
 
@@ -32,6 +32,8 @@ pub enum Message {
     ReadRequest {
         /// The asking node's own number for the read; unique within its run.
         request: RequestId,
+        /// How the leader is to make sure that it leads.
+        by: ReadConfirmation,
     },
     /// The leader confirmed that it still led after the request arrived.
     ReadReply {
@@ -49,6 +51,15 @@ pub enum Message {
     },
 }
 
+/// How a leader makes sure that it still leads before a read is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadConfirmation {
+    /// A commit quorum answers a round that began after the request arrived.
+    Round,
+    /// By its lease if it holds; else by a round.
+    Lease,
+}
+
 /// Whether a campaign is the real one or only asks how it would end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
@@ -63,8 +74,8 @@ pub enum Phase {
 pub enum CampaignReason {
     /// The leader was not heard of in time.
     Timeout,
-    /// The leader itself asked for it.
-    Transfer,
+    /// The leader of this id itself asked for it, after it gave up its lease reads (law 17).
+    Transfer(LeaderId),
 }
 
 /// A candidate asks for a vote (dissertation figure 3.1, RequestVote).
@@ -156,6 +167,8 @@ pub struct AppendReply {
     pub stream: StreamId,
     /// As in the request, or a later one of the same stream.
     pub round: Round,
+    /// The lease that the receiver promises, counted from the moment that round began; zero: none (law 17).
+    pub promised: Duration,
     /// The answer.
     pub answer: AppendAnswer,
 }
@@ -202,6 +215,10 @@ impl AppendReply {
                 if same && *matched <= *next =>
             {
                 *matched = *next;
+                self.promised = match self.round == later.round {
+                    true => self.promised.max(later.promised),
+                    false => later.promised,
+                };
                 self.round = later.round;
                 true
             }

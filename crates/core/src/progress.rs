@@ -31,6 +31,8 @@ pub(crate) struct Progress {
     /// The last round it acknowledged, and when that round began.
     pub(crate) acked: Round,
     pub(crate) acked_at: Option<Instant>,
+    /// It elects nobody else before this moment, counted from send time on the leader's clock (law 17).
+    pub(crate) promised_until: Option<Instant>,
     /// When it was last sent an append, with or without entries.
     pub(crate) sent_at: Option<Instant>,
     /// The commit index that append carried.
@@ -84,6 +86,7 @@ impl Progress {
             asked_behind: Round(0),
             acked: Round(0),
             acked_at: None,
+            promised_until: None,
             sent_at: None,
             sent_commit: 0,
             regressed: false,

@@ -1,13 +1,28 @@
-//! Reads: one confirmed round for a batch of them (dissertation 6.4).
+//! Reads: one confirmed round for a batch of them, or what was confirmed lately (dissertation 6.4).
 
+use std::time::Duration;
+
+use crate::bug::{Bug, bug};
 use crate::core::{Core, Role};
 use crate::event::{Action, Actions, Outcome, ReadPolicy, Refusal};
 use crate::ids::{LogId, NodeId, RequestId, Round};
-use crate::message::Message;
+use crate::message::{Message, ReadConfirmation};
+use crate::time::Instant;
 
 /// Most reads that may be asked of the leader and not answered: 64 KiB of state. The oldest is refused then; its
 /// question, or the answer, was most likely lost.
 const MAX_ASKED_READS: usize = 4096;
+
+/// A read whose index was asked from the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct AskedRead {
+    /// Its number on the wire: never used twice, also not when a caller asks again.
+    number: RequestId,
+    /// Whom to answer.
+    pub(crate) request: RequestId,
+    /// When it was asked; `None`: the clock jumped since.
+    pub(crate) at: Option<Instant>,
+}
 
 /// Reads that wait for a round.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -68,47 +83,66 @@ impl ReadQueue {
 
 impl Core {
     pub(crate) fn on_read(&mut self, request: RequestId, policy: ReadPolicy, out: &mut Actions) {
-        let refuse = |refusal| Action::Reply { request, outcome: Outcome::Refused(refusal) };
+        let answer = |outcome| Action::Reply { request, outcome };
         match policy {
-            ReadPolicy::Stale => {
-                return out.push(Action::Reply { request, outcome: Outcome::Read(self.applied) });
-            }
+            ReadPolicy::Stale => return out.push(answer(Outcome::Read(self.applied))),
             // Never falls back silently to another policy.
-            ReadPolicy::LeaseRead => return out.push(refuse(Refusal::LeaseDisabled)),
-            ReadPolicy::ReadIndex => {}
-        }
-        match &mut self.role {
-            Role::Leader(leader) => {
-                leader.reads.next.push(Reader::Local(request));
-                self.maybe_start_reads(out);
+            ReadPolicy::LeaseRead if !self.uses_leases() => {
+                return out.push(answer(Outcome::Refused(Refusal::LeaseDisabled)));
             }
-            Role::Follower(_) | Role::Candidate(_) => match self.leader() {
-                None => out.push(refuse(Refusal::NotLeader { leader: None })),
-                Some(leader) => {
-                    if self.asked_reads.len() >= MAX_ASKED_READS {
-                        let (_, oldest) = self.asked_reads.remove(0);
-                        let refusal = Refusal::NotLeader { leader: Some(leader) };
-                        out.push(Action::Reply { request: oldest, outcome: Outcome::Refused(refusal) });
-                    }
-                    self.next_read += 1;
-                    let number = RequestId(self.next_read);
-                    self.asked_reads.push((number, request));
-                    out.push(Action::Send { to: leader, message: Message::ReadRequest { request: number } });
-                }
+            ReadPolicy::LeaseRead => self.read_as(request, ReadConfirmation::Lease, out),
+            ReadPolicy::MaxAge(age) => match self.confirmed_within(age) {
+                Some(log_id) => out.push(answer(Outcome::Read(log_id))),
+                None => self.read_as(request, ReadConfirmation::Round, out),
             },
+            ReadPolicy::ReadIndex => self.read_as(request, ReadConfirmation::Round, out),
         }
     }
 
-    pub(crate) fn on_read_request(&mut self, from: NodeId, request: RequestId, out: &mut Actions) {
-        let reader = Reader::Remote { node: from, request };
+    /// Serves a read once the leader made sure that it leads: this node, or the one that is asked.
+    fn read_as(&mut self, request: RequestId, by: ReadConfirmation, out: &mut Actions) {
+        if self.is_leader() {
+            return self.confirm_read(Reader::Local(request), by, out);
+        }
+        let Some(leader) = self.leader() else {
+            let refusal = Refusal::NotLeader { leader: None };
+            return out.push(Action::Reply { request, outcome: Outcome::Refused(refusal) });
+        };
+        if self.asked_reads.len() >= MAX_ASKED_READS {
+            let oldest = self.asked_reads.remove(0).request;
+            let refusal = Refusal::NotLeader { leader: Some(leader) };
+            out.push(Action::Reply { request: oldest, outcome: Outcome::Refused(refusal) });
+        }
+        self.next_read += 1;
+        let number = RequestId(self.next_read);
+        self.asked_reads.push(AskedRead { number, request, at: Some(self.now) });
+        out.push(Action::Send { to: leader, message: Message::ReadRequest { request: number, by } });
+    }
+
+    pub(crate) fn on_read_request(
+        &mut self,
+        from: NodeId,
+        request: RequestId,
+        by: ReadConfirmation,
+        out: &mut Actions,
+    ) {
+        self.confirm_read(Reader::Remote { node: from, request }, by, out);
+    }
+
+    fn confirm_read(&mut self, reader: Reader, by: ReadConfirmation, out: &mut Actions) {
+        if by == ReadConfirmation::Lease
+            && let Some(log_id) = self.read_by_lease()
+        {
+            return reader.answer(Some(log_id), out);
+        }
         let Role::Leader(leader) = &mut self.role else { return reader.answer(None, out) };
         leader.reads.next.push(reader);
         self.maybe_start_reads(out);
     }
 
     pub(crate) fn on_read_reply(&mut self, number: RequestId, log_id: Option<LogId>, out: &mut Actions) {
-        let Some(place) = self.asked_reads.iter().position(|(asked, _)| *asked == number) else { return };
-        let (_, request) = self.asked_reads.swap_remove(place);
+        let Some(place) = self.asked_reads.iter().position(|asked| asked.number == number) else { return };
+        let AskedRead { request, at, .. } = self.asked_reads.swap_remove(place);
         let Some(log_id) = log_id else {
             let refusal = Refusal::NotLeader { leader: None };
             return out.push(Action::Reply { request, outcome: Outcome::Refused(refusal) });
@@ -117,18 +151,44 @@ impl Core {
         if self.log.holds(log_id) {
             self.commit_to(log_id.index);
         }
+        // Counted from the question: the leader made sure some time after that.
+        self.confirmed = self.confirmed.max(at.map(|at| (at, log_id)));
         out.push(Action::Reply { request, outcome: Outcome::Read(log_id) });
+    }
+
+    /// What a read sees that may be this old, if this node made sure lately: everything that was committed so long
+    /// ago, and perhaps more.
+    fn confirmed_within(&self, age: Duration) -> Option<LogId> {
+        let is_young = |at: Instant| self.now.since(at) <= age;
+        match &self.role {
+            // No other leader had committed anything when a quorum still followed this one.
+            Role::Leader(leader) => {
+                let acked = leader.quorum_acked.filter(|at| *at >= leader.clock_from.1);
+                match acked.is_some_and(is_young) {
+                    true => self.known_commit(),
+                    false => self.read_by_lease(),
+                }
+            }
+            Role::Follower(_) | Role::Candidate(_) => self.confirmed.filter(|(at, _)| is_young(*at)).map(|(_, id)| id),
+        }
+    }
+
+    /// The last entry that this leader knows to be committed, once it knows: without a commit of its own it does not
+    /// (dissertation 6.4, step 1).
+    pub(crate) fn known_commit(&self) -> Option<LogId> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let knows = self.commit >= leader.first_own || bug(Bug::ReadBeforeOwnCommit);
+        knows.then(|| self.log.at(self.commit)).flatten()
     }
 
     /// Starts a round for the reads that wait, unless one is under way.
     pub(crate) fn maybe_start_reads(&mut self, out: &mut Actions) {
+        let known = self.known_commit();
         let Role::Leader(leader) = &mut self.role else { return };
-        // Rule: without a commit of its own a leader does not know what is committed (dissertation 6.4, step 1).
-        let knows_commit = self.commit >= leader.first_own;
-        if leader.reads.next.is_empty() || leader.reads.under_way.is_some() || !knows_commit {
+        if leader.reads.next.is_empty() || leader.reads.under_way.is_some() {
             return;
         }
-        let Some(log_id) = self.log.at(self.commit) else { return };
+        let Some(log_id) = known else { return };
         let readers = std::mem::take(&mut leader.reads.next);
         self.broadcast_round(out);
         if let Role::Leader(leader) = &mut self.role {
@@ -141,7 +201,7 @@ impl Core {
     pub(crate) fn maybe_confirm_reads(&mut self, out: &mut Actions) {
         let Role::Leader(leader) = &self.role else { return };
         let Some((round, _, _)) = &leader.reads.under_way else { return };
-        if self.round_reached().is_none_or(|reached| reached < *round) {
+        if self.round_reached().is_none_or(|reached| reached < *round) && !bug(Bug::ReadBeforeRound) {
             return;
         }
         let Role::Leader(leader) = &mut self.role else { return };
@@ -154,9 +214,9 @@ impl Core {
 
     /// The leader changed: what was asked of the old one may never be answered.
     pub(crate) fn fail_asked_reads(&mut self, out: &mut Actions) {
-        for (_, request) in self.asked_reads.drain(..) {
+        for asked in self.asked_reads.drain(..) {
             let refusal = Refusal::NotLeader { leader: None };
-            out.push(Action::Reply { request, outcome: Outcome::Refused(refusal) });
+            out.push(Action::Reply { request: asked.request, outcome: Outcome::Refused(refusal) });
         }
     }
 }

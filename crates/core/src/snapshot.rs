@@ -265,7 +265,8 @@ impl Core {
         if self.snapshot.installing.is_some() {
             return;
         }
-        let ack = Ack { to: from, vote: header.vote, stream: header.stream, round: header.round, matched: LogId::ZERO };
+        let AppendHeader { vote, stream, round, .. } = header;
+        let ack = Ack { to: from, vote, stream, round, promised: Duration::ZERO, matched: LogId::ZERO };
         self.snapshot.installing = Some((meta.clone(), ack));
         // An installed snapshot says which leader it is from: it must not be durable before the vote for it is.
         self.disk.hold(Held::Act(Action::InstallSnapshot(meta)));
@@ -322,8 +323,8 @@ impl Core {
             let newer = follower.ack.is_some_and(|known| known.stream > ack.stream);
             if !newer {
                 let matched = follower.ack.map_or(LogId::ZERO, |known| known.matched);
-                let round = follower.ack.map_or(ack.round, |known| known.round.max(ack.round));
-                follower.ack = Some(Ack { matched, round, ..ack });
+                let newest = follower.ack.filter(|known| known.round >= ack.round).unwrap_or(ack);
+                follower.ack = Some(Ack { matched, round: newest.round, promised: newest.promised, ..ack });
             }
         }
     }

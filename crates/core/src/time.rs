@@ -11,6 +11,8 @@ pub struct Instant(u64);
 impl Instant {
     /// The driver's origin.
     pub const ORIGIN: Instant = Instant(0);
+    /// After every moment that comes.
+    pub(crate) const END: Instant = Instant(u64::MAX);
 
     /// The moment `nanos` nanoseconds after the origin.
     pub fn from_nanos(nanos: u64) -> Self {

@@ -229,7 +229,7 @@ impl Core {
     pub(crate) fn take_over(&mut self, vote: Vote, until: Instant, out: &mut Actions) {
         // The leader does not wait for ever, and neither does what it allowed.
         if self.vote == vote && self.now < until && self.is_electable() {
-            self.start_campaign(Phase::Real, CampaignReason::Transfer, out);
+            self.start_campaign(Phase::Real, CampaignReason::Transfer(vote.leader_id), out);
         }
     }
 }

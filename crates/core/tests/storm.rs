@@ -10,9 +10,9 @@ use std::time::Duration;
 use quorate_core::{
     Action, Actions, Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ChangeMembers,
     ChangeTerms, Config, Core, CoreEntry, Entries, Envelope, Event, Incarnation, Instant, LeaderId, LeaderIdMode,
-    LogId, LogIds, Membership, Message, Node, NodeId, Phase, ReadPolicy, Readiness, Recovered, RequestId, Retain,
-    Round, Run, SendOutcome, SnapshotMeta, Source, StreamId, Tail, Toggle, Vote, VoteAnswer, VoteReply, VoteRequest,
-    WriteId, WriteOp,
+    LeasePolicy, LogId, LogIds, Membership, Message, Node, NodeId, Outcome, Phase, ReadPolicy, Readiness, Recovered,
+    RequestId, Retain, Round, Run, SendOutcome, Settings, SnapshotMeta, Source, StreamId, Tail, Toggle, Vote,
+    VoteAnswer, VoteReply, VoteRequest, WriteId, WriteOp,
 };
 
 /// A small generator, so that every run of a seed is the same.
@@ -44,6 +44,7 @@ struct Disk {
     /// The end of the log before damage took it.
     promised_end: LogId,
     snapshot: Option<SnapshotMeta>,
+    promised_lease: Duration,
     pending: VecDeque<(WriteId, WriteOp, Vec<Run>)>,
 }
 
@@ -69,7 +70,7 @@ impl Disk {
                     Tail::Keep | Tail::Discard => self.log = LogIds::after(to),
                 }
             }
-            WriteOp::PromiseLease(_) => {}
+            WriteOp::PromiseLease(lease) => self.promised_lease = self.promised_lease.max(lease),
         }
         Some(id)
     }
@@ -93,6 +94,11 @@ struct World {
     cut: BTreeSet<(NodeId, NodeId)>,
     memberships: BTreeMap<LogId, Membership>,
     committed: BTreeMap<u64, LogId>,
+    /// When more was committed than before, and up to where.
+    commits: Vec<(Instant, u64)>,
+    /// What each read must at least see.
+    reads: BTreeMap<RequestId, u64>,
+    served: u64,
     leaders: BTreeMap<u64, BTreeSet<NodeId>>,
     next_request: u64,
     panicky: bool,
@@ -123,6 +129,9 @@ impl World {
             cut: BTreeSet::new(),
             memberships: BTreeMap::new(),
             committed: BTreeMap::new(),
+            commits: Vec::new(),
+            reads: BTreeMap::new(),
+            served: 0,
             leaders: BTreeMap::new(),
             next_request: 0,
             healed: false,
@@ -137,7 +146,8 @@ impl World {
             world.start(id);
         }
         let members = (1..=nodes).map(NodeId).map(|id| (id, Incarnation(u128::from(id.0) << 8), Node::default()));
-        let membership = Membership::majority(members);
+        let mut membership = Membership::majority(members);
+        membership.settings.lease = world.lease_policy();
         world.request(NodeId(1), |request| Event::Initialize { request, membership });
         // Before the caller is answered, a crash leaves a blank node and no cluster to converge.
         world.flush(NodeId(1));
@@ -170,8 +180,9 @@ impl World {
             .filter_map(|index| log.at(index))
             .filter_map(|log_id| Some((log_id, self.memberships.get(&log_id)?.clone())))
             .collect();
-        let (vote, promised_end) = (peer.disk.vote, peer.disk.promised_end);
-        let recovered = Recovered { vote, log, memberships, snapshot, promised_end, ..Recovered::default() };
+        let Disk { vote, promised_end, promised_lease, .. } = peer.disk;
+        let recovered =
+            Recovered { vote, log, memberships, snapshot, promised_end, promised_lease, ..Recovered::default() };
         let core = Core::new(config, recovered, now);
         core.check_state();
         peer.core = Some(core);
@@ -247,6 +258,11 @@ impl World {
             Action::Purge { upto } => {
                 assert!(peer.disk.snapshot.as_ref().is_some_and(|meta| meta.last_log_id >= upto));
             }
+            Action::Reply { request, outcome: Outcome::Read(log_id) } => {
+                let seen = self.reads.remove(&request).unwrap();
+                assert!(log_id.index >= seen, "read {request:?} at {log_id}, though {seen} was committed before");
+                self.served += 1;
+            }
             Action::Reply { .. } | Action::Note(_) => {}
         }
     }
@@ -268,6 +284,10 @@ impl World {
             let log_id = core.log().at(index).unwrap();
             let known = *self.committed.entry(index).or_insert(log_id);
             assert_eq!(known, log_id, "node {id} committed another entry at {index}");
+        }
+        let newest = self.committed.last_key_value().map_or(0, |(index, _)| *index);
+        if self.commits.last().is_none_or(|(_, known)| *known < newest) {
+            self.commits.push((self.now, newest));
         }
     }
 
@@ -408,7 +428,7 @@ impl World {
                 let count = 1 + self.rng.below(4);
                 self.request(id, |request| Event::Propose { request, count, bytes: count * 10 });
             }
-            860..890 => self.request(id, |request| Event::Read { request, policy: ReadPolicy::ReadIndex }),
+            860..890 => self.read(id),
             890..900 => self.step(id, Event::Heartbeat),
             900..906 => self.crash(id),
             906..940 if self.peers[&id].core.is_none() => self.start(id),
@@ -432,7 +452,8 @@ impl World {
                 let to = self.random_node();
                 self.step(id, Event::SendLost { to, stream });
             }
-            992..1000 if self.panicky => self.lie(id),
+            992..994 => self.step(id, Event::ClockJumped),
+            994..1000 if self.panicky => self.lie(id),
             _ => {}
         }
     }
@@ -445,9 +466,27 @@ impl World {
         }
     }
 
+    fn lease_policy(&mut self) -> LeasePolicy {
+        if self.rng.chance(60) { LeasePolicy::LeaseReads } else { LeasePolicy::FastFailover }
+    }
+
+    fn read(&mut self, id: NodeId) {
+        let age = Duration::from_millis(self.rng.below(500));
+        let policy =
+            [ReadPolicy::ReadIndex, ReadPolicy::LeaseRead, ReadPolicy::MaxAge(age)][self.rng.below(3) as usize];
+        let oldest = match policy {
+            ReadPolicy::MaxAge(age) => self.now - age - Duration::from_nanos(1),
+            ReadPolicy::ReadIndex | ReadPolicy::LeaseRead | ReadPolicy::Stale => self.now,
+        };
+        let seen = self.commits.iter().rfind(|(at, _)| *at <= oldest).map_or(0, |(_, index)| *index);
+        self.reads.insert(RequestId(self.next_request + 1), seen);
+        self.request(id, |request| Event::Read { request, policy });
+    }
+
     fn change(&mut self, id: NodeId) {
         let node = self.random_node();
-        let change = match self.rng.below(5) {
+        let change = match self.rng.below(6) {
+            5 => ChangeMembers::SetSettings(Settings { lease: self.lease_policy() }),
             0 => ChangeMembers::AddNodes([(node, Node::default())].into()),
             1 => ChangeMembers::AddVoterIds([node].into()),
             2 => ChangeMembers::RemoveVoters([node].into()),
@@ -485,11 +524,11 @@ impl World {
             }),
             1 => {
                 let answer = AppendAnswer::Accepted { matched: log_id };
-                Message::AppendReply(AppendReply { vote, stream, round, answer })
+                Message::AppendReply(AppendReply { vote, stream, round, promised: Duration::from_secs(1), answer })
             }
             2 => {
                 let answer = AppendAnswer::Conflict { prev: log_id, hint: log_id };
-                Message::AppendReply(AppendReply { vote, stream, round, answer })
+                Message::AppendReply(AppendReply { vote, stream, round, promised: Duration::from_secs(1), answer })
             }
             3 => Message::ReadReply { request: RequestId(number()), log_id: Some(log_id) },
             _ => Message::VoteRequest(VoteRequest {
@@ -545,7 +584,8 @@ impl World {
     }
 }
 
-fn storm(seed: u64) -> u64 {
+/// How many entries were committed, and how many reads served.
+fn storm(seed: u64) -> (u64, u64) {
     let mut world = World::new(seed);
     for _ in 0..3000 {
         world.turn();
@@ -561,21 +601,25 @@ fn storm(seed: u64) -> u64 {
         assert_eq!(core.last_log_id(), last, "node {id} has the leader's log");
         assert_eq!(core.applied(), last, "node {id} applied it");
     }
-    commit
+    (commit, world.served)
 }
 
 #[test]
 fn no_schedule_breaks_safety_and_a_healed_cluster_converges() {
     let seeds = std::env::var("QUORATE_STORM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300u64);
     let first = std::env::var("QUORATE_STORM_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0u64);
-    let mut committed = 0;
+    let (mut committed, mut served) = (0, 0);
     for seed in first..first + seeds {
         let result = std::panic::catch_unwind(|| storm(seed));
         match result {
-            Ok(entries) => committed += entries,
+            Ok((entries, reads)) => {
+                committed += entries;
+                served += reads;
+            }
             Err(_) => panic!("seed {seed} failed: QUORATE_STORM_FIRST={seed} QUORATE_STORM_SEEDS=1"),
         }
     }
-    println!("{seeds} storms, {committed} entries committed");
+    println!("{seeds} storms, {committed} entries committed, {served} reads served");
     assert!(committed / seeds > 10, "storms that commit nothing show nothing");
+    assert!(served / seeds > 10, "storms that serve no reads show nothing of them");
 }

@@ -64,6 +64,10 @@ pub struct Config {
     /// A learner that lags behind the end of the log by at most this many entries has caught up: it may become a voter.
     /// Default 5,000.
     pub replication_lag_threshold: u64,
+    /// How much less time may pass on this node's clock than on a voter's while a lease of `election_timeout_min` runs;
+    /// a leader counts its lease that much shorter. Matters only for [`ReadPolicy::LeaseRead`](crate::ReadPolicy).
+    /// Default 30 ms; at most half of `election_timeout_min`.
+    pub max_clock_drift: Duration,
     /// How long a write may take, waiting for a leader included. Default 5 s.
     pub write_timeout: Duration,
     /// How long a read may take. Default 5 s.
@@ -101,6 +105,7 @@ impl Default for Config {
             max_disk_lag: core.max_disk_lag,
             on_lost_log: core.on_lost_log,
             replication_lag_threshold: core.replication_lag_threshold,
+            max_clock_drift: core.max_clock_drift,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             max_command_bytes: 16 << 20,
@@ -152,6 +157,7 @@ impl Config {
             max_disk_lag: core.max_disk_lag,
             replication_lag_threshold: core.replication_lag_threshold,
             on_lost_log: core.on_lost_log,
+            max_clock_drift: core.max_clock_drift,
             leader_id_mode: self.leader_id_mode,
             write_timeout: self.write_timeout,
             read_timeout: self.read_timeout,
@@ -198,6 +204,7 @@ impl Config {
             keep_entries: self.keep_entries,
             max_kept_bytes: self.max_kept_bytes,
             max_disk_lag: self.max_disk_lag,
+            max_clock_drift: self.max_clock_drift,
             on_lost_log: self.on_lost_log,
             replication_lag_threshold: self.replication_lag_threshold,
             seed,

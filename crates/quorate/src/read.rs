@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use quorate_core::{LogId, ReadPolicy, Refusal};
+use quorate_core::{LogId, NodeId, ReadPolicy, Refusal};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use crate::group::Freshness;
-use crate::raft::{Group, RETRY_PAUSE};
+use crate::raft::Group;
 use crate::{RaftStateMachine, ReadError};
 
 impl<S: RaftStateMachine> Group<S> {
@@ -71,6 +71,7 @@ impl<S: RaftStateMachine> Group<S> {
             };
         }
         loop {
+            let followed = self.node.leader();
             let asked = tokio::time::timeout_at(self.read_deadline(started).into(), self.ask_freshness(policy)).await;
             let refusal = match asked {
                 Ok(Freshness::At(log_id)) => return Ok(log_id),
@@ -82,12 +83,26 @@ impl<S: RaftStateMachine> Group<S> {
                 return Err(ReadError::LeaseDisabled);
             }
             // A question that was lost, or no leader yet: a read may be asked for as often as one likes.
-            if Instant::now() >= self.read_deadline(started) {
+            if timeout_at(self.read_deadline(started).into(), self.may_ask_again(followed)).await.is_err() {
                 return Err(ReadError::NoLeader { leader: self.node.leader() });
             }
-            let mut leaders = self.node.watch_leader();
-            leaders.mark_unchanged();
-            drop(tokio::time::timeout(RETRY_PAUSE, leaders.changed()).await);
+        }
+    }
+
+    /// Waits until asking again can help: another leader is known than the one that did not confirm, or that one had
+    /// the time of a heartbeat to find out, or the group is over.
+    async fn may_ask_again(&self, refused_by: Option<NodeId>) {
+        let mut leaders = self.node.watch_leader();
+        let known = async {
+            if refused_by.is_some() && *leaders.borrow_and_update() == refused_by {
+                let pause = self.host.config.heartbeat_interval;
+                drop(tokio::time::timeout(pause, leaders.changed()).await);
+            }
+            drop(leaders.wait_for(Option::is_some).await);
+        };
+        tokio::select! {
+            () = known => {}
+            () = self.node.wait_closed() => {}
         }
     }
 

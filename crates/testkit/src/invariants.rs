@@ -54,6 +54,11 @@ impl Invariants {
         }
     }
 
+    /// The last index that any node ever knew to be committed.
+    pub(crate) fn newest_commit(&self) -> u64 {
+        self.committed.last_key_value().map_or(0, |(index, _)| *index)
+    }
+
     /// Takes in what disks hold from the beginning.
     pub(crate) fn learn_disks(&mut self, nodes: &BTreeMap<NodeId, Node>) {
         for node in nodes.values() {

@@ -3,10 +3,10 @@
 use bytes::{BufMut, Bytes};
 use quorate_core::{
     Append, AppendAnswer, AppendReply, Campaign, CampaignReason, ClusterId, Entries, GroupId, LogId, Message, Phase,
-    RequestId, Round, Run, StreamId, VoteAnswer, VoteReply, VoteRequest,
+    ReadConfirmation, RequestId, Round, Run, StreamId, VoteAnswer, VoteReply, VoteRequest,
 };
 
-use crate::codec::{Reader, put_log_id, put_vote};
+use crate::codec::{Reader, put_duration, put_leader_id, put_log_id, put_vote};
 use crate::membership::decode_membership;
 use crate::snapshot::{put_append_header, read_append_header};
 use crate::{Batch, Batches, EntryKind, Packet, WireError};
@@ -162,7 +162,13 @@ fn put_fields(out: &mut Vec<u8>, message: &Message) {
             put_log_id(out, append.prev);
         }
         Message::AppendReply(reply) => put_append_reply(out, reply),
-        Message::ReadRequest { request } => out.put_u64_le(request.0),
+        Message::ReadRequest { request, by } => {
+            out.put_u64_le(request.0);
+            out.put_u8(match by {
+                ReadConfirmation::Round => 0,
+                ReadConfirmation::Lease => 1,
+            });
+        }
         Message::ReadReply { request, log_id } => {
             out.put_u64_le(request.0);
             out.put_u8(log_id.is_some().into());
@@ -187,7 +193,14 @@ fn read_fields(kind: u8, fields: &mut Reader<'_>) -> Result<Message, WireError> 
             Ok(Message::Append(Append { header, prev, entries: Entries::default() }))
         }
         APPEND_REPLY => read_append_reply(fields).map(Message::AppendReply),
-        READ_REQUEST => Ok(Message::ReadRequest { request: RequestId(fields.u64()?) }),
+        READ_REQUEST => {
+            let request = RequestId(fields.u64()?);
+            let by = match fields.flag("read request's confirmation")? {
+                false => ReadConfirmation::Round,
+                true => ReadConfirmation::Lease,
+            };
+            Ok(Message::ReadRequest { request, by })
+        }
         READ_REPLY => {
             let request = RequestId(fields.u64()?);
             let log_id = fields.flag("read reply's confirmation")?.then(|| fields.log_id()).transpose()?;
@@ -205,21 +218,26 @@ fn put_vote_request(out: &mut Vec<u8>, request: &VoteRequest) {
     put_phase(out, request.phase);
     out.put_u8(match request.reason {
         CampaignReason::Timeout => 0,
-        CampaignReason::Transfer => 1,
+        CampaignReason::Transfer(_) => 1,
     });
     out.put_u64_le(request.campaign.0);
     put_vote(out, request.vote);
     put_log_id(out, request.last_log_id);
+    if let CampaignReason::Transfer(from) = request.reason {
+        put_leader_id(out, from);
+    }
 }
 
 fn read_vote_request(fields: &mut Reader<'_>) -> Result<VoteRequest, WireError> {
     let phase = read_phase(fields)?;
-    let reason = match fields.flag("vote request's reason")? {
-        false => CampaignReason::Timeout,
-        true => CampaignReason::Transfer,
-    };
+    let handed_over = fields.flag("vote request's reason")?;
     let campaign = Campaign(fields.u64()?);
-    Ok(VoteRequest { phase, campaign, vote: fields.vote()?, last_log_id: fields.log_id()?, reason })
+    let (vote, last_log_id) = (fields.vote()?, fields.log_id()?);
+    let reason = match handed_over {
+        false => CampaignReason::Timeout,
+        true => CampaignReason::Transfer(fields.leader_id()?),
+    };
+    Ok(VoteRequest { phase, campaign, vote, last_log_id, reason })
 }
 
 fn put_vote_reply(out: &mut Vec<u8>, reply: &VoteReply) {
@@ -258,6 +276,7 @@ fn put_append_reply(out: &mut Vec<u8>, reply: &AppendReply) {
     put_vote(out, reply.vote);
     out.put_u64_le(reply.stream.0);
     out.put_u64_le(reply.round.0);
+    put_duration(out, reply.promised);
     match reply.answer {
         AppendAnswer::Accepted { matched } => {
             out.put_u8(0);
@@ -284,6 +303,7 @@ fn read_append_reply(fields: &mut Reader<'_>) -> Result<AppendReply, WireError> 
     let vote = fields.committed_vote()?;
     let stream = StreamId(fields.u64()?);
     let round = Round(fields.u64()?);
+    let promised = fields.duration()?;
     let answer = match fields.u8()? {
         0 => AppendAnswer::Accepted { matched: fields.log_id()? },
         1 => AppendAnswer::Conflict { prev: fields.log_id()?, hint: fields.log_id()? },
@@ -291,7 +311,7 @@ fn read_append_reply(fields: &mut Reader<'_>) -> Result<AppendReply, WireError> 
         3 => AppendAnswer::Lost { prev: fields.log_id()?, hint: fields.log_id()? },
         other => return Err(WireError::Value { field: "append reply's answer", value: other.into() }),
     };
-    Ok(AppendReply { vote, stream, round, answer })
+    Ok(AppendReply { vote, stream, round, promised, answer })
 }
 
 fn put_phase(out: &mut Vec<u8>, phase: Phase) {

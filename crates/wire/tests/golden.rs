@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_core::{
     Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ClusterId, Entries, GroupId,
-    Incarnation, LeaderId, LeasePolicy, LogId, Membership, Message, Node, NodeId, Phase, Quorum, RequestId, Retain,
-    Round, Settings, SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest, VoterSet,
+    Incarnation, LeaderId, LeasePolicy, LogId, Membership, Message, Node, NodeId, Phase, Quorum, ReadConfirmation,
+    RequestId, Retain, Round, Settings, SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest, VoterSet,
 };
 use quorate_wire::{
     Batch, BatchBuilder, Batches, EntryKind, Packet, SessionHeader, SessionOpening, decode_append_header,
@@ -57,7 +57,8 @@ fn append(batches: &[Batch]) -> Message {
 }
 
 fn append_reply(answer: AppendAnswer) -> Message {
-    Message::AppendReply(AppendReply { vote: leader(), stream: StreamId(11), round: Round(12), answer })
+    let promised = Duration::from_millis(300);
+    Message::AppendReply(AppendReply { vote: leader(), stream: StreamId(11), round: Round(12), promised, answer })
 }
 
 fn vote_reply(answer: VoteAnswer) -> Message {
@@ -113,9 +114,9 @@ fn vote_request() {
         Message::VoteRequest(VoteRequest { phase, campaign: Campaign(8), vote, last_log_id, reason })
     };
     check(
-        message(Phase::Pre, CampaignReason::Transfer),
+        message(Phase::Pre, CampaignReason::Transfer(LeaderId::new(4, 3))),
         Batches::new(),
-        "01 00 0000 33000000 (9) (0)  00 01 (8)  (5) (2) 00  (4) (3) (17)",
+        "01 00 0000 43000000 (9) (0)  00 01 (8)  (5) (2) 00  (4) (3) (17)  (4) (3)",
     );
     check(
         message(Phase::Real, CampaignReason::Timeout),
@@ -190,29 +191,31 @@ fn append_replies() {
     check(
         append_reply(AppendAnswer::Accepted { matched: log_id() }),
         Batches::new(),
-        "04 00 0000 3a000000 (9) (0)  (5) (2) 01 (11) (12)  00 (4) (3) (17)",
+        "04 00 0000 42000000 (9) (0)  (5) (2) 01 (11) (12) (300000000)  00 (4) (3) (17)",
     );
     check(
         append_reply(AppendAnswer::Conflict { prev: log_id(), hint: LogId::ZERO }),
         Batches::new(),
-        "04 00 0000 52000000 (9) (0)  (5) (2) 01 (11) (12)  01 (4) (3) (17) (0) (0) (0)",
+        "04 00 0000 5a000000 (9) (0)  (5) (2) 01 (11) (12) (300000000)  01 (4) (3) (17) (0) (0) (0)",
     );
     check(
         append_reply(AppendAnswer::Lost { prev: log_id(), hint: LogId::ZERO }),
         Batches::new(),
-        "04 00 0000 52000000 (9) (0)  (5) (2) 01 (11) (12)  03 (4) (3) (17) (0) (0) (0)",
+        "04 00 0000 5a000000 (9) (0)  (5) (2) 01 (11) (12) (300000000)  03 (4) (3) (17) (0) (0) (0)",
     );
     check(
         append_reply(AppendAnswer::Refused { seen: Vote::uncommitted(LeaderId::new(6, 1)) }),
         Batches::new(),
-        "04 00 0000 33000000 (9) (0)  (5) (2) 01 (11) (12)  02 (6) (1) 00",
+        "04 00 0000 3b000000 (9) (0)  (5) (2) 01 (11) (12) (300000000)  02 (6) (1) 00",
     );
 }
 
 #[test]
 fn reads() {
     let request = RequestId(13);
-    check(Message::ReadRequest { request }, Batches::new(), "05 00 0000 08000000 (9) (0)  (13)");
+    let ask = |by| Message::ReadRequest { request, by };
+    check(ask(ReadConfirmation::Round), Batches::new(), "05 00 0000 09000000 (9) (0)  (13) 00");
+    check(ask(ReadConfirmation::Lease), Batches::new(), "05 00 0000 09000000 (9) (0)  (13) 01");
     check(
         Message::ReadReply { request, log_id: Some(log_id()) },
         Batches::new(),

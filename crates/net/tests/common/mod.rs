@@ -205,8 +205,8 @@ pub fn append(batches: Vec<Batch>) -> Packet {
 /// A message for the control lane that carries a number.
 pub fn ack(number: u64) -> Packet {
     let answer = AppendAnswer::Accepted { matched: LogId::new(LeaderId::new(3, 1), number) };
-    let header = header();
-    let reply = AppendReply { vote: header.vote, stream: header.stream, round: header.round, answer };
+    let AppendHeader { vote, stream, round, lease, .. } = header();
+    let reply = AppendReply { vote, stream, round, promised: lease, answer };
     Packet { group: GROUP, message: Message::AppendReply(reply), batches: Batches::new() }
 }
 

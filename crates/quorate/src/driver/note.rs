@@ -54,6 +54,12 @@ pub(super) fn trace(node: NodeId, group: GroupId, note: &Note) {
         Note::Impossible { from, what } => {
             tracing::error!(node, group, from = from.0, what, "impossible message ignored")
         }
+        Note::BoundByLease => tracing::info!(node, group, "promised the leader a lease: does not campaign yet"),
+        Note::ClockJumped => tracing::warn!(
+            node,
+            group,
+            "the monotonic and the wall clock disagree (the machine slept, or its clock was set): leases start again"
+        ),
         Note::SnapshotInstalled(log_id) => tracing::info!(node, group, %log_id, "installed a snapshot"),
         Note::Halted => tracing::error!(node, group, "halted after a failed write"),
     }

@@ -54,6 +54,8 @@ impl Driver {
             | Note::PeerLostEntries { .. }
             | Note::Repaired { .. }
             | Note::Impossible { .. }
+            | Note::BoundByLease
+            | Note::ClockJumped
             | Note::SnapshotInstalled(_)
             | Note::Halted => {}
         }

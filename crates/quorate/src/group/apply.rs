@@ -191,7 +191,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             return Err(read);
         }
         match self.machine.try_lock() {
-            Some(machine) if machine.applied.index >= at => Ok(read(&machine.state)),
+            // Looked at again under the lock: a group that is over by then serves nothing.
+            Some(machine) if machine.applied.index >= at && !self.over.load(Ordering::Acquire) => {
+                Ok(read(&machine.state))
+            }
             _ => Err(read),
         }
     }
@@ -257,8 +260,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             self.tell(Input::Close(fatal));
         }
         if self.over.load(Ordering::Acquire) {
-            self.jobs.lock().clear();
-            machine.parked.clear();
+            // What callers left in their reads is dropped like everything of theirs: without a lock.
+            let unread = (std::mem::take(&mut *self.jobs.lock()), std::mem::take(&mut machine.parked));
+            fired.calls.push(Box::new(move || drop(unread)));
         }
         let applied = machine.applied;
         self.session_counts.0.store(machine.sessions.sessions(), Ordering::Relaxed);

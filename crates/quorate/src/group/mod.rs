@@ -1,6 +1,7 @@
 //! One group on one node: the pump around the driver, the apply queue, and who waits for what.
 
 mod apply;
+mod clock;
 mod content;
 mod node;
 mod proposals;

@@ -16,6 +16,7 @@ use quorate_core::{Event, GroupId, Instant, LogId, Membership, NodeId, SendOutco
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
+use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
 use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
 use crate::group::reads::ReadQueue;
@@ -55,8 +56,7 @@ impl Clock {
 
     /// The wall clock at the origin: nanoseconds since the Unix epoch.
     fn wall_offset(&self, wall: &WallClock) -> u64 {
-        let since = wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2).saturating_sub(self.now().as_nanos())
+        wall_nanos(wall).saturating_sub(self.now().as_nanos())
     }
 
     fn at(&self, instant: Instant) -> std::time::Instant {
@@ -66,6 +66,12 @@ impl Clock {
 
 /// What tells the time that a leader stamps into entries.
 pub(crate) type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Nanoseconds since the Unix epoch.
+fn wall_nanos(wall: &WallClock) -> u64 {
+    let since = wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2)
+}
 
 /// What the node, which knows no types, does with its apply queue.
 pub(crate) trait Applies: Send + Sync {
@@ -105,6 +111,7 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 struct Seat {
     driver: Driver,
     inputs: Vec<Input>,
+    clock: ClockWatch,
     effects: Effects,
     /// What was last published.
     mark: Mark,
@@ -182,6 +189,7 @@ impl Node {
     pub(crate) fn new(parts: NodeParts, driver: DriverParts) -> Arc<Self> {
         let now = parts.clock.now();
         let driver = Driver::new(driver, now);
+        let clock = ClockWatch::new(now.as_nanos(), wall_nanos(&parts.wall));
         let membership = Arc::new(driver.core().membership().clone());
         let membership_log_id = driver.core().membership_log_id();
         Arc::new(Self {
@@ -212,6 +220,7 @@ impl Node {
             seat: Mutex::new(Seat {
                 driver,
                 inputs: Vec::new(),
+                clock,
                 effects: Effects::default(),
                 mark: Mark::default(),
                 published_at: Instant::ORIGIN,
@@ -350,7 +359,7 @@ impl Node {
                 return seat.inputs.clear();
             }
             seat.inputs.extend(self.reads.take().map(|(policy, batch)| Input::Read { policy, batch }));
-            let at = self.clock.now();
+            let at = self.read_clock(seat);
             let now = Now { at, wall: self.wall_offset.load(Ordering::Relaxed) + at.as_nanos() };
             let Seat { driver, inputs, effects, .. } = seat;
             seat.forced |= inputs.iter().any(|input| !matches!(input, Input::Packet { .. }));
@@ -381,6 +390,19 @@ impl Node {
         if let Some(reason) = closed {
             self.close(reason);
         }
+    }
+
+    /// The time of a turn. The core is told before anything else if its clock cannot be trusted.
+    fn read_clock(&self, seat: &mut Seat) -> Instant {
+        let before = self.clock.now();
+        let wall = wall_nanos(&self.wall);
+        let at = self.clock.now();
+        let config = seat.driver.core().config();
+        let (drift, lease) = (config.max_clock_drift, config.election_timeout_min);
+        if seat.clock.jumped((before.as_nanos(), wall, at.as_nanos()), drift, lease) {
+            seat.inputs.insert(0, Input::Event(Event::ClockJumped));
+        }
+        at
     }
 
     fn address(&self) -> usize {

@@ -1,8 +1,10 @@
 //! Reads that ask the core for freshness: one question for all calls that come in together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_core::{LogId, ReadPolicy, Refusal};
@@ -66,6 +68,8 @@ impl ReadBatch {
 struct Queue {
     index: Option<Arc<ReadBatch>>,
     lease: Option<Arc<ReadBatch>>,
+    /// By the maximum age that was asked for.
+    ages: BTreeMap<Duration, Arc<ReadBatch>>,
     closed: Option<ClosedReason>,
 }
 
@@ -85,26 +89,29 @@ impl ReadQueue {
             return Err(reason.clone());
         }
         let open = match policy {
-            ReadPolicy::LeaseRead => &mut queue.lease,
-            ReadPolicy::ReadIndex | ReadPolicy::Stale => &mut queue.index,
+            ReadPolicy::MaxAge(age) => queue.ages.entry(age).or_default(),
+            ReadPolicy::LeaseRead => queue.lease.get_or_insert_default(),
+            ReadPolicy::ReadIndex | ReadPolicy::Stale => queue.index.get_or_insert_default(),
         };
-        let batch = Arc::clone(open.get_or_insert_default());
+        let batch = Arc::clone(open);
         self.any.store(true, Ordering::Release);
         Ok(batch)
     }
 
     /// What waits, for a turn.
     pub(crate) fn take(&self) -> impl Iterator<Item = (ReadPolicy, Arc<ReadBatch>)> {
-        let (index, lease) = match self.any.load(Ordering::Acquire) {
+        let (index, lease, ages) = match self.any.load(Ordering::Acquire) {
             true => {
                 let mut queue = self.queue.lock();
                 self.any.store(false, Ordering::Relaxed);
-                (queue.index.take(), queue.lease.take())
+                (queue.index.take(), queue.lease.take(), std::mem::take(&mut queue.ages))
             }
-            false => (None, None),
+            false => (None, None, BTreeMap::new()),
         };
         let index = index.map(|batch| (ReadPolicy::ReadIndex, batch));
-        index.into_iter().chain(lease.map(|batch| (ReadPolicy::LeaseRead, batch)))
+        let lease = lease.map(|batch| (ReadPolicy::LeaseRead, batch));
+        let ages = ages.into_iter().map(|(age, batch)| (ReadPolicy::MaxAge(age), batch));
+        index.into_iter().chain(lease).chain(ages)
     }
 
     pub(crate) fn close(&self, reason: &ClosedReason, fired: &mut Fired) {

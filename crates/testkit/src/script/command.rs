@@ -10,7 +10,7 @@ use super::change::{self, Asked, record, rule, threshold};
 use super::inject;
 use super::words::{Words, link, links, log_id, nodes, number, options, tune};
 use crate::world::{
-    Auto, Beginning, Choice, Entry, Kind, Link, Payload, Trace, World, compact, incarnation, log_id as show, policy,
+    Auto, Beginning, Choice, Entry, Kind, Link, Payload, Trace, World, compact, incarnation, log_id as show,
 };
 
 /// A world and what happened in it.
@@ -123,6 +123,7 @@ impl Stage {
             "transfer" => self.transfer(&mut words)?,
             "abort-transfer" => self.event(&mut words, |_| Ok(Event::AbortTransfer))?,
             "heartbeat" => self.event(&mut words, |_| Ok(Event::Heartbeat))?,
+            "clock-jump" => self.event(&mut words, |_| Ok(Event::ClockJumped))?,
             "snapshot" | "purge" => self.snapshot_or_purge(name, &mut words)?,
             "fail-snapshot" | "defer-snapshot" => {
                 let id = words.node()?;
@@ -386,12 +387,12 @@ impl Stage {
             None => ReadPolicy::ReadIndex,
             Some("lease") => ReadPolicy::LeaseRead,
             Some("stale") => ReadPolicy::Stale,
-            Some(other) => return Err(format!("a read is `lease` or `stale` or nothing, not `{other}`")),
+            Some("max-age") => ReadPolicy::MaxAge(words.millis()?),
+            Some(other) => return Err(format!("a read is `lease`, `stale`, `max-age MS` or nothing, not `{other}`")),
         };
         let world = self.world_mut()?;
         let request = world.next_request();
-        world.tell(Kind::Told, format!("r{} asks {id}: {}", request.0, policy(how)));
-        world.step(id, Event::Read { request, policy: how }, &[])
+        world.read(id, request, how)
     }
 
     fn change(&mut self, words: &mut Words<'_>) -> Done {

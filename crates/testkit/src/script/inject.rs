@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use quorate_core::{
-    Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Message, NodeId, Phase, RequestId, Round,
-    StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
+    Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Message, NodeId, Phase, ReadConfirmation,
+    RequestId, Round, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
 };
 
-use super::words::{Words, campaign, log_id};
+use super::words::{Words, campaign, leader_id, log_id};
 use crate::world::{Entry, Payload, summary};
 
 type Made = Result<(Message, Vec<Entry>), String>;
@@ -21,7 +21,8 @@ pub(super) fn message(words: &mut Words<'_>, from: NodeId) -> Made {
         "append-reply" => append_reply(words),
         "read-request" => {
             let request = RequestId(words.number("a request number")?);
-            Ok((Message::ReadRequest { request }, Vec::new()))
+            let by = if words.take("lease") { ReadConfirmation::Lease } else { ReadConfirmation::Round };
+            Ok((Message::ReadRequest { request, by }, Vec::new()))
         }
         "transfer" => {
             let vote = Vote { committed: true, ..words.vote()? };
@@ -52,7 +53,7 @@ fn vote_request(words: &mut Words<'_>) -> Made {
         match word {
             "log" => request.last_log_id = words.log_id()?,
             "campaign" => request.campaign = campaign(words.word("a campaign")?)?,
-            "transfer" => request.reason = CampaignReason::Transfer,
+            "transfer" => request.reason = CampaignReason::Transfer(leader_id(words.word("a leader id")?)?),
             other => return Err(format!("a vote request has no `{other}`")),
         }
     }
@@ -117,11 +118,13 @@ fn append(words: &mut Words<'_>) -> Made {
 fn append_reply(words: &mut Words<'_>) -> Made {
     let vote = Vote::committed(words.vote()?.leader_id);
     let (mut stream, mut round) = (StreamId(1), Round(1));
+    let mut promised = Duration::ZERO;
     let mut answer = None;
     while let Some(word) = words.maybe() {
         match word {
             "stream" => stream = StreamId(words.number("a stream")?),
             "round" => round = Round(words.number("a round")?),
+            "promises" => promised = words.millis()?,
             "matched" => answer = Some(AppendAnswer::Accepted { matched: words.log_id()? }),
             "refused" => answer = Some(AppendAnswer::Refused { seen: words.vote()? }),
             "conflict" => {
@@ -136,5 +139,5 @@ fn append_reply(words: &mut Words<'_>) -> Made {
         }
     }
     let answer = answer.ok_or("an append reply has `matched`, `conflict` or `refused`")?;
-    Ok((Message::AppendReply(AppendReply { vote, stream, round, answer }), Vec::new()))
+    Ok((Message::AppendReply(AppendReply { vote, stream, round, promised, answer }), Vec::new()))
 }

@@ -193,6 +193,7 @@ pub(super) fn tune(config: &mut Config, key: &str, value: &str) -> Result<bool, 
         "max-kept-bytes" => config.max_kept_bytes = number(value)?,
         "keep-entries" => config.keep_entries = number(value)?,
         "lag-threshold" => config.replication_lag_threshold = number(value)?,
+        "max-clock-drift" => config.max_clock_drift = millis()?,
         "seed" => config.seed = number(value)?,
         "election-timeout" => {
             let (min, max) = value.split_once("..").ok_or("`election-timeout` is such as `300..600`")?;

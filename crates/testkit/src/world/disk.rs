@@ -186,7 +186,7 @@ impl Disk {
             DiskOp::Truncate(after) => self.log.truncate(after),
             DiskOp::Reset { to, tail } => self.log.reset(to, tail),
             DiskOp::PromiseLease(longest) => {
-                self.promised_lease = longest;
+                self.promised_lease = self.promised_lease.max(longest);
                 Ok(())
             }
         };

@@ -16,7 +16,7 @@ pub(crate) use disk::{Entry, Log, Payload};
 pub(crate) use net::{Choice, Link, Packet, has_words};
 pub(crate) use node::Node;
 pub(crate) use run::summary;
-pub(crate) use text::{compact, log_id, peer_state, policy, records};
+pub(crate) use text::{compact, log_id, peer_state, records};
 pub(crate) use view::View;
 
 use crate::invariants::Invariants;
@@ -63,6 +63,10 @@ pub(crate) struct World {
     /// Of every span only the first entry is sent.
     pub(crate) fronts: Auto,
     pub(crate) replies: BTreeMap<RequestId, String>,
+    /// What each read must at least see: the last index that was committed when it was asked, or may be that old.
+    reads: BTreeMap<RequestId, u64>,
+    /// When more was committed than before, and up to where.
+    commits: Vec<(Instant, u64)>,
     /// What happened since the last [`World::take_trace`].
     trace: Vec<Trace>,
     requests: u64,
@@ -99,6 +103,8 @@ impl World {
             autoapply: Auto::On,
             fronts: Auto::Off,
             replies: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            commits: Vec::new(),
             trace: Vec::new(),
             requests: 0,
             template: beginning.config,

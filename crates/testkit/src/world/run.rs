@@ -1,10 +1,12 @@
 //! The dumb driver: steps cores, performs their actions in order, reports completions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use quorate_core::{
     Action, Actions, Append, AppendHeader, Config, Core, CoreEntry, Entries, Envelope, Event, Incarnation, LogId,
-    Message, NodeId, Outcome, RequestId, Run, Runs, SendOutcome, SnapshotMeta, Source, Span, Write, WriteOp,
+    Message, NodeId, Outcome, ReadPolicy, RequestId, Run, Runs, SendOutcome, SnapshotMeta, Source, Span, Write,
+    WriteOp,
 };
 
 use super::disk::{DiskOp, Entry, Payload, PendingWrite, Snapshot};
@@ -104,7 +106,26 @@ impl World {
 
     fn check(&mut self, id: NodeId) -> Done {
         let node = self.nodes.get(&id).ok_or("no such node")?;
-        self.invariants.after_step(&self.nodes, node)
+        self.invariants.after_step(&self.nodes, node)?;
+        let newest = self.invariants.newest_commit();
+        if self.commits.last().is_none_or(|(_, known)| *known < newest) {
+            self.commits.push((self.now, newest));
+        }
+        Ok(())
+    }
+
+    /// A caller asks to read; the answer is checked against what it must see.
+    pub(crate) fn read(&mut self, id: NodeId, request: RequestId, policy: ReadPolicy) -> Done {
+        self.tell(Kind::Told, format!("r{} asks {id}: {}", request.0, text::policy(policy)));
+        let since = match policy {
+            ReadPolicy::ReadIndex | ReadPolicy::LeaseRead => Some(self.now),
+            // What was committed exactly then may be on either side of it.
+            ReadPolicy::MaxAge(age) => Some(self.now - age - Duration::from_nanos(1)),
+            ReadPolicy::Stale => None,
+        };
+        let seen = since.and_then(|since| self.commits.iter().rfind(|(at, _)| *at <= since));
+        self.reads.insert(request, seen.map_or(0, |(_, index)| *index));
+        self.step(id, Event::Read { request, policy }, &[])
     }
 
     /// What happens at once unless a script took it in hand: writes become durable, jobs are done.
@@ -248,6 +269,15 @@ impl World {
 
     fn reply(&mut self, id: NodeId, request: RequestId, outcome: &Outcome) -> Done {
         self.node_mut(id)?.proposals.remove(&request);
+        if let (Outcome::Read(log_id), Some(seen)) = (outcome, self.reads.remove(&request))
+            && log_id.index < seen
+        {
+            return Err(format!(
+                "a read is stale: r{} is served at {} though {seen} was committed before",
+                request.0,
+                text::log_id(*log_id)
+            ));
+        }
         let told = text::outcome(outcome);
         if let Some(before) = self.replies.insert(request, told.clone()) {
             return Err(format!("request r{} is answered twice: {before}, then {told}", request.0));
@@ -484,16 +514,16 @@ impl World {
     }
 
     /// Lets time pass; deadlines fire at their moment, messages stay where they are.
-    pub(crate) fn advance(&mut self, by: std::time::Duration) -> Done {
+    pub(crate) fn advance(&mut self, by: Duration) -> Done {
         self.advance_with(by, Auto::Off)
     }
 
     /// Lets time pass on a perfect network: everything is delivered and persisted at once.
-    pub(crate) fn run(&mut self, by: std::time::Duration) -> Done {
+    pub(crate) fn run(&mut self, by: Duration) -> Done {
         self.advance_with(by, Auto::On)
     }
 
-    fn advance_with(&mut self, by: std::time::Duration, delivers: Auto) -> Done {
+    fn advance_with(&mut self, by: Duration, delivers: Auto) -> Done {
         let end = self.now + by;
         loop {
             if delivers == Auto::On {

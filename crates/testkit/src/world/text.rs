@@ -2,8 +2,8 @@
 
 use quorate_core::{
     AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, LogId, Membership, Message, NodeId, Note,
-    Outcome, PeerState, Phase, Precondition, ReadPolicy, Refusal, StepDown, Tail, TransferFailure, VoteAnswer,
-    VoteReply, VoteRequest,
+    Outcome, PeerState, Phase, Precondition, ReadConfirmation, ReadPolicy, Refusal, StepDown, Tail, TransferFailure,
+    VoteAnswer, VoteReply, VoteRequest,
 };
 
 use super::disk::{DiskOp, Entry, PendingWrite};
@@ -67,7 +67,8 @@ pub(crate) fn message(message: &Message, bodies: &[Entry]) -> String {
             format!("Append {} prev {} entries {}", header(&append.header), log_id(append.prev), entries(bodies))
         }
         Message::AppendReply(reply) => append_reply(reply),
-        Message::ReadRequest { request } => format!("ReadRequest r{}", request.0),
+        Message::ReadRequest { request, by: ReadConfirmation::Round } => format!("ReadRequest r{}", request.0),
+        Message::ReadRequest { request, by: ReadConfirmation::Lease } => format!("ReadRequest r{} by-lease", request.0),
         Message::ReadReply { request, log_id: Some(id) } => format!("ReadReply r{} at {}", request.0, log_id(*id)),
         Message::ReadReply { request, log_id: None } => format!("ReadReply r{} not-leader", request.0),
         Message::TransferLeader { vote, last_log_id } => {
@@ -86,7 +87,7 @@ fn vote_request(request: &VoteRequest) -> String {
     );
     match request.reason {
         CampaignReason::Timeout => {}
-        CampaignReason::Transfer => text.push_str(" transfer"),
+        CampaignReason::Transfer(from) => text.push_str(&format!(" transfer from {from}")),
     }
     text
 }
@@ -108,7 +109,12 @@ fn append_reply(reply: &AppendReply) -> String {
         AppendAnswer::Lost { prev, hint } => format!("lost {} hint {}", log_id(prev), log_id(hint)),
         AppendAnswer::Refused { seen } => format!("refused {seen}"),
     };
-    format!("AppendReply {} stream {} round {} {answer}", reply.vote.leader_id, reply.stream.0, reply.round.0)
+    let promised = match reply.promised.as_millis() {
+        0 => String::new(),
+        promised => format!("promises {promised}ms "),
+    };
+    let (stream, round) = (reply.stream.0, reply.round.0);
+    format!("AppendReply {} stream {stream} round {round} {promised}{answer}", reply.vote.leader_id)
 }
 
 pub(crate) fn note(note: &Note) -> String {
@@ -129,6 +135,8 @@ pub(crate) fn note(note: &Note) -> String {
         Note::Repaired { promised_end } => format!("is repaired up to {}", log_id(*promised_end)),
         Note::Impossible { from, what } => format!("impossible from {from}: {what}"),
         Note::SnapshotInstalled(id) => format!("snapshot installed {}", log_id(*id)),
+        Note::BoundByLease => "keeps its promise and does not campaign".to_string(),
+        Note::ClockJumped => "does not trust its clock".to_string(),
         Note::Halted => "halts".to_string(),
     }
 }
@@ -162,11 +170,12 @@ pub(crate) fn write(write: &PendingWrite) -> String {
     format!("writes w{} {op}", write.id.0)
 }
 
-pub(crate) fn policy(policy: ReadPolicy) -> &'static str {
+pub(crate) fn policy(policy: ReadPolicy) -> String {
     match policy {
-        ReadPolicy::ReadIndex => "read-index",
-        ReadPolicy::LeaseRead => "lease",
-        ReadPolicy::Stale => "stale",
+        ReadPolicy::ReadIndex => "read-index".to_string(),
+        ReadPolicy::LeaseRead => "lease".to_string(),
+        ReadPolicy::MaxAge(age) => format!("max-age {} ms", age.as_millis()),
+        ReadPolicy::Stale => "stale".to_string(),
     }
 }
 

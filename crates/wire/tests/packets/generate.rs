@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use quorate_core::{
     Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ClusterId, GroupId, Incarnation,
-    LeaderId, LeasePolicy, LogId, MAX_QUORUM_DEPTH, Membership, Message, Node, NodeId, Phase, Quorum, RequestId,
-    Retain, Round, Settings, SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest, VoterSet,
+    LeaderId, LeasePolicy, LogId, MAX_QUORUM_DEPTH, Membership, Message, Node, NodeId, Phase, Quorum, ReadConfirmation,
+    RequestId, Retain, Round, Settings, SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest, VoterSet,
 };
 use quorate_wire::{BatchBuilder, Batches, EntryKind, Packet, encode_membership, entries_of};
 
@@ -160,7 +160,7 @@ pub(crate) fn packet(rng: &mut Rng, kind: u64) -> Packet {
             campaign: Campaign(rng.number()),
             vote: vote(rng),
             last_log_id: log_id(rng),
-            reason: if rng.coin() { CampaignReason::Timeout } else { CampaignReason::Transfer },
+            reason: if rng.coin() { CampaignReason::Timeout } else { CampaignReason::Transfer(leader_id(rng)) },
         }),
         1 => Message::VoteReply(VoteReply {
             phase: phase(rng),
@@ -182,6 +182,7 @@ pub(crate) fn packet(rng: &mut Rng, kind: u64) -> Packet {
             vote: Vote::committed(leader_id(rng)),
             stream: StreamId(rng.number()),
             round: Round(rng.number()),
+            promised: Duration::from_nanos(rng.number()),
             answer: match rng.below(4) {
                 0 => AppendAnswer::Accepted { matched: log_id(rng) },
                 1 => AppendAnswer::Conflict { prev: log_id(rng), hint: log_id(rng) },
@@ -189,7 +190,10 @@ pub(crate) fn packet(rng: &mut Rng, kind: u64) -> Packet {
                 _ => AppendAnswer::Refused { seen: vote(rng) },
             },
         }),
-        4 => Message::ReadRequest { request: RequestId(rng.number()) },
+        4 => Message::ReadRequest {
+            request: RequestId(rng.number()),
+            by: if rng.coin() { ReadConfirmation::Round } else { ReadConfirmation::Lease },
+        },
         5 => {
             let log_id = if rng.coin() { Some(log_id(rng)) } else { None };
             Message::ReadReply { request: RequestId(rng.number()), log_id }

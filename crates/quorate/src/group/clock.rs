@@ -1,0 +1,85 @@
+//! Whether the clock that leases are measured with ran as other clocks did (law 17).
+//!
+//! The core's time is `std::time::Instant`: on Linux `CLOCK_MONOTONIC`, which stands still while the machine sleeps. A
+//! leader that slept would take a lease for valid that is long over. So every turn compares it with the wall clock, which
+//! goes on (two more looks at clocks, about 50 ns); if they disagree, the core is told
+//! ([`Event::ClockJumped`](quorate_core::Event::ClockJumped)), and confirms by rounds until voters promised anew. A
+//! wall clock that an operator sets looks the same, and costs one round. What stops both clocks alike (a hypervisor that
+//! pauses a guest and does not tell it) cannot be seen from inside: do not use lease reads there.
+
+use std::time::Duration;
+
+/// Compares two clocks over a window.
+#[derive(Debug)]
+pub(crate) struct ClockWatch {
+    /// Where the window began on each clock, in nanoseconds.
+    base: (u64, u64),
+}
+
+impl ClockWatch {
+    pub(crate) fn new(mono: u64, wall: u64) -> Self {
+        Self { base: (mono, wall) }
+    }
+
+    /// Takes the wall clock, read between two looks at the monotonic one: a thread that was interrupted in between
+    /// proves nothing. Returns whether they disagree.
+    ///
+    /// `drift`: as [`Config::max_clock_drift`](crate::Config::max_clock_drift), for a lease of `lease`. A quarter of it
+    /// may pass unseen in a window, and a lease touches at most two windows: half of it is left for drift proper.
+    pub(crate) fn jumped(&mut self, (before, wall, after): (u64, u64, u64), drift: Duration, lease: Duration) -> bool {
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let (tolerance, window) = (nanos(drift) / 4, nanos(lease));
+        let (mono_base, wall_base) = self.base;
+        let passed = i128::from(wall) - i128::from(wall_base);
+        let least = i128::from(before.saturating_sub(mono_base)) - i128::from(tolerance);
+        let most = i128::from(after.saturating_sub(mono_base)) + i128::from(tolerance);
+        let jumped = passed < least || passed > most;
+        if jumped || before.saturating_sub(mono_base) >= window {
+            self.base = (before, wall);
+        }
+        jumped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn watch() -> ClockWatch {
+        ClockWatch::new(0, 5_000 * MS)
+    }
+
+    fn jumped(watch: &mut ClockWatch, before: u64, wall: u64, after: u64) -> bool {
+        watch.jumped((before, wall, after), Duration::from_millis(40), Duration::from_millis(300))
+    }
+
+    #[test]
+    fn clocks_that_run_alike_are_trusted_however_long() {
+        let mut watch = watch();
+        for at in (0..100_000).step_by(100) {
+            // Half a per mille apart: as fast as the system's clock is ever slewed.
+            let wall = 5_000 * MS + at * MS + at * MS / 2_000;
+            assert!(!jumped(&mut watch, at * MS, wall, at * MS), "at {at} ms");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_slept_is_noticed_once() {
+        let mut watch = watch();
+        assert!(!jumped(&mut watch, 100 * MS, 5_110 * MS, 100 * MS));
+        assert!(jumped(&mut watch, 100 * MS, 5_111 * MS, 100 * MS));
+        assert!(!jumped(&mut watch, 101 * MS, 5_112 * MS, 101 * MS));
+    }
+
+    #[test]
+    fn a_monotonic_clock_that_leapt_is_noticed() {
+        assert!(jumped(&mut watch(), 1_000 * MS, 5_100 * MS, 1_000 * MS));
+    }
+
+    #[test]
+    fn an_interrupted_look_proves_nothing() {
+        assert!(!jumped(&mut watch(), 10 * MS, 5_200 * MS, 250 * MS));
+    }
+}
