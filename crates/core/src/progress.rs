@@ -132,6 +132,14 @@ impl Progress {
         self.sent_commit = commit;
     }
 
+    pub(crate) fn inflight_appends(&self) -> usize {
+        match &self.mode {
+            Mode::Replicate { inflight, .. } => inflight.len(),
+            Mode::Probe { sent, .. } => usize::from(sent.is_some()),
+            Mode::Snapshot { .. } => 0,
+        }
+    }
+
     pub(crate) fn inflight_bytes(&self) -> u64 {
         match &self.mode {
             Mode::Replicate { inflight, .. } => inflight.iter().map(|sent| sent.bytes).sum(),

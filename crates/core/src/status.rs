@@ -84,8 +84,12 @@ pub struct PeerStatus {
     pub matched: LogId,
     /// The next entry it will be sent.
     pub next: u64,
+    /// Appends with entries that were sent and not acknowledged.
+    pub inflight_appends: usize,
     /// Bytes of entries sent and not acknowledged.
     pub inflight_bytes: u64,
+    /// It did not answer what it was sent, so it is sent entries after growing pauses only.
+    pub backing_off: bool,
     /// When the last round that it acknowledged began.
     pub acked_at: Option<Instant>,
 }
@@ -115,7 +119,9 @@ impl Core {
                     state: peer.state(),
                     matched: peer.matched,
                     next: peer.next,
+                    inflight_appends: peer.inflight_appends(),
                     inflight_bytes: peer.inflight_bytes(),
+                    backing_off: peer.is_backed_off(),
                     acked_at: peer.acked_at,
                 })
                 .collect(),

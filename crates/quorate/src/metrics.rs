@@ -104,6 +104,11 @@ pub(crate) fn metrics_of(
         state: peer.state,
         matched: peer.matched,
         next_index: peer.next,
+        lag: status.last_log_id.index.saturating_sub(peer.matched.index),
+        inflight_appends: peer.inflight_appends,
+        inflight_bytes: peer.inflight_bytes,
+        acked_ago: peer.acked_at.map(|at| now.since(at)),
+        backing_off: peer.backing_off,
     });
     RaftMetrics {
         id,
@@ -147,6 +152,17 @@ pub struct PeerMetrics {
     pub matched: LogId,
     /// The next index to send to it.
     pub next_index: u64,
+    /// How many entries of the leader's log it is not known to hold durably.
+    pub lag: u64,
+    /// Appends with entries sent and not acknowledged, of [`Config::max_inflight_appends`](crate::Config).
+    pub inflight_appends: usize,
+    /// Bytes of entries sent and not acknowledged, of [`Config::max_inflight_bytes`](crate::Config).
+    pub inflight_bytes: u64,
+    /// How long ago, at least, it acknowledged this leader; `None` before it did. As of when these metrics were
+    /// made, which is about once a second while nothing changes.
+    pub acked_ago: Option<Duration>,
+    /// It did not answer what it was sent, so it is sent entries after growing pauses only, until it is heard of.
+    pub backing_off: bool,
 }
 
 /// Waits for a condition over [`RaftMetrics`]; made by [`Raft::wait`](crate::Raft::wait).

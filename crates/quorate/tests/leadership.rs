@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{PATIENCE, by_id, leader, start, stop};
-use quorate::{ChangeError, Config, NodeId, Phase, ReconfigureError, Refusal, Toggle, TransferFailure};
+use quorate::{
+    ChangeError, Config, NodeId, PeerState, Phase, RaftMetrics, ReconfigureError, Refusal, Toggle, TransferFailure,
+};
 
 /// Leaders that are not late although the machine is busy.
 fn patient(seconds: u64) -> Config {
@@ -145,5 +147,35 @@ async fn tunables_change_while_the_node_runs() {
         drop(next.wait(Duration::from_millis(100)).is_leader().await);
     }
     next.client_write("two".to_owned()).await.unwrap();
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_say_how_each_peer_is() {
+    let (network, nodes) = start(3, patient(2)).await;
+    let first = leader(&nodes).await;
+    let away = nodes.iter().find(|node| node.node_id() != first.node_id()).unwrap().node_id();
+    let written = first.client_write("one".to_owned()).await.unwrap();
+    let of = move |metrics: &RaftMetrics| metrics.replication.iter().find(|peer| peer.id == away).copied();
+
+    let caught_up = |metrics: &RaftMetrics| {
+        of(metrics).is_some_and(|peer| peer.matched == written.log_id && peer.acked_ago.is_some())
+    };
+    let metrics = first.wait(PATIENCE).metrics(caught_up, "the peer to catch up").await.unwrap();
+    let peer = of(&metrics).unwrap();
+    assert_eq!((peer.state, peer.lag), (PeerState::Replicate, 0));
+    assert_eq!((peer.inflight_appends, peer.inflight_bytes, peer.backing_off), (0, 0, false));
+
+    network.isolate(away);
+    first.client_write("two".to_owned()).await.unwrap();
+    let long = Some(Duration::from_millis(100));
+    let lost = |metrics: &RaftMetrics| of(metrics).is_some_and(|peer| peer.backing_off && peer.acked_ago > long);
+    let metrics = first.wait(PATIENCE).metrics(lost, "the peer to be backed off from").await.unwrap();
+    let peer = of(&metrics).unwrap();
+    assert_eq!((peer.lag, peer.matched), (1, written.log_id));
+
+    network.heal();
+    let back = |metrics: &RaftMetrics| of(metrics).is_some_and(|peer| peer.lag == 0 && !peer.backing_off);
+    first.wait(PATIENCE).metrics(back, "the peer to be back").await.unwrap();
     stop(nodes).await;
 }

@@ -38,6 +38,8 @@ const DIRTY: u8 = 3;
 const MAX_TURNS: usize = 32;
 /// While only indexes change, metrics are published this often: a receiver that stays must not slow writes down.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(1);
+/// A leader's metrics are published this often if nothing changes: they say how long ago peers were heard of.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The machine's clock, as the core sees it.
 #[derive(Clone, Copy, Debug)]
@@ -436,7 +438,9 @@ impl Node {
             coarse: (Some(core.state()), core.leader(), core.vote(), core.membership_log_id()),
             fine: (core.last_log_id(), core.commit(), core.applied(), core.log().purged().index),
         };
-        seat.stale |= std::mem::take(&mut seat.forced) || mark != seat.mark;
+        // Ages grow while nothing else changes.
+        let aged = core.is_leader() && now.since(seat.published_at) >= REFRESH_INTERVAL;
+        seat.stale |= std::mem::take(&mut seat.forced) || aged || mark != seat.mark;
         let at_once = mark.coarse != seat.mark.coarse;
         if !seat.stale || !at_once && now.since(seat.published_at) < PUBLISH_INTERVAL {
             return None;
