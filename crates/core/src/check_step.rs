@@ -161,8 +161,14 @@ impl Step<'_> {
         let own = leader_id == self.after.vote.leader_id && leader_id.node_id == self.after.config.node_id;
         match source {
             Source::Proposal(_) | Source::Core(CoreEntry::Blank) => I::AppendsOwnEntries.check(own),
-            Source::Core(CoreEntry::Membership(_)) => {
-                I::AppendsOwnEntries.check(own || matches!(self.event, Event::Initialize { .. }));
+            Source::Core(CoreEntry::Membership(_)) if matches!(self.event, Event::Initialize { .. }) => {}
+            Source::Core(CoreEntry::Membership(membership)) => {
+                I::AppendsOwnEntries.check(own);
+                let (last_id, last) = self.before.in_force();
+                let commit = self.after.commit;
+                let own_committed = matches!(&self.before.role, Role::Leader(leader) if leader.first_own <= commit);
+                let shared = membership.configs.iter().any(|set| last.configs.contains(set));
+                I::MembershipByMembership.check(own_committed && last_id.index <= commit && shared);
             }
             Source::Message => {}
         }

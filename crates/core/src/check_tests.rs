@@ -321,6 +321,12 @@ fn broken_writes() -> Vec<I> {
                 *source = Source::Core(CoreEntry::Blank);
             }
         }),
+        after(I::MembershipByMembership, leader(), propose(), |_, actions| {
+            for action in actions {
+                let Action::Persist(Write { op: WriteOp::Append { source, .. }, .. }) = action else { continue };
+                *source = Source::Core(CoreEntry::Membership(Membership::majority([])));
+            }
+        }),
         after(I::HeldUntilDurable, granting(), Event::Persisted(WriteId(1)), |_, actions| actions.clear()),
         after(I::HeldUntilDurable, granting(), Event::Timeout, |core, _| core.disk.forget_held()),
         after(I::MembershipWithLog, follower(), Event::Timeout, |core, _| {

@@ -128,6 +128,9 @@ invariants! {
     AppendsOwnEntries,
     /// What is held stays, in order, until its write is durable, and is done then.
     HeldUntilDurable,
+    /// A leader appends a membership when an entry of its own and the last membership are committed, and it shares a
+    /// voter set with that one (law 12).
+    MembershipByMembership,
     /// The membership in force changes only with the log.
     MembershipWithLog,
     // ---- of a step: promises ----

@@ -6,7 +6,7 @@ use quorate_core::{ChangeMembers, ChangeTerms, LogId, Node as Member, NodeId, Pr
 use tokio::sync::oneshot;
 
 use crate::driver::Input;
-use crate::{ChangeError, Raft, RaftStateMachine, Role};
+use crate::{ChangeError, Raft, RaftMetrics, RaftStateMachine, Role};
 
 /// Whether [`Raft::add_learner`] waits until the learner has caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,13 +18,23 @@ pub enum CatchUp {
     Wait,
 }
 
+impl RaftMetrics {
+    /// On a leader: how many entries of its log this peer does not hold durably yet. `None` if it does not replicate
+    /// to it, or has not heard of it.
+    pub fn lag(&self, peer: impl Into<NodeId>) -> Option<u64> {
+        let peer = peer.into();
+        let found = self.replication.iter().find(|found| found.id == peer && found.incarnation.is_some())?;
+        Some(self.last_log_id.index.saturating_sub(found.matched.index))
+    }
+}
+
 impl<S: RaftStateMachine> Raft<S> {
     /// Changes the membership; returns once the change is complete. Only on the leader.
     ///
     /// Waits for up to [`Config::write_timeout`](crate::Config::write_timeout) until the change can begin: for the end
     /// of another one, for new voters to be heard of and to catch up, for enough of the voters to be alive. New voters
-    /// that are not in the cluster yet are learners meanwhile, and stay so if the time is over. Their progress is in
-    /// [`RaftMetrics::replication`](crate::RaftMetrics::replication).
+    /// that are not in the cluster yet are learners meanwhile, and stay so if the time is over; [`RaftMetrics::lag`]
+    /// shows their progress.
     ///
     /// # Errors
     /// See [`ChangeError`].

@@ -80,6 +80,8 @@ async fn adding_a_learner_waits_for_it_or_does_not() {
     let seen = four.metrics().borrow().clone();
     assert!(seen.last_log_id.index >= last.index, "it holds the log when the call returns: {seen:?}");
     assert_eq!(seen.role, Role::Learner);
+    leading.wait(PATIENCE).metrics(|now| now.lag(4) == Some(0), "no lag to be left").await.unwrap();
+    assert_eq!(leading.metrics().borrow().lag(7), None);
 
     // Nobody answers at 9: it is a learner all the same, and its caller is told how far it is.
     leading.add_learner(9, member(9), CatchUp::Skip).await.unwrap();
