@@ -9,8 +9,8 @@
 //!
 //! [`Raft::client_write`] resolves when the command is committed and applied; any node takes it. [`Raft::read`] is
 //! linearizable by default. Errors say with `is_retryable()` that nothing happened, and with `outcome_is_unknown()`
-//! that it may have. Many groups share one log and one transport through a [`Host`]. [`advanced`] has the layers
-//! below.
+//! that it may have. Writes of a [`Session`] are applied exactly once, however often they are sent. Many groups
+//! share one log and one transport through a [`Host`]. [`advanced`] has the layers below.
 
 mod builder;
 mod call;

@@ -66,3 +66,74 @@ pub(crate) fn restore<S: RaftStateMachine>(content: &mut dyn Read) -> io::Result
 fn invalid(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use quorate_wire::SessionOpening;
+
+    use super::*;
+    use crate::session::LogPlace;
+
+    struct Bytes(Vec<u8>);
+
+    impl RaftStateMachine for Bytes {
+        type Command = crate::Raw;
+        type Response = crate::Raw;
+
+        fn apply(&mut self, command: crate::Raw) -> crate::Raw {
+            command
+        }
+
+        fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
+            out.write_all(&self.0)
+        }
+
+        fn restore(input: &mut dyn Read) -> io::Result<Self> {
+            let mut bytes = Vec::new();
+            input.read_to_end(&mut bytes)?;
+            assert_ne!(bytes, b"panic", "the test asked for it");
+            Ok(Self(bytes))
+        }
+    }
+
+    fn content(state: &[u8]) -> (SessionTable, Vec<u8>) {
+        let mut sessions = SessionTable::new(SessionLimits::V1);
+        let opening = SessionOpening { time_to_live: Duration::from_secs(1), max_in_flight: 4 };
+        sessions.open(LogPlace { index: 3, time: 5 }, opening);
+        let mut bytes = Vec::new();
+        write_header(&mut bytes, 7, &sessions).unwrap();
+        bytes.extend_from_slice(state);
+        (sessions, bytes)
+    }
+
+    fn kind_of(bytes: &[u8]) -> io::ErrorKind {
+        restore::<Bytes>(&mut &bytes[..]).map(|_| "restored").unwrap_err().kind()
+    }
+
+    #[test]
+    fn what_is_written_is_restored() {
+        let (sessions, bytes) = content(b"state");
+        let restored = restore::<Bytes>(&mut &bytes[..]).unwrap();
+        assert_eq!((restored.time, restored.sessions, &restored.state.0[..]), (7, sessions, &b"state"[..]));
+    }
+
+    #[test]
+    fn what_no_node_wrote_is_refused() {
+        let (_, bytes) = content(b"");
+        for end in 0..bytes.len() {
+            assert_eq!(kind_of(&bytes[..end]), io::ErrorKind::UnexpectedEof, "cut at {end}");
+        }
+        let with = |at: usize, number: u64| {
+            let mut bytes = bytes.clone();
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+            kind_of(&bytes)
+        };
+        assert_eq!(with(0, u64::from_le_bytes(*b"QRMsnap\x01")), io::ErrorKind::InvalidData, "an older version");
+        assert_eq!(with(16, u64::MAX), io::ErrorKind::InvalidData, "a table without end");
+        assert_eq!(with(16, MAX_TABLE_BYTES), io::ErrorKind::UnexpectedEof, "takes no memory for what is not there");
+        assert_eq!(with(16, 3), io::ErrorKind::InvalidData, "a table that is cut");
+        assert_eq!(kind_of(&content(b"panic").1), io::ErrorKind::Other, "a state machine that panics");
+    }
+}

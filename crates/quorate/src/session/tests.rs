@@ -187,6 +187,32 @@ fn bytes_that_are_no_table_are_refused() {
     }
 }
 
+#[test]
+fn only_entries_that_every_node_can_apply_are_taken_from_clients() {
+    use quorate_wire::{EntryKind, MAX_PAYLOAD_BYTES, SESSION_HEADER_BYTES};
+
+    use super::check_session_entry as check;
+
+    let (mut opened, mut command) = (Vec::new(), Vec::new());
+    opening(1, 1).encode(&mut opened);
+    header(1, 1, 1).encode(&mut command);
+    assert_eq!(check(EntryKind::Command, &Bytes::new()), Ok(Some(0)));
+    assert_eq!(check(EntryKind::SessionCommand, &command.into()), Ok(Some(SESSION_HEADER_BYTES)));
+    assert_eq!(check(EntryKind::OpenSession, &opened.into()), Ok(None));
+    let short = Bytes::from_static(b"short");
+    for kind in [
+        EntryKind::Blank,
+        EntryKind::Membership,
+        EntryKind::OpenSession,
+        EntryKind::SessionCommand,
+        EntryKind::KeepSessions,
+        EntryKind::CloseSessions,
+    ] {
+        assert!(check(kind, &short).is_err(), "{kind:?}");
+    }
+    assert!(check(EntryKind::Command, &vec![0; MAX_PAYLOAD_BYTES + 1].into()).is_err());
+}
+
 // ---- the model ----
 
 struct ModelSession {
