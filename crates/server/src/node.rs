@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate::{ClientWriteError, ClosedReason, Raft, StartError};
+use quorate::{ClientWriteError, ClosedReason, Config, OnLostLog, Raft, StartError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -42,6 +42,8 @@ pub struct NodeOptions {
     pub listen_peers: Address,
     /// The first members: node ids and peer addresses, this node among them.
     pub peers: Vec<(u64, String)>,
+    /// What it does if its log is lost.
+    pub on_lost_log: OnLostLog,
 }
 
 /// Why a node did not start.
@@ -100,7 +102,8 @@ impl Node {
         let builder = Raft::builder(options.id)
             .peers(options.peers)
             .data_dir(&options.data_dir)
-            .listen(options.listen_peers.to_string());
+            .listen(options.listen_peers.to_string())
+            .config(Config { on_lost_log: options.on_lost_log, ..Config::default() });
         let raft = crate::test_build::with_disk(builder).start(Store::new()).await.map_err(NodeError::Start)?;
 
         let (stop, stopped) = watch::channel(false);

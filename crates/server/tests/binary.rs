@@ -368,3 +368,51 @@ async fn a_damaged_log_is_refused_by_file_and_place_and_left_alone() {
     let _server = Server::start(&strings(&arguments));
     assert_eq!(client.range(get("a")).await.unwrap().into_inner().kvs[0].value, needle);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_quorum_is_recovered_from_the_command_line() {
+    let cluster = Cluster::new("recover", 3);
+    let mut nodes = Vec::new();
+    for at in 0..3 {
+        nodes.push(cluster.start(at).await);
+    }
+    assert!(nodes[0].ready().await);
+    let mut client = kv(cluster.options[0].listen_clients[0].port);
+    client.put(put("a", "1")).await.unwrap();
+    // A quorum may have it without this node; what it has read, it has.
+    assert_eq!(client.range(get("a")).await.unwrap().into_inner().kvs.len(), 1);
+    let data = cluster.options[0].data_dir.display().to_string();
+    let plan = ["recover", "plan", "--data-dir", &data];
+    let apply = ["recover", "apply", "--data-dir", &data];
+    let (code, said) = refused(&plan);
+    assert_eq!(code, 1);
+    assert!(said.contains(&format!("nothing was changed: {data} is in use by a running node")), "{said}");
+    nodes.remove(0).shutdown().await;
+    let (code, said) = refused(&apply);
+    assert_eq!(code, 1);
+    assert!(said.contains("a quorum of group 1 can be reached") && said.contains("Start node"), "{said}");
+    for node in nodes {
+        node.shutdown().await;
+    }
+    let (code, said) = refused(&["recover", "plan", "--data-dir", "/"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("/ is no node's data directory"), "{said}");
+
+    let said = String::from_utf8(run(&plan).stdout).unwrap();
+    for part in ["does not answer", "MAY BE LOST", &format!("to do it: quorate recover apply --data-dir={data}")] {
+        assert!(said.contains(part), "\"{part}\" in: {said}");
+    }
+    let output = run(&apply);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("\ndone\nnext:\n  1. start node"), "{said}");
+    let (code, said) = refused(&apply);
+    assert_eq!(code, 1);
+    assert!(said.contains("can be reached"), "a second time there is a quorum: {said}");
+
+    let survivor = cluster.start(0).await;
+    assert!(survivor.ready().await);
+    let mut client = kv(cluster.options[0].listen_clients[0].port);
+    assert_eq!(client.range(get("a")).await.unwrap().into_inner().kvs[0].value, "1");
+    client.put(put("b", "2")).await.unwrap();
+    survivor.shutdown().await;
+}

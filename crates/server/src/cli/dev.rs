@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use quorate::{ClosedReason, StartError};
+use quorate::{ClosedReason, OnLostLog, StartError};
 use tokio::task::JoinSet;
 
 use super::Failure;
@@ -127,6 +127,7 @@ async fn start(layout: &Layout, data_dir: &Path) -> Result<Vec<Node>, Failure> {
             client_urls: vec![layout.client(at).url()],
             listen_peers: layout.peer(at),
             peers: peers.clone(),
+            on_lost_log: OnLostLog::Halt,
         };
         starting.spawn(async move { Node::start(options.clone()).await.map_err(|error| explain(&error, &options)) });
     }

@@ -2,6 +2,7 @@
 
 mod dev;
 mod dev_layout;
+mod recover;
 mod serve;
 mod signal;
 mod status;
@@ -17,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 use crate::test_build;
 
 pub use dev::DevArgs;
+pub use recover::RecoverArgs;
 pub use serve::ServeArgs;
 pub use status::StatusArgs;
 
@@ -39,6 +41,8 @@ enum Command {
     Serve(ServeArgs),
     /// Says who leads, how far every node is, and what is wrong.
     Status(StatusArgs),
+    /// Recovers a cluster of which so many nodes are lost for good that no quorum can come together again.
+    Recover(RecoverArgs),
 }
 
 /// Why a command failed, for people: one message, perhaps with what to do on a line of its own.
@@ -92,6 +96,11 @@ fn execute(cli: Cli, begun: Instant) -> Result<ExitCode, Failure> {
         Command::Status(args) => {
             log_to_stderr("error");
             runtime.block_on(status::run(args))?
+        }
+        Command::Recover(args) => {
+            log_to_stderr("error");
+            runtime.block_on(recover::run(args))?;
+            ExitCode::SUCCESS
         }
     };
     Ok(code)

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use clap::Args;
-use quorate::{ClosedReason, StartError, StorageErrorKind};
+use clap::{Args, ValueEnum};
+use quorate::{ClosedReason, OnLostLog, StartError, StorageErrorKind};
 
 use super::Failure;
 use super::signal::Stop;
@@ -43,6 +43,19 @@ pub struct ServeArgs {
     /// every member's id.
     #[arg(long, default_value = "quorate-cluster")]
     pub initial_cluster_token: String,
+    /// What to do if the cluster knows this member as a voter, but its data directory is blank: stop, or follow as a
+    /// learner until it is made a voter again.
+    #[arg(long, value_enum, default_value = "halt")]
+    pub on_lost_log: LostLog,
+}
+
+/// Values of --on-lost-log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LostLog {
+    /// Stop, and say so.
+    Halt,
+    /// Follow as a learner.
+    Rejoin,
 }
 
 impl ServeArgs {
@@ -95,6 +108,10 @@ impl ServeArgs {
             client_urls: advertised.iter().map(Address::url).collect(),
             listen_peers,
             peers,
+            on_lost_log: match self.on_lost_log {
+                LostLog::Halt => OnLostLog::Halt,
+                LostLog::Rejoin => OnLostLog::Rejoin,
+            },
         })
     }
 }
@@ -155,7 +172,14 @@ pub(super) async fn run(args: ServeArgs, begun: Instant) -> Result<(), Failure> 
         }
         Some(reason) => {
             node.shutdown().await;
-            Err(Failure::new(format!("member \"{}\" stopped because {reason}", options.name)))
+            let hint = match reason {
+                ClosedReason::LostLog { .. } => {
+                    let dir = options.data_dir.display();
+                    format!("\nis {dir} the right --data-dir? if its data is gone: --on-lost-log=rejoin")
+                }
+                _ => String::new(),
+            };
+            Err(Failure::new(format!("member \"{}\" stopped because {reason}{hint}", options.name)))
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate::OnLostLog;
 use quorate_server::node::{Node, NodeError, NodeOptions};
 use quorate_server::proto::{ClusterClient, DeleteRangeRequest, KvClient, MaintenanceClient, PutRequest, RangeRequest};
 use quorate_server::topology::{Address, node_id};
@@ -79,6 +80,7 @@ impl Cluster {
                 listen_clients: vec![client],
                 listen_peers: address(first + 2 * at + 1),
                 peers: peers.clone(),
+                on_lost_log: OnLostLog::Halt,
             }
         });
         Cluster { options: options.collect(), directory }
