@@ -46,6 +46,8 @@ bugs! {
     CountsAnotherDisk,
     /// A voter whose log is lost goes on, whatever `on_lost_log` says.
     GoesOnWithoutItsLog,
+    /// A forced membership is written under a term that was seen, perhaps as another leader's.
+    RecoversUnderASeenTerm,
     /// A follower that denies what it acknowledged is counted all the same.
     CountsAnOlderCopy,
     /// A transfer that ended leaves its flag set: no proposal is taken any more.

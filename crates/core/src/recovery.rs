@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::bug::{Bug, bug};
 use crate::ids::{Incarnation, LeaderId, LogId, NodeId, Vote};
 use crate::membership::{Membership, Node, Retain};
 use crate::quorum::VoterSet;
@@ -37,7 +38,8 @@ impl ForcedMembership {
         last: LogId,
         current: &Membership,
     ) -> Option<ForcedMembership> {
-        let term = seen.max(last.leader_id.term).checked_add(1).filter(|term| *term < u64::MAX)?;
+        let above = if bug(Bug::RecoversUnderASeenTerm) { 0 } else { 1 };
+        let term = seen.max(last.leader_id.term).checked_add(above).filter(|term| *term < u64::MAX)?;
         let index = last.index.checked_add(1).filter(|index| *index < u64::MAX)?;
         let leader_id = LeaderId { term, node_id: node };
         let member: Node = current.nodes.get(&node)?.clone();

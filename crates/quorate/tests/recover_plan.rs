@@ -197,6 +197,18 @@ plan: node 1 becomes the only voter of recovery 1
 }
 
 #[tokio::test]
+async fn a_learner_may_be_all_that_is_left() {
+    let disk = MemDisk::new();
+    let mut membership = members(&[1, 2, 3]);
+    membership.nodes.insert(NodeId(4), Node::at(DEAD));
+    let log = Group { vote: 1, membership: Some(membership), log: &[(1, 3)] };
+    let learner = directory(&disk, 4, CLUSTER, &[(1, log)]);
+    let plan = text(&recovery(&disk, [&learner])).await;
+    assert!(plan.contains("node 4 did not vote here: it may lack much of what was committed"), "{plan}");
+    assert!(plan.contains("MAY BE LOST: what nodes 1, 2 and 3 committed after entry 3"), "{plan}");
+}
+
+#[tokio::test]
 async fn what_a_snapshot_covers_is_known_to_be_committed() {
     let disk = MemDisk::new();
     let log = Group { vote: 3, membership: Some(members(&[1, 2, 3])), log: &[(1, 6)] };

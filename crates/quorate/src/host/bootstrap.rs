@@ -4,6 +4,7 @@
 //! the same round does the one with the lowest id make a cluster of them. A node that was named by a peer with
 //! state takes over that peer's cluster id; a node that was not asks to be made a learner. Silence decides nothing.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +71,9 @@ async fn round(host: &Arc<HostInner>, node: &Arc<Node>) -> Round {
     ids.extend(host.peers.keys().copied());
     ids.remove(&host.id);
     let answers = ask_all(host, node, &ids.iter().copied().collect::<Vec<_>>()).await;
-    let with_state = answers.iter().find(|(_, answer)| answer.standing != Standing::Blank && answer.cluster.0 != 0);
+    let with_state = answers.iter().filter(|(_, answer)| answer.standing != Standing::Blank && answer.cluster.0 != 0);
+    // A node of before a recovery may still run somewhere: the last recovery is the cluster (law 16).
+    let with_state = with_state.max_by_key(|(id, answer)| (answer.cluster.recovery(), Reverse(**id)));
     if let Some((peer, answer)) = with_state {
         return follow(host, node, *peer, *answer).await;
     }

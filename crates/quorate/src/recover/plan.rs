@@ -204,6 +204,10 @@ impl Plan {
                     known + 1
                 )?;
             }
+            let disk = self.found.iter().find(|one| one.node == survivor).map(|one| one.incarnation);
+            if !disk.is_some_and(|disk| group.membership.is_voter_as(survivor, disk)) {
+                writeln!(f, "    node {survivor} did not vote here: it may lack much of what was committed")?;
+            }
             for (node, last) in &group.longer {
                 writeln!(f, "    LOST: what node {node} has more, up to {last}")?;
             }
