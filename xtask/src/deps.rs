@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quorate-server", &["quorate"]),
     ("quorate-testkit", &["quorate", "quorate-net", "quorate-wal", "quorate-wire", "quorate-core"]),
     ("quorate-bench", &["quorate"]),
+    ("quorate-explore", &["quorate-core"]),
     ("xtask", &[]),
 ];
 

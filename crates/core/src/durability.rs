@@ -110,6 +110,22 @@ impl Durability {
         self.held.pop_front_if(|(id, _)| *id <= persisted).map(|(_, held)| held)
     }
 
+    /// Counts writes from the last durable one, and lets what is held wait until `due`.
+    pub(crate) fn count_from_durable(&mut self, due: Instant) {
+        let from = self.persisted.0;
+        let rebase = |id: &mut WriteId| id.0 = id.0.saturating_sub(from);
+        self.extends.iter_mut().for_each(|(id, _)| rebase(id));
+        for (id, held) in &mut self.held {
+            rebase(id);
+            if let Held::TakeOver { until, .. } = held {
+                *until = due;
+            }
+        }
+        rebase(&mut self.asked);
+        rebase(&mut self.vote);
+        self.persisted = WriteId(0);
+    }
+
     /// The last write asked for.
     pub(crate) fn asked(&self) -> WriteId {
         self.asked

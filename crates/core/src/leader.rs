@@ -565,6 +565,15 @@ impl Core {
 }
 
 impl Leader {
+    /// See [`Core::forget_time`].
+    pub(crate) fn forget_own_time(&mut self) {
+        self.rounds.iter_mut().for_each(|(_, began)| *began = Instant::ORIGIN);
+        self.heartbeat_at = Instant::ORIGIN;
+        self.since = Instant::ORIGIN;
+        self.quorum_acked = self.quorum_acked.map(|_| Instant::ORIGIN);
+        self.disk_behind = self.disk_behind.map(|(_, index)| (Instant::ORIGIN, index));
+    }
+
     pub(crate) fn new_stream(&mut self) -> StreamId {
         next_stream(&mut self.next_stream)
     }

@@ -36,6 +36,7 @@ mod snapshot;
 mod status;
 mod time;
 mod transfer;
+mod untimed;
 
 pub use crate::core::Core;
 

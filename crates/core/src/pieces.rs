@@ -30,6 +30,11 @@ impl Pieces {
         Self { start, pieces: VecDeque::new() }
     }
 
+    /// A log that was written entry by entry: what an untimed projection makes of any.
+    pub(crate) fn one_each(start: u64, end: u64) -> Self {
+        Self { start, pieces: (start + 1..=end).map(|index| (index, 1)).collect() }
+    }
+
     pub(crate) fn push(&mut self, last: u64, bytes: u64) {
         self.pieces.push_back((last, bytes));
         if self.pieces.len() > MAX_PIECES

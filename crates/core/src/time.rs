@@ -15,7 +15,7 @@ impl Instant {
     pub(crate) const END: Instant = Instant(u64::MAX);
 
     /// The moment `nanos` nanoseconds after the origin.
-    pub fn from_nanos(nanos: u64) -> Self {
+    pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
