@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quorate-testkit", &["quorate", "quorate-net", "quorate-wal", "quorate-wire", "quorate-core"]),
     ("quorate-bench", &["quorate"]),
     ("quorate-explore", &["quorate-core"]),
+    ("quorate-explore", &["quorate-core"]),
     ("xtask", &[]),
 ];
 

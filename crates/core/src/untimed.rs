@@ -45,7 +45,7 @@ impl Leader {
             peer.acked_at = peer.acked_at.map(|_| Instant::ORIGIN);
             peer.sent_at = peer.sent_at.map(|_| Instant::ORIGIN);
             match &mut peer.mode {
-                Mode::Probe { retry_at, .. } | Mode::Snapshot { retry_at } => {
+                Mode::Probe { retry_at, .. } | Mode::Snapshot { retry_at, .. } => {
                     *retry_at = retry_at.map(|_| Core::UNTIMED_DUE);
                 }
                 Mode::Replicate { oldest_sent, .. } => *oldest_sent = Instant::ORIGIN,

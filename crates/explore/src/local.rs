@@ -164,7 +164,12 @@ impl Driver<'_> {
             Cause::Propose => Event::Propose { request: RequestId(1), count: 1, bytes: 1 },
             Cause::Change => {
                 let Some(change) = self.scope.change() else { return Ok(()) };
-                Event::ChangeMembership { request: RequestId(2), change, retain: Retain::AsLearners }
+                Event::ChangeMembership {
+                    request: RequestId(2),
+                    change,
+                    retain: Retain::AsLearners,
+                    terms: Default::default(),
+                }
             }
             Cause::CrashAndRestart => {
                 let (durable, memberships) = (local.durable.clone(), local.memberships.clone());
@@ -291,11 +296,7 @@ impl Local {
                 self.durable.truncate_after(after.index);
                 self.memberships.retain(|(id, _)| id.index <= after.index);
             }
-            WriteOp::Reset { to, tail } => {
-                if tail == Tail::Discard {
-                    self.durable = LogIds::after(to);
-                }
-            }
+            WriteOp::Reset { to, tail: Tail::Discard } => self.durable = LogIds::after(to),
             _ => {}
         }
         true
@@ -316,27 +317,22 @@ impl Local {
 
     /// What a message promises is on disk when it leaves (laws 3, 8).
     fn check_promise(&self, message: &Message, scope: &Scope) -> Result<(), Broken> {
-        let id = self.id;
-        match message {
+        let (promise, keeps) = match message {
             Message::VoteRequest(request) if request.phase == Phase::Real => {
-                if self.vote != request.vote || !self.durable.holds(request.last_log_id) {
-                    return Err(format!("law 3: node {id} asks for {} before it is durable", request.vote));
-                }
+                ("law 3: asks for votes", self.vote == request.vote && self.durable.holds(request.last_log_id))
             }
             Message::VoteReply(reply) if reply.phase == Phase::Real && reply.answer == VoteAnswer::Granted => {
-                if !self.vote.at_least(reply.requested, scope.mode) {
-                    return Err(format!("law 8: node {id} grants {} before it is durable", reply.requested));
-                }
+                ("law 8: grants a vote", self.vote.at_least(reply.requested, scope.mode))
             }
-            Message::AppendReply(reply) => {
-                if let AppendAnswer::Accepted { matched } = reply.answer
-                    && !self.durable.holds(matched)
-                {
-                    return Err(format!("law 8: node {id} acknowledges {matched} before it is durable"));
-                }
-            }
-            _ => {}
+            Message::AppendReply(reply) => match reply.answer {
+                AppendAnswer::Accepted { matched } => ("law 8: acknowledges", self.durable.holds(matched)),
+                _ => return Ok(()),
+            },
+            _ => return Ok(()),
+        };
+        match keeps {
+            true => Ok(()),
+            false => Err(format!("{promise} before it is durable: node {} sends {message:?}", self.id)),
         }
-        Ok(())
     }
 }

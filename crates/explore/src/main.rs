@@ -23,7 +23,7 @@ const USAGE: &str = "usage: quorate-explore [SCOPE ..] [--states N] [--cluster-o
                      quorate-explore mutants [NAME ..] [--states N] [--trace]    (feature `mutants`)";
 
 /// States of each scope, unless the command line says otherwise: a minute and a half in all on one core.
-const STATES: usize = 200_000;
+const STATES: usize = 400_000;
 
 #[derive(Default)]
 struct Args {

@@ -13,6 +13,15 @@ pub(crate) enum Disk {
     AnyTime,
 }
 
+/// What a link from one node to another does with messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// It delivers them in any order.
+    AnyOrder,
+    /// It delivers them in order, and loses any: far fewer states, and longer schedules.
+    InOrder,
+}
+
 /// How a search begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beginning {
@@ -30,6 +39,7 @@ pub(crate) struct Scope {
     pub(crate) pre_vote: Toggle,
     pub(crate) check_quorum: Toggle,
     pub(crate) disk: Disk,
+    pub(crate) links: Links,
     pub(crate) begins: Beginning,
     pub(crate) voters: &'static [u64],
     pub(crate) learners: &'static [u64],
@@ -56,6 +66,7 @@ impl Scope {
         pre_vote: Toggle::Off,
         check_quorum: Toggle::Off,
         disk: Disk::Quick,
+        links: Links::InOrder,
         begins: Beginning::NoLeader,
         voters: &[1, 2, 3],
         learners: &[],
@@ -75,9 +86,19 @@ impl Scope {
         let base = Scope::BASE;
         let standard = LeaderIdMode::Standard;
         vec![
+            Scope { name: "two-campaigns", max_term: 2, campaigns: 2, messages: 6, ..base.clone() },
+            Scope {
+                name: "one-leader",
+                begins: Beginning::Led,
+                campaigns: 0,
+                proposals: 2,
+                messages: 6,
+                ..base.clone()
+            },
             Scope {
                 name: "elections",
                 disk: Disk::AnyTime,
+                links: Links::AnyOrder,
                 max_term: 2,
                 campaigns: 2,
                 crashes: 1,
@@ -114,6 +135,16 @@ impl Scope {
                 crashes: 1,
                 duplicates: 1,
                 lost_sends: 1,
+                ..base.clone()
+            },
+            Scope {
+                name: "reordered",
+                links: Links::AnyOrder,
+                begins: Beginning::Led,
+                max_term: 1,
+                campaigns: 0,
+                proposals: 2,
+                beats: 1,
                 ..base.clone()
             },
             Scope {
@@ -173,13 +204,14 @@ impl Scope {
     pub(crate) fn bounds(&self) -> String {
         let on = |toggle: Toggle| if toggle.is_on() { "on" } else { "off" };
         format!(
-            "{:?} mode, pre-vote {}, check-quorum {}, disk {:?}, begins {:?}, voters {:?} learners {:?}, terms {}, \
+            "{:?} mode, pre-vote {}, check-quorum {}, disk {:?}, links {:?}, begins {:?}, voters {:?} learners {:?}, terms {}, \
              election time-outs {}, proposals {}, crashes {}, duplicates {}, reported losses {}, leader time-outs {}, \
              change to {:?}, messages {}",
             self.mode,
             on(self.pre_vote),
             on(self.check_quorum),
             self.disk,
+            self.links,
             self.begins,
             self.voters,
             self.learners,

@@ -143,3 +143,30 @@ fn trace(stepper: &mut Stepper<'_>, first: &World, origins: &[Origin], from: u32
     told.push(stepper.tell(last));
     told
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_scopes_close_without_a_violation() {
+        let mut closed = 0;
+        for scope in Scope::all() {
+            let report = search(&scope, 3_000, Checks::Everything);
+            match report.end {
+                End::Violation { what, trace } => panic!("{}: {what}\n{}", scope.name, trace.join("\n")),
+                End::Closed => closed += 1,
+                End::Stopped { waiting } => assert!(waiting > 0 && report.depth > 2, "{}: stops early", scope.name),
+            }
+        }
+        assert!(closed > 0, "no scope is closed by so few states");
+    }
+
+    #[test]
+    fn a_search_repeats_to_the_state() {
+        let scope = &Scope::all()[3];
+        let runs = [(); 2].map(|()| search(scope, 2_000, Checks::ClusterOnly));
+        assert_eq!(runs[0].states, runs[1].states);
+        assert_eq!(runs[0].choices, runs[1].choices);
+    }
+}

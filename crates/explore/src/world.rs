@@ -10,7 +10,7 @@ use quorate_core::Message;
 
 use crate::cluster::History;
 use crate::local::{Broken, Cause, Driver, Local, Moment, Packet};
-use crate::scope::Scope;
+use crate::scope::{Links, Scope};
 
 /// Things that are kept once each.
 struct Kept<T> {
@@ -60,7 +60,7 @@ pub(crate) struct World {
     nodes: [u32; NODES],
     history: u32,
     used: Used,
-    /// Messages under way, sorted: in which order they were sent does not matter.
+    /// Messages under way, sorted by link; on a link that keeps their order, in that order, else by number.
     messages: Box<[u32]>,
 }
 
@@ -182,9 +182,10 @@ impl<'a> Stepper<'a> {
                 into.push(Choice::Crash(place));
             }
         }
-        let mut last = None;
-        for message in world.messages.iter().filter(|message| last.replace(**message) != Some(**message)) {
-            self.choices_of(*message, used, into);
+        for (at, message) in world.messages.iter().enumerate() {
+            if !world.messages[..at].contains(message) {
+                self.choices_of(*message, used, into);
+            }
         }
     }
 
@@ -201,6 +202,11 @@ impl<'a> Stepper<'a> {
         if has_entries && used.lost_sends < self.scope.lost_sends {
             into.push(Choice::ReportLost(message));
         }
+    }
+
+    fn link(&self, message: u32) -> (quorate_core::NodeId, quorate_core::NodeId) {
+        let packet = self.packets.at(message);
+        (packet.from, packet.to)
     }
 
     fn place_of(&self, id: quorate_core::NodeId) -> Option<usize> {
@@ -256,13 +262,23 @@ impl<'a> Stepper<'a> {
         let mut messages: Vec<u32> = Vec::with_capacity(world.messages.len() + sent.len());
         messages.extend_from_slice(&world.messages);
         if let Some(gone) = taken
-            && let Ok(at) = messages.binary_search(&gone)
+            && let Some(at) = messages.iter().position(|number| *number == gone)
         {
             messages.remove(at);
+            let link = self.link(gone);
+            let mut place = 0..;
+            // What was sent before it on a link that keeps the order is lost.
+            messages.retain(|number| {
+                let before = place.next().is_some_and(|place: usize| place < at);
+                !(self.scope.links == Links::InOrder && before && self.link(*number) == link)
+            });
         }
         messages.extend(sent.iter().copied().filter(|number| self.place_of(self.packets.at(*number).to).is_some()));
         self.leave_out_the_dead(&next.nodes, &mut messages);
-        messages.sort_unstable();
+        match self.scope.links {
+            Links::AnyOrder => messages.sort_unstable(),
+            Links::InOrder => messages.sort_by_key(|number| self.link(*number)),
+        }
         next.messages = messages.into_boxed_slice();
         let out_of_bounds = self.locals.at(*local).core.vote().leader_id.term > self.scope.max_term;
         if out_of_bounds || next.messages.len() > self.scope.messages {
