@@ -26,6 +26,7 @@ impl Core {
         if let Some(contact) = &mut self.contact {
             contact.at = Instant::ORIGIN;
         }
+        self.confirmed = self.confirmed.map(|(_, log_id)| (Instant::ORIGIN, log_id));
         if let Some(transfer) = &mut self.transfer {
             transfer.until = Core::UNTIMED_DUE;
             transfer.asked_at = transfer.asked_at.map(|_| Instant::ORIGIN);
@@ -43,6 +44,7 @@ impl Leader {
         self.forget_own_time();
         for peer in &mut self.peers {
             peer.acked_at = peer.acked_at.map(|_| Instant::ORIGIN);
+            peer.promised_until = peer.promised_until.map(|_| Core::UNTIMED_DUE);
             peer.sent_at = peer.sent_at.map(|_| Instant::ORIGIN);
             match &mut peer.mode {
                 Mode::Probe { retry_at, .. } | Mode::Snapshot { retry_at, .. } => {
