@@ -6,7 +6,7 @@ use quorate_core::{ChangeMembers, ChangeTerms, LogId, Node as Member, NodeId, Pr
 use tokio::sync::oneshot;
 
 use crate::driver::Input;
-use crate::{ChangeError, Raft, RaftMetrics, RaftStateMachine, Role};
+use crate::{ChangeError, Raft, RaftStateMachine, Role};
 
 /// Whether [`Raft::add_learner`] waits until the learner has caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,22 +18,12 @@ pub enum CatchUp {
     Wait,
 }
 
-impl RaftMetrics {
-    /// On a leader: how many entries of its log this peer does not hold durably yet. `None` if it does not replicate
-    /// to it, or has not heard of it.
-    pub fn lag(&self, peer: impl Into<NodeId>) -> Option<u64> {
-        let peer = peer.into();
-        let found = self.replication.iter().find(|found| found.id == peer && found.incarnation.is_some())?;
-        Some(self.last_log_id.index.saturating_sub(found.matched.index))
-    }
-}
-
 impl<S: RaftStateMachine> Raft<S> {
     /// Changes the membership; returns once the change is complete. Only on the leader.
     ///
     /// Waits for up to [`Config::write_timeout`](crate::Config::write_timeout) until the change can begin: for the end
     /// of another one, for new voters to be heard of and to catch up, for enough of the voters to be alive. New voters
-    /// that are not in the cluster yet are learners meanwhile, and stay so if the time is over; [`RaftMetrics::lag`]
+    /// that are not in the cluster yet are learners meanwhile, and stay so if the time is over; [`PeerMetrics::lag`](crate::PeerMetrics::lag)
     /// shows their progress.
     ///
     /// # Errors
@@ -95,12 +85,12 @@ impl<S: RaftStateMachine> Raft<S> {
         let added = self.change_membership(ChangeMembers::AddNodes([(id, node)].into()), Retain::Remove).await?;
         match catch_up {
             CatchUp::Skip => {}
-            CatchUp::Wait => self.wait_for_catch_up(id, deadline).await?,
+            CatchUp::Wait => self.wait_for_catch_up(id, added, deadline).await?,
         }
         Ok(added)
     }
 
-    async fn wait_for_catch_up(&self, id: NodeId, deadline: Instant) -> Result<(), ChangeError> {
+    async fn wait_for_catch_up(&self, id: NodeId, added: LogId, deadline: Instant) -> Result<(), ChangeError> {
         let threshold = self.config().await.replication_lag_threshold;
         let mut metrics = self.metrics();
         loop {
@@ -109,15 +99,16 @@ impl<S: RaftStateMachine> Raft<S> {
                 if let Some(reason) = &now.closed {
                     return Err(ChangeError::Closed(reason.clone()));
                 }
-                if now.role != Role::Leader {
+                // Metrics from before it was added say nothing about it.
+                let is_news = now.membership_log_id >= added;
+                if is_news && now.role != Role::Leader {
                     return Err(ChangeError::NotLeader { leader: now.current_leader });
                 }
-                let matched =
-                    now.replication.iter().find(|peer| peer.id == id).map_or(LogId::ZERO, |peer| peer.matched);
-                let heard = matched != LogId::ZERO || id == now.id;
-                if heard && (id == now.id || now.last_log_id.index.saturating_sub(matched.index) <= threshold) {
+                let peer = now.replication.iter().find(|peer| peer.id == id && peer.incarnation.is_some());
+                if is_news && (id == now.id || peer.is_some_and(|peer| peer.lag <= threshold)) {
                     return Ok(());
                 }
+                let matched = peer.map_or(LogId::ZERO, |peer| peer.matched);
                 Refusal::NotCaughtUp { node: id, matched, last: now.last_log_id }
             };
             match tokio::time::timeout_at(deadline.into(), metrics.changed()).await {

@@ -21,6 +21,11 @@ fn member(id: u64) -> Node {
     Node::at(format!("memory:{id}"))
 }
 
+async fn learners<const N: usize>(node: &Raft<Ledger>, ids: [u64; N]) {
+    let ids = ids.map(NodeId).into();
+    node.wait(PATIENCE).metrics(|now| now.membership.learner_ids() == ids, "other learners").await.unwrap();
+}
+
 fn refusal(error: ChangeError) -> Refusal {
     match error {
         ChangeError::Refused(refusal) => refusal,
@@ -44,8 +49,7 @@ async fn of_two_changes_that_saw_the_same_membership_one_is_made() {
     let expected = Precondition::LastMembershipLogId(seen.membership_log_id);
     let actual = Precondition::LastMembershipLogId(first);
     assert_eq!(refusal(second), Refusal::PreconditionFailed { expected, actual });
-    let now = leading.metrics().borrow().membership.clone();
-    assert_eq!(now.learner_ids(), [NodeId(4)].into());
+    learners(&leading, [4]).await;
     stop(nodes).await;
 }
 
@@ -77,11 +81,11 @@ async fn adding_a_learner_waits_for_it_or_does_not() {
     let last = leading.client_write("before".into()).await.unwrap().log_id;
     let four = blank(&network, 4).await;
     leading.add_learner(4, member(4), CatchUp::Wait).await.unwrap();
-    let seen = four.metrics().borrow().clone();
-    assert!(seen.last_log_id.index >= last.index, "it holds the log when the call returns: {seen:?}");
+    let seen = four.wait(PATIENCE).log_index_at_least(last.index).await.unwrap();
     assert_eq!(seen.role, Role::Learner);
-    leading.wait(PATIENCE).metrics(|now| now.lag(4) == Some(0), "no lag to be left").await.unwrap();
-    assert_eq!(leading.metrics().borrow().lag(7), None);
+    let caught_up =
+        |now: &quorate::RaftMetrics| now.replication.iter().any(|peer| peer.id == NodeId(4) && peer.lag == 0);
+    leading.wait(PATIENCE).metrics(caught_up, "no lag to be left").await.unwrap();
 
     // Nobody answers at 9: it is a learner all the same, and its caller is told how far it is.
     leading.add_learner(9, member(9), CatchUp::Skip).await.unwrap();
@@ -90,8 +94,7 @@ async fn adding_a_learner_waits_for_it_or_does_not() {
     assert!(matches!(refusal(late), Refusal::NotCaughtUp { node: NodeId(9), .. }));
     let unseen = leading.change_membership(ChangeMembers::AddVoterIds([NodeId(9)].into()), Retain::Remove).await;
     assert_eq!(refusal(unseen.unwrap_err()), Refusal::NotSeenYet(NodeId(9)));
-    let now = leading.metrics().borrow().membership.clone();
-    assert_eq!(now.learner_ids(), [NodeId(4), NodeId(9)].into());
+    learners(&leading, [4, 9]).await;
     nodes.push(four);
     stop(nodes).await;
 }
@@ -163,8 +166,8 @@ async fn a_rule_of_its_own_is_named_together_with_its_voters() {
     assert_eq!(refusal(refused), Refusal::RuleNeeded { added: vec![NodeId(4)], removed: vec![] });
     leading.change_membership(ChangeMembers::Batch(vec![add, rule(3, 2, 4)]), Retain::Remove).await.unwrap();
     four.wait(PATIENCE).voter_ids([1, 2, 3, 4]).await.unwrap();
-    let now = leading.metrics().borrow().membership.clone();
-    assert_eq!(now.to_string(), "elect 3 of {1,2,3,4} commit 2 of {1,2,3,4}");
+    let wanted = "elect 3 of {1,2,3,4} commit 2 of {1,2,3,4}";
+    leading.wait(PATIENCE).metrics(|now| now.membership.to_string() == wanted, wanted).await.unwrap();
     nodes.push(four);
     stop(nodes).await;
 }
