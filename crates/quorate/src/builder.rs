@@ -8,7 +8,7 @@ use quorate_core::{GroupId, Node, NodeId};
 use quorate_wal::Disk;
 
 use crate::host::HostBuilder;
-use crate::{Config, GroupBuilder, MemoryNetwork, Raft, RaftStateMachine, StartError, TlsFiles};
+use crate::{Config, GroupBuilder, MemoryNetwork, Raft, RaftStateMachine, Settings, StartError, TlsFiles};
 
 /// Describes a node with one group; made by [`Raft::builder`].
 #[derive(Debug)]
@@ -26,6 +26,13 @@ impl<S: RaftStateMachine> Builder<S> {
     /// all of them are up and blank; a node that already belongs to a cluster ignores it.
     pub fn peers<A: Into<String>>(mut self, peers: impl IntoIterator<Item = (u64, A)>) -> Self {
         self.host = self.host.peers(peers.into_iter().map(|(id, address)| (NodeId(id), Node::at(address))));
+        self
+    }
+
+    /// The replicated settings, if this node makes the cluster: give every node of `peers` the same. Later they are
+    /// changed by [`Raft::change_settings`].
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.host = self.host.settings(settings);
         self
     }
 

@@ -6,7 +6,7 @@ use quorate_core::{ChangeMembers, ChangeTerms, LogId, Node as Member, NodeId, Pr
 use tokio::sync::oneshot;
 
 use crate::driver::Input;
-use crate::{ChangeError, Raft, RaftStateMachine, Role};
+use crate::{ChangeError, Raft, RaftStateMachine, Role, Settings};
 
 /// Whether [`Raft::add_learner`] waits until the learner has caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +30,20 @@ impl<S: RaftStateMachine> Raft<S> {
     /// See [`ChangeError`].
     pub async fn change_membership(&self, change: ChangeMembers, retain: Retain) -> Result<LogId, ChangeError> {
         self.change_membership_if(change, retain, Vec::new()).await
+    }
+
+    /// Changes the replicated settings, as a membership change that leaves the members as they are. Only on the leader.
+    ///
+    /// With [`LeasePolicy::LeaseReads`](crate::LeasePolicy::LeaseReads) the leader asks for leases from the moment the
+    /// change is in its log, and serves [`ReadPolicy::LeaseRead`](crate::ReadPolicy::LeaseRead); voters keep what they
+    /// promised also when a connection tells that the leader is gone, so failover waits for the lease to end. With
+    /// [`LeasePolicy::FastFailover`](crate::LeasePolicy::FastFailover), the default, it does not, and lease reads are
+    /// refused.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn change_settings(&self, settings: Settings) -> Result<LogId, ChangeError> {
+        self.change_membership(ChangeMembers::SetSettings(settings), Retain::AsLearners).await
     }
 
     /// As [`change_membership`](Self::change_membership), but only if all of this holds when the change enters the

@@ -127,12 +127,16 @@ impl<S: RaftStateMachine> Raft<S> {
 
     // ---- reads ----
 
-    /// Reads the state machine, as fresh as `policy` asks for. Any node serves it.
+    /// Reads the state machine, as fresh as `policy` asks for. Any node serves it: one that does not lead asks the
+    /// leader how far it must have applied, and reads its own state then.
     ///
-    /// A panic of `read` reaches the caller.
+    /// A read waits across a change of leaders, and until this node has applied far enough, up to
+    /// [`Config::read_timeout`](crate::Config::read_timeout). A panic of `read` reaches the caller.
     ///
     /// # Errors
-    /// If the policy cannot be kept before [`Config::read_timeout`](crate::Config::read_timeout).
+    /// [`ReadError::NoLeader`] and [`ReadError::NotCaughtUp`] at the deadline; [`ReadError::LeaseDisabled`] at once, if
+    /// the cluster's settings do not allow lease reads (see [`change_settings`](Self::change_settings));
+    /// [`ReadError::Closed`] if the group is over.
     pub fn read<T: Send + 'static>(
         &self,
         policy: ReadPolicy,

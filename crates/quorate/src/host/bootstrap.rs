@@ -97,7 +97,8 @@ async fn round(host: &Arc<HostInner>, node: &Arc<Node>) -> Round {
         let incarnation = answers.get(id).map_or(host.incarnation, |answer| answer.incarnation);
         (*id, incarnation, member.clone())
     });
-    match found(host, node, Membership::majority(voters)).await {
+    let first = Membership { settings: host.settings, ..Membership::majority(voters) };
+    match found(host, node, first).await {
         Ok(_) => {
             node.become_founder();
             Round::Progress
@@ -228,5 +229,6 @@ pub(crate) async fn initialize(
         let incarnation = answers.get(&id).map_or(host.incarnation, |answer| answer.incarnation);
         (id, incarnation, member)
     });
-    found(host, node, Membership::majority(voters)).await
+    let first = Membership { settings: host.settings, ..Membership::majority(voters) };
+    found(host, node, first).await
 }

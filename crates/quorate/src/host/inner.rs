@@ -23,7 +23,7 @@ use crate::identity::{MemoryIdentity, random_u128};
 use crate::memory::{MemorySnapshots, MemoryStorage};
 use crate::tcp::Tcp;
 use crate::{
-    ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, StartError, Storage, StorageError,
+    ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, Settings, StartError, Storage, StorageError,
 };
 
 /// A group, for those who know no types.
@@ -41,6 +41,8 @@ pub(crate) struct HostInner {
     /// Where peers reach this node.
     pub(crate) address: String,
     pub(crate) peers: BTreeMap<NodeId, Member>,
+    /// Of the groups that this node makes.
+    pub(crate) settings: Settings,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) wall: WallClock,
@@ -124,6 +126,7 @@ impl HostInner {
             incarnation: identity.incarnation,
             address,
             peers: builder.peers,
+            settings: builder.settings,
             config: builder.config,
             clock: Clock::start(),
             wall: builder.wall,

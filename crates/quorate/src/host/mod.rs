@@ -18,7 +18,7 @@ pub(crate) use self::inner::{HostInner, Port};
 pub(crate) use self::start::{Found, find};
 use crate::group::WallClock;
 use crate::{
-    Config, IdentityStore, MemoryNetwork, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, SnapshotStore,
+    Config, IdentityStore, MemoryNetwork, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, Settings, SnapshotStore,
     StartError, TlsFiles,
 };
 
@@ -44,6 +44,7 @@ impl std::fmt::Debug for Storage {
 pub struct HostBuilder {
     id: NodeId,
     peers: BTreeMap<NodeId, Node>,
+    settings: Settings,
     data_dir: Option<PathBuf>,
     listen: Option<String>,
     memory: Option<MemoryNetwork>,
@@ -71,6 +72,7 @@ impl HostBuilder {
         Self {
             id,
             peers: BTreeMap::new(),
+            settings: Settings::default(),
             data_dir: None,
             listen: None,
             memory: None,
@@ -86,6 +88,13 @@ impl HostBuilder {
     /// The first voters of every group, this node among them; see [`Builder::peers`](crate::Builder::peers).
     pub fn peers(mut self, peers: impl IntoIterator<Item = (NodeId, Node)>) -> Self {
         self.peers = peers.into_iter().collect();
+        self
+    }
+
+    /// The replicated settings of every group that this node makes; see
+    /// [`Builder::settings`](crate::Builder::settings).
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
         self
     }
 
