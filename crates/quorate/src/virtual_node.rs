@@ -335,10 +335,10 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     }
 
     /// Asks for another membership.
-    pub fn change(&mut self, call: CallId, change: ChangeMembers, retain: Retain) {
+    pub fn change(&mut self, call: CallId, change: ChangeMembers, retain: Retain, terms: ChangeTerms) {
         let (reply, result) = oneshot::channel();
         self.changes.insert(call, result);
-        self.shell.leave(Input::Change { change, retain, terms: ChangeTerms::default(), reply });
+        self.shell.leave(Input::Change { change, retain, terms, reply });
     }
 
     /// Puts an encoded command into the queue of writes.

@@ -177,7 +177,11 @@ impl<W: Workload> World<W> {
                 }
             }
             Answer::Refused | Answer::ReadRefused(_) => self.retry_later(client, op),
-            Answer::Unknown | Answer::Changed(_) | Answer::Initialized(_) => self.finish(op, Returned::Unknown),
+            Answer::Unknown
+            | Answer::Changed(_)
+            | Answer::Initialized(_)
+            | Answer::SessionDone { .. }
+            | Answer::SessionRefused(_) => self.finish(op, Returned::Unknown),
         }
     }
 

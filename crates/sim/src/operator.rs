@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate::virtual_node::{Answer, CallId};
-use quorate_core::{ChangeMembers, Event as CoreEvent, Node as Member, Phase, Retain};
+use quorate_core::{ChangeMembers, ChangeTerms, Event as CoreEvent, Node as Member, Phase, Retain};
 
 use crate::clients::AnswerOf;
 use crate::workload::Workload;
@@ -32,8 +32,8 @@ impl<W: Workload> World<W> {
             0 => CoreEvent::Elect { phase: Phase::Pre },
             1 => CoreEvent::Elect { phase: Phase::Real },
             2 => CoreEvent::Heartbeat,
-            3 => CoreEvent::Snapshot,
-            _ => CoreEvent::PurgeLog { upto: self.disk_rng.below(self.invariants.committed() + 2) },
+            3 => CoreEvent::Snapshot { request: None },
+            _ => CoreEvent::PurgeLog { upto: self.disk_rng.below(self.invariants.committed() + 2), request: None },
         };
         self.say(|| format!("operator: {event:?} at node {}", at + 1));
         trigger(self, at, event);
@@ -45,6 +45,7 @@ impl<W: Workload> World<W> {
         let (id, retain) =
             (self.places[chosen].id, if self.disk_rng.chance(500) { Retain::AsLearners } else { Retain::Remove });
         let call = self.clients.new_call();
+        let patience = self.options.election_timeout * self.disk_rng.below(8) as u32;
         let Some(running) = &mut self.places[at].running else { return };
         let membership = running.node.core().membership();
         let record = Member::at(format!("node-{id}"));
@@ -65,7 +66,8 @@ impl<W: Workload> World<W> {
                 _ => ChangeMembers::AddVoters(BTreeMap::from([(id, record)])),
             }
         };
-        running.node.change(call, change.clone(), retain);
+        let terms = ChangeTerms { patience, ..ChangeTerms::default() };
+        running.node.change(call, change.clone(), retain, terms);
         self.touch(at);
         self.say(|| format!("operator: {change:?} at node {}", at + 1));
     }

@@ -1,7 +1,7 @@
 //! The world: virtual time, the events in it, and the nodes that they happen to.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -694,7 +694,6 @@ impl<W: Workload> World<W> {
         }
         for chore in std::mem::take(&mut self.chores) {
             let time = match chore.kind {
-                ChoreKind::Later(delay) => delay.as_nanos() as u64,
                 ChoreKind::Apply => self.disk_rng.between(1_000, 50_000) * self.places[at].slow_apply,
                 ChoreKind::Fetch | ChoreKind::Ship => self.disk_rng.between(10_000, 200_000),
             };
@@ -743,6 +742,3 @@ pub(crate) fn trigger<W: Workload>(world: &mut World<W>, at: usize, event: CoreE
         world.touch(at);
     }
 }
-
-/// Disks, by node: kept apart so that a node's older disk can be put back.
-pub(crate) type OldDisks = BTreeMap<usize, (SimDisk, Shadow)>;
