@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quorate", &["quorate-net", "quorate-wal", "quorate-wire", "quorate-core"]),
     ("quorate-sim", &["quorate", "quorate-wal", "quorate-wire", "quorate-core"]),
     // The server uses the public API and nothing below it: it is the proof that the API is enough.
-    ("quorate-server", &["quorate"]),
+    ("quorate-server", &["quorate", "quorate-sim"]),
     ("quorate-testkit", &["quorate", "quorate-net", "quorate-wal", "quorate-wire", "quorate-core"]),
     ("quorate-bench", &["quorate"]),
     ("quorate-explore", &["quorate-core"]),

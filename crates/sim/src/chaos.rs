@@ -15,7 +15,13 @@ pub(crate) enum Cure {
     Network,
     SlowDisk(usize),
     SlowApply(usize),
-    /// Of a thousand messages no more suffer than before.
+    /// There is space on the disk again.
+    Space(usize),
+    /// A log that may have lost a write is opened again.
+    Expose(usize),
+    /// A node with an old disk gets a blank one.
+    Replace(usize),
+    /// Messages suffer again.
     Loud,
 }
 
@@ -44,6 +50,16 @@ const DEEDS: &[Fault] = &[
     Fault::ClockJump,
     Fault::SlowApply,
     Fault::MachinePanic,
+    Fault::Wipe,
+    Fault::OldDisk,
+    Fault::MixedVersions,
+    Fault::BitFlip,
+    Fault::MisdirectedWrite,
+    Fault::LostWrite,
+    Fault::ReadError,
+    Fault::WriteError,
+    Fault::SyncError,
+    Fault::DiskFull,
 ];
 
 impl Chaos {
@@ -118,10 +134,11 @@ impl<W: Workload> World<W> {
                 return;
             }
             Fault::Restart => {
-                if self.places[at].running.is_none() {
+                if self.places[at].running.is_none() || self.places[at].fragile {
                     return;
                 }
                 self.stop(at, Crash::KeepAll);
+                self.on_process_gone(at);
                 self.places[at].config = self.options.draw_config(&mut self.chaos.rng);
                 self.schedule(self.now + 1_000_000, Event::Start(at));
             }
@@ -148,16 +165,22 @@ impl<W: Workload> World<W> {
                 self.schedule(until, Event::Heal(Cure::SlowApply(at)));
             }
             Fault::MachinePanic => with_book(|book| book.panic_at = Some(self.places[at].id.0)),
-            _ => return,
+            Fault::MixedVersions => self.places[at].newer = !self.places[at].newer,
+            _ => {
+                // What a disk did wrong is counted where it does it.
+                self.disk_fault(fault, at);
+                return;
+            }
         }
         self.counts.add(fault, 1);
     }
 
     fn stop_for_a_while(&mut self, at: usize, crash: Crash) {
-        if self.places[at].running.is_none() {
+        if self.places[at].running.is_none() || self.places[at].fragile {
             return;
         }
         self.stop(at, crash);
+        self.keep_copy(at);
         self.on_process_gone(at);
         let after = self.span(1, 16);
         self.schedule(self.now + after, Event::Start(at));
@@ -211,6 +234,9 @@ impl<W: Workload> World<W> {
             }
             Cure::SlowDisk(at) => self.places[at].slow_disk = 1,
             Cure::SlowApply(at) => self.places[at].slow_apply = 1,
+            Cure::Space(at) => self.places[at].disk.leave_space(None),
+            Cure::Expose(at) => self.expose(at),
+            Cure::Replace(at) => self.replace(at),
             Cure::Loud => self.net.quiet = self.chaos.over,
         }
     }
@@ -224,7 +250,9 @@ impl<W: Workload> World<W> {
         for at in 0..self.places.len() {
             self.places[at].slow_disk = 1;
             self.places[at].slow_apply = 1;
-            self.places[at].disk.arm(None);
+            if !self.places[at].fragile {
+                self.places[at].disk.arm(None);
+            }
             self.places[at].disk.leave_space(None);
             if self.places[at].paused_until.is_some() {
                 self.places[at].paused_until = Some(self.now);
@@ -239,6 +267,11 @@ impl<W: Workload> World<W> {
     /// A node closed itself, or cannot start. Somebody looks after it later.
     pub(crate) fn on_halt(&mut self, at: usize) {
         self.on_process_gone(at);
+        if self.places[at].damaged {
+            // It says that its disk is damaged, and the cluster can do without it.
+            return self.wipe(at);
+        }
+        self.places[at].halts += 1;
         let after = self.span(1, 6);
         self.schedule(self.now + after, Event::Start(at));
     }

@@ -221,6 +221,7 @@ impl<W: Workload> World<W> {
 
     /// A process is gone: whether its writes are in a log is not known, reads are asked elsewhere.
     pub(crate) fn on_process_gone(&mut self, at: usize) {
+        self.pending.retain(|_, place| *place != at);
         let gone: Vec<(u64, u32, bool)> = self
             .clients
             .open

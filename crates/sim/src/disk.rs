@@ -125,7 +125,7 @@ impl File {
     fn stop(&mut self, crash: Crash, rng: &mut Rng, damage: &mut Damage) {
         let parts: Vec<Range<usize>> = self.unsynced.drain(..).chain(self.doomed.drain(..)).collect();
         match crash {
-            Crash::KeepAll => self.durable = self.live.clone(),
+            Crash::KeepAll => {}
             Crash::DropAll | Crash::Some => {
                 let grew = self.live.length > self.durable.length;
                 for part in parts {
@@ -249,6 +249,10 @@ impl SimDisk {
         inner.dies_in = None;
         inner.armed = None;
         inner.locks.clear();
+        if crash == Crash::KeepAll {
+            // The system goes on, with what it has in memory.
+            return;
+        }
         let ops = std::mem::take(&mut inner.unsynced_dirs);
         // Directories are journalled: a crash keeps a prefix of what was done.
         let kept = match crash {
@@ -310,8 +314,9 @@ impl SimDisk {
         Some(format!("{} at {at}", path.display()))
     }
 
-    pub(crate) fn damage(&self) -> Damage {
-        self.inner.lock().damage
+    /// What went wrong since the last call.
+    pub(crate) fn take_damage(&self) -> Damage {
+        std::mem::take(&mut self.inner.lock().damage)
     }
 }
 

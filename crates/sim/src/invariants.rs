@@ -97,7 +97,7 @@ impl Invariants {
             commit: core.commit(),
             applied: core.applied().index,
             leading,
-            membership: core.membership_log_id(),
+            last: core.last_log_id().index,
         };
         if seen.commit < before.commit {
             return Err(format!("commit of node {id} goes back from {} to {}", before.commit, seen.commit));
@@ -114,7 +114,7 @@ impl Invariants {
             self.on_leader(core, leader_id, boot)?;
         }
         if seen.commit > before.commit {
-            self.on_commit(core, before.commit, shadows)?;
+            self.on_commit(core, before, shadows)?;
         }
         Ok(seen)
     }
@@ -147,12 +147,12 @@ impl Invariants {
 
     /// What is committed never changes; a leader commits only entries of its own, and only what a commit quorum of its
     /// membership has on disk.
-    fn on_commit(&mut self, core: &Core, from: u64, shadows: &Shadows) -> Check {
+    fn on_commit(&mut self, core: &Core, before: Seen, shadows: &Shadows) -> Check {
         let (id, upto, under) = (core.config().node_id, core.commit(), core.vote().leader_id);
         if self.committed.len() <= upto as usize {
             self.committed.resize(upto as usize + 1, None);
         }
-        for index in from + 1..=upto {
+        for index in before.commit + 1..=upto {
             self.checks += 1;
             let Some(entry) = core.log().at(index) else {
                 if index > core.log().purged().index {
@@ -176,8 +176,9 @@ impl Invariants {
             return Err(format!("figure 3.7: leader {under} commits {newest}, which is not its own"));
         }
         let durable = |id, incarnation| shadows.get(&(id, incarnation)).filter(|disk| disk.holds(newest)).map(|_| ());
-        // The membership in force where the entry is, and everywhere after it, must agree.
-        if core.membership().commit_reached(durable).is_none() {
+        // A change that waited for this commit is appended in the same step: then the membership before it decided.
+        let memberships = [core.membership(), &core.membership_at(before.last).1];
+        if memberships.iter().all(|membership| membership.commit_reached(durable).is_none()) {
             return Err(format!("leader {under} commits {newest} without a commit quorum that has it on disk"));
         }
         Ok(())

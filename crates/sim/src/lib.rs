@@ -8,6 +8,8 @@
 //! [`run_seed`] runs one seed with the default workload; [`run`] takes a [`Workload`] of your own, and so a state
 //! machine of your own.
 
+mod atlas;
+mod builder;
 mod chaos;
 mod clients;
 mod digest;
@@ -24,9 +26,11 @@ pub mod oracle;
 mod process;
 mod rng;
 mod run;
+mod search;
 mod workload;
 mod world;
 
+pub use builder::{AllTold, Simulation, Told, read};
 pub use digest::Digest;
 pub use fault::{Fault, FaultCounts, FaultSet};
 pub use history::History;
@@ -34,4 +38,5 @@ pub use ledger::{FIRST_REGISTER, Ledger, LedgerClients, LedgerCommand, LedgerRes
 pub use options::Options;
 pub use rng::Rng;
 pub use run::{Report, run, run_options, run_seed};
+pub use search::{Search, Summary, search};
 pub use workload::{Invoked, LookAt, Op, Returned, Workload};

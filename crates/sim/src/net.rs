@@ -22,6 +22,8 @@ pub(crate) struct Flight {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) incarnation: Incarnation,
+    /// How often its disk was opened, as its handshake says.
+    pub(crate) boot: u64,
     pub(crate) bytes: Bytes,
     /// It carries entries, so its sender is told if the connection breaks.
     pub(crate) entries: bool,

@@ -2,30 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use quorate::virtual_node::{Answer, CallId};
 use quorate_core::{ChangeMembers, ChangeTerms, Event as CoreEvent, Node as Member, Phase, Retain};
 
-use crate::clients::AnswerOf;
 use crate::workload::Workload;
 use crate::world::{Event, World, trigger};
 
 impl<W: Workload> World<W> {
     pub(crate) fn start_operator(&mut self) {
-        if self.options.membership || self.options.triggers {
-            self.schedule(self.now, Event::Operator);
-        }
+        self.schedule(self.now, Event::Operator);
     }
 
     pub(crate) fn on_operator(&mut self) {
         self.digest.word(15);
-        if self.chaos.over {
-            return;
-        }
         let interval = self.options.election_timeout * 2;
         let after = self.disk_rng.around(interval).as_nanos() as u64;
         self.schedule(self.now + after, Event::Operator);
+        if self.chaos.over && self.places.iter().all(|place| !place.impaired) {
+            return;
+        }
+        if self.places.iter().any(|place| place.impaired) {
+            return self.readmit();
+        }
         if self.options.membership && (!self.options.triggers || self.disk_rng.chance(500)) {
             return self.change_membership();
+        }
+        if !self.options.triggers {
+            return;
         }
         let at = self.disk_rng.below(self.places.len() as u64) as usize;
         let event = match self.disk_rng.below(5) {
@@ -68,14 +70,8 @@ impl<W: Workload> World<W> {
         };
         let terms = ChangeTerms { patience, ..ChangeTerms::default() };
         running.node.change(call, change.clone(), retain, terms);
+        self.pending.insert(call, at);
         self.touch(at);
         self.say(|| format!("operator: {change:?} at node {}", at + 1));
-    }
-
-    pub(crate) fn on_other_answer(&mut self, at: usize, _call: CallId, answer: AnswerOf<W>) {
-        if let Answer::Changed(result) = answer {
-            self.changes += u64::from(result.is_ok());
-            self.say(|| format!("membership change at node {}: {result:?}", at + 1));
-        }
     }
 }

@@ -93,6 +93,11 @@ impl Options {
         options
     }
 
+    /// Whether this node is a voter of the first membership.
+    pub(crate) fn wants(&self, id: quorate_core::NodeId) -> bool {
+        id.0 <= self.voters
+    }
+
     /// Tunables for these times, with tiny limits more often than not.
     pub(crate) fn draw_config(&self, rng: &mut Rng) -> Config {
         let timeout = self.election_timeout;
@@ -111,6 +116,7 @@ impl Options {
             snapshot_entries: *rng.pick(&[0, 3, 10, 50, 200]),
             keep_entries: *rng.pick(&[0, 1, 5, 100]),
             max_disk_lag: timeout * 10,
+            on_lost_log: quorate_core::OnLostLog::Rejoin,
             tail_cache_bytes: *rng.pick(&[1, 1000, 1 << 20]),
             ..Config::default()
         }

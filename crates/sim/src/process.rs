@@ -1,12 +1,12 @@
 //! One node's process: disk, log, node, and the clock it reads.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quorate::virtual_node::{VirtualNode, VirtualParts, storage_of};
-use quorate::{Completions, Config, LogWrite, RaftLogStorage, RaftStateMachine, StorageError};
+use quorate::{Completions, Config, IdentityStore, LogWrite, RaftLogStorage, RaftStateMachine, StorageError};
 use quorate_core::{
     ClusterId, GroupId, Incarnation, Instant, LeaderId, LeaderIdMode, LogId, LogIds, NodeId, Recovered, Span, Tail,
     Vote, WriteId,
@@ -176,6 +176,11 @@ pub(crate) struct Running<S: RaftStateMachine> {
     pub(crate) timer: Option<Nanos>,
     /// When the log takes its next turn.
     pub(crate) wal_at: Option<Nanos>,
+    identity: Arc<dyn IdentityStore>,
+    /// How often its disk was opened.
+    pub(crate) boot: u64,
+    /// Peers that it has heard, by disk and boot.
+    pub(crate) met: BTreeMap<NodeId, (Incarnation, u64)>,
     /// What the cluster saw of it at its last step.
     pub(crate) seen: Seen,
 }
@@ -187,7 +192,8 @@ pub(crate) struct Seen {
     pub(crate) commit: u64,
     pub(crate) applied: u64,
     pub(crate) leading: Option<LeaderId>,
-    pub(crate) membership: LogId,
+    /// Where its log ended.
+    pub(crate) last: u64,
 }
 
 /// What a start is given.
@@ -242,9 +248,12 @@ pub(crate) fn start<S: RaftStateMachine>(id: NodeId, start: Start<'_>, machine: 
         commit: core.commit(),
         applied: core.applied().index,
         leading: None,
-        membership: core.membership_log_id(),
+        last: core.last_log_id().index,
     };
-    Ok(Running { node, wal, outbox, spy, clock: start.clock, timer: None, wal_at: None, seen })
+    let identity = storage.identity;
+    let boot = identity.identity().boot;
+    let met = BTreeMap::new();
+    Ok(Running { node, wal, outbox, spy, clock: start.clock, timer: None, wal_at: None, identity, boot, met, seen })
 }
 
 impl<S: RaftStateMachine> Running<S> {
@@ -266,6 +275,18 @@ impl<S: RaftStateMachine> Running<S> {
             }
         }
         done
+    }
+
+    /// The handshake: whether this peer is heard. An older copy of a disk is not (law 15).
+    pub(crate) fn meets(&mut self, peer: NodeId, incarnation: Incarnation, boot: u64) -> bool {
+        if self.met.get(&peer) == Some(&(incarnation, boot)) {
+            return true;
+        }
+        let heard = self.identity.record_peer(peer, incarnation, boot).is_ok();
+        if heard {
+            self.met.insert(peer, (incarnation, boot));
+        }
+        heard
     }
 
     /// Tells the node.

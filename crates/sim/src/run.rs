@@ -118,7 +118,7 @@ impl<W: Workload> World<W> {
         if self.violation.is_none() {
             self.heal_and_serve();
         }
-        if self.violation.is_none() {
+        if self.violation.is_none() && !self.options.beyond_budget {
             self.converge();
         }
     }
@@ -127,8 +127,15 @@ impl<W: Workload> World<W> {
         self.say(|| "everything heals".to_owned());
         self.chaos.over = true;
         self.calm();
+        for at in 0..self.places.len() {
+            self.replace(at);
+        }
         let patience = self.nanos(8) + self.options.latency.as_nanos() as u64 * 8;
-        if !self.run_until(self.now + patience, |world| world.leader().is_some()) {
+        let led = self.run_until(self.now + patience, |world| world.leader().is_some());
+        if !led && self.options.beyond_budget {
+            return;
+        }
+        if !led {
             return self.fail("liveness: no leader within 4 election timeouts after everything healed");
         }
         self.clients.limit = self.clients.asked;
@@ -142,7 +149,9 @@ impl<W: Workload> World<W> {
             self.on_client(client);
         }
         self.settle();
-        if !self.run_until(self.now + patience, |world| world.clients.acknowledged > served) {
+        if !self.run_until(self.now + patience, |world| world.clients.acknowledged > served)
+            && !self.options.beyond_budget
+        {
             self.fail("liveness: no operation is served after everything healed");
         }
         self.clients.limit = self.clients.asked;
@@ -152,7 +161,7 @@ impl<W: Workload> World<W> {
     fn converge(&mut self) {
         let patience = self.nanos(600);
         let converged = self.run_until(self.now + patience, |world| {
-            !world.clients.is_busy() && world.events.is_multiple_of(16) && world.is_converged()
+            world.events.is_multiple_of(16) && !world.clients.is_busy() && world.is_whole() && world.is_converged()
         });
         if self.violation.is_some() {
             return;
@@ -182,6 +191,11 @@ impl<W: Workload> World<W> {
     fn members(&self) -> Vec<NodeId> {
         let leader = self.leader().and_then(|at| self.places[at].running.as_ref());
         leader.map(|leader| leader.node.core().membership().nodes.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Whether every node that lost something was dealt with.
+    fn is_whole(&self) -> bool {
+        self.places.iter().all(|place| !place.impaired)
     }
 
     fn is_converged(&self) -> bool {

@@ -109,8 +109,16 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) offset: i64,
     pub(crate) slow_disk: u64,
     pub(crate) slow_apply: u64,
-    /// Its disk may be damaged where its log cannot tell before it is opened again.
-    pub(crate) suspect: bool,
+    /// It lost something, and is not counted on until the operator has dealt with it.
+    pub(crate) impaired: bool,
+    /// Its disk is damaged where its log cannot tell before it said that everything is durable.
+    pub(crate) fragile: bool,
+    /// Its disk holds damage that was not found yet, or not dealt with.
+    pub(crate) damaged: bool,
+    /// How often it halted since it last ran.
+    pub(crate) halts: u64,
+    /// It speaks with optional fields that its peers do not know.
+    pub(crate) newer: bool,
     pub(crate) config: quorate::Config,
 }
 
@@ -129,6 +137,7 @@ pub(crate) struct World<W: Workload> {
     pub(crate) counts: FaultCounts,
     pub(crate) clients: Clients<W>,
     pub(crate) chaos: crate::chaos::Chaos,
+    pub(crate) atlas: crate::atlas::Atlas,
     pub(crate) digest: Digest,
     pub(crate) events: u64,
     pub(crate) trace: bool,
@@ -139,6 +148,8 @@ pub(crate) struct World<W: Workload> {
     pub(crate) violation: Option<Violation>,
     /// Membership changes that were completed.
     pub(crate) changes: u64,
+    /// Membership changes under way, and where they were asked for.
+    pub(crate) pending: std::collections::BTreeMap<CallId, usize>,
     packets: Vec<(NodeId, bytes::Bytes, bool)>,
     shipments: Vec<Shipment>,
     chores: Vec<Chore>,
@@ -164,6 +175,7 @@ impl<W: Workload> World<W> {
             counts: FaultCounts::default(),
             clients: Clients::new(&options, workload),
             chaos: crate::chaos::Chaos::new(&options),
+            atlas: crate::atlas::Atlas::default(),
             digest: Digest::default(),
             events: 0,
             trace,
@@ -172,6 +184,7 @@ impl<W: Workload> World<W> {
             busy: 0,
             violation: None,
             changes: 0,
+            pending: std::collections::BTreeMap::new(),
             packets: Vec::new(),
             shipments: Vec::new(),
             chores: Vec::new(),
@@ -209,7 +222,11 @@ impl<W: Workload> World<W> {
             offset,
             slow_disk: 1,
             slow_apply: 1,
-            suspect: false,
+            impaired: false,
+            fragile: false,
+            damaged: false,
+            halts: 0,
+            newer: false,
             config: self.options.config.clone(),
         });
     }
@@ -408,6 +425,7 @@ impl<W: Workload> World<W> {
                 let found = Shadow { vote: running.node.core().vote(), log: running.node.core().log().clone() };
                 self.shadows.insert((id, place.incarnation), found);
                 place.running = Some(running);
+                place.halts = 0;
                 self.say(|| format!("node {id} starts, run {run}"));
                 if let Err(violation) = checked {
                     self.fail(violation);
@@ -450,12 +468,17 @@ impl<W: Workload> World<W> {
         place.down = Down::Stopped;
         place.deferred.clear();
         place.paused_until = None;
-        let before = place.disk.damage();
         place.disk.stop(crash);
-        let after = place.disk.damage();
-        self.counts.add(Fault::LostUnsynced, u64::from(after.lost_sectors > before.lost_sectors));
-        self.counts.add(Fault::TornSector, u64::from(after.torn_sectors > before.torn_sectors));
-        self.counts.add(Fault::ZeroTail, u64::from(after.zero_tails > before.zero_tails));
+        let damage = place.disk.take_damage();
+        self.counts.add(Fault::LostUnsynced, damage.lost_sectors.min(1));
+        self.counts.add(Fault::TornSector, damage.torn_sectors.min(1));
+        self.counts.add(Fault::ZeroTail, damage.zero_tails.min(1));
+        self.counts.add(Fault::ReadError, damage.read_errors);
+        self.counts.add(Fault::WriteError, damage.write_errors);
+        self.counts.add(Fault::SyncError, damage.sync_errors);
+        self.counts.add(Fault::DiskFull, damage.full_errors.min(1));
+        self.counts.add(Fault::LostWrite, damage.lost_writes);
+        self.counts.add(Fault::MisdirectedWrite, damage.misdirected_writes);
         let id = self.places[at].id;
         self.say(|| format!("node {id} stops, {crash:?}"));
     }
@@ -469,13 +492,25 @@ impl<W: Workload> World<W> {
 
     fn resume(&mut self, at: usize) {
         if self.places[at].paused_until.is_some_and(|until| until <= self.now) {
-            self.places[at].paused_until = None;
-            for event in std::mem::take(&mut self.places[at].deferred) {
-                self.schedule(self.now, event);
-            }
-            // Its timers are late.
-            if self.places[at].running.is_some() {
+            let now = self.now;
+            let place = &mut self.places[at];
+            place.paused_until = None;
+            let deferred = std::mem::take(&mut place.deferred);
+            // Its timers are late, and what comes of them is seen to at once.
+            let mut wal = false;
+            if let Some(running) = &mut place.running {
+                running.timer = None;
+                wal = running.wal_at.take().is_some();
                 self.touch(at);
+            }
+            if wal {
+                self.schedule_wal(at, now);
+            }
+            for event in deferred {
+                match event {
+                    Event::Timer { .. } | Event::Wal { .. } => {}
+                    event => self.schedule(now, event),
+                }
             }
         }
     }
@@ -490,6 +525,10 @@ impl<W: Workload> World<W> {
         let Some(running) = &mut self.places[flight.to].running else {
             return self.refuse(flight);
         };
+        if !running.meets(from, flight.incarnation, flight.boot) {
+            self.say(|| format!("{to} refuses to hear {from}"));
+            return self.on_deaf(flight);
+        }
         match Packet::decode(CLUSTER, flight.bytes) {
             Ok(packet) => {
                 if self.trace {
@@ -499,6 +538,17 @@ impl<W: Workload> World<W> {
                 self.touch(flight.to);
             }
             Err(error) => self.fail(format!("node {to} cannot decode a message of {from}: {error}")),
+        }
+    }
+
+    /// A handshake failed: with an older copy of a disk, or a connection of the past, it must. Otherwise the receiver
+    /// could not write down whom it met, and somebody starts it again.
+    fn on_deaf(&mut self, flight: Flight) {
+        let sender = &self.places[flight.from];
+        let current = sender.running.as_ref().map(|running| running.boot) == Some(flight.boot);
+        if current && sender.incarnation == flight.incarnation && !sender.damaged {
+            self.stop(flight.to, Crash::KeepAll);
+            self.halted(flight.to, "it cannot write down whom it met".to_owned());
         }
     }
 
@@ -540,7 +590,9 @@ impl<W: Workload> World<W> {
     fn send(&mut self, from: usize, to: NodeId, bytes: bytes::Bytes, entries: bool) {
         let Some(to) = self.places.iter().position(|place| place.id == to) else { return };
         let place = &self.places[from];
-        let flight = Flight { from, to, incarnation: place.incarnation, bytes, entries };
+        let boot = place.running.as_ref().map_or(0, |running| running.boot);
+        let bytes = if place.newer { with_unknown_fields(&bytes) } else { bytes };
+        let flight = Flight { from, to, incarnation: place.incarnation, boot, bytes, entries };
         let (run, now, peer) = (place.run, self.now, self.places[to].id);
         match self.net.send(now, &flight, &mut self.counts) {
             Fate::At(at) => self.schedule(at, Event::Packet(flight)),
@@ -727,6 +779,17 @@ impl<W: Workload> World<W> {
     }
 }
 
+/// A message as a later version might send it: with fields at the end that this one does not know.
+fn with_unknown_fields(bytes: &bytes::Bytes) -> bytes::Bytes {
+    const UNKNOWN: [u8; 5] = [7; 5];
+    let mut length = [0; 4];
+    length.copy_from_slice(&bytes[4..8]);
+    let fields = u32::from_le_bytes(length);
+    let end = quorate_wire::PACKET_HEADER_BYTES + fields as usize;
+    let longer = (fields + UNKNOWN.len() as u32).to_le_bytes();
+    [&bytes[..4], &longer, &bytes[8..end], &UNKNOWN, &bytes[end..]].concat().into()
+}
+
 /// A message for a trace.
 fn brief(packet: &Packet) -> String {
     format!("{:?}", packet.message)
@@ -734,6 +797,13 @@ fn brief(packet: &Packet) -> String {
 
 /// What nodes' reads saw, until the world takes it.
 pub(crate) type SeenList<T> = Arc<Mutex<Vec<(CallId, T)>>>;
+
+impl<W: Workload> Place<W> {
+    /// Whether its log has nothing to write, and has said that everything is durable.
+    pub(crate) fn is_disk_idle(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.wal_at.is_none() && !running.wal.has_work())
+    }
+}
 
 /// Something for the core, by hand.
 pub(crate) fn trigger<W: Workload>(world: &mut World<W>, at: usize, event: CoreEvent) {

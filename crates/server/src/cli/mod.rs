@@ -5,6 +5,8 @@ mod dev_layout;
 mod recover;
 mod serve;
 mod signal;
+#[cfg(feature = "sim")]
+mod sim;
 mod status;
 mod table;
 
@@ -43,6 +45,9 @@ enum Command {
     Status(StatusArgs),
     /// Recovers a cluster of which so many nodes are lost for good that no quorum can come together again.
     Recover(RecoverArgs),
+    /// Simulates clusters with faults of every kind, from seeds, and checks what they promise.
+    #[cfg(feature = "sim")]
+    Sim(sim::SimArgs),
 }
 
 /// Why a command failed, for people: one message, perhaps with what to do on a line of its own.
@@ -93,6 +98,8 @@ fn execute(cli: Cli, begun: Instant) -> Result<ExitCode, Failure> {
             runtime.block_on(serve::run(args, begun))?;
             ExitCode::SUCCESS
         }
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => sim::run(&args)?,
         Command::Status(args) => {
             log_to_stderr("error");
             runtime.block_on(status::run(args))?

@@ -1,0 +1,249 @@
+//! Faults of disks and lost nodes, inside what a cluster promises to survive: of each committed entry one good copy
+//! stays, and a quorum that can go on. Beyond that budget only safety, or a clean halt, is required.
+
+use std::collections::BTreeMap;
+
+use quorate::virtual_node::{Answer, CallId};
+use quorate_core::{ChangeMembers, ChangeTerms, Incarnation, Node as Member, NodeId, Retain};
+
+use crate::chaos::Cure;
+use crate::disk::{Armed, Crash, SimDisk};
+use crate::fault::Fault;
+use crate::process::Shadow;
+use crate::rng::Rng;
+use crate::workload::Workload;
+use crate::world::{Event, World};
+
+/// An older copy of a node's disk.
+pub(crate) struct OldDisk {
+    disk: SimDisk,
+    possible: Vec<Shadow>,
+    incarnation: Incarnation,
+    run: u64,
+}
+
+/// What is known of nodes that lost something.
+#[derive(Default)]
+pub(crate) struct Atlas {
+    copies: BTreeMap<usize, OldDisk>,
+}
+
+impl<W: Workload> World<W> {
+    /// Whether the cluster can do without this node, besides those it does without already.
+    pub(crate) fn may_lose(&self, at: usize) -> bool {
+        if self.options.beyond_budget || self.places[at].impaired {
+            return true;
+        }
+        self.can_do_without(at)
+    }
+
+    /// As [`may_lose`](Self::may_lose), also beyond the budget: for faults that no quorum is safe from.
+    pub(crate) fn can_do_without(&self, at: usize) -> bool {
+        if !self.pending.is_empty() {
+            return false;
+        }
+        let Some(leader) = self.leader().and_then(|at| self.places[at].running.as_ref()) else { return false };
+        let core = leader.node.core();
+        let membership = core.membership();
+        let settled = core.membership_log_id().index <= core.commit() && !membership.is_joint();
+        let lost = self.places[at].id;
+        let good = |id: NodeId, incarnation: Incarnation| {
+            let fine = |place: &&crate::world::Place<W>| place.incarnation == incarnation && !place.impaired;
+            let place = self.places.iter().filter(|place| place.id == id).find(fine);
+            place.filter(|_| id != lost).map(|_| ())
+        };
+        settled && membership.elect_reached(good).is_some() && membership.commit_reached(good).is_some()
+    }
+
+    /// A disk is gone for good; the node comes back blank, as another voter than it was (law 15).
+    pub(crate) fn wipe(&mut self, at: usize) {
+        self.stop(at, Crash::DropAll);
+        self.on_process_gone(at);
+        let bits = self.disk_rng.bits();
+        let place = &mut self.places[at];
+        place.disk = SimDisk::new(Rng::new(bits, 100 + place.id.0));
+        place.incarnation = Incarnation(u128::from(place.id.0) << 64 | u128::from(bits | 1));
+        place.possible = None;
+        place.impaired = true;
+        (place.fragile, place.damaged) = (false, false);
+        self.atlas.copies.remove(&at);
+        let id = self.places[at].id;
+        self.say(|| format!("node {id} has a blank disk"));
+        let after = self.options.election_timeout.as_nanos() as u64;
+        self.schedule(self.now + after, Event::Start(at));
+    }
+
+    /// Gives a node with a damaged disk a blank one, as soon as nobody needs it.
+    pub(crate) fn replace(&mut self, at: usize) {
+        if !self.places[at].damaged {
+            return;
+        }
+        if self.can_do_without(at) {
+            return self.wipe(at);
+        }
+        let after = self.options.election_timeout.as_nanos() as u64 * 2;
+        self.schedule(self.now + after, Event::Heal(Cure::Replace(at)));
+    }
+
+    /// Does something to a disk, if the cluster can bear it; returns whether it did.
+    pub(crate) fn disk_fault(&mut self, fault: Fault, at: usize) -> bool {
+        if self.places[at].running.is_none() || self.places[at].fragile {
+            return false;
+        }
+        let timeout = self.options.election_timeout.as_nanos() as u64;
+        match fault {
+            Fault::ReadError => self.places[at].disk.arm(Some(Armed::Read)),
+            Fault::WriteError => self.places[at].disk.arm(Some(Armed::Write)),
+            Fault::SyncError => self.places[at].disk.arm(Some(Armed::Sync)),
+            Fault::DiskFull => {
+                let bytes = self.disk_rng.below(64 << 10);
+                self.places[at].disk.leave_space(Some(bytes));
+                self.schedule(self.now + timeout * 6, Event::Heal(Cure::Space(at)));
+            }
+            Fault::Wipe if self.may_lose(at) => {
+                self.wipe(at);
+                self.counts.add(fault, 1);
+            }
+            Fault::BitFlip if self.may_lose(at) && self.places[at].is_disk_idle() => {
+                let Some(what) = self.places[at].disk.flip("") else { return false };
+                self.say(|| format!("flipped a bit of {what}"));
+                (self.places[at].impaired, self.places[at].damaged) = (true, true);
+                self.schedule(self.now + timeout * 8, Event::Heal(Cure::Replace(at)));
+                self.counts.add(fault, 1);
+                self.stop(at, Crash::KeepAll);
+                self.on_process_gone(at);
+                self.schedule(self.now + timeout, Event::Start(at));
+            }
+            Fault::LostWrite | Fault::MisdirectedWrite if self.can_do_without(at) => {
+                let armed = if fault == Fault::LostWrite { Armed::LostWrite } else { Armed::Misdirected };
+                self.places[at].disk.arm(Some(armed));
+                // Until its log has said that everything is durable, nobody could tell this from a torn tail.
+                (self.places[at].fragile, self.places[at].impaired) = (true, true);
+                self.places[at].damaged = true;
+                self.schedule(self.now + timeout * 2, Event::Heal(Cure::Expose(at)));
+            }
+            Fault::OldDisk => return self.put_back(at),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Opens a log again that may have lost a write: it must notice.
+    pub(crate) fn expose(&mut self, at: usize) {
+        if !self.places[at].fragile {
+            return;
+        }
+        let timeout = self.options.election_timeout.as_nanos() as u64;
+        if self.places[at].running.is_some() && !self.places[at].is_disk_idle() {
+            return self.schedule(self.now + timeout / 7, Event::Heal(Cure::Expose(at)));
+        }
+        self.places[at].fragile = false;
+        if self.places[at].disk.armed().is_some() {
+            // Nothing was written meanwhile.
+            self.places[at].disk.arm(None);
+            (self.places[at].impaired, self.places[at].damaged) = (false, false);
+            return;
+        }
+        self.schedule(self.now + timeout * 8, Event::Heal(Cure::Replace(at)));
+        if self.places[at].running.is_some() {
+            self.stop(at, Crash::KeepAll);
+            self.on_process_gone(at);
+            self.schedule(self.now + timeout, Event::Start(at));
+        }
+    }
+
+    /// Keeps a copy of a stopped node's disk.
+    pub(crate) fn keep_copy(&mut self, at: usize) {
+        if !self.options.faults.has(Fault::OldDisk) || self.places[at].impaired {
+            return;
+        }
+        let place = &self.places[at];
+        let Some(possible) = place.possible.clone() else { return };
+        let copy = OldDisk { disk: place.disk.copy(), possible, incarnation: place.incarnation, run: place.run };
+        self.atlas.copies.entry(at).or_insert(copy);
+    }
+
+    /// Puts an older copy of a disk back. Every peer has met a later boot of it, and so refuses to hear it (law 15).
+    fn put_back(&mut self, at: usize) -> bool {
+        let Some(copy) = self.atlas.copies.get(&at) else { return false };
+        let place = &self.places[at];
+        let current = place.running.as_ref().map_or(0, |running| running.boot);
+        let met = |other: &crate::world::Place<W>| {
+            other.id == place.id
+                || other
+                    .running
+                    .as_ref()
+                    .is_some_and(|running| running.met.get(&place.id) == Some(&(place.incarnation, current)))
+        };
+        let known = self.places.iter().all(met);
+        if !known
+            || place.impaired
+            || copy.incarnation != place.incarnation
+            || place.run < copy.run + 4
+            || !self.can_do_without(at)
+        {
+            return false;
+        }
+        let Some(copy) = self.atlas.copies.remove(&at) else { return false };
+        self.stop(at, Crash::DropAll);
+        self.on_process_gone(at);
+        let place = &mut self.places[at];
+        place.disk = copy.disk;
+        place.possible = Some(copy.possible);
+        (place.impaired, place.damaged) = (true, true);
+        self.counts.add(Fault::OldDisk, 1);
+        let timeout = self.options.election_timeout.as_nanos() as u64;
+        self.schedule(self.now + timeout, Event::Start(at));
+        self.schedule(self.now + timeout * 6, Event::Heal(Cure::Replace(at)));
+        true
+    }
+
+    /// The operator brings a node back that lost its disk: out of the membership, then in again as what it is now.
+    pub(crate) fn readmit(&mut self) {
+        let Some(at) = self.leader() else { return };
+        let Some(lost) = self.places.iter().position(|place| place.impaired && !place.damaged) else { return };
+        let (id, incarnation) = (self.places[lost].id, self.places[lost].incarnation);
+        let up = self.places[lost].running.is_some();
+        let call = self.clients.new_call();
+        let patience = self.options.election_timeout * 2;
+        let Some(running) = &mut self.places[at].running else { return };
+        let core = running.node.core();
+        let membership = core.membership();
+        if core.membership_log_id().index > core.commit() || membership.is_joint() {
+            return;
+        }
+        if membership.is_voter_as(id, incarnation) || !membership.nodes.contains_key(&id) && !self.options.wants(id) {
+            // A node whose damage did no harm, or that is wanted no more.
+            if up {
+                self.places[lost].impaired = false;
+            }
+            return;
+        }
+        let change = if membership.is_voter(id) {
+            if membership.voter_ids().len() < 2 {
+                return;
+            }
+            ChangeMembers::RemoveVoters([id].into())
+        } else {
+            // As what it is now: the leader must have heard it since.
+            let heard = |peer: &quorate_core::PeerStatus| peer.id == id && peer.incarnation == Some(incarnation);
+            if !up || membership.nodes.contains_key(&id) && !core.status().peers.iter().any(heard) {
+                return;
+            }
+            ChangeMembers::AddVoters(BTreeMap::from([(id, Member::at(format!("node-{id}")))]))
+        };
+        let terms = ChangeTerms { patience, ..ChangeTerms::default() };
+        running.node.change(call, change.clone(), Retain::Remove, terms);
+        self.pending.insert(call, at);
+        self.touch(at);
+        self.say(|| format!("operator: {change:?} at node {}", at + 1));
+    }
+
+    pub(crate) fn on_other_answer(&mut self, at: usize, call: CallId, answer: crate::clients::AnswerOf<W>) {
+        self.pending.remove(&call);
+        if let Answer::Changed(result) = answer {
+            self.changes += u64::from(result.is_ok());
+            self.say(|| format!("membership change at node {}: {result:?}", at + 1));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! For users: [`Simulation`] runs a state machine of one's own.
+
+use quorate::{RaftStateMachine, ReadPolicy};
+
+use crate::fault::FaultSet;
+use crate::history::Nanos;
+use crate::options::Options;
+use crate::rng::Rng;
+use crate::run::{Report, run};
+use crate::workload::{Invoked, LookAt, Op, Returned, Workload};
+
+/// What a client of a [`Simulation`] was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told<R, T> {
+    /// The operation's number, from 0, in the order in which they were begun.
+    pub id: u64,
+    /// When it was begun, in virtual nanoseconds.
+    pub begun: Nanos,
+    /// When it ended.
+    pub ended: Nanos,
+    /// How it ended.
+    pub returned: Returned<R, T>,
+}
+
+/// All that clients were told, in the order in which they were told.
+pub type AllTold<S, T> = Vec<Told<<S as RaftStateMachine>::Response, T>>;
+
+type Next<S, T> = Box<dyn FnMut(u64, &mut Rng) -> Op<S, T>>;
+type Check<S, T> = Box<dyn FnMut(&S, &AllTold<S, T>) -> Result<(), String>>;
+
+/// Runs a state machine of one's own in a simulated cluster; `T` is what reads see.
+///
+/// The cluster must agree in every run: all nodes' [`snapshot`](RaftStateMachine::snapshot)s of one state are compared
+/// byte by byte.
+///
+#[doc = "```"]
+#[doc = include_str!("../examples/own_machine.rs")]
+#[doc = "```"]
+pub struct Simulation<S: RaftStateMachine, T = ()> {
+    options: Options,
+    machine: Box<dyn Fn() -> S>,
+    next: Next<S, T>,
+    check: Check<S, T>,
+}
+
+impl<S: RaftStateMachine, T> std::fmt::Debug for Simulation<S, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulation").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
+    /// Describes the run of a seed: `machine` makes a blank state machine, `next` what clients ask, given the number of
+    /// the operation and a source of chance.
+    pub fn new(
+        seed: u64,
+        machine: impl Fn() -> S + 'static,
+        next: impl FnMut(u64, &mut Rng) -> Op<S, T> + 'static,
+    ) -> Self {
+        let options = Options::of_seed(seed);
+        Self { options, machine: Box::new(machine), next: Box::new(next), check: Box::new(|_, _| Ok(())) }
+    }
+
+    /// How many nodes vote, from 1 to 7; drawn from the seed otherwise.
+    #[must_use]
+    pub fn nodes(mut self, voters: u64) -> Self {
+        self.options.voters = voters.clamp(1, 7);
+        self
+    }
+
+    /// Which kinds of faults happen; a random subset otherwise.
+    #[must_use]
+    pub fn faults(mut self, faults: FaultSet) -> Self {
+        self.options.faults = faults;
+        self
+    }
+
+    /// How many operations clients begin; a few hundred otherwise.
+    #[must_use]
+    pub fn operations(mut self, operations: u64) -> Self {
+        self.options.operations = operations;
+        self
+    }
+
+    /// Changes anything else.
+    #[must_use]
+    pub fn options(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    /// Looks at the state at the end, which all nodes share, and at all that clients were told.
+    #[must_use]
+    pub fn check(mut self, check: impl FnMut(&S, &AllTold<S, T>) -> Result<(), String> + 'static) -> Self {
+        self.check = Box::new(check);
+        self
+    }
+
+    /// Runs it.
+    pub fn run(self) -> Report {
+        let Self { options, machine, next, check } = self;
+        run(options, Closures { machine, next, check, begun: Vec::new(), told: Vec::new() }, false).0
+    }
+}
+
+/// A look at the state that any node may take, as fresh as `policy` asks for.
+pub fn read<S: RaftStateMachine, T>(policy: ReadPolicy, look: impl Fn(&S) -> T + Send + Sync + 'static) -> Op<S, T> {
+    let look: LookAt<S, T> = std::sync::Arc::new(look);
+    Op::Read(policy, look)
+}
+
+struct Closures<S: RaftStateMachine, T> {
+    machine: Box<dyn Fn() -> S>,
+    next: Next<S, T>,
+    check: Check<S, T>,
+    /// By operation.
+    begun: Vec<Nanos>,
+    told: AllTold<S, T>,
+}
+
+impl<S: RaftStateMachine, T: Send + 'static> Workload for Closures<S, T> {
+    type Machine = S;
+    type Seen = T;
+
+    fn machine(&self) -> S {
+        (self.machine)()
+    }
+
+    fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<S, T> {
+        self.begun.push(asked.at);
+        (self.next)(asked.id, chance)
+    }
+
+    fn on_return(&mut self, id: u64, _node: u64, at: Nanos, returned: Returned<S::Response, T>) {
+        let begun = self.begun.get(id as usize).copied().unwrap_or(0);
+        self.told.push(Told { id, begun, ended: at, returned });
+    }
+
+    fn check(&mut self, end: &S) -> Result<(), String> {
+        (self.check)(end, &self.told)
+    }
+}

@@ -1,0 +1,192 @@
+//! Many seeds, for so long or so many, on several threads: each run stays on one.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::fault::{Fault, FaultCounts, FaultSet};
+use crate::run::{Report, run_seed};
+
+/// Of so many seeds one is run twice, to compare the trace hashes.
+const HASHED_EVERY: u64 = 50;
+/// Failures that are kept; the rest is counted.
+const MAX_FAILURES: usize = 20;
+
+/// What to search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// The first seed; the others follow.
+    pub first_seed: u64,
+    /// At most so many seeds.
+    pub seeds: u64,
+    /// At most for so long.
+    pub budget: Option<Duration>,
+    /// Threads.
+    pub jobs: usize,
+}
+
+/// What a search found.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Seeds run.
+    pub seeds: u64,
+    /// Virtual time in which some operation was under way.
+    pub busy: Duration,
+    /// Real time.
+    pub took: Duration,
+    /// Events.
+    pub events: u64,
+    /// Checks of single claims.
+    pub checks: u64,
+    /// Membership changes that were completed.
+    pub changes: u64,
+    /// How often each fault happened.
+    pub faults: FaultCounts,
+    /// In how many seeds each fault was left out.
+    pub disabled: Vec<(Fault, u64)>,
+    /// Commands committed, of each seed.
+    commands: Vec<u64>,
+    /// Faults, of each seed.
+    faults_of_seeds: Vec<u64>,
+    /// Seeds that were run twice.
+    pub hashed: u64,
+    /// Runs that failed, the first of them.
+    pub failures: Vec<Report>,
+    /// How many failed.
+    pub failed: u64,
+}
+
+impl Summary {
+    fn add(&mut self, report: Report, hashed: bool) {
+        self.seeds += 1;
+        self.busy += report.busy;
+        self.events += report.events;
+        self.checks += report.checks;
+        self.changes += report.changes;
+        self.faults.merge(&report.faults);
+        for (place, fault) in Fault::ALL.iter().enumerate() {
+            if self.disabled.len() <= place {
+                self.disabled.push((*fault, 0));
+            }
+            self.disabled[place].1 += u64::from(!report.options.faults.has(*fault));
+        }
+        self.commands.push(report.commands);
+        self.faults_of_seeds.push(report.faults.total());
+        self.hashed += u64::from(hashed);
+        if report.violation.is_some() {
+            self.failed += 1;
+            if self.failures.len() < MAX_FAILURES {
+                self.failures.push(report);
+            }
+        }
+    }
+
+    /// Simulated hours of clusters under load.
+    pub fn hours(&self) -> f64 {
+        self.busy.as_secs_f64() / 3600.0
+    }
+
+    /// Commands committed in a seed: as many as this or more in half of them.
+    pub fn median_commands(&self) -> u64 {
+        median(&self.commands)
+    }
+
+    /// Faults in a seed.
+    pub fn median_faults(&self) -> u64 {
+        median(&self.faults_of_seeds)
+    }
+}
+
+fn median(of: &[u64]) -> u64 {
+    let mut sorted = of.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0)
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.took.as_secs_f64().max(1e-9);
+        writeln!(
+            f,
+            "{} seeds, {:.2} simulated cluster-hours under load, in {:.1?}: {:.0} events/s",
+            self.seeds,
+            self.hours(),
+            self.took,
+            self.events as f64 / seconds
+        )?;
+        writeln!(
+            f,
+            "a seed (median): {} commands committed, {} faults; {} checks, {} membership changes in all",
+            self.median_commands(),
+            self.median_faults(),
+            self.checks,
+            self.changes
+        )?;
+        writeln!(
+            f,
+            "trace hashes compared: {} seeds run twice, all equal unless a failure says otherwise",
+            self.hashed
+        )?;
+        writeln!(f, "{:<16} {:>10} {:>14}", "fault", "times", "seeds without")?;
+        for (fault, without) in &self.disabled {
+            writeln!(f, "{:<16} {:>10} {:>14}", fault.name(), self.faults.of(*fault), without)?;
+        }
+        for report in &self.failures {
+            let seed = report.options.seed;
+            let violation = report.violation.as_deref().unwrap_or_default();
+            writeln!(f, "FAILED seed {seed}: {violation}\n  again: quorate sim --seed {seed} --trace")?;
+        }
+        write!(f, "{} failures", self.failed)
+    }
+}
+
+/// Runs seed after seed.
+pub fn search(what: Search) -> Summary {
+    let started = Instant::now();
+    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let summary = Mutex::new(Summary::default());
+    let work = || {
+        while !stop.load(Ordering::Relaxed) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= what.seeds {
+                return;
+            }
+            let hashed = number.is_multiple_of(HASHED_EVERY);
+            let report = one(what.first_seed.wrapping_add(number), hashed);
+            summary.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(report, hashed);
+            if what.budget.is_some_and(|budget| started.elapsed() >= budget) {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..what.jobs.max(1)).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    let mut summary = summary.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    summary.took = started.elapsed();
+    summary.failures.sort_by_key(|report| report.options.seed);
+    summary
+}
+
+fn one(seed: u64, twice: bool) -> Report {
+    let (mut report, _) = run_seed(seed, false);
+    if twice {
+        let (again, _) = run_seed(seed, false);
+        if again.hash != report.hash {
+            report.violation.get_or_insert(format!(
+                "not deterministic: trace hash {:032x}, and {:032x} the second time",
+                report.hash, again.hash
+            ));
+        }
+    }
+    report
+}
+
+impl Summary {
+    /// Kinds of faults that some seed enabled and none suffered, and kinds that no seed enabled.
+    pub fn missing_faults(&self) -> FaultSet {
+        self.faults.missing().into_iter().collect()
+    }
+}
