@@ -154,10 +154,11 @@ impl<W: Workload> World<W> {
 
     /// Keeps a copy of a stopped node's disk.
     pub(crate) fn keep_copy(&mut self, at: usize) {
-        if !self.options.faults.has(Fault::OldDisk) || self.places[at].impaired {
+        // Nobody would be asked who could tell an old copy.
+        let place = &self.places[at];
+        if !self.options.faults.has(Fault::OldDisk) || place.impaired || place.alone {
             return;
         }
-        let place = &self.places[at];
         let Some(possible) = place.possible.clone() else { return };
         let copy = OldDisk { disk: place.disk.copy(), possible, incarnation: place.incarnation, run: place.run };
         self.atlas.copies.entry(at).or_insert(copy);

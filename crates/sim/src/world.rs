@@ -115,6 +115,8 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) fragile: bool,
     /// Its disk holds damage that was not found yet, or not dealt with.
     pub(crate) damaged: bool,
+    /// When it was last stopped it could elect itself, without asking anybody.
+    pub(crate) alone: bool,
     /// How often it halted since it last ran.
     pub(crate) halts: u64,
     /// It speaks with optional fields that its peers do not know.
@@ -225,6 +227,7 @@ impl<W: Workload> World<W> {
             impaired: false,
             fragile: false,
             damaged: false,
+            alone: false,
             halts: 0,
             newer: false,
             config: self.options.config.clone(),
@@ -461,6 +464,8 @@ impl<W: Workload> World<W> {
             let durable = self.shadows.entry((place.id, place.incarnation)).or_default();
             running.take_done(durable);
             let possible = running.possible(durable);
+            let own = |id, incarnation| ((id, incarnation) == (place.id, place.incarnation)).then_some(());
+            place.alone = running.node.core().membership().elect_reached(own).is_some();
             place.possible = Some(possible);
         }
         place.running = None;
