@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::ids::{Incarnation, LeaderIdMode, NodeId};
 
+/// The longest time-out: a year, so that no sum or multiple of time-outs overflows.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Tunables of one node's core. Cluster-wide state is in [`Membership`](crate::Membership).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
@@ -132,6 +135,15 @@ impl Config {
     /// Names the field that is wrong and what it must be.
     pub fn check(&self) -> Result<(), ConfigError> {
         let error = |field, must| Err(ConfigError { field, must });
+        let longest = [
+            ("election_timeout_max", self.election_timeout_max),
+            ("heartbeat_interval", self.heartbeat_interval),
+            ("retransmit_timeout", self.retransmit_timeout),
+            ("max_disk_lag", self.max_disk_lag),
+        ];
+        if let Some((field, _)) = longest.into_iter().find(|(_, value)| *value > MAX_TIMEOUT) {
+            return error(field, "be at most a year");
+        }
         if self.election_timeout_max <= self.election_timeout_min {
             return error("election_timeout_max", "be greater than election_timeout_min");
         }

@@ -43,7 +43,7 @@ pub use crate::core::Core;
 #[cfg(feature = "mutants")]
 pub use bug::plant;
 pub use bug::{Bug, bug};
-pub use config::{Config, ConfigError, OnLostLog, Toggle};
+pub use config::{Config, ConfigError, MAX_TIMEOUT, OnLostLog, Toggle};
 pub use event::{
     Action, Actions, CoreEntry, Event, Note, Outcome, PeerState, ReadPolicy, Recovered, Refusal, SendOutcome,
     SnapshotMeta, Source, StepDown, Tail, TransferFailure, Write, WriteOp,

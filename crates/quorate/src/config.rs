@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_core::{ConfigError, Incarnation, LeaderIdMode, NodeId, OnLostLog, Toggle};
+use quorate_core::{ConfigError, Incarnation, LeaderIdMode, MAX_TIMEOUT, NodeId, OnLostLog, Toggle};
 use quorate_wire::MAX_PAYLOAD_BYTES;
 
 /// Tunables of one node. Start from `Config::default()`, which fits a local network.
@@ -127,6 +127,9 @@ impl Config {
         }
         if self.proposal_window_bytes < self.max_command_bytes {
             return error("proposal_window_bytes", "be at least max_command_bytes");
+        }
+        if self.write_timeout > MAX_TIMEOUT || self.read_timeout > MAX_TIMEOUT {
+            return error("write_timeout", "be at most a year, and read_timeout too");
         }
         if self.write_timeout.is_zero() || self.read_timeout.is_zero() {
             return error("write_timeout", "be greater than zero, and read_timeout too");

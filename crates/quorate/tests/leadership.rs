@@ -6,11 +6,13 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use common::{PATIENCE, by_id, leader, start, stop};
+use common::{Ledger, PATIENCE, by_id, leader, peers, start, stop};
 use quorate::{
-    ChangeError, Config, NodeId, PeerState, Phase, RaftMetrics, ReconfigureError, Refusal, Toggle, TransferFailure,
+    ChangeError, ClosedReason, Config, MemoryNetwork, NodeId, PeerState, Phase, Raft, RaftMetrics, ReconfigureError,
+    Refusal, StartError, Toggle, TransferFailure,
 };
 
 /// Leaders that are not late although the machine is busy.
@@ -178,4 +180,55 @@ async fn metrics_say_how_each_peer_is() {
     let back = |metrics: &RaftMetrics| of(metrics).is_some_and(|peer| peer.lag == 0 && !peer.backing_off);
     first.wait(PATIENCE).metrics(back, "the peer to be back").await.unwrap();
     stop(nodes).await;
+}
+
+/// A waker of an executor that breaks.
+#[derive(Default)]
+struct Broken(AtomicBool);
+
+impl Wake for Broken {
+    fn wake(self: Arc<Self>) {
+        assert!(!self.0.load(Ordering::Relaxed), "the test asked for it");
+    }
+}
+
+#[tokio::test]
+async fn a_waker_that_panics_harms_nobody_else() {
+    // One thread for everything: what it leaves behind meets the next call.
+    let (_network, nodes) = start(1, Config::default()).await;
+    let node = &nodes[0];
+    let mut broken = Box::pin(node.client_write("one".to_owned()));
+    let executor = Arc::new(Broken::default());
+    let waker = Waker::from(Arc::clone(&executor));
+    let _waits = broken.as_mut().poll(&mut Context::from_waker(&waker));
+    executor.0.store(true, Ordering::Relaxed);
+    assert_eq!(node.client_write("two".to_owned()).await.unwrap().response, 2);
+    assert_eq!(broken.await.unwrap().response, 1, "it is answered, whoever polls it then");
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn whoever_shuts_down_second_waits_for_the_first() {
+    let (_network, nodes) = start(1, Config::default()).await;
+    let (one, other) = (nodes[0].clone(), nodes[0].clone());
+    tokio::join!(one.shutdown(), async {
+        other.shutdown().await;
+        assert_eq!(other.metrics().borrow().closed, Some(ClosedReason::Shutdown));
+    });
+}
+
+#[tokio::test]
+async fn time_outs_without_end_are_refused_by_name() {
+    let network = MemoryNetwork::new();
+    let endless = [
+        Config { write_timeout: Duration::MAX, ..Config::default() },
+        Config { election_timeout_max: Duration::MAX, ..Config::default() },
+        Config { heartbeat_interval: Duration::MAX, ..Config::default() },
+        Config { retransmit_timeout: Duration::MAX, ..Config::default() },
+    ];
+    for config in endless {
+        let started =
+            Raft::builder(1).peers(peers([1])).in_memory(&network).config(config).start(Ledger::inline()).await;
+        assert!(matches!(started, Err(StartError::Config(text)) if text.contains("at most a year")));
+    }
 }

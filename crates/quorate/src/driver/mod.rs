@@ -293,7 +293,9 @@ impl Driver {
 
     /// Takes in what came and does what follows from it. Leaves `inputs` empty.
     pub(crate) fn turn(&mut self, now: Now, inputs: &mut Vec<Input>, effects: &mut Effects) {
-        for input in inputs.drain(..) {
+        // One by one: if one of them panics, the others can still be answered.
+        inputs.reverse();
+        while let Some(input) = inputs.pop() {
             self.on_input(now, input, effects);
         }
         self.report_completions(now, effects);
@@ -486,6 +488,10 @@ impl Driver {
 
     /// The group is over: nobody is left without an answer.
     pub(crate) fn close(&mut self, reason: &ClosedReason, fired: &mut Fired) {
+        if let Some(taken) = self.proposal.take() {
+            // Its step panicked: the commands may be on their way to the log.
+            taken.waits.fail(0, &Failure::Unknown, fired);
+        }
         for (_, waiting) in std::mem::take(&mut self.waiting) {
             match waiting {
                 Waiting::Read(batch, _) => batch.close(reason, fired),

@@ -324,7 +324,10 @@ impl Node {
         }
         let mut next = Some(self);
         while let Some(node) = next {
-            node.pump();
+            // A panic of this library or of a waker ends the node that it happened in, not this thread's others.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| node.pump())) {
+                node.fail(&*panic);
+            }
             next = RUN_LIST.with_borrow_mut(|list| {
                 let node = list.as_mut().and_then(VecDeque::pop_front);
                 if node.is_none() {
@@ -333,6 +336,15 @@ impl Node {
                 node
             });
         }
+    }
+
+    /// The pump panicked: the node is over, and must not stay claimed.
+    fn fail(self: &Arc<Self>, panic: &(dyn std::any::Any + Send)) {
+        let reason = ClosedReason::Internal(panic_text(panic));
+        // Whatever panics on the way out is of the same kind.
+        drop(catch_unwind(AssertUnwindSafe(|| self.close(reason))));
+        self.word.store(IDLE, Ordering::Release);
+        self.step_there();
     }
 
     fn pump(self: &Arc<Self>) {
@@ -570,7 +582,16 @@ impl Node {
         self.leader.send_replace(None);
         self.proposals.close(&reason, &mut fired);
         self.reads.close(&reason, &mut fired);
-        self.seat.lock().driver.close(&reason, &mut fired);
+        {
+            let mut seat = self.seat.lock();
+            seat.driver.close(&reason, &mut fired);
+            // What a turn that panicked left.
+            for input in seat.inputs.drain(..) {
+                if let Input::Read { batch, .. } = input {
+                    batch.close(&reason, &mut fired);
+                }
+            }
+        }
         self.applies.close(&reason, &mut fired);
         self.metrics.send_modify(|metrics| {
             metrics.closed = Some(reason);

@@ -4,6 +4,7 @@
 //! allocation for all calls that came in together, and is completed under one lock.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -80,10 +81,17 @@ pub(crate) struct Fired {
 }
 
 impl Fired {
-    /// Wakes and calls everyone; keeps the allocations.
+    /// Wakes and calls everyone; keeps the allocations. A panic of one does not keep the others from being told.
     pub(crate) fn fire(&mut self) {
-        self.wakers.drain(..).for_each(Waker::wake);
-        self.calls.drain(..).for_each(|call| call());
+        self.wakers.drain(..).for_each(|waker| guard(|| waker.wake()));
+        self.calls.drain(..).for_each(guard);
+    }
+}
+
+/// Runs what is not this library's own, such as an executor's waker.
+fn guard(run: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+        tracing::error!(text = super::node::panic_text(&*panic), "a waker or responder panicked");
     }
 }
 

@@ -11,7 +11,7 @@ use quorate_core::{
 };
 use quorate_wire::{EntryKind, Packet};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OnceCell, oneshot};
 
 use super::HostBuilder;
 use crate::call::{Call, CallId, Standing, Written};
@@ -61,6 +61,8 @@ pub(crate) struct HostInner {
     /// Whether the thread that delivers a packet steps the group.
     fused: bool,
     closed: AtomicBool,
+    /// Set once everything is stopped.
+    stopped: OnceCell<()>,
     /// Stops what `open` started, after the network.
     on_shutdown: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
 }
@@ -142,6 +144,7 @@ impl HostInner {
             stranger: Notify::new(),
             fused,
             closed: AtomicBool::new(false),
+            stopped: OnceCell::new(),
             on_shutdown: Mutex::new(on_shutdown),
         });
         host.network.start(Arc::new(Arrivals(Arc::clone(&host))));
@@ -230,9 +233,12 @@ impl HostInner {
     }
 
     pub(crate) async fn shutdown(self: &Arc<Self>) {
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        self.closed.store(true, Ordering::Release);
+        // Whoever comes second waits for the first.
+        self.stopped.get_or_init(|| self.stop()).await;
+    }
+
+    async fn stop(self: &Arc<Self>) {
         for node in self.nodes() {
             node.bring(Input::Close(ClosedReason::Shutdown));
             node.wait_closed().await;
