@@ -71,6 +71,10 @@ impl Core {
     /// there is gone (law 6).
     pub(crate) fn on_link_refused(&mut self, peer: NodeId) {
         let fast_failover = !self.uses_leases() || bug(Bug::ConnectionEvidenceEndsPromise);
+        if fast_failover && self.vote.leader_id.node_id == peer {
+            // Also what a restarted voter keeps to its leader for.
+            self.promised.0 = Vote::default();
+        }
         let Some(contact) = &mut self.contact else { return };
         if contact.leader != peer || !fast_failover || matches!(self.role, Role::Leader(_)) {
             return;
