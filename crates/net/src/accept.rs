@@ -223,7 +223,11 @@ async fn read(inner: &Inner, mut accepted: Accepted) -> Break {
                     None => Break::Content("a goodbye without a code".into()),
                 };
             }
-            Kind::SnapshotBegin | Kind::SnapshotChunk | Kind::SnapshotEnd | Kind::SnapshotReply => {
+            Kind::SnapshotBegin
+            | Kind::SnapshotChunk
+            | Kind::SnapshotEnd
+            | Kind::SnapshotReply
+            | Kind::SnapshotResume => {
                 return FrameError::Unexpected(frame.kind).into();
             }
         }

@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     SnapshotEnd,
     /// The receiver's answer.
     SnapshotReply,
+    /// What the receiver of a snapshot has of it already.
+    SnapshotResume,
     /// The node that dialed refuses the other, and closes.
     Goodbye,
 }
@@ -45,6 +47,7 @@ impl Kind {
             Kind::SnapshotEnd => 5,
             Kind::SnapshotReply => 6,
             Kind::Goodbye => 7,
+            Kind::SnapshotResume => 8,
         }
     }
 
@@ -57,6 +60,7 @@ impl Kind {
             5 => Some(Kind::SnapshotEnd),
             6 => Some(Kind::SnapshotReply),
             7 => Some(Kind::Goodbye),
+            8 => Some(Kind::SnapshotResume),
             _ => None,
         }
     }

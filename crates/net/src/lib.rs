@@ -20,6 +20,7 @@ mod hello;
 mod lane;
 mod options;
 mod probe;
+mod sink;
 mod snapshot;
 mod stream;
 #[cfg(feature = "tls")]
@@ -36,7 +37,7 @@ pub use error::NetError;
 pub use hello::{DialedBy, Lane, LocalIdentity, PeerHello, RefusalCode};
 pub use options::TransportOptions;
 pub use probe::{ProbeAnswer, probe};
-pub use snapshot::{OutgoingSnapshot, SnapshotSource};
+pub use snapshot::{OutgoingSnapshot, Progress, SnapshotSource};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;
 pub use transport::{LaneStats, PeerStats, Transport};
@@ -59,6 +60,11 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A snapshot arrived whole and is durable in its file, not yet in the file's directory.
     fn on_snapshot(&self, from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot);
+
+    /// So many bytes of a snapshot of this group, of so many, have arrived. Only for showing; must not block.
+    fn on_snapshot_progress(&self, from: NodeId, group: GroupId, bytes: u64, total: u64) {
+        let _ = (from, group, bytes, total);
+    }
 
     /// Asked in every handshake, once the transport itself finds nothing wrong: may this peer talk to us
     /// (law 15)? The text of a refusal is shown at both ends.

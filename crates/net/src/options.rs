@@ -44,6 +44,8 @@ pub struct TransportOptions {
     /// How long sent bytes may stay unacknowledged by the peer's system before the connection is given up, and
     /// how long an idle connection goes unprobed. Default 5 s.
     pub silence_timeout: Duration,
+    /// Most bytes of snapshots sent in a second, over all peers; at least 64 KiB. Default `None`: no limit.
+    pub snapshot_max_bytes_per_second: Option<u64>,
     /// How long a snapshot transfer may make no progress. Default 30 s.
     pub snapshot_idle_timeout: Duration,
 }
@@ -67,6 +69,7 @@ impl TransportOptions {
             connect_timeout: Duration::from_secs(2),
             handshake_timeout: Duration::from_secs(5),
             silence_timeout: Duration::from_secs(5),
+            snapshot_max_bytes_per_second: None,
             snapshot_idle_timeout: Duration::from_secs(30),
         }
     }
@@ -86,6 +89,10 @@ impl TransportOptions {
             (!self.connect_timeout.is_zero(), "connect_timeout must not be 0"),
             (!self.handshake_timeout.is_zero(), "handshake_timeout must not be 0"),
             (self.silence_timeout >= Duration::from_millis(100), "silence_timeout must be at least 100 ms"),
+            (
+                self.snapshot_max_bytes_per_second.is_none_or(|rate| rate >= 64 << 10),
+                "snapshot_max_bytes_per_second must be at least 64 KiB",
+            ),
             (!self.snapshot_idle_timeout.is_zero(), "snapshot_idle_timeout must not be 0"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {

@@ -1,16 +1,15 @@
-//! Snapshots on their way: one connection each, chunks with a checksum each, one reply at the end.
+//! Snapshots on their way: one connection each, chunks with a checksum each, one reply at the end. A transfer that broke
+//! goes on where it ended, if what arrived is what would be sent again.
 //!
 //! The layout is in FORMAT.md, "Snapshot transfer".
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::{AppendHeader, GroupId, NodeId, SendOutcome, SnapshotMeta};
+use quorate_core::{AppendHeader, Bug, GroupId, NodeId, SendOutcome, SnapshotMeta, bug};
 use quorate_wire::{decode_append_header, decode_snapshot_meta, encode_append_header, encode_snapshot_meta};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, split};
 use tokio::task::spawn_blocking;
@@ -20,6 +19,7 @@ use crate::dial::dial;
 use crate::error::Break;
 use crate::frame::{self, Frame, FrameError, Kind};
 use crate::hello::{Lane, PeerHello, Refusal, RefusalCode};
+use crate::sink::Sink;
 use crate::stream::{FrameReader, Stream};
 use crate::transport::Inner;
 use crate::{ReceivedData, ReceivedSnapshot};
@@ -27,8 +27,12 @@ use crate::{ReceivedData, ReceivedSnapshot};
 /// Content in one chunk: a hundred system calls for 25 MiB, and a heartbeat's packet waits for less than one at
 /// the network card.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Ends the names of files that are being received.
-const INCOMING_SUFFIX: &str = ".incoming";
+/// With a limit of the rate, chunks are a tenth of a second long at most, but not shorter than this.
+const LEAST_CHUNK_BYTES: usize = 4 << 10;
+/// Reading again what has arrived, or was sent, may take so many times the idle limit: about 300 GiB at 500 MiB/s.
+const REREAD_FACTOR: u32 = 20;
+/// Bytes of a resume frame: offset and checksum.
+const RESUME_BYTES: usize = 12;
 /// Bytes of a snapshot's announcement before the append header and the meta.
 const BEGIN_FIXED_BYTES: usize = 24;
 /// Bytes of the closing frame: length and checksum.
@@ -45,6 +49,31 @@ pub struct OutgoingSnapshot {
     pub meta: SnapshotMeta,
     /// Its content.
     pub source: SnapshotSource,
+    /// Who is told how far it is.
+    pub progress: Progress,
+}
+
+/// Told how many bytes of how many are there; must not block. The default tells nobody.
+#[derive(Clone, Default)]
+pub struct Progress(Option<Arc<dyn Fn(u64, u64) + Send + Sync>>);
+
+impl Progress {
+    /// Tells this function.
+    pub fn new(tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    fn tell(&self, bytes: u64, total: u64) {
+        if let Some(tell) = &self.0 {
+            tell(bytes, total);
+        }
+    }
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Progress").field(&self.0.is_some()).finish()
+    }
 }
 
 /// Where a snapshot to send is read from.
@@ -81,11 +110,11 @@ impl Drop for Done {
 
 /// What is announced before the content.
 #[derive(Clone, Debug, PartialEq)]
-struct Begin {
-    group: GroupId,
-    length: u64,
-    header: AppendHeader,
-    meta: SnapshotMeta,
+pub(crate) struct Begin {
+    pub(crate) group: GroupId,
+    pub(crate) length: u64,
+    pub(crate) header: AppendHeader,
+    pub(crate) meta: SnapshotMeta,
 }
 
 impl Begin {
@@ -138,7 +167,7 @@ pub(crate) async fn send(inner: Arc<Inner>, to: NodeId, snapshot: OutgoingSnapsh
 }
 
 async fn transfer(inner: &Inner, to: NodeId, snapshot: OutgoingSnapshot) -> Result<u64, Break> {
-    let OutgoingSnapshot { group, header, meta, source } = snapshot;
+    let OutgoingSnapshot { group, header, meta, source, progress } = snapshot;
     let Some(peer) = inner.peer(to) else {
         return Err(Break::Content(format!("no address is known for node {to}")));
     };
@@ -148,7 +177,14 @@ async fn transfer(inner: &Inner, to: NodeId, snapshot: OutgoingSnapshot) -> Resu
     let (mut incoming, mut outgoing) = split(connection.stream);
     let mut reader = FrameReader::new(version, connection.max_frame);
     let begin = frame::whole(Kind::SnapshotBegin, version, &Begin { group, length, header, meta }.encode());
-    let writing = write_all(&mut outgoing, &mut source, &begin, version, idle);
+    within(idle, async { Ok(outgoing.write_all(&begin).await?) }).await?;
+    let has = resume_point(&within(idle * REREAD_FACTOR, reader.next(&mut incoming)).await?)?;
+    let start = source.start_after(has).await?;
+    if start.offset > 0 {
+        tracing::info!(peer = %to, %group, offset = start.offset, length, "a broken snapshot transfer goes on");
+    }
+    let pace = Pace { inner, version, idle, progress: &progress };
+    let writing = write_all(&mut outgoing, &mut source, start, pace);
     let written = tokio::select! {
         // The receiver has the last word; before that it can only refuse.
         biased;
@@ -166,6 +202,25 @@ async fn transfer(inner: &Inner, to: NodeId, snapshot: OutgoingSnapshot) -> Resu
     }
 }
 
+/// How much of the content is where it belongs, and its checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Point {
+    pub(crate) offset: u64,
+    pub(crate) checksum: u32,
+}
+
+/// What the receiver says that it has.
+fn resume_point(frame: &Frame) -> Result<Point, Break> {
+    if frame.kind != Kind::SnapshotResume {
+        verdict(frame)?;
+        return Err(Break::Content("the receiver confirmed a snapshot that it does not have".into()));
+    }
+    match frame.head() {
+        head if head.len() >= RESUME_BYTES => Ok(Point { offset: u64_at(head, 0), checksum: u32_at(head, 8) }),
+        head => Err(Break::Content(format!("a snapshot resume of {} bytes", head.len()))),
+    }
+}
+
 /// The receiver's answer.
 fn verdict(reply: &Frame) -> Result<(), Break> {
     if reply.kind != Kind::SnapshotReply {
@@ -180,24 +235,34 @@ fn verdict(reply: &Frame) -> Result<(), Break> {
     }
 }
 
-/// Writes announcement, content and end; each chunk within the idle limit.
+/// How a snapshot is written.
+struct Pace<'a> {
+    inner: &'a Inner,
+    version: u16,
+    idle: Duration,
+    progress: &'a Progress,
+}
+
+/// Writes content and end, from `start` on; each chunk within the idle limit.
 async fn write_all<W: AsyncWrite + Unpin>(
     to: &mut W,
     source: &mut Source,
-    begin: &[u8],
-    version: u16,
-    idle: Duration,
+    start: Point,
+    pace: Pace<'_>,
 ) -> Result<(), Break> {
-    within(idle, async { Ok(to.write_all(begin).await?) }).await?;
-    let (mut offset, mut checksum) = (0u64, 0);
+    let Pace { inner, version, idle, progress } = pace;
+    let Point { mut offset, mut checksum } = start;
+    let rate = inner.options.snapshot_max_bytes_per_second;
+    let chunk_bytes = rate.map_or(CHUNK_BYTES, |rate| (rate as usize / 10).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES));
     let mut chunk = Vec::new();
+    progress.tell(offset, source.length);
     while offset < source.length {
         // The frame is built in front of the content, so that both leave in one write.
         chunk.clear();
         let at = frame::start(&mut chunk);
         chunk.extend_from_slice(&offset.to_le_bytes());
         let content_at = chunk.len();
-        chunk = source.append(chunk, offset).await?;
+        chunk = source.append(chunk, offset, chunk_bytes).await?;
         let content = &chunk[content_at..];
         if content.is_empty() {
             let (want, text) = (source.length, "the snapshot became shorter while it was sent");
@@ -205,8 +270,12 @@ async fn write_all<W: AsyncWrite + Unpin>(
         }
         checksum = crc32c::crc32c_append(checksum, content);
         offset += content.len() as u64;
+        if let Some(rate) = rate {
+            inner.transfers.wait_for(content.len() as u64, rate).await;
+        }
         frame::finish(&mut chunk, at, Kind::SnapshotChunk, version, 0);
         within(idle, async { Ok(to.write_all(&chunk).await?) }).await?;
+        progress.tell(offset, source.length);
     }
     let mut end = [0; END_BYTES];
     end[..8].copy_from_slice(&offset.to_le_bytes());
@@ -242,9 +311,35 @@ impl Source {
         }
     }
 
+    /// Where to go on: behind what the receiver has, if that is how this content begins; else at the start. The bytes
+    /// are compared, by their checksum, and not what they are said to be: a snapshot of the same entries that was
+    /// built again need not have the same bytes.
+    async fn start_after(&mut self, has: Point) -> io::Result<Point> {
+        if has.offset == 0 || has.offset > self.length {
+            return Ok(Point::default());
+        }
+        let mut own = Point::default();
+        while own.offset < has.offset {
+            let most = usize::try_from(has.offset - own.offset).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+            let some = self.append(Vec::new(), own.offset, most).await?;
+            if some.is_empty() {
+                break;
+            }
+            own.checksum = crc32c::crc32c_append(own.checksum, &some);
+            own.offset += some.len() as u64;
+        }
+        if own == has || bug(Bug::ResumedTransferMixesSnapshots) {
+            return Ok(has);
+        }
+        if let Some(file) = &mut self.file {
+            file.seek(io::SeekFrom::Start(0))?;
+        }
+        Ok(Point::default())
+    }
+
     /// Appends the next chunk, which starts at `offset`; nothing at the end.
-    async fn append(&mut self, mut to: Vec<u8>, offset: u64) -> io::Result<Vec<u8>> {
-        let most = usize::try_from(self.length - offset).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+    async fn append(&mut self, mut to: Vec<u8>, offset: u64, chunk_bytes: usize) -> io::Result<Vec<u8>> {
+        let most = usize::try_from(self.length - offset).map_or(chunk_bytes, |left| left.min(chunk_bytes));
         let Some(file) = self.file.take() else {
             let start = (offset as usize).min(self.memory.len());
             to.extend_from_slice(&self.memory[start..(start + most).min(self.memory.len())]);
@@ -266,7 +361,7 @@ pub(crate) async fn receive(inner: &Arc<Inner>, stream: Stream, version: u16, pe
     let idle = inner.options.snapshot_idle_timeout;
     let (mut incoming, mut outgoing) = split(stream);
     let mut reader = FrameReader::new(version, inner.options.max_frame_bytes);
-    let (reply, ended) = match receive_whole(inner, &mut reader, &mut incoming, &peer).await {
+    let (reply, ended) = match receive_whole(inner, &mut reader, (&mut incoming, &mut outgoing), version, &peer).await {
         Ok(received) => {
             let (group, length) = (received.group, received.len);
             tracing::info!(peer = %peer.node, %group, length, "snapshot received");
@@ -297,10 +392,11 @@ async fn drain<R: AsyncRead + Unpin>(incoming: &mut R) -> Result<(), Break> {
     Ok(())
 }
 
-async fn receive_whole<R: AsyncRead + Unpin>(
+async fn receive_whole<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     inner: &Inner,
     reader: &mut FrameReader,
-    incoming: &mut R,
+    (incoming, outgoing): (&mut R, &mut W),
+    version: u16,
     peer: &PeerHello,
 ) -> Result<ReceivedSnapshot, Break> {
     let idle = inner.options.snapshot_idle_timeout;
@@ -315,24 +411,67 @@ async fn receive_whole<R: AsyncRead + Unpin>(
         let text = format!("snapshot of {} bytes exceeds the limit of {limit}; raise max_snapshot_bytes", begin.length);
         return Err(Break::Content(text));
     }
-    let mut sink = Sink::open(inner, begin.group, peer.node).await?;
-    let (mut offset, mut checksum) = (0u64, 0);
+    let turn = within(idle, async { Ok(inner.transfers.take_turn(begin.group).await) }).await?;
+    let overtaken = turn.overtaken();
+    let whole = async {
+        let (sink, has) = Sink::open(inner, &begin, peer, turn).await?;
+        let mut resume = [0; RESUME_BYTES];
+        resume[..8].copy_from_slice(&has.offset.to_le_bytes());
+        resume[8..].copy_from_slice(&has.checksum.to_le_bytes());
+        let resume = frame::whole(Kind::SnapshotResume, version, &resume);
+        within(idle, async { Ok(outgoing.write_all(&resume).await?) }).await?;
+        fill(inner, reader, incoming, &begin, (sink, has), peer).await
+    };
+    let data = tokio::select! {
+        data = whole => data?,
+        () = overtaken => return Err(Break::Content("a newer transfer of this group began".into())),
+    };
+    let Begin { group, header, meta, length } = begin;
+    Ok(ReceivedSnapshot { group, header, meta, data, len: length })
+}
+
+/// Takes in chunks and the end.
+async fn fill<R: AsyncRead + Unpin>(
+    inner: &Inner,
+    reader: &mut FrameReader,
+    incoming: &mut R,
+    begin: &Begin,
+    (mut sink, has): (Sink, Point),
+    peer: &PeerHello,
+) -> Result<ReceivedData, Break> {
+    let idle = inner.options.snapshot_idle_timeout;
+    let spoilt = sink.spoilt();
+    // What the sender says does not fit together: nothing of it is worth keeping.
+    let spoil = |ended: Break| {
+        spoilt.spoil();
+        ended
+    };
+    let mut at = has;
+    let mut may_start_over = has.offset > 0;
     loop {
-        let frame = within(idle, reader.next(incoming)).await?;
+        // The sender reads again what it need not send: the first chunk may take a while.
+        let patience = if may_start_over { idle * REREAD_FACTOR } else { idle };
+        let frame = within(patience, reader.next(incoming)).await?;
         match frame.kind {
             Kind::SnapshotChunk => {
-                let content = chunk_at(&frame, offset, begin.length)?;
-                checksum = crc32c::crc32c_append(checksum, &content);
-                offset += content.len() as u64;
+                if may_start_over && chunk_offset(&frame).map_err(spoil)? == 0 {
+                    at = Point::default();
+                    sink = sink.clear().await?;
+                }
+                may_start_over = false;
+                let content = chunk_at(&frame, at.offset, begin.length).map_err(spoil)?;
+                at.checksum = crc32c::crc32c_append(at.checksum, &content);
+                at.offset += content.len() as u64;
                 sink = sink.write(content).await?;
+                if let Some(handler) = inner.handler.get() {
+                    handler.on_snapshot_progress(peer.node, begin.group, at.offset, begin.length);
+                }
             }
             Kind::SnapshotEnd => {
-                check_end(frame.head(), offset, checksum, begin.length)?;
-                let data = sink.finish().await?;
-                let Begin { group, header, meta, length } = begin;
-                return Ok(ReceivedSnapshot { group, header, meta, data, len: length });
+                check_end(frame.head(), at.offset, at.checksum, begin.length).map_err(spoil)?;
+                return sink.finish(inner, begin).await;
             }
-            other => return Err(FrameError::Unexpected(other).into()),
+            other => return Err(spoil(FrameError::Unexpected(other).into())),
         }
     }
 }
@@ -342,12 +481,16 @@ fn goodbye(frame: &Frame) -> Break {
         .map_or_else(|| Break::Content("a goodbye without a code".into()), Break::RefusedByPeer)
 }
 
-/// The content of a chunk, which must continue at `offset` and stay within `length`.
-fn chunk_at(frame: &Frame, offset: u64, length: u64) -> Result<Bytes, Break> {
+fn chunk_offset(frame: &Frame) -> Result<u64, Break> {
     if frame.head_len != frame.content.len() || frame.content.len() < 8 {
         return Err(Break::Content("a snapshot chunk outside its checksum".into()));
     }
-    let found = u64_at(frame.head(), 0);
+    Ok(u64_at(frame.head(), 0))
+}
+
+/// The content of a chunk, which must continue at `offset` and stay within `length`.
+fn chunk_at(frame: &Frame, offset: u64, length: u64) -> Result<Bytes, Break> {
+    let found = chunk_offset(frame)?;
     if found != offset {
         return Err(Break::Content(format!("snapshot chunk at offset {found} where {offset} was expected")));
     }
@@ -369,94 +512,10 @@ fn check_end(head: &[u8], offset: u64, checksum: u32, length: u64) -> Result<(),
     Ok(())
 }
 
-/// Where a snapshot that arrives is put.
-enum Sink {
-    File { file: File, path: Unfinished, unsynced: usize },
-    Memory(Vec<u8>),
-}
-
-/// Written bytes that are made durable at a time, so that the end of a large snapshot does not wait for all of it.
-const SYNC_BYTES: usize = 16 << 20;
-
-impl Sink {
-    async fn open(inner: &Inner, group: GroupId, from: NodeId) -> Result<Self, Break> {
-        let Some(dir) = &inner.options.incoming_dir else { return Ok(Sink::Memory(Vec::new())) };
-        let number = inner.next_file.fetch_add(1, Relaxed);
-        let path = dir.join(format!("group-{group}-from-{from}-{number}{INCOMING_SUFFIX}"));
-        let opened = blocking(move || {
-            let file = File::options().write(true).create_new(true).open(&path)?;
-            Ok(Sink::File { file, path: Unfinished(Some(path)), unsynced: 0 })
-        });
-        opened.await.map_err(not_written)
-    }
-
-    async fn write(self, content: Bytes) -> Result<Self, Break> {
-        match self {
-            Sink::Memory(mut bytes) => {
-                bytes.extend_from_slice(&content);
-                Ok(Sink::Memory(bytes))
-            }
-            Sink::File { mut file, path, unsynced } => {
-                let written = blocking(move || {
-                    file.write_all(&content)?;
-                    let unsynced = unsynced + content.len();
-                    if unsynced < SYNC_BYTES {
-                        return Ok(Sink::File { file, path, unsynced });
-                    }
-                    file.sync_data()?;
-                    Ok(Sink::File { file, path, unsynced: 0 })
-                });
-                written.await.map_err(not_written)
-            }
-        }
-    }
-
-    /// Makes the content durable and hands it over.
-    async fn finish(self) -> Result<ReceivedData, Break> {
-        match self {
-            Sink::Memory(bytes) => Ok(ReceivedData::Memory(bytes.into())),
-            Sink::File { file, mut path, .. } => {
-                let synced = blocking(move || {
-                    file.sync_all()?;
-                    Ok(path.0.take())
-                });
-                let path = synced.await.map_err(not_written)?;
-                Ok(ReceivedData::File(path.unwrap_or_default()))
-            }
-        }
-    }
-}
-
-fn not_written(source: io::Error) -> Break {
-    Break::Content(format!("cannot write the snapshot: {source}"))
-}
-
-/// A file that is removed unless it is taken out.
-struct Unfinished(Option<PathBuf>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
-            // What cannot be removed now is removed at the next start.
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// Makes the directory for incoming snapshots, and removes what an earlier run left unfinished in it.
-pub(crate) fn prepare_dir(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().ends_with(INCOMING_SUFFIX) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
 /// Runs file work where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     spawn_blocking(work).await.map_err(io::Error::other)?
 }
 

@@ -55,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) incoming_permits: Arc<Semaphore>,
     /// Numbers the files of incoming snapshots.
     pub(crate) next_file: AtomicU64,
+    pub(crate) transfers: crate::sink::Transfers,
     identity: RwLock<LocalIdentity>,
     peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
     incoming: Mutex<HashMap<u64, (PeerHello, Arc<Notify>)>>,
@@ -140,7 +141,7 @@ impl Transport {
         #[cfg(feature = "tls")]
         let tls = options.tls.as_ref().map(|tls| tls.build(options.identity.node)).transpose()?;
         if let Some(dir) = &options.incoming_dir {
-            let prepared = snapshot::prepare_dir(dir);
+            let prepared = crate::sink::prepare_dir(dir);
             prepared.map_err(|source| NetError::IncomingDir { path: dir.clone(), source })?;
         }
         let failed = |source| NetError::Listen { address: options.listen.clone(), source };
@@ -152,6 +153,7 @@ impl Transport {
             handler: OnceLock::new(),
             incoming_permits: Arc::new(Semaphore::new(options.max_incoming)),
             next_file: AtomicU64::new(1),
+            transfers: crate::sink::Transfers::default(),
             identity: RwLock::new(options.identity),
             peers: RwLock::default(),
             incoming: Mutex::default(),

@@ -6,11 +6,12 @@ mod common;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use common::{Hello, Log, Node, PATIENCE, header, identity, meta, noise, options};
 use quorate_core::{NodeId, SendOutcome};
-use quorate_net::{OutgoingSnapshot, ReceivedData, SnapshotSource};
+use quorate_net::{OutgoingSnapshot, Progress, ReceivedData, SnapshotSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -45,8 +46,12 @@ async fn receiver(dir: Option<&Path>) -> Node {
 }
 
 async fn outcome(from: &Node, source: SnapshotSource) -> SendOutcome {
+    outcome_with(from, source, Progress::default()).await
+}
+
+async fn outcome_with(from: &Node, source: SnapshotSource, progress: Progress) -> SendOutcome {
     let (sender, told) = oneshot::channel();
-    let snapshot = OutgoingSnapshot { group: common::GROUP, header: header(), meta: meta(), source };
+    let snapshot = OutgoingSnapshot { group: common::GROUP, header: header(), meta: meta(), source, progress };
     from.net.send_snapshot(NodeId(2), snapshot, move |outcome| sender.send(outcome).unwrap());
     timeout(PATIENCE, told).await.expect("it ends").expect("and is told")
 }
@@ -124,11 +129,12 @@ async fn meddler(to: String, at: usize, change: Change) -> String {
 }
 
 #[tokio::test]
-async fn a_damaged_snapshot_is_refused_and_leaves_nothing_behind() {
+async fn a_damaged_snapshot_is_refused_and_nothing_of_the_damage_is_kept() {
     let dir = Dir::new("damaged");
     let mut log = Log::capture();
     let (one, mut two) = (Node::start(options(identity(1))).await, receiver(Some(&dir.0)).await);
     let content = Bytes::from(noise(1 << 20, 3));
+    let mut other = 30;
     let damages: [(usize, Change, &str); 3] = [
         (600_000, |byte| Some(byte ^ 1), "checksum of a frame of kind 4"),
         (90, |byte| Some(byte ^ 128), "checksum"),
@@ -136,15 +142,105 @@ async fn a_damaged_snapshot_is_refused_and_leaves_nothing_behind() {
     ];
     for (at, change, why) in damages {
         one.net.set_address(NodeId(2), &meddler(two.address(), at, change).await);
-        assert_eq!(outcome(&one, SnapshotSource::Memory(content.clone())).await, SendOutcome::Failed);
+        // Each time another content, so that none goes on where the one before ended.
+        other += 1;
+        let content = Bytes::from(noise(1 << 20, other));
+        assert_eq!(outcome(&one, SnapshotSource::Memory(content)).await, SendOutcome::Failed);
         log.line(&["WARN", "peer=2", "snapshot not delivered"]).await;
         log.line(&["peer=1", "lane=snapshot", why]).await;
         assert!(!two.told().iter().any(|event| matches!(event, common::Event::Snapshot(..))));
-        common::until(|| dir.files().is_empty()).await;
     }
     one.knows(&two, 2);
-    assert_eq!(outcome(&one, SnapshotSource::Memory(content)).await, SendOutcome::Delivered);
-    two.snapshot().await;
+    assert_eq!(outcome(&one, SnapshotSource::Memory(content.clone())).await, SendOutcome::Delivered);
+    let ReceivedData::File(path) = two.snapshot().await.data else { panic!("a file") };
+    assert!(fs::read(&path).unwrap() == content, "the content is equal");
+    assert_eq!(dir.files(), [path], "no part is left");
+}
+
+/// The first and the last that was told.
+fn told_to(progress: &Arc<Mutex<Vec<(u64, u64)>>>) -> ((u64, u64), (u64, u64)) {
+    let told = progress.lock().unwrap();
+    (told[0], told[told.len() - 1])
+}
+
+fn listener() -> (Arc<Mutex<Vec<(u64, u64)>>>, Progress) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let to = Arc::clone(&told);
+    (told, Progress::new(move |bytes, total| to.lock().unwrap().push((bytes, total))))
+}
+
+/// Sends content whose transfer breaks in the middle, and waits until the part is there.
+async fn break_off(one: &Node, two: &Node, dir: &Dir, content: &Bytes) {
+    one.net.set_address(NodeId(2), &meddler(two.address(), 900_000, |_| None).await);
+    assert_eq!(outcome(one, SnapshotSource::Memory(content.clone())).await, SendOutcome::Failed);
+    let half = |path: &PathBuf| fs::metadata(path).unwrap().len() == 3 * (256 << 10);
+    common::until(|| dir.files().iter().any(half)).await;
+}
+
+#[tokio::test]
+async fn a_broken_transfer_goes_on_where_it_ended_also_after_a_restart_of_the_receiver() {
+    let dir = Dir::new("resume");
+    let (one, two) = (Node::start(options(identity(1))).await, receiver(Some(&dir.0)).await);
+    let content = Bytes::from(noise(2 << 20, 4));
+    break_off(&one, &two, &dir, &content).await;
+    two.net.shutdown();
+    let mut two = receiver(Some(&dir.0)).await;
+    one.knows(&two, 2);
+    let (told, progress) = listener();
+    assert_eq!(outcome_with(&one, SnapshotSource::Memory(content.clone()), progress).await, SendOutcome::Delivered);
+    assert_eq!(told_to(&told), ((3 * (256 << 10), 2 << 20), (2 << 20, 2 << 20)));
+    let ReceivedData::File(path) = two.snapshot().await.data else { panic!("a file") };
+    assert!(fs::read(&path).unwrap() == content, "the content is equal");
+    assert_eq!(dir.files(), [path]);
+}
+
+#[tokio::test]
+async fn a_snapshot_of_other_bytes_is_not_mixed_with_what_arrived() {
+    let dir = Dir::new("mixed");
+    let (one, mut two) = (Node::start(options(identity(1))).await, receiver(Some(&dir.0)).await);
+    break_off(&one, &two, &dir, &Bytes::from(noise(2 << 20, 5))).await;
+    one.knows(&two, 2);
+    // The same entries, the same length, built again: other bytes.
+    let content = Bytes::from(noise(2 << 20, 6));
+    let (told, progress) = listener();
+    assert_eq!(outcome_with(&one, SnapshotSource::Memory(content.clone()), progress).await, SendOutcome::Delivered);
+    assert_eq!(told_to(&told).0, (0, 2 << 20), "it begins again");
+    let ReceivedData::File(path) = two.snapshot().await.data else { panic!("a file") };
+    assert!(fs::read(&path).unwrap() == content, "the content is equal");
+
+    break_off(&one, &two, &dir, &Bytes::from(noise(2 << 20, 7))).await;
+    one.knows(&two, 2);
+    let shorter = SnapshotSource::Memory(Bytes::from(noise(1000, 8)));
+    assert_eq!(outcome(&one, shorter).await, SendOutcome::Delivered);
+    assert_eq!(two.snapshot().await.len, 1000);
+    let parts = dir.files().into_iter().filter(|path| path.extension().is_some_and(|end| end == "part"));
+    assert_eq!(parts.count(), 0, "the part of another snapshot is removed");
+}
+
+#[tokio::test]
+async fn a_newer_transfer_takes_the_place_of_one_that_stands_still() {
+    let dir = Dir::new("newer");
+    let mut two = receiver(Some(&dir.0)).await;
+    let mut stream = common::raw_peer(&two, Hello::new(1, 2, 3)).await;
+    stream.write_all(&[begin(6), chunk(0, b"one")].concat()).await.unwrap();
+    common::until(|| !dir.files().is_empty()).await;
+    let mut again = common::raw_peer(&two, Hello::new(1, 2, 3)).await;
+    let all = [begin(6), chunk(0, b"one"), chunk(3, b"two"), end(6, crc32c::crc32c(b"onetwo"))].concat();
+    again.write_all(&all).await.unwrap();
+    again.shutdown().await.unwrap();
+    assert_eq!(reply(&common::read_to_close(&mut again).await), (0, String::new()));
+    assert_eq!(two.snapshot().await.len, 6);
+    stream.shutdown().await.unwrap();
+    let (code, text) = reply(&common::read_to_close(&mut stream).await);
+    assert_eq!(code, 11);
+    assert!(text.contains("a newer transfer of this group began"), "{text}");
+}
+
+#[tokio::test]
+async fn a_limit_of_the_rate_that_no_transfer_could_live_with_is_refused() {
+    let mut useless = options(identity(1));
+    useless.snapshot_max_bytes_per_second = Some(1);
+    assert!(quorate_net::Transport::bind(useless).await.is_err(), "a chunk would take longer than anybody waits");
 }
 
 #[tokio::test]
@@ -210,8 +306,9 @@ fn end(length: u64, checksum: u32) -> Vec<u8> {
     common::frame_bytes(5, &[&length.to_le_bytes()[..], &checksum.to_le_bytes()].concat(), b"")
 }
 
-/// Code and text of the reply frame in `said`.
+/// Code and text of the reply frame in `said`, which may come after a resume frame.
 fn reply(said: &[u8]) -> (u16, String) {
+    let said = if said[4] == 8 { &said[20 + 12..] } else { said };
     assert_eq!(said[4], 6, "a reply");
     (u16::from_le_bytes([said[20], said[21]]), String::from_utf8(said[22..].to_vec()).unwrap())
 }
@@ -256,6 +353,8 @@ async fn a_transfer_that_stands_still_is_ended() {
     let mut stream = common::raw_peer(&two, Hello::new(1, 2, 3)).await;
     stream.write_all(&[begin(6), chunk(0, b"one")].concat()).await.unwrap();
     // Time stands still but for timers: only the receiver's own limit can end this.
+    let mut resume = [0; 20 + 12];
+    stream.read_exact(&mut resume).await.unwrap();
     let (code, text) = reply(&{
         let mut said = vec![0; 20];
         stream.read_exact(&mut said).await.unwrap();

@@ -76,7 +76,13 @@ async fn nodes_of_one_authority_talk_on_every_lane() {
 
     let (sender, told) = tokio::sync::oneshot::channel();
     let source = SnapshotSource::Memory(Bytes::from(noise(1 << 20, 2)));
-    let snapshot = OutgoingSnapshot { group: common::GROUP, header: common::header(), meta: common::meta(), source };
+    let snapshot = OutgoingSnapshot {
+        group: common::GROUP,
+        header: common::header(),
+        meta: common::meta(),
+        source,
+        progress: quorate_net::Progress::default(),
+    };
     one.net.send_snapshot(NodeId(2), snapshot, move |outcome| sender.send(outcome).unwrap());
     assert_eq!(told.await, Ok(SendOutcome::Delivered));
     assert_eq!(two.snapshot().await.len, 1 << 20);

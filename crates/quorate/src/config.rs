@@ -52,6 +52,9 @@ pub struct Config {
     /// Most bytes of entries that a leader keeps beyond that because a peer that is alive has not acknowledged them;
     /// a peer that lags by more gets a snapshot. Default 256 MiB.
     pub max_kept_bytes: u64,
+    /// Most bytes of snapshots that this node sends in a second, over all peers and groups; at least 64 KiB. Default
+    /// `None`: as fast as it goes.
+    pub snapshot_max_bytes_per_second: Option<u64>,
     /// A leader whose own log is not durable up to a committed entry for this long steps aside. Default 10 s.
     pub max_disk_lag: Duration,
     /// What this node does if its log is lost: its disk is blank, but the cluster knows it as a voter. Default: halt.
@@ -102,6 +105,7 @@ impl Default for Config {
             snapshot_interval: core.snapshot_interval,
             keep_entries: core.keep_entries,
             max_kept_bytes: core.max_kept_bytes,
+            snapshot_max_bytes_per_second: None,
             max_disk_lag: core.max_disk_lag,
             on_lost_log: core.on_lost_log,
             replication_lag_threshold: core.replication_lag_threshold,
@@ -134,6 +138,9 @@ impl Config {
         if self.write_timeout.is_zero() || self.read_timeout.is_zero() {
             return error("write_timeout", "be greater than zero, and read_timeout too");
         }
+        if self.snapshot_max_bytes_per_second.is_some_and(|rate| rate < 64 << 10) {
+            return error("snapshot_max_bytes_per_second", "be at least 64 KiB, or `None`");
+        }
         self.to_core(NodeId(0), Incarnation(0), 0).check()
     }
 
@@ -157,6 +164,7 @@ impl Config {
             snapshot_interval: core.snapshot_interval,
             keep_entries: core.keep_entries,
             max_kept_bytes: core.max_kept_bytes,
+            snapshot_max_bytes_per_second: self.snapshot_max_bytes_per_second,
             max_disk_lag: core.max_disk_lag,
             replication_lag_threshold: core.replication_lag_threshold,
             on_lost_log: core.on_lost_log,
@@ -174,6 +182,10 @@ impl Config {
     pub(crate) fn fixed_field_of(&self, other: &Config) -> Option<&'static str> {
         let differs = [
             ("leader_id_mode", self.leader_id_mode != other.leader_id_mode),
+            (
+                "snapshot_max_bytes_per_second",
+                self.snapshot_max_bytes_per_second != other.snapshot_max_bytes_per_second,
+            ),
             ("write_timeout", self.write_timeout != other.write_timeout),
             ("read_timeout", self.read_timeout != other.read_timeout),
             ("max_command_bytes", self.max_command_bytes != other.max_command_bytes),

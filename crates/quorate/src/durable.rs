@@ -142,25 +142,45 @@ impl SnapshotStore for Durable {
 
     fn receive(&self, group: GroupId, data: SnapshotData) -> Result<Box<dyn ReceivedContent>, StorageError> {
         let store = self.handle.snapshots().clone();
-        let mut incoming = store.receive(group)?;
-        match data {
-            SnapshotData::Memory(bytes) => incoming.append(&bytes)?,
-            SnapshotData::File(path) => {
-                let mut file = File::open(&path)?;
-                let mut chunk = vec![0; COPY_BYTES];
-                loop {
-                    let count = file.read(&mut chunk)?;
-                    if count == 0 {
-                        break;
-                    }
-                    incoming.append(&chunk[..count])?;
-                }
-                std::fs::remove_file(&path)?;
+        let taken_over = match &data {
+            SnapshotData::File(path) => store.take_over(group, path)?,
+            SnapshotData::Memory(_) => None,
+        };
+        let received = match taken_over {
+            Some(received) => received,
+            // In memory, or the log's disk is not the file system's.
+            None => {
+                let copied = copy(&store, group, &data);
+                data.discard();
+                copied?
             }
-        }
-        let received = incoming.finish()?;
+        };
         Ok(Box::new(Received { received, store, group }))
     }
+}
+
+/// Copies what a peer sent into the store.
+fn copy(
+    store: &quorate_wal::SnapshotStore,
+    group: GroupId,
+    data: &SnapshotData,
+) -> Result<quorate_wal::ReceivedSnapshot, StorageError> {
+    let mut incoming = store.receive(group)?;
+    match data {
+        SnapshotData::Memory(bytes) => incoming.append(bytes)?,
+        SnapshotData::File(path) => {
+            let mut file = File::open(path)?;
+            let mut chunk = vec![0; COPY_BYTES];
+            loop {
+                let count = file.read(&mut chunk)?;
+                if count == 0 {
+                    break;
+                }
+                incoming.append(&chunk[..count])?;
+            }
+        }
+    }
+    Ok(incoming.finish()?)
 }
 
 /// A snapshot being written.

@@ -51,8 +51,10 @@ pub use error::{
 pub use host::{GroupBuilder, Host, HostBuilder, Storage};
 pub use identity::{Identity, IdentityStore};
 pub use memory::{MemoryNetwork, MemorySnapshots, MemoryStorage};
-pub use metrics::{PeerMetrics, RaftMetrics, Role, Wait};
-pub use network::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource};
+pub use metrics::{PeerMetrics, RaftMetrics, Role, TransferMetrics, Wait};
+pub use network::{
+    Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotProgress, SnapshotSource,
+};
 pub use raft::{ClientWriteResponse, ClientWriteResult, Raft, Trigger};
 pub use session::{PendingWrite, Session, SessionOptions};
 pub use snapshot::{ReceivedContent, SnapshotStore, SnapshotWriter, StoredSnapshot};

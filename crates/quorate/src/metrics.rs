@@ -61,6 +61,8 @@ pub struct RaftMetrics {
     pub membership_log_id: LogId,
     /// On a leader: how far each peer is.
     pub replication: Vec<PeerMetrics>,
+    /// How far the snapshot is that a leader sends to this node; one that broke off stays until another begins.
+    pub receiving_snapshot: Option<TransferMetrics>,
     /// On a leader: how long ago, at least, a quorum acknowledged it. `None` elsewhere, or before it did.
     pub quorum_acked_ago: Option<Duration>,
 }
@@ -85,6 +87,7 @@ pub(crate) fn blank_metrics(id: NodeId, group: GroupId) -> RaftMetrics {
         membership: Arc::default(),
         membership_log_id: LogId::ZERO,
         replication: Vec::new(),
+        receiving_snapshot: None,
         quorum_acked_ago: None,
     }
 }
@@ -109,6 +112,7 @@ pub(crate) fn metrics_of(
         inflight_bytes: peer.inflight_bytes,
         acked_ago: peer.acked_at.map(|at| now.since(at)),
         backing_off: peer.backing_off,
+        snapshot: None,
     });
     RaftMetrics {
         id,
@@ -133,8 +137,45 @@ pub(crate) fn metrics_of(
         membership,
         membership_log_id: status.membership_log_id,
         replication: replication.collect(),
+        receiving_snapshot: None,
         quorum_acked_ago: status.quorum_acked.map(|at| now.since(at)),
     }
+}
+
+/// The snapshots that a node sends and receives, as its network tells.
+#[derive(Default)]
+pub(crate) struct TransfersShown {
+    sending: Vec<TransferMetrics>,
+    receiving: Option<TransferMetrics>,
+}
+
+impl TransfersShown {
+    pub(crate) fn sending(&mut self, to: NodeId, how_far: Option<(u64, u64)>) {
+        self.sending.retain(|known| known.peer != to);
+        self.sending.extend(how_far.map(|(bytes, total)| TransferMetrics { peer: to, bytes, total }));
+    }
+
+    pub(crate) fn receiving(&mut self, how_far: Option<TransferMetrics>) {
+        self.receiving = how_far;
+    }
+
+    pub(crate) fn show(&self, metrics: &mut RaftMetrics) {
+        for peer in &mut metrics.replication {
+            peer.snapshot = self.sending.iter().find(|known| known.peer == peer.id).copied();
+        }
+        metrics.receiving_snapshot = self.receiving;
+    }
+}
+
+/// How far a snapshot on its way is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferMetrics {
+    /// The other node.
+    pub peer: NodeId,
+    /// Bytes that were sent or received, those of earlier attempts that count included.
+    pub bytes: u64,
+    /// All its bytes.
+    pub total: u64,
 }
 
 /// How far a peer is, as its leader sees it.
@@ -163,6 +204,8 @@ pub struct PeerMetrics {
     pub acked_ago: Option<Duration>,
     /// It did not answer what it was sent, so it is sent entries after growing pauses only, until it is heard of.
     pub backing_off: bool,
+    /// How far the snapshot is that it is being sent, if one is.
+    pub snapshot: Option<TransferMetrics>,
 }
 
 /// Waits for a condition over [`RaftMetrics`]; made by [`Raft::wait`](crate::Raft::wait).

@@ -22,6 +22,11 @@ pub trait Inbound: Send + Sync {
     /// A packet with entries that was accepted by [`RaftNetwork::send`] may not arrive: the connection broke.
     fn on_lost(&self, to: NodeId);
 
+    /// So many bytes of a snapshot, of so many, have arrived. Only for showing.
+    fn on_snapshot_progress(&self, from: NodeId, group: GroupId, bytes: u64, total: u64) {
+        let _ = (from, group, bytes, total);
+    }
+
     /// A snapshot arrived whole; `file` is its content, to be taken over, and `len` its length in bytes.
     fn on_snapshot(&self, from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot);
 }
@@ -70,6 +75,31 @@ pub struct OutgoingSnapshot {
     pub meta: SnapshotMeta,
     /// An open handle, so that a newer snapshot may replace the file meanwhile; or the bytes.
     pub source: SnapshotSource,
+    /// To be told how far it is.
+    pub progress: SnapshotProgress,
+}
+
+/// What a network tells about a snapshot on its way, for the metrics. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct SnapshotProgress(Option<Arc<dyn Fn(u64, u64) + Send + Sync>>);
+
+impl SnapshotProgress {
+    pub(crate) fn new(tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    /// So many bytes of so many were sent.
+    pub fn tell(&self, bytes: u64, total: u64) {
+        if let Some(tell) = &self.0 {
+            tell(bytes, total);
+        }
+    }
+}
+
+impl std::fmt::Debug for SnapshotProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SnapshotProgress").field(&self.0.is_some()).finish()
+    }
 }
 
 /// Where a snapshot to send is read from.

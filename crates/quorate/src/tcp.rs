@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_core::{ClusterId, Incarnation, NodeId, SendOutcome};
+use quorate_core::{ClusterId, GroupId, Incarnation, NodeId, SendOutcome};
 use quorate_net::{Handler, LocalIdentity, NetError, PeerHello, ReceivedData, TlsOptions, Transport, TransportOptions};
 use quorate_wire::Packet;
 
@@ -28,11 +28,13 @@ impl Tcp {
         address: &str,
         incoming: Option<PathBuf>,
         tls: Option<&TlsFiles>,
+        snapshot_rate: Option<u64>,
     ) -> Result<Self, StartError> {
         let Identity { cluster, node, incarnation, boot, mode } = identity.identity();
         let local = LocalIdentity { cluster, node, incarnation, boot_counter: boot, mode };
         let mut options = TransportOptions::new(local, address);
         options.incoming_dir = incoming;
+        options.snapshot_max_bytes_per_second = snapshot_rate;
         if let Some(files) = tls {
             let found = TlsOptions::from_files(&files.ca, &files.certificate, &files.key, &files.cluster_name)
                 .map_err(network)?;
@@ -81,12 +83,13 @@ impl RaftNetwork for Tcp {
     }
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {
-        let OutgoingSnapshot { group, header, meta, source } = snapshot;
+        let OutgoingSnapshot { group, header, meta, source, progress } = snapshot;
         let source = match source {
             SnapshotSource::File(file) => quorate_net::SnapshotSource::File(file),
             SnapshotSource::Memory(bytes) => quorate_net::SnapshotSource::Memory(bytes),
         };
-        self.transport.send_snapshot(to, quorate_net::OutgoingSnapshot { group, header, meta, source }, done);
+        let progress = quorate_net::Progress::new(move |bytes, total| progress.tell(bytes, total));
+        self.transport.send_snapshot(to, quorate_net::OutgoingSnapshot { group, header, meta, source, progress }, done);
     }
 
     fn shutdown(&self) {
@@ -124,6 +127,10 @@ impl Handler for Arrivals {
         };
         let quorate_net::ReceivedSnapshot { group, header, meta, .. } = snapshot;
         self.inbound.on_snapshot(from, incarnation, ReceivedSnapshot { group, header, meta, data });
+    }
+
+    fn on_snapshot_progress(&self, from: NodeId, group: GroupId, bytes: u64, total: u64) {
+        self.inbound.on_snapshot_progress(from, group, bytes, total);
     }
 
     fn check_peer(&self, peer: &PeerHello) -> Result<(), String> {

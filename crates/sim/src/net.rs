@@ -223,7 +223,7 @@ impl RaftNetwork for Outbox {
     }
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {
-        let OutgoingSnapshot { group, header, meta, source } = snapshot;
+        let OutgoingSnapshot { group, header, meta, source, .. } = snapshot;
         let SnapshotSource::Memory(bytes) = source else { return done(SendOutcome::Failed) };
         self.state.lock().shipments.push(Shipment { to, group, header, meta, bytes, done });
     }

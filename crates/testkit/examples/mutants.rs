@@ -21,6 +21,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("ExpiryByLocalClock", SESSIONS),
     ("DuplicateAppliedAfterRestart", SESSIONS),
     ("LowMarkIgnored", SESSIONS),
+    ("ResumedTransferMixesSnapshots", "the tests of snapshot transfer in quorate-net"),
 ];
 
 /// The core knows nothing of sessions.

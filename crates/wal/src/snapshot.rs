@@ -127,6 +127,22 @@ impl SnapshotStore {
         Ok(IncomingSnapshot { temporary: self.temporary()?, group, length: 0 })
     }
 
+    /// Takes over a peer's snapshot file that lies on this disk, without copying it: verifies it and makes its bytes
+    /// durable where it is. `None`: there is no such file on this disk.
+    ///
+    /// # Errors
+    /// As for [`IncomingSnapshot::finish`]; the file is removed then.
+    pub fn take_over(&self, group: GroupId, path: &Path) -> Result<Option<ReceivedSnapshot>, WalError> {
+        let file = match self.inner.disk.open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(WalError::io("open", path)(error)),
+        };
+        let temporary = Temporary { store: self.clone(), path: path.to_path_buf(), file, kept: false };
+        let length = temporary.file.length().map_err(WalError::io("read the length of", path))?;
+        IncomingSnapshot { temporary, group, length }.finish().map(Some)
+    }
+
     /// Gives a received snapshot its final name; it is durable, and the newest if none is newer, when this returns.
     ///
     /// # Errors
@@ -190,7 +206,8 @@ impl SnapshotStore {
         let path = dir.join(name);
         disk.rename(&temporary.path, &path).map_err(WalError::io("rename", &temporary.path))?;
         temporary.kept = true;
-        for dir in [&dir, &self.inner.incoming] {
+        let left = temporary.path.parent().unwrap_or(&self.inner.incoming);
+        for dir in [dir.as_path(), left] {
             disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
         }
         Ok(SnapshotFile { path, ..file })

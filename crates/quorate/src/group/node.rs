@@ -20,9 +20,10 @@ use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
 use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
 use crate::group::reads::ReadQueue;
-use crate::metrics::metrics_of;
+use crate::metrics::{TransfersShown, metrics_of};
 use crate::{
-    ClosedReason, Completions, OutgoingSnapshot, RaftLogStorage, RaftMetrics, RaftNetwork, SnapshotStore, StorageError,
+    ClosedReason, Completions, OutgoingSnapshot, RaftLogStorage, RaftMetrics, RaftNetwork, SnapshotProgress,
+    SnapshotStore, StorageError, TransferMetrics,
 };
 
 /// Nobody steps the driver and nothing is left to do.
@@ -174,6 +175,7 @@ pub(crate) struct Node {
     founder: AtomicBool,
     leader: watch::Sender<Option<NodeId>>,
     membership: RwLock<Arc<Membership>>,
+    transfers: Mutex<TransfersShown>,
     metrics: watch::Sender<RaftMetrics>,
     closed: OnceLock<ClosedReason>,
     /// Tells that `closed` is set and everybody answered.
@@ -232,6 +234,7 @@ impl Node {
                 membership_log_id,
             }),
             metrics: parts.metrics,
+            transfers: Mutex::default(),
             closed: OnceLock::new(),
             over: Notify::new(),
         })
@@ -462,6 +465,7 @@ impl Node {
         seat.published_at = now;
         let mut metrics = metrics_of(self.me, self.group, core.status(), self.membership(), now);
         (metrics.sessions, metrics.session_answers) = self.applies.session_counts();
+        self.transfers.lock().show(&mut metrics);
         Some(metrics)
     }
 
@@ -553,10 +557,17 @@ impl Node {
             let (to, stream) = (ship.to, ship.header.stream);
             let report = {
                 let node = Arc::clone(&node);
-                move |outcome| node.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }))
+                move |outcome| {
+                    node.note_sending(to, None);
+                    node.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }));
+                }
+            };
+            let progress = {
+                let node = Arc::clone(&node);
+                SnapshotProgress::new(move |bytes, total| node.note_sending(to, Some((bytes, total))))
             };
             match outgoing(&*node.snapshots, node.group, &ship) {
-                Ok(Some(snapshot)) => node.network.send_snapshot(to, snapshot, Box::new(report)),
+                Ok(Some(snapshot)) => node.network.send_snapshot(to, OutgoingSnapshot { progress, ..snapshot }, Box::new(report)),
                 Ok(None) => report(SendOutcome::Failed),
                 Err(error) => {
                     tracing::error!(node = node.me.0, group = node.group.0, %error, "cannot read the snapshot for a peer");
@@ -564,6 +575,18 @@ impl Node {
                 }
             }
         }));
+    }
+
+    /// Shows how far a snapshot to a peer is; `None`: it ended.
+    fn note_sending(&self, to: NodeId, how_far: Option<(u64, u64)>) {
+        self.transfers.lock().sending(to, how_far);
+        self.leave(Input::Publish);
+    }
+
+    /// Shows how far a snapshot from a leader is; `None`: it is here.
+    pub(crate) fn note_receiving(&self, how_far: Option<TransferMetrics>) {
+        self.transfers.lock().receiving(how_far);
+        self.leave(Input::Publish);
     }
 
     // ---- the end ----
@@ -706,7 +729,8 @@ pub(crate) fn outgoing(
         return Ok(None);
     }
     let source = stored.source()?;
-    Ok(Some(OutgoingSnapshot { group, header: ship.header, meta, source }))
+    let progress = SnapshotProgress::default();
+    Ok(Some(OutgoingSnapshot { group, header: ship.header, meta, source, progress }))
 }
 
 /// Whether nothing was ever written to this core's log.

@@ -24,6 +24,7 @@ use crate::memory::{MemorySnapshots, MemoryStorage};
 use crate::tcp::Tcp;
 use crate::{
     ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, Settings, StartError, Storage, StorageError,
+    TransferMetrics,
 };
 
 /// A group, for those who know no types.
@@ -113,7 +114,9 @@ impl HostInner {
                 if listen.is_empty() {
                     return Err(StartError::Config("say where to listen for peers: `listen`, or `peers`".into()));
                 }
-                let tcp = Tcp::bind(Arc::clone(&storage.identity), &listen, incoming, builder.tls.as_ref()).await?;
+                let rate = builder.config.snapshot_max_bytes_per_second;
+                let tls = builder.tls.as_ref();
+                let tcp = Tcp::bind(Arc::clone(&storage.identity), &listen, incoming, tls, rate).await?;
                 if let Some(host) = address.strip_suffix(":0") {
                     address = format!("{host}:{}", tcp.port());
                 }
@@ -364,9 +367,16 @@ impl Inbound for Arrivals {
         }
     }
 
+    fn on_snapshot_progress(&self, from: NodeId, group: GroupId, bytes: u64, total: u64) {
+        if let Some(port) = self.0.port(group) {
+            port.node().note_receiving(Some(TransferMetrics { peer: from, bytes, total }));
+        }
+    }
+
     fn on_snapshot(&self, from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot) {
         match self.0.port(snapshot.group) {
             Some(port) if !self.0.blank.load(Ordering::Acquire) => {
+                port.node().note_receiving(None);
                 self.0.push(port.node(), Input::Received { from, incarnation, snapshot });
             }
             Some(_) | None => snapshot.data.discard(),
