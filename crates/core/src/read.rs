@@ -85,10 +85,10 @@ impl Core {
     pub(crate) fn on_read(&mut self, request: RequestId, policy: ReadPolicy, out: &mut Actions) {
         let answer = |outcome| Action::Reply { request, outcome };
         match policy {
-            ReadPolicy::Stale => return out.push(answer(Outcome::Read(self.applied))),
+            ReadPolicy::Stale => out.push(answer(Outcome::Read(self.applied))),
             // Never falls back silently to another policy.
             ReadPolicy::LeaseRead if !self.uses_leases() => {
-                return out.push(answer(Outcome::Refused(Refusal::LeaseDisabled)));
+                out.push(answer(Outcome::Refused(Refusal::LeaseDisabled)));
             }
             ReadPolicy::LeaseRead => self.read_as(request, ReadConfirmation::Lease, out),
             ReadPolicy::MaxAge(age) => match self.confirmed_within(age) {
