@@ -335,7 +335,9 @@ impl Step<'_> {
             return;
         }
         if let Some((round, _)) = then {
-            I::ReadAfterRound.check(after.round_reached().is_some_and(|reached| reached >= round));
+            // The step may have put a membership in force after it served the read.
+            let reached = |membership| after.round_reached_in(membership).is_some_and(|reached| reached >= round);
+            I::ReadAfterRound.check(reached(after.membership()) || reached(before.membership()));
         }
         if let Some((round, at)) = under_way {
             I::ReadAfterRound.check(round > old.round && at.index >= before.commit);

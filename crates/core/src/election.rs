@@ -196,7 +196,10 @@ impl Core {
 
     fn maybe_win(&mut self, out: &mut Actions) {
         let Role::Candidate(candidate) = &self.role else { return };
-        let granted = |id: NodeId, inc: Incarnation| candidate.grants.contains(&(id, inc)).then_some(());
+        let granted = |id: NodeId, inc: Incarnation| {
+            let another = bug(Bug::CountsAnotherDisk) && candidate.grants.iter().any(|(from, _)| *from == id);
+            (another || candidate.grants.contains(&(id, inc))).then_some(())
+        };
         let membership = self.membership();
         let mut elected = membership.elect_reached(granted).is_some();
         if bug(Bug::LearnerVotes) {

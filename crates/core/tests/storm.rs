@@ -10,9 +10,9 @@ use std::time::Duration;
 use quorate_core::{
     Action, Actions, Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ChangeMembers,
     ChangeTerms, Config, Core, CoreEntry, Entries, Envelope, Event, Incarnation, Instant, LeaderId, LeaderIdMode,
-    LeasePolicy, LogId, LogIds, Membership, Message, Node, NodeId, Outcome, Phase, ReadPolicy, Readiness, Recovered,
-    RequestId, Retain, Round, Run, SendOutcome, Settings, SnapshotMeta, Source, StreamId, Tail, Toggle, Vote,
-    VoteAnswer, VoteReply, VoteRequest, WriteId, WriteOp,
+    LeasePolicy, LogId, LogIds, Membership, Message, Node, NodeId, OnLostLog, Outcome, Phase, ReadPolicy, Readiness,
+    Recovered, RequestId, Retain, Round, Run, SendOutcome, Settings, SnapshotMeta, Source, StreamId, Tail, Toggle,
+    Vote, VoteAnswer, VoteReply, VoteRequest, WriteId, WriteOp,
 };
 
 /// A small generator, so that every run of a seed is the same.
@@ -102,6 +102,8 @@ struct World {
     leaders: BTreeMap<u64, BTreeSet<NodeId>>,
     next_request: u64,
     panicky: bool,
+    /// Disks are wiped too. Then a quorum may be lost, and nothing is promised but safety.
+    wipes: bool,
     /// Everything works again.
     healed: bool,
     /// Print every step: for looking into a seed that failed.
@@ -115,7 +117,7 @@ enum Wire {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, wipes: bool) -> Self {
         let mut rng = Rng(seed);
         let nodes = [1, 2, 3, 3, 4, 5][rng.below(6) as usize];
         let mode = if rng.chance(50) { LeaderIdMode::Standard } else { LeaderIdMode::Advanced };
@@ -136,6 +138,7 @@ impl World {
             next_request: 0,
             healed: false,
             panicky: rng.chance(30),
+            wipes,
             show: std::env::var_os("QUORATE_STORM_SHOW").is_some(),
             rng,
         };
@@ -171,6 +174,7 @@ impl World {
             max_append_bytes: if small { 30 } else { 1000 },
             max_inflight_bytes: 2000,
             replication_lag_threshold: if small { 3 } else { 100 },
+            on_lost_log: if self.wipes { OnLostLog::Rejoin } else { OnLostLog::Halt },
             ..Config::new(id, peer.incarnation)
         };
         let log = peer.disk.log.clone();
@@ -352,7 +356,21 @@ impl World {
                 peer.disk.log.purge(to.index);
             }
         }
-        self.maybe_damage(id);
+        match self.wipes {
+            true => self.maybe_wipe(id),
+            false => self.maybe_damage(id),
+        }
+    }
+
+    /// Puts a blank disk in place of a crashed node's (law 15). Not while one node alone has the first membership:
+    /// without it there is no cluster.
+    fn maybe_wipe(&mut self, id: NodeId) {
+        if self.committed.is_empty() || !self.rng.chance(12) {
+            return;
+        }
+        let peer = self.peers.get_mut(&id).unwrap();
+        peer.disk = Disk::default();
+        peer.incarnation = Incarnation(peer.incarnation.0 + 1);
     }
 
     /// Takes the end of a crashed node's log, as damage does, at most on one node at a time: more could take the last
@@ -586,7 +604,7 @@ impl World {
 
 /// How many entries were committed, and how many reads served.
 fn storm(seed: u64) -> (u64, u64) {
-    let mut world = World::new(seed);
+    let mut world = World::new(seed, false);
     for _ in 0..3000 {
         world.turn();
     }
@@ -622,4 +640,28 @@ fn no_schedule_breaks_safety_and_a_healed_cluster_converges() {
     println!("{seeds} storms, {committed} entries committed, {served} reads served");
     assert!(committed / seeds > 10, "storms that commit nothing show nothing");
     assert!(served / seeds > 10, "storms that serve no reads show nothing of them");
+}
+
+/// Laws 15 and 16: however many disks are wiped, and whoever is made a voter again, no index ever has two committed
+/// entries, and no leader lacks one. A cluster that lost its quorum stands still.
+#[test]
+fn wiped_disks_never_outvote_what_was_committed() {
+    let seeds = std::env::var("QUORATE_STORM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60u64);
+    let first = std::env::var("QUORATE_STORM_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(50_000u64);
+    let (mut committed, mut wiped) = (0, 0);
+    for seed in first..first + seeds {
+        let result = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed, true);
+            for _ in 0..3000 {
+                world.turn();
+            }
+            world.heal();
+            world
+        });
+        let Ok(world) = result else { panic!("seed {seed} failed: QUORATE_STORM_FIRST={seed} QUORATE_STORM_SEEDS=1") };
+        committed += world.committed.len() as u64;
+        wiped += world.peers.values().map(|peer| (peer.incarnation.0 & 0xff) as u64).sum::<u64>();
+    }
+    println!("{seeds} storms, {committed} entries committed, {wiped} disks wiped");
+    assert!(committed / seeds > 5 && wiped / seeds >= 1, "{committed} committed and {wiped} wiped show nothing");
 }

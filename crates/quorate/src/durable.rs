@@ -122,7 +122,8 @@ impl IdentityStore for Durable {
             }
             Ok(PeerVerdict::OlderCopy { seen_boot }) => Err(format!(
                 "node {peer} speaks from an older copy of its disk (start {boot}, start {seen_boot} was seen): it may \
-                 have forgotten what it promised; wipe its data directory and add it again as a learner"
+                 have forgotten what it promised; stop it, empty its data directory, start it with `on_lost_log = \
+                 Rejoin`, then `change_membership(AddVoterIds([{peer}]))`"
             )),
             Err(error) => Err(format!("cannot write down that node {peer} was seen: {error}")),
         }
