@@ -157,13 +157,16 @@ async fn a_damaged_snapshot_is_refused_and_nothing_of_the_damage_is_kept() {
     assert_eq!(dir.files(), [path], "no part is left");
 }
 
+/// Bytes and total, each time.
+type Told = Arc<Mutex<Vec<(u64, u64)>>>;
+
 /// The first and the last that was told.
-fn told_to(progress: &Arc<Mutex<Vec<(u64, u64)>>>) -> ((u64, u64), (u64, u64)) {
+fn told_to(progress: &Told) -> ((u64, u64), (u64, u64)) {
     let told = progress.lock().unwrap();
     (told[0], told[told.len() - 1])
 }
 
-fn listener() -> (Arc<Mutex<Vec<(u64, u64)>>>, Progress) {
+fn listener() -> (Told, Progress) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let to = Arc::clone(&told);
     (told, Progress::new(move |bytes, total| to.lock().unwrap().push((bytes, total))))
