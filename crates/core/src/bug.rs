@@ -38,6 +38,50 @@ bugs! {
     CampaignsWithLostEntries,
     /// A node that lost acknowledged entries to damage votes as if it had never acknowledged them.
     ForgetsPromisedEnd,
+    /// Vote requests leave before the candidate's own vote is durable.
+    RequestBeforePersist,
+    /// A second candidate of a term is granted a vote, in standard mode.
+    TwoVotesATerm,
+    /// A log is as up to date as another if it is as long.
+    IgnoresLastTerm,
+    /// A grant of an earlier campaign counts.
+    CountsOldGrants,
+    /// A pre-vote request is granted like a real one: the vote changes.
+    PreVoteChangesVote,
+    /// A pre-vote is granted though the leader was just heard of.
+    PreVoteIgnoresLeader,
+    /// A vote is granted though the leader was just heard of.
+    NoRefusalInsideLease,
+    /// A lease is kept against the very node it was promised to.
+    LeaseBindsItsLeader,
+    /// A pre-vote needs an elect quorum only.
+    PreVoteWithoutCommitQuorum,
+    /// A campaign after a restart shares the term of the vote on disk.
+    RestartSharesTheTerm,
+    /// A leader that no quorum acknowledges leads on.
+    NoCheckQuorum,
+    /// A leader that is refused with a greater vote leads on.
+    NoStepDown,
+    /// An append of an earlier leader is accepted.
+    StaleLeaderAccepted,
+    /// Replicas of an earlier leader's entry are counted (figure 3.7).
+    CommitsOlderTerm,
+    /// A follower commits what the leader has, not what it knows to be the same.
+    CommitsWhatIsNotMatched,
+    /// The commit index follows the last message.
+    CommitGoesBack,
+    /// A leader counts entries that are not on its own disk.
+    LeaderCountsBeforeFlush,
+    /// What is committed is applied before it is durable here.
+    AppliesBeforeDurable,
+    /// Entries after `prev` are replaced also when they are the same.
+    TruncatesOnAnyAppend,
+    /// Entries that conflict with the leader's stay.
+    NoTruncateOnConflict,
+    /// An append without entries is accepted whatever comes before it.
+    EmptyPrevMatches,
+    /// Replies of an earlier stream count.
+    OldStreamCounts,
     /// A grant leaves before the vote is durable.
     GrantBeforePersist,
     /// An acknowledgement claims entries that are not durable.

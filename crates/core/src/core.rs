@@ -319,7 +319,7 @@ impl Core {
 
     /// Moves the commit index forward, never back; returns whether it moved.
     pub(crate) fn commit_to(&mut self, index: u64) -> bool {
-        if index <= self.commit {
+        if index <= self.commit && !bug(Bug::CommitGoesBack) {
             return false;
         }
         assert!(index <= self.log.last().index, "only entries in the log are committed");
@@ -330,7 +330,8 @@ impl Core {
     /// Hands out what is committed *and* durable here: a state machine never runs ahead of the log that it
     /// would be rebuilt from (dissertation 10.2.1).
     fn maybe_apply(&mut self, out: &mut Actions) {
-        let upto = self.commit.min(self.disk.index());
+        let durable = if bug(Bug::AppliesBeforeDurable) { self.commit } else { self.disk.index() };
+        let upto = self.commit.min(durable);
         if upto <= self.apply_sent.index || self.snapshot.installing.is_some() {
             return;
         }

@@ -95,6 +95,10 @@ impl Core {
             return out.note(Note::BoundByLease);
         }
         let vote = Vote::uncommitted(self.next_leader_id());
+        if vote.leader_id.term == u64::MAX {
+            // Only a lie can have brought the terms this far; nobody would accept the last one.
+            return self.set_election_deadline();
+        }
         self.campaign = Campaign(self.campaign.0 + 1);
         let campaign = self.campaign;
         if phase == Phase::Real {
@@ -108,6 +112,9 @@ impl Core {
             Phase::Pre => self.request_votes(out),
             Phase::Real => {
                 self.set_vote(vote, out);
+                if bug(Bug::RequestBeforePersist) {
+                    return self.request_votes(out);
+                }
                 // Rule: the requests wait for the disk (law 3). If they left before and this node crashed, it
                 // could campaign again under the same vote with a shorter log, and be elected by old grants.
                 self.disk.hold(Held::Campaign(campaign));
@@ -124,7 +131,7 @@ impl Core {
         let may_share_term = self.config.mode == LeaderIdMode::Advanced
             && !self.vote.committed
             && same_term > seen
-            && seen.term > self.seen_term;
+            && (seen.term > self.seen_term || bug(Bug::RestartSharesTheTerm));
         if may_share_term {
             return same_term;
         }
@@ -170,7 +177,7 @@ impl Core {
         // Rule: a grant counts only for the campaign it echoes (law 2).
         let echoes =
             reply.phase == candidate.phase && reply.campaign == candidate.campaign && reply.requested == candidate.vote;
-        if !echoes {
+        if !echoes && !bug(Bug::CountsOldGrants) {
             return;
         }
         match reply.answer {
@@ -207,7 +214,10 @@ impl Core {
         }
         match candidate.phase {
             // Rule: a pre-vote needs a commit quorum too (law 4): who could not commit must not elect.
-            Phase::Pre if elected && membership.commit_reached(granted).is_some() => {
+            Phase::Pre
+                if elected
+                    && (membership.commit_reached(granted).is_some() || bug(Bug::PreVoteWithoutCommitQuorum)) =>
+            {
                 let reason = candidate.reason;
                 self.start_campaign(Phase::Real, reason, out);
             }
@@ -232,7 +242,7 @@ impl Core {
         let reply = VoteReply { phase: request.phase, campaign: request.campaign, requested: request.vote, answer };
         let message = Message::VoteReply(reply);
         // Rule: a pre-vote changes nothing here: not the vote, not the timer, not the lease (law 2).
-        if !granted || request.phase == Phase::Pre {
+        if !granted || request.phase == Phase::Pre && !bug(Bug::PreVoteChangesVote) {
             if granted {
                 out.note(Note::Granted { phase: Phase::Pre, vote: request.vote });
             }
@@ -260,13 +270,19 @@ impl Core {
         }
         let handed_over = matches!(request.reason, CampaignReason::Transfer(_));
         let overrides_lease = request.phase == Phase::Real && handed_over;
-        if !overrides_lease && self.refuses_for_lease(from) {
+        let forgets = match request.phase {
+            Phase::Pre => bug(Bug::PreVoteIgnoresLeader),
+            Phase::Real => bug(Bug::NoRefusalInsideLease),
+        };
+        if !overrides_lease && !forgets && self.refuses_for_lease(from) {
             return VoteAnswer::LeaderAlive;
         }
         let acceptable = match request.phase {
             Phase::Pre => request.vote.exceeds(self.vote, mode),
             Phase::Real => request.vote.at_least(self.vote, mode),
         };
+        let same_term = request.vote.leader_id.term == self.vote.leader_id.term && !self.vote.committed;
+        let acceptable = acceptable || same_term && bug(Bug::TwoVotesATerm);
         if !acceptable {
             return VoteAnswer::StaleVote(self.vote);
         }
@@ -274,7 +290,11 @@ impl Core {
         // what this node acknowledged may be committed.
         let promised = if bug(Bug::ForgetsPromisedEnd) { crate::LogId::ZERO } else { self.promised_end };
         let end = self.log.last().max(promised);
-        if request.last_log_id < end {
+        let is_stale = match bug(Bug::IgnoresLastTerm) {
+            true => request.last_log_id.index < end.index,
+            false => request.last_log_id < end,
+        };
+        if is_stale {
             return VoteAnswer::StaleLog(end);
         }
         if request.phase == Phase::Pre && self.keeps_to_its_leader(from) && !bug(Bug::RestartForgetsTheLeader) {
@@ -301,7 +321,7 @@ impl Core {
             }
             Role::Follower(_) | Role::Candidate(_) => self.contact.is_some_and(|contact| {
                 let alive = self.now < contact.at + self.config.election_timeout_min;
-                contact.leader != candidate && !contact.refused && alive
+                (contact.leader != candidate || bug(Bug::LeaseBindsItsLeader)) && !contact.refused && alive
             }),
         }
     }

@@ -9,6 +9,12 @@ use crate::ids::{LogId, NodeId, Round, StreamId, Vote};
 use crate::log::Span;
 use crate::message::{Append, AppendAnswer, AppendHeader, AppendReply, Message};
 
+/// Last index of a log: at a thousand million entries a second it is reached after 36 years.
+const MAX_INDEX: u64 = 1 << 60;
+
+/// Most bytes of entries in one append: sums of them do not overflow.
+const MAX_BYTES: u64 = 1 << 40;
+
 /// Where acknowledgements go, and how far they have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ack {
@@ -48,7 +54,7 @@ impl Core {
             out.note(Note::Impossible { from, what: "an append that is not from its vote's leader" });
             return false;
         }
-        if !vote.at_least(self.vote, self.config.mode) {
+        if !vote.at_least(self.vote, self.config.mode) && !bug(Bug::StaleLeaderAccepted) {
             // Two committed votes of one term in standard mode: one of them is a lie (law 1).
             if self.vote.committed
                 && self.vote.leader_id.term == vote.leader_id.term
@@ -76,8 +82,11 @@ impl Core {
         if !entries.runs.follow(append.prev) {
             return Some("entries whose log ids go back");
         }
-        if end.leader_id > append.header.vote.leader_id || end.index == u64::MAX {
+        if end.leader_id > append.header.vote.leader_id || end.index > MAX_INDEX {
             return Some("entries of a later leader than the sender");
+        }
+        if entries.bytes > MAX_BYTES {
+            return Some("more bytes of entries than a disk holds");
         }
         if append.prev.index == 0 && append.prev != LogId::ZERO {
             return Some("a log id at index 0");
@@ -100,7 +109,7 @@ impl Core {
         let mut agreed = if append.prev.index < purged.index {
             // What is purged is committed, and so in the leader's log too.
             purged.index
-        } else if self.log.holds(append.prev) {
+        } else if self.log.holds(append.prev) || append.entries.runs.is_empty() && bug(Bug::EmptyPrevMatches) {
             append.prev.index
         } else {
             return None;
@@ -111,7 +120,8 @@ impl Core {
             }
             let next = agreed + 1;
             let same = self.log.at(next).is_some_and(|mine| mine.leader_id == run.leader_id);
-            if !same {
+            let overlooked = bug(Bug::NoTruncateOnConflict) && self.log.last().index >= next;
+            if !same && !overlooked || bug(Bug::TruncatesOnAnyAppend) {
                 break;
             }
             agreed = run.last.min(self.log.run_end(next).unwrap_or(agreed));
@@ -150,7 +160,7 @@ impl Core {
                 Role::Follower(follower) => follower.accepted,
                 Role::Candidate(_) | Role::Leader(_) => 0,
             };
-            if agreed < self.commit.max(accepted) {
+            if agreed < self.commit.max(accepted) && !bug(Bug::TruncatesOnAnyAppend) {
                 // A leader appends only (figure 3.2): it cannot contradict itself.
                 let what = "entries that conflict with committed ones, or with this leader's own";
                 out.note(Note::Impossible { from, what });
@@ -194,7 +204,8 @@ impl Core {
     pub(crate) fn accept_upto(&mut self, index: u64, commit: u64) {
         let Role::Follower(follower) = &mut self.role else { return };
         follower.accepted = follower.accepted.max(index);
-        let upto = commit.min(follower.accepted);
+        let matched = if bug(Bug::CommitsWhatIsNotMatched) { self.log.last().index } else { follower.accepted };
+        let upto = commit.min(matched);
         self.commit_to(upto);
     }
 

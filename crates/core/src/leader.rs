@@ -278,7 +278,9 @@ impl Core {
     fn check_quorum_lapsed(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let heard = leader.quorum_acked.unwrap_or(leader.since);
-        self.config.check_quorum.is_on() && self.now >= heard + self.config.election_timeout_max
+        self.config.check_quorum.is_on()
+            && self.now >= heard + self.config.election_timeout_max
+            && !bug(Bug::NoCheckQuorum)
     }
 
     /// A leader whose own log stays behind what the others committed hands over (law 8).
@@ -336,7 +338,7 @@ impl Core {
         }
         peer.incarnation = Some(incarnation);
         let lives_again = peer.shows_life();
-        if reply.stream != peer.stream {
+        if reply.stream != peer.stream && !bug(Bug::OldStreamCounts) {
             // It says nothing about this stream, but the peer is there.
             if lives_again {
                 self.replicate_to(from, out);
@@ -446,7 +448,7 @@ impl Core {
 
     /// A peer has seen a greater vote.
     fn on_refused(&mut self, from: NodeId, seen: Vote, out: &mut Actions) {
-        if self.vote.at_least(seen, self.config.mode) {
+        if self.vote.at_least(seen, self.config.mode) || bug(Bug::NoStepDown) {
             return;
         }
         let greater = Vote::uncommitted(seen.leader_id);
@@ -542,7 +544,7 @@ impl Core {
     /// Commits what a commit quorum holds durably, if it is of this leadership (dissertation 3.6.2).
     pub(crate) fn advance_commit(&mut self, out: &mut Actions) {
         let me = (self.config.node_id, self.config.incarnation);
-        let own = self.disk.index();
+        let own = if bug(Bug::LeaderCountsBeforeFlush) { self.log.last().index } else { self.disk.index() };
         let Role::Leader(leader) = &self.role else { return };
         let reached = self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
             true => Some(own),
@@ -555,7 +557,8 @@ impl Core {
             reached = reached.max(matched[matched.len() - 1 - self.membership().voter_ids().len() / 2]);
         }
         // Rule: never count replicas of an earlier leader's entry (figure 3.7).
-        if reached < leader.first_own || !self.commit_to(reached) {
+        let older = reached < leader.first_own && !bug(Bug::CommitsOlderTerm);
+        if older || !self.commit_to(reached) {
             return;
         }
         self.on_commit_advanced(out);

@@ -28,7 +28,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
 const SESSIONS: &str = "QUORATE_BUG=<name> cargo test -p quorate --features mutants --test sessions";
 
 /// A script that takes longer than this will never end: they take milliseconds.
-const LONGEST_SCRIPT: Duration = Duration::from_secs(20);
+const LONGEST_SCRIPT: Duration = Duration::from_secs(10);
+
+/// A bug that was noticed is not played longer than this: some make every script go round in circles.
+const LONGEST_BUG: Duration = Duration::from_secs(10);
 
 /// Set in the processes that play the scripts.
 const WORKER: &str = "QUORATE_MUTANTS_WORKER";
@@ -87,23 +90,27 @@ fn work(name: &str) -> ExitCode {
         }
     });
     let mut playing = String::new();
-    loop {
+    let (began, mut noticed) = (std::time::Instant::now(), false);
+    while !noticed || began.elapsed() < LONGEST_BUG {
         match receiver.recv_timeout(LONGEST_SCRIPT) {
             Ok((name, None)) => playing = name,
-            Ok((name, Some(Some(red)))) => println!("{red:?} {name}"),
+            Ok((name, Some(Some(red)))) => {
+                noticed = true;
+                println!("{red:?} {name}");
+            }
             Ok((_, Some(None))) => {}
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
                 println!("Claim {playing}");
                 println!("stopped: it never ended");
                 return ExitCode::SUCCESS;
             }
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => match player.join() {
+                Ok(()) => return ExitCode::SUCCESS,
+                Err(_) => return ExitCode::FAILURE,
+            },
         }
     }
-    match player.join() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    ExitCode::SUCCESS
 }
 
 /// Runs one process a bug, as many at a time as the machine has cores.
