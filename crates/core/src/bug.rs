@@ -94,7 +94,7 @@ bugs! {
     RecoversUnderASeenTerm,
     /// A follower that denies what it acknowledged is counted all the same.
     CountsAnOlderCopy,
-    /// A transfer that ended leaves its flag set: no proposal is taken any more.
+    /// A transfer that ended leaves its flag set: no proposal is taken any more, also under a later leader id.
     TransferFlagStays,
     /// A node is asked to take over before its log is up to date.
     TransferToLaggard,
@@ -176,6 +176,44 @@ bugs! {
     LeaseKeptAfterTransfer,
     /// A transfer asked for by an earlier leader overrides the lease of a later one.
     AnyTransferEndsPromise,
+    /// All nodes draw the same election timeout, every time.
+    SameTimeoutEverywhere,
+    /// A leader whose removal only it has in its log cannot be elected again to finish it.
+    RemovedLeaderCannotFinish,
+    /// A pre-vote that is refused for a greater vote does not learn it.
+    PreVoteLearnsNothing,
+    /// A vote is not written at all.
+    VoteNotWritten,
+    /// A failed write is taken for one that is late.
+    WriteErrorIgnored,
+    /// A node that has just become a follower takes a proposal under its new leader's id.
+    ProposesUnderTheNextLeader,
+    /// A leader that is told of a conflict asks again at the same place.
+    BackOffSkipsTheConflict,
+    /// While a peer does not answer what it was sent, its leader commits nothing.
+    OneHungPeerStopsTheLeader,
+    /// A leader whose log is purged to its end has nothing to send to a peer that lacks it.
+    NothingToSendBehindAPurgedLog,
+    /// A read that is asked again is asked under the number that it had before.
+    ReadNumberReused,
+    /// An acknowledgement of the round before a read confirms it.
+    ReadCountsAnEarlierRound,
+    /// Entries that could not be read to be sent are taken for sent.
+    ReadErrorIsEndOfLog,
+    /// After entries could not be read, what their receiver acknowledged is forgotten.
+    ReadErrorForgetsTheMatch,
+    /// A snapshot that is due while another is built is forgotten.
+    TriggerDuringABuildIsLost,
+    /// A request to take over is obeyed whoever leads now.
+    StaleTransferObeyed,
+    /// A node takes over before it has the log that the leader asked for.
+    TakesOverWithoutTheLog,
+    /// A node takes over although another leader came while its disk was busy.
+    TakesOverFromTheLastButOne,
+    /// A quorum is sought among the first voters of the rule, not among those that reached the most.
+    QuorumOfAnUnsortedPrefix,
+    /// An older completion of a write, which arrives after a newer one, is believed.
+    OlderCompletionWins,
 }
 
 /// Whether this bug is planted: never, in this build.

@@ -260,6 +260,9 @@ impl Core {
     }
 
     fn on_persist_failed(&mut self, _write: WriteId, out: &mut Actions) {
+        if bug(Bug::WriteErrorIgnored) {
+            return;
+        }
         // The log is poisoned: whatever this node said from now on could not be trusted.
         if matches!(self.role, Role::Leader(_)) {
             self.step_down(StepDown::Disk, out);
@@ -310,7 +313,7 @@ impl Core {
         // "A quorum granted it" need not be on disk: the leader id says enough to refuse every smaller vote.
         let durable_says_enough = vote.leader_id == self.vote.leader_id;
         self.vote = vote;
-        if !durable_says_enough {
+        if !durable_says_enough && !bug(Bug::VoteNotWritten) {
             self.disk.write(WriteOp::Vote(vote), out);
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::bug::{Bug, bug};
 use crate::event::{Action, Actions, Write, WriteOp};
 use crate::ids::{Campaign, LogId, Vote, WriteId};
 use crate::invariant::Invariant as I;
@@ -94,7 +95,8 @@ impl Durability {
 
     /// Takes in `Persisted(write)`; returns whether it says anything new.
     pub(crate) fn persisted(&mut self, write: WriteId) -> bool {
-        if write <= self.persisted || write > self.asked {
+        let is_old = write <= self.persisted && !bug(Bug::OlderCompletionWins);
+        if is_old || write > self.asked {
             return false;
         }
         self.persisted = write;

@@ -27,7 +27,8 @@ impl Core {
     pub(crate) fn set_election_deadline(&mut self) {
         let min = self.config.election_timeout_min.as_nanos() as u64;
         let max = self.config.election_timeout_max.as_nanos() as u64;
-        self.election_deadline = self.now + Duration::from_nanos(self.rng.between(min, max));
+        let timeout = if bug(Bug::SameTimeoutEverywhere) { min } else { self.rng.between(min, max) };
+        self.election_deadline = self.now + Duration::from_nanos(timeout);
     }
 
     /// Whether this node campaigns by itself when it hears of no leader.
@@ -42,7 +43,10 @@ impl Core {
         if self.lost_entries().is_some() && !bug(Bug::CampaignsWithLostEntries) {
             return false;
         }
-        let committed = self.memberships.iter().rposition(|(id, _)| id.index <= self.commit).unwrap_or(0);
+        let mut committed = self.memberships.iter().rposition(|(id, _)| id.index <= self.commit).unwrap_or(0);
+        if bug(Bug::RemovedLeaderCannotFinish) {
+            committed = self.memberships.len() - 1;
+        }
         let (me, incarnation) = (self.config.node_id, self.config.incarnation);
         self.memberships[committed..].iter().any(|(_, membership)| membership.is_voter_as(me, incarnation))
     }
@@ -188,7 +192,8 @@ impl Core {
                 self.maybe_win(out);
             }
             VoteAnswer::StaleVote(seen) => {
-                if !candidate.vote.exceeds(seen, mode) {
+                let forgets = bug(Bug::PreVoteLearnsNothing) && candidate.phase == Phase::Pre;
+                if !candidate.vote.exceeds(seen, mode) && !forgets {
                     self.seen_term = self.seen_term.max(seen.leader_id.term);
                 }
             }

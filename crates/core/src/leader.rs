@@ -116,7 +116,8 @@ impl Core {
     }
 
     pub(crate) fn on_propose(&mut self, request: RequestId, count: u64, bytes: u64, out: &mut Actions) {
-        if !self.is_leader() || count == 0 {
+        let obeys_another = bug(Bug::ProposesUnderTheNextLeader) && self.vote.committed;
+        if !self.is_leader() && !obeys_another || count == 0 {
             let refusal = Refusal::NotLeader { leader: self.leader() };
             return out.push(Action::Reply { request, outcome: Outcome::Refused(refusal) });
         }
@@ -406,7 +407,10 @@ impl Core {
 
     fn on_conflict(&mut self, from: NodeId, round: Round, prev: LogId, hint: LogId, out: &mut Actions) {
         // The last entry of ours that can be in the peer's log, by its hint.
-        let bound = hint.index.min(prev.index.saturating_sub(1));
+        let mut bound = hint.index.min(prev.index.saturating_sub(1));
+        if bug(Bug::BackOffSkipsTheConflict) {
+            bound = prev.index;
+        }
         let agreed = match bound < self.log.purged().index {
             // Before what is left of our log: only a snapshot can help.
             true => bound,
@@ -546,6 +550,9 @@ impl Core {
         let me = (self.config.node_id, self.config.incarnation);
         let own = if bug(Bug::LeaderCountsBeforeFlush) { self.log.last().index } else { self.disk.index() };
         let Role::Leader(leader) = &self.role else { return };
+        if bug(Bug::OneHungPeerStopsTheLeader) && leader.peers.iter().any(|peer| peer.inflight_appends() > 1) {
+            return;
+        }
         let reached = self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
             true => Some(own),
             false => leader.peer_as(id, incarnation).map(|peer| peer.matched.index),
@@ -721,6 +728,9 @@ impl Sending<'_> {
     }
 
     fn send_snapshot(&self, peer: &mut Progress, out: &mut Actions) {
+        if bug(Bug::NothingToSendBehindAPurgedLog) && self.log.last() == self.log.purged() {
+            return;
+        }
         // The driver sends its newest: this one, or a later one that the core was not told of yet.
         peer.mode = Mode::Snapshot { retry_at: None, holds: self.snapshot };
         peer.snapshot_tries = peer.snapshot_tries.saturating_add(1);

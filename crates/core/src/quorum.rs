@@ -75,7 +75,9 @@ impl Quorum {
                 for (part, (weight, quorum)) in parts.iter_mut().zip(of) {
                     *part = (quorum.greatest_reached(value), *weight);
                 }
-                parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.0));
+                if !bug(Bug::QuorumOfAnUnsortedPrefix) {
+                    parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.0));
+                }
                 let mut sum = 0u64;
                 for (reached, weight) in parts.iter() {
                     sum += u64::from(*weight);

@@ -113,7 +113,9 @@ impl Core {
             let refusal = Refusal::NotLeader { leader: Some(leader) };
             out.push(Action::Reply { request: oldest, outcome: Outcome::Refused(refusal) });
         }
-        self.next_read += 1;
+        if !bug(Bug::ReadNumberReused) {
+            self.next_read += 1;
+        }
         let number = RequestId(self.next_read);
         self.asked_reads.push(AskedRead { number, request, at: Some(self.now) });
         out.push(Action::Send { to: leader, message: Message::ReadRequest { request: number, by } });
@@ -192,7 +194,8 @@ impl Core {
         let readers = std::mem::take(&mut leader.reads.next);
         self.broadcast_round(out);
         if let Role::Leader(leader) = &mut self.role {
-            leader.reads.under_way = Some((leader.round, log_id, readers));
+            let before = u64::from(bug(Bug::ReadCountsAnEarlierRound));
+            leader.reads.under_way = Some((Round(leader.round.0 - before), log_id, readers));
         }
         self.maybe_confirm_reads(out);
     }

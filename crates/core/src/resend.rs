@@ -55,11 +55,15 @@ impl Progress {
 
 impl Core {
     pub(crate) fn on_send_lost(&mut self, to: NodeId, stream: StreamId, out: &mut Actions) {
+        if bug(Bug::ReadErrorIsEndOfLog) {
+            return;
+        }
         let (now, heartbeat) = (self.now, self.config.heartbeat_interval);
         self.with_peer(to, |_, peer, next_stream| {
             if peer.stream == stream && !matches!(peer.mode, Mode::Snapshot { .. }) {
                 let later = now + peer.pause_after_loss(heartbeat);
-                peer.probe(peer.matched.index + 1, Some(later), next_stream, out);
+                let matched = if bug(Bug::ReadErrorForgetsTheMatch) { 0 } else { peer.matched.index };
+                peer.probe(matched + 1, Some(later), next_stream, out);
             }
         });
     }

@@ -174,7 +174,8 @@ impl Core {
     /// A newer snapshot is durable.
     fn take_snapshot(&mut self, last: LogId) {
         self.snapshot.last = last;
-        self.snapshot.since = Since { index: last.index, at: self.now, ..Since::default() };
+        let counted = if bug(Bug::TriggerDuringABuildIsLost) { self.applied.index } else { last.index };
+        self.snapshot.since = Since { index: counted, at: self.now, ..Since::default() };
         if self.config.snapshot_bytes > 0 {
             let bytes = self.pieces.bytes_after(last.index);
             self.snapshot.since.count(bytes, self.log.last().index, self.config.snapshot_bytes);

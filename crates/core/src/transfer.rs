@@ -77,7 +77,8 @@ impl Core {
 
     /// Whom this leader hands over to, if it does.
     pub(crate) fn transferring_to(&self) -> Option<NodeId> {
-        self.transfer.filter(|transfer| self.is_leader() && transfer.from == self.vote.leader_id).map(|it| it.to)
+        let is_mine = |from: LeaderId| from == self.vote.leader_id || bug(Bug::TransferFlagStays);
+        self.transfer.filter(|transfer| self.is_leader() && is_mine(transfer.from)).map(|it| it.to)
     }
 
     /// The voter to lead next: with the longest durable log among those heard of lately, the lowest id of equals.
@@ -218,7 +219,9 @@ impl Core {
     /// yet durable, is once it is.
     pub(crate) fn on_transfer_leader(&mut self, from: NodeId, vote: Vote, last_log_id: LogId) {
         let from_my_leader = vote == self.vote && vote.committed && vote.leader_id.node_id == from;
-        if !from_my_leader || !self.log.holds(last_log_id) || self.disk.is_to_take_over() {
+        let obeys = from_my_leader || bug(Bug::StaleTransferObeyed);
+        let is_here = self.log.holds(last_log_id) || bug(Bug::TakesOverWithoutTheLog);
+        if !obeys || !is_here || self.disk.is_to_take_over() {
             return;
         }
         let until = self.now + self.config.election_timeout_min;
@@ -228,7 +231,8 @@ impl Core {
     /// Everything that the log held when the leader asked is durable.
     pub(crate) fn take_over(&mut self, vote: Vote, until: Instant, out: &mut Actions) {
         // The leader does not wait for ever, and neither does what it allowed.
-        if self.vote == vote && self.now < until && self.is_electable() {
+        let is_current = self.vote == vote || bug(Bug::TakesOverFromTheLastButOne);
+        if is_current && self.now < until && self.is_electable() {
             self.start_campaign(Phase::Real, CampaignReason::Transfer(vote.leader_id), out);
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_core::{
-    Config, Event, Incarnation, LeasePolicy, Membership, NodeId, OnLostLog, Phase, ReadPolicy, VoterSet,
+    Config, Event, Incarnation, LeasePolicy, Membership, NodeId, OnLostLog, Phase, ReadPolicy, VoterSet, WriteId,
 };
 
 use super::change::{self, Asked, record, rule, threshold};
@@ -125,6 +125,13 @@ impl Stage {
             "heartbeat" => self.event(&mut words, |_| Ok(Event::Heartbeat))?,
             "clock-jump" => self.event(&mut words, |_| Ok(Event::ClockJumped))?,
             "snapshot" | "purge" => self.snapshot_or_purge(name, &mut words)?,
+            "capture" | "built" => {
+                let id = words.node()?;
+                match name {
+                    "capture" => self.world_mut()?.capture(id)?,
+                    _ => self.world_mut()?.built(id)?,
+                }
+            }
             "fail-snapshot" | "defer-snapshot" => {
                 let id = words.node()?;
                 self.world_mut()?.end_snapshot(id, name == "defer-snapshot")?;
@@ -139,9 +146,12 @@ impl Stage {
                 let id = words.node()?;
                 self.world_mut()?.node_mut(id)?.copy_disk();
             }
-            "fail-write" => {
+            "fail-write" | "fail-read" => {
                 let id = words.node()?;
-                self.world_mut()?.fail_write(id)?;
+                match name {
+                    "fail-read" => self.world_mut()?.node_mut(id)?.fails_to_read = true,
+                    _ => self.world_mut()?.fail_write(id)?,
+                }
             }
             "inject" => self.inject(&mut words)?,
             "status" => self.status(&mut words)?,
@@ -273,6 +283,10 @@ impl Stage {
 
     fn persist(&mut self, words: &mut Words<'_>) -> Done {
         let id = words.node()?;
+        if words.take("again") {
+            let write = WriteId(words.number("a write id")?);
+            return self.world_mut()?.step(id, Event::Persisted(write), &[]);
+        }
         let limit = limit(words)?;
         let world = self.world_mut()?;
         match world.persist(id, limit)? {

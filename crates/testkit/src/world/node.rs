@@ -83,6 +83,10 @@ pub(crate) struct Node {
     pub(crate) proposals: BTreeMap<RequestId, Vec<String>>,
     /// Its disk hangs: only an explicit `persist` makes writes durable.
     pub(crate) stalled: bool,
+    /// What is to be sent next cannot be read.
+    pub(crate) fails_to_read: bool,
+    /// A snapshot that is being written.
+    pub(crate) captured: Option<Snapshot>,
     /// A snapshot that arrived and is not installed.
     pub(crate) received: Option<Snapshot>,
 }
@@ -103,6 +107,8 @@ impl Node {
             jobs: VecDeque::new(),
             proposals: BTreeMap::new(),
             stalled: false,
+            fails_to_read: false,
+            captured: None,
             received: None,
         }
     }
@@ -120,6 +126,7 @@ impl Node {
         self.machine = Machine::default();
         self.jobs.clear();
         self.proposals.clear();
+        self.captured = None;
         self.received = None;
     }
 

@@ -245,6 +245,24 @@ impl World {
         Ok(Event::SnapshotBuilt(snapshot.meta))
     }
 
+    /// The oldest job, a build, has seen the state machine; it is written while other jobs are done.
+    pub(crate) fn capture(&mut self, id: NodeId) -> Done {
+        let node = self.node_mut(id)?;
+        let Some(Job::Build) = node.jobs.front() else { return Err(format!("node {id} is not to build a snapshot")) };
+        node.jobs.pop_front();
+        node.captured = Some(node.machine.snapshot());
+        Ok(())
+    }
+
+    /// What was captured is durable.
+    pub(crate) fn built(&mut self, id: NodeId) -> Done {
+        let node = self.node_mut(id)?;
+        let snapshot = node.captured.take().ok_or_else(|| format!("node {id} has captured nothing"))?;
+        node.disk.keep_snapshot(&snapshot);
+        self.tell(Kind::Write(id), format!("snapshot {} durable", log_id(snapshot.meta.last_log_id)));
+        self.step(id, Event::SnapshotBuilt(snapshot.meta), &[])
+    }
+
     /// Performs one action; returns what is to be reported once the step's other actions are done.
     fn perform(&mut self, id: NodeId, action: Action, bodies: &[Entry]) -> Result<Option<Event>, String> {
         match action {
@@ -366,8 +384,10 @@ impl World {
         header: AppendHeader,
         span: Span,
     ) -> Result<Option<Event>, String> {
-        let Some(bodies) = self.node(id)?.log.read(span) else {
-            self.tell(Kind::Note(id), format!("cannot send {span:?} to {to}: not in its log"));
+        let fails = std::mem::take(&mut self.node_mut(id)?.fails_to_read);
+        let Some(bodies) = self.node(id)?.log.read(span).filter(|_| !fails) else {
+            let why = if fails { "it cannot be read" } else { "not in its log" };
+            self.tell(Kind::Note(id), format!("cannot send {span:?} to {to}: {why}"));
             return Ok(Some(Event::SendLost { to, stream: header.stream }));
         };
         let bodies = match self.fronts {
