@@ -192,6 +192,8 @@ impl Completions for Reports {
 /// A look at the state machine.
 pub type Look<S> = Box<dyn FnOnce(&S) + Send>;
 
+type Answers<R> = Arc<Mutex<Vec<(CallId, Answer<R>)>>>;
+
 struct PendingRead<S> {
     call: CallId,
     batch: Arc<ReadBatch>,
@@ -221,7 +223,7 @@ pub struct VirtualNode<S: RaftStateMachine> {
     reads: Vec<PendingRead<S>>,
     changes: BTreeMap<CallId, oneshot::Receiver<Result<LogId, ChangeError>>>,
     initialize: Option<(CallId, oneshot::Receiver<Result<LogId, InitializeError>>)>,
-    answers: Arc<Mutex<Vec<(CallId, Answer<S::Response>)>>>,
+    answers: Answers<S::Response>,
     closed: Option<ClosedReason>,
 }
 

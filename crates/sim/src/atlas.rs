@@ -31,10 +31,7 @@ pub(crate) struct Atlas {
 impl<W: Workload> World<W> {
     /// Whether the cluster can do without this node, besides those it does without already.
     pub(crate) fn may_lose(&self, at: usize) -> bool {
-        if self.options.beyond_budget || self.places[at].impaired {
-            return true;
-        }
-        self.can_do_without(at)
+        self.options.beyond_budget || self.can_do_without(at)
     }
 
     /// As [`may_lose`](Self::may_lose), also beyond the budget: for faults that no quorum is safe from.

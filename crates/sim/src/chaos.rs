@@ -129,7 +129,9 @@ impl<W: Workload> World<W> {
                 // A power cut may hit everybody.
                 match self.chaos.rng.chance(200) {
                     true => (0..self.places.len()).for_each(|at| self.stop_for_a_while(at, crash)),
-                    false => self.stop_for_a_while(at, crash),
+                    // Best when the log is at work.
+                    false if self.places[at].running.is_some() => self.places[at].cut_off = Some(crash),
+                    false => {}
                 }
                 return;
             }
@@ -175,7 +177,7 @@ impl<W: Workload> World<W> {
         self.counts.add(fault, 1);
     }
 
-    fn stop_for_a_while(&mut self, at: usize, crash: Crash) {
+    pub(crate) fn stop_for_a_while(&mut self, at: usize, crash: Crash) {
         if self.places[at].running.is_none() || self.places[at].fragile {
             return;
         }
@@ -250,6 +252,7 @@ impl<W: Workload> World<W> {
         for at in 0..self.places.len() {
             self.places[at].slow_disk = 1;
             self.places[at].slow_apply = 1;
+            self.places[at].cut_off = None;
             if !self.places[at].fragile {
                 self.places[at].disk.arm(None);
             }

@@ -146,9 +146,9 @@ impl File {
         let mut at = part.start;
         while at < part.end {
             let end = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(part.end);
-            match if crash == Crash::DropAll { 0 } else { rng.below(8) } {
-                0..=3 => damage.lost_sectors += 1,
-                4 if end - at > 1 => {
+            match if crash == Crash::DropAll { 0 } else { rng.below(6) } {
+                0..=1 => damage.lost_sectors += 1,
+                2..=3 if end - at > 1 => {
                     damage.torn_sectors += 1;
                     let torn = at + 1 + rng.below((end - at) as u64 - 1) as usize;
                     self.durable.copy_part(&self.live, at..torn);

@@ -115,6 +115,8 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) fragile: bool,
     /// Its disk holds damage that was not found yet, or not dealt with.
     pub(crate) damaged: bool,
+    /// It loses its power in the middle of the next turn of its log.
+    pub(crate) cut_off: Option<Crash>,
     /// When it was last stopped it could elect itself, without asking anybody.
     pub(crate) alone: bool,
     /// How often it halted since it last ran.
@@ -228,6 +230,7 @@ impl<W: Workload> World<W> {
             fragile: false,
             damaged: false,
             alone: false,
+            cut_off: None,
             halts: 0,
             newer: false,
             config: self.options.config.clone(),
@@ -456,9 +459,9 @@ impl<W: Workload> World<W> {
         let chance = self.disk_rng.bits();
         let place = &mut self.places[at];
         if let Some(running) = &mut place.running {
-            if running.wal.has_work() && chance.is_multiple_of(2) {
+            if running.wal.has_work() && !chance.is_multiple_of(4) {
                 // In the middle of a turn of the log.
-                place.disk.die_in(chance / 2 % 8);
+                place.disk.die_in(chance / 4 % 10);
                 running.wal.turn(running.clock.at(self.now));
             }
             let durable = self.shadows.entry((place.id, place.incarnation)).or_default();
@@ -469,6 +472,7 @@ impl<W: Workload> World<W> {
             place.possible = Some(possible);
         }
         place.running = None;
+        place.cut_off = None;
         place.run += 1;
         place.down = Down::Stopped;
         place.deferred.clear();
@@ -627,6 +631,10 @@ impl<W: Workload> World<W> {
             return;
         }
         running.wal_at = None;
+        if let Some(crash) = self.places[at].cut_off.take() {
+            return self.stop_for_a_while(at, crash);
+        }
+        let Some(running) = self.running(at, run) else { return };
         let wake = running.wal.turn(running.clock.at(now));
         self.collect_done(at);
         match wake {
