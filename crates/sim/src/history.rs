@@ -36,6 +36,16 @@ pub enum Freshness {
     Stale,
 }
 
+impl Freshness {
+    /// Whether such a read must see all that was complete when it was asked.
+    pub fn is_linearizable(self) -> bool {
+        match self {
+            Freshness::Linearizable => true,
+            Freshness::Stale => false,
+        }
+    }
+}
+
 /// What a client asks for. Values are unique over a history, and never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {

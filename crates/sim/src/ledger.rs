@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate::{Payload, PayloadError, RaftStateMachine, ReadPolicy};
 
+use crate::check::Verdict;
 use crate::history::{Call, Freshness, History, Key, ListView, Nanos, Operation, Outcome};
 use crate::rng::Rng;
 use crate::workload::{Invoked, Op, Returned, Workload};
@@ -202,6 +203,10 @@ impl RaftStateMachine for Ledger {
 pub struct LedgerClients {
     /// What was asked and answered so far.
     pub history: History,
+    /// Steps that the search for a linearization took.
+    pub steps: u64,
+    /// Whether it was given up.
+    pub undecided: bool,
     inline: bool,
     reads: u32,
     /// What each register was last seen to hold, so that comparing succeeds now and then.
@@ -293,6 +298,10 @@ impl Workload for LedgerClients {
     }
 
     fn check(&mut self, end: &Ledger) -> Result<(), String> {
-        crate::oracle::check(&self.history, end)
+        crate::oracle::check(&self.history, end)?;
+        let checked = crate::check::ledger::check(&self.history, end)?;
+        self.steps = checked.steps;
+        self.undecided = checked.verdict != Verdict::Linearizable;
+        Ok(())
     }
 }

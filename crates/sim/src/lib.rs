@@ -11,6 +11,7 @@
 mod atlas;
 mod builder;
 mod chaos;
+pub mod check;
 mod clients;
 mod digest;
 mod disk;

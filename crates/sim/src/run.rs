@@ -44,6 +44,10 @@ pub struct Report {
     pub changes: u64,
     /// How often each fault happened.
     pub faults: FaultCounts,
+    /// Steps that the search for a linearization took; 0 with a workload of one's own.
+    pub search_steps: u64,
+    /// Whether that search was given up.
+    pub undecided: bool,
 }
 
 impl fmt::Display for Report {
@@ -80,7 +84,8 @@ pub fn run_seed(seed: u64, trace: bool) -> (Report, History) {
 /// Runs with these options and the default workload.
 pub fn run_options(options: Options, trace: bool) -> (Report, History) {
     let clients = LedgerClients::new(options.reads, options.inline_applies);
-    let (report, clients) = run(options, clients, trace);
+    let (mut report, clients) = run(options, clients, trace);
+    (report.search_steps, report.undecided) = (clients.steps, clients.undecided);
     (report, clients.history)
 }
 
@@ -256,6 +261,8 @@ impl<W: Workload> World<W> {
             leaders: self.invariants.leaders() as u64,
             changes: self.changes,
             faults: self.counts.clone(),
+            search_steps: 0,
+            undecided: false,
         }
     }
 }

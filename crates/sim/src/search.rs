@@ -51,6 +51,10 @@ pub struct Summary {
     faults_of_seeds: Vec<u64>,
     /// Seeds that were run twice.
     pub hashed: u64,
+    /// Steps that searches for linearizations took.
+    pub search_steps: u64,
+    /// Such searches that were given up.
+    pub undecided: u64,
     /// Runs that failed, the first of them.
     pub failures: Vec<Report>,
     /// How many failed.
@@ -74,6 +78,8 @@ impl Summary {
         self.commands.push(report.commands);
         self.faults_of_seeds.push(report.faults.total());
         self.hashed += u64::from(hashed);
+        self.search_steps += report.search_steps;
+        self.undecided += u64::from(report.undecided);
         if report.violation.is_some() {
             self.failed += 1;
             if self.failures.len() < MAX_FAILURES {
@@ -127,6 +133,11 @@ impl fmt::Display for Summary {
             f,
             "trace hashes compared: {} seeds run twice, all equal unless a failure says otherwise",
             self.hashed
+        )?;
+        writeln!(
+            f,
+            "linearizability: {} steps of the search, {} searches given up",
+            self.search_steps, self.undecided
         )?;
         writeln!(f, "{:<16} {:>10} {:>14}", "fault", "times", "seeds without")?;
         for (fault, without) in &self.disabled {
