@@ -23,8 +23,8 @@ use crate::identity::{MemoryIdentity, random_u128};
 use crate::memory::{MemorySnapshots, MemoryStorage};
 use crate::tcp::Tcp;
 use crate::{
-    ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, Settings, StartError, Storage, StorageError,
-    TransferMetrics,
+    ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, Settings, StartError, Storage,
+    StorageError, TransferMetrics,
 };
 
 /// A group, for those who know no types.

@@ -10,7 +10,7 @@ use super::Failure;
 
 /// `quorate sim`.
 #[derive(Debug, Args)]
-pub struct SimArgs {
+pub(super) struct SimArgs {
     /// Runs this one seed and prints everything about it.
     #[arg(long)]
     seed: Option<u64>,
