@@ -9,7 +9,8 @@ pub(crate) fn run(names: Vec<String>) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["run", "--quiet", "--package", "quorate-testkit", "--example", "mutants", "--features", "mutants"])
+        .args(["run", "--quiet", "--profile", "ci", "--package", "quorate-testkit", "--example", "mutants"])
+        .args(["--features", "mutants"])
         .arg("--target-dir")
         .arg(root.join("target/mutants"))
         .arg("--")

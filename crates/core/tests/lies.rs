@@ -151,7 +151,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mode = if seed % 2 == 0 { LeaderIdMode::Advanced } else { LeaderIdMode::Standard };
+        let mode = if seed.is_multiple_of(2) { LeaderIdMode::Advanced } else { LeaderIdMode::Standard };
         let cores = (1..=3).map(|id| {
             let config = Config { mode, seed: seed * 10 + id, ..Config::new(id, incarnation(id)) };
             Core::new(config, Recovered::default(), Instant::ORIGIN)
@@ -281,7 +281,7 @@ impl World {
             3 => Event::LinkRefused { peer: to },
             4 => Event::SnapshotBuildFailed,
             5 => Event::SnapshotInstallFailed,
-            6 => Event::Elect { phase: if number % 2 == 0 { Phase::Pre } else { Phase::Real } },
+            6 => Event::Elect { phase: if number.is_multiple_of(2) { Phase::Pre } else { Phase::Real } },
             7 => Event::AbortTransfer,
             _ => Event::Heartbeat,
         };
