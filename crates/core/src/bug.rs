@@ -212,6 +212,10 @@ bugs! {
     TakesOverFromTheLastButOne,
     /// A quorum is sought among the first voters of the rule, not among those that reached the most.
     QuorumOfAnUnsortedPrefix,
+    /// Entries that do not follow on what their append names are decoded.
+    GapAccepted,
+    /// A write that completes before an earlier one is never reported.
+    EarlyCompletionIsDropped,
     /// An older completion of a write, which arrives after a newer one, is believed.
     OlderCompletionWins,
 }

@@ -21,6 +21,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("ExpiryByLocalClock", SESSIONS),
     ("DuplicateAppliedAfterRestart", SESSIONS),
     ("LowMarkIgnored", SESSIONS),
+    ("GapAccepted", "QUORATE_BUG=<name> cargo test -p quorate --features mutants --test published"),
+    ("EarlyCompletionIsDropped", "QUORATE_BUG=<name> cargo test -p quorate --features mutants --test laws"),
     ("ResumedTransferMixesSnapshots", "the tests of snapshot transfer in quorate-net"),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quorate_core::WriteId;
+use quorate_core::{Bug, WriteId, bug};
 
 /// Writes that were submitted and not yet reported to the core.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl Writes {
     /// durable prefix, if that grew.
     pub(crate) fn completed(&mut self, write: WriteId) -> Option<WriteId> {
         let place = self.open.binary_search_by_key(&write, |(id, _)| *id).ok()?;
-        self.open[place].1 = true;
+        self.open[place].1 = place == 0 || !bug(Bug::EarlyCompletionIsDropped);
         let mut reached = None;
         while let Some((id, true)) = self.open.front() {
             reached = Some(*id);
