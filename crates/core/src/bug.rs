@@ -212,6 +212,10 @@ bugs! {
     TakesOverFromTheLastButOne,
     /// A quorum is sought among the first voters of the rule, not among those that reached the most.
     QuorumOfAnUnsortedPrefix,
+    /// A refused connection counts for ever, also when the leader is heard again.
+    EvidenceIsNotCancelled,
+    /// An append is answered when its entries are durable, not at once.
+    AnswerWaitsForTheDisk,
     /// Entries that do not follow on what their append names are decoded.
     GapAccepted,
     /// A write that completes before an earlier one is never reported.

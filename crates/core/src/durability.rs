@@ -95,7 +95,7 @@ impl Durability {
 
     /// Takes in `Persisted(write)`; returns whether it says anything new.
     pub(crate) fn persisted(&mut self, write: WriteId) -> bool {
-        let is_old = write <= self.persisted && !bug(Bug::OlderCompletionWins);
+        let is_old = write == self.persisted || write < self.persisted && !bug(Bug::OlderCompletionWins);
         if is_old || write > self.asked {
             return false;
         }

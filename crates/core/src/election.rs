@@ -347,7 +347,8 @@ impl Core {
             self.become_follower(Some(leader));
             out.note(Note::Following(vote.leader_id));
         }
-        self.contact = Some(Contact { leader, at: self.now, refused: false });
+        let refused = bug(Bug::EvidenceIsNotCancelled) && self.contact.is_some_and(|contact| contact.refused);
+        self.contact = Some(Contact { leader, at: self.now, refused });
         self.set_election_deadline();
     }
 

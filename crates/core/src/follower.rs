@@ -217,6 +217,9 @@ impl Core {
         let AppendHeader { vote, stream, round, .. } = *header;
         let ack = Ack { to: from, vote, stream, round, promised, matched };
         follower.ack = Some(ack);
+        if bug(Bug::AnswerWaitsForTheDisk) && matched.index < follower.accepted {
+            return;
+        }
         out.push(ack.into_action());
     }
 
