@@ -324,6 +324,12 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         self.shell.leave(Input::Event(event));
     }
 
+    /// Asks this leader to hand over. How that ends shows in who leads.
+    pub fn transfer(&self, to: Option<NodeId>) {
+        let (reply, _) = oneshot::channel();
+        self.shell.leave(Input::Transfer { to, reply });
+    }
+
     /// The node belongs to this cluster from now on.
     pub fn set_cluster(&self, cluster: ClusterId) {
         self.shell.leave(Input::Cluster(cluster));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::{Payload, PayloadError, RaftStateMachine, ReadPolicy};
@@ -209,14 +210,15 @@ pub struct LedgerClients {
     pub undecided: bool,
     inline: bool,
     reads: u32,
+    lease_reads: bool,
     /// What each register was last seen to hold, so that comparing succeeds now and then.
     seen: BTreeMap<Key, u64>,
 }
 
 impl LedgerClients {
     /// Clients of which so many of a thousand operations are reads.
-    pub fn new(reads: u32, inline_applies: bool) -> Self {
-        Self { reads, inline: inline_applies, ..Self::default() }
+    pub fn new(reads: u32, lease_reads: bool, inline_applies: bool) -> Self {
+        Self { reads, lease_reads, inline: inline_applies, ..Self::default() }
     }
 
     fn draw(&mut self, chance: &mut Rng) -> Call {
@@ -263,7 +265,9 @@ impl Workload for LedgerClients {
             Call::Append { .. } | Call::Put { .. } | Call::CompareAndSwap { .. } => Op::Write(LedgerCommand(call)),
             Call::ReadList { freshness, .. } | Call::ReadRegister { freshness, .. } => {
                 let policy = match freshness {
+                    Freshness::Linearizable if self.lease_reads && chance.chance(500) => ReadPolicy::LeaseRead,
                     Freshness::Linearizable => ReadPolicy::ReadIndex,
+                    Freshness::Stale if chance.chance(500) => ReadPolicy::MaxAge(Duration::from_secs(chance.below(4))),
                     Freshness::Stale => ReadPolicy::Stale,
                 };
                 Op::Read(policy, Arc::new(move |ledger: &Ledger| ledger.look(call)))

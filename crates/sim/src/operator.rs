@@ -30,7 +30,11 @@ impl<W: Workload> World<W> {
             return;
         }
         let at = self.disk_rng.below(self.places.len() as u64) as usize;
-        let event = match self.disk_rng.below(5) {
+        if self.disk_rng.chance(200) {
+            return self.transfer(at);
+        }
+        let event = match self.disk_rng.below(6) {
+            5 => CoreEvent::AbortTransfer,
             0 => CoreEvent::Elect { phase: Phase::Pre },
             1 => CoreEvent::Elect { phase: Phase::Real },
             2 => CoreEvent::Heartbeat,
@@ -39,6 +43,15 @@ impl<W: Workload> World<W> {
         };
         self.say(|| format!("operator: {event:?} at node {}", at + 1));
         trigger(self, at, event);
+    }
+
+    fn transfer(&mut self, to: usize) {
+        let to = self.disk_rng.chance(700).then_some(self.places[to].id);
+        let Some(at) = self.leader() else { return };
+        let Some(running) = &self.places[at].running else { return };
+        running.node.transfer(to);
+        self.touch(at);
+        self.say(|| format!("operator: transfer from node {} to {to:?}", at + 1));
     }
 
     fn change_membership(&mut self) {

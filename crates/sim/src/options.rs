@@ -50,6 +50,8 @@ pub struct Options {
     pub triggers: bool,
     /// Faults may exceed what the cluster promises to survive: then only safety, or a clean halt, is required.
     pub beyond_budget: bool,
+    /// Whether the cluster spends its leases on reads; then half of the linearizable reads are lease reads.
+    pub lease_reads: bool,
     /// Whether applies run on the thread that delivers the commit.
     pub inline_applies: bool,
     /// Length of a segment of the log.
@@ -85,6 +87,7 @@ impl Options {
             membership: rng.chance(500),
             triggers: rng.chance(500),
             beyond_budget: rng.chance(50),
+            lease_reads: rng.chance(300),
             inline_applies: rng.chance(500),
             segment_bytes: *rng.pick(&[16 << 10, 16 << 10, 32 << 10, 128 << 10]),
             config: Config::default(),
@@ -117,6 +120,8 @@ impl Options {
             keep_entries: *rng.pick(&[0, 1, 5, 100]),
             max_disk_lag: timeout * 10,
             on_lost_log: quorate_core::OnLostLog::Rejoin,
+            // Two clocks of the simulation differ by 2 % at most.
+            max_clock_drift: timeout / 40,
             tail_cache_bytes: *rng.pick(&[1, 1000, 1 << 20]),
             ..Config::default()
         }
@@ -139,8 +144,13 @@ impl fmt::Display for Options {
         )?;
         writeln!(
             f,
-            "  membership changes {}, triggers {}, inline applies {}, segments of {} bytes, beyond the budget {}",
-            self.membership, self.triggers, self.inline_applies, self.segment_bytes, self.beyond_budget
+            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}",
+            self.membership,
+            self.triggers,
+            self.lease_reads,
+            self.inline_applies,
+            self.segment_bytes,
+            self.beyond_budget
         )?;
         let config = &self.config;
         writeln!(

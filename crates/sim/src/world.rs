@@ -389,9 +389,12 @@ impl<W: Workload> World<W> {
         }
         self.settle();
         let voters = self.places.iter().take(self.options.voters as usize);
-        let membership = Membership::majority(
+        let mut membership = Membership::majority(
             voters.map(|place| (place.id, place.incarnation, Member::at(format!("node-{}", place.id)))),
         );
+        if self.options.lease_reads {
+            membership.settings.lease = quorate_core::LeasePolicy::LeaseReads;
+        }
         if let Some(running) = &mut self.places[0].running {
             running.node.initialize(0, membership);
         }
