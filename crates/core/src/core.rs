@@ -30,7 +30,8 @@ pub struct Core {
     /// The greatest vote this node has made or accepted; on disk once `disk` says so.
     pub(crate) vote: Vote,
     pub(crate) log: LogIds,
-    /// The last entry that was acknowledged before damage took the end of the log; see [`Core::lost_entries`].
+    /// The last entry that was acknowledged before damage took the end of the log; zero: nothing is lost. See
+    /// [`Core::lost_entries`].
     pub(crate) promised_end: LogId,
     pub(crate) pieces: Pieces,
     /// The membership at `applied` and every later one in the log. Never empty; the last is in force.
@@ -132,7 +133,8 @@ impl Core {
             promised: (recovered.vote, now),
             confirmed: None,
             halted: false,
-            promised_end: recovered.promised_end,
+            // A whole log promises what it holds, and no more once a leader replaced its end.
+            promised_end: if recovered.promised_end > last { recovered.promised_end } else { LogId::ZERO },
             log: recovered.log,
             config,
         };
@@ -414,6 +416,15 @@ impl Core {
     pub fn lost_entries(&self) -> Option<Span> {
         let prev = self.log.last();
         (self.promised_end > prev).then_some(Span { prev, last: self.promised_end })
+    }
+
+    /// Entries came. When the log reaches the promised end this node is whole, and what a later leader replaces is no
+    /// loss: an entry of a leader after the promised end's comes after everything that was committed before it.
+    pub(crate) fn forget_promised_end(&mut self, out: &mut Actions) {
+        if self.promised_end > LogId::ZERO && self.lost_entries().is_none() {
+            out.note(Note::Repaired { promised_end: self.promised_end });
+            self.promised_end = LogId::ZERO;
+        }
     }
 
     pub(crate) fn is_only_voter(&self) -> bool {

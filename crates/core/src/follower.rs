@@ -173,13 +173,10 @@ impl Core {
             out.note(Note::Impossible { from, what: "entries of an earlier leader than the log they follow" });
             return false;
         }
-        let lost = self.lost_entries();
         for run in entries.runs.iter().filter(|run| run.last > agreed) {
             self.log.append(run.leader_id, run.last);
         }
-        if let (Some(span), None) = (lost, self.lost_entries()) {
-            out.note(Note::Repaired { promised_end: span.last });
-        }
+        self.forget_promised_end(out);
         self.note_size(end.index, entries.bytes);
         self.disk.write(WriteOp::Append { span: Span { prev, last: end }, source: Source::Message }, out);
         for (index, membership) in entries.memberships.into_iter().filter(|(index, _)| *index > agreed) {

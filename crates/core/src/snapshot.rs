@@ -310,6 +310,7 @@ impl Core {
         self.snapshot.kept.forget(to.index);
         self.forget_old_memberships();
         out.note(Note::SnapshotInstalled(to));
+        self.forget_promised_end(out);
         self.on_membership_in_force(out);
         self.answer_snapshot_requests(out);
         self.accept_upto(to.index, 0);

@@ -184,7 +184,8 @@ impl World {
             .filter_map(|index| log.at(index))
             .filter_map(|log_id| Some((log_id, self.memberships.get(&log_id)?.clone())))
             .collect();
-        let Disk { vote, promised_end, promised_lease, .. } = peer.disk;
+        let Disk { vote, promised_lease, .. } = peer.disk;
+        let promised_end = peer.disk.promised_end.max(log.last());
         let recovered =
             Recovered { vote, log, memberships, snapshot, promised_end, promised_lease, ..Recovered::default() };
         let core = Core::new(config, recovered, now);

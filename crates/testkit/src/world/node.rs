@@ -179,7 +179,8 @@ impl Node {
             snapshot: self.disk.snapshot.as_ref().map(|snapshot| snapshot.meta.clone()),
             applied: self.machine.applied,
             promised_lease: self.disk.promised_lease,
-            promised_end: self.disk.promised_end,
+            // Whatever is on disk may have been acknowledged: a log says no less.
+            promised_end: self.disk.promised_end.max(self.disk.log.last()),
         })
     }
 
