@@ -125,6 +125,16 @@ impl<S: RaftStateMachine> Raft<S> {
         async move { group.write_many(commands).await }
     }
 
+    /// Writes an entry that changes nothing, a barrier: returns its log id once it is committed and applied on the
+    /// node that led. Any node takes this; it is tried again, through every change of leader, up to
+    /// [`Config::write_timeout`](crate::Config::write_timeout).
+    ///
+    /// # Errors
+    /// See [`ClientWriteError`]. If the outcome is unknown the entry may come later, and does no harm.
+    pub async fn write_blank(&self) -> Result<LogId, ClientWriteError> {
+        self.group.write_blank().await
+    }
+
     // ---- reads ----
 
     /// Reads the state machine, as fresh as `policy` asks for. Any node serves it: one that does not lead asks the

@@ -262,3 +262,18 @@ async fn a_single_node_starts_at_once_and_initialize_makes_a_cluster_by_hand() {
     assert!(by_id(&nodes, nodes[0].current_leader().unwrap()).is_some());
     stop(nodes).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blank_write_is_a_barrier_and_changes_nothing() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    let leading = leader(&nodes).await;
+    for node in &nodes {
+        let before = leading.client_write("a command".into()).await.unwrap();
+        let barrier = node.write_blank().await.unwrap();
+        assert!(barrier > before.log_id, "it comes after what was written before");
+        let after = leading.client_write("another".into()).await.unwrap();
+        assert_eq!(after.response, before.response + 1, "the state machine saw nothing of it");
+        assert!(after.log_id > barrier);
+    }
+    stop(nodes).await;
+}

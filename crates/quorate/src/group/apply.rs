@@ -608,7 +608,8 @@ impl<S: RaftStateMachine> Machine<S> {
                 self.sessions.advance(expiry_time(self.time));
             }
             match entry.kind {
-                EntryKind::Blank => {}
+                // A caller may wait for it; nobody waits for the one that a leadership begins with.
+                EntryKind::Blank => answer(entry.log_id, Outcome::Done),
                 EntryKind::Membership => {
                     self.membership = decode_membership(entry.payload)
                         .map_err(|error| Fatal::Machine(format!("membership {}: {error}", entry.log_id)))?;
@@ -703,7 +704,7 @@ enum Outcome<R> {
     Response(R),
     /// It had been applied before.
     Answered(Answer),
-    /// A session was opened, kept alive or closed.
+    /// A session was opened, kept alive or closed; or it was blank.
     Done,
     /// Nothing was done.
     Refused(SessionRefusal),

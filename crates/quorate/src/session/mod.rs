@@ -42,7 +42,9 @@ pub(crate) fn check_session_entry(entry: EntryKind, payload: &Bytes) -> Result<O
         EntryKind::SessionCommand => SessionHeader::decode(payload).map(|_| Some(SESSION_HEADER_BYTES)),
         EntryKind::OpenSession => SessionOpening::decode(payload).map(|_| None),
         EntryKind::KeepSessions | EntryKind::CloseSessions => decode_session_ids(payload).map(|_| None),
-        EntryKind::Blank | EntryKind::Membership => return Err("no client writes such entries".into()),
+        EntryKind::Blank if payload.is_empty() => Ok(None),
+        EntryKind::Blank => return Err("a blank entry is empty".into()),
+        EntryKind::Membership => return Err("no client writes such entries".into()),
     };
     command.map_err(|error| error.to_string())
 }

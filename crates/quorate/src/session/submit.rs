@@ -25,11 +25,21 @@ const MAX_PATIENCE_FACTOR: u32 = 8;
 pub(super) enum Submitted<R> {
     /// A command: applied now or before.
     Response(LogId, R),
-    /// A session was opened, kept alive or closed.
+    /// A session was opened, kept alive or closed, or a blank entry applied.
     Done(LogId),
 }
 
 impl<S: RaftStateMachine> Group<S> {
+    /// Writes a blank entry; one that is written twice says nothing else than one.
+    pub(crate) async fn write_blank(self: &Arc<Self>) -> Result<LogId, ClientWriteError> {
+        let deadline = Instant::now() + self.write_timeout();
+        match self.submit(EntryKind::Blank, Bytes::new(), deadline, &mut false).await {
+            Ok(Submitted::Done(log_id)) => Ok(log_id),
+            Err(SessionError::Write(error)) => Err(error),
+            Ok(Submitted::Response(..)) | Err(_) => Err(ClientWriteError::OutcomeUnknown),
+        }
+    }
+
     /// Writes an entry until it is known what became of it, up to the deadline. `unknown` says whether an attempt
     /// may still be applied; it is right also if this future is dropped.
     pub(super) async fn submit(
