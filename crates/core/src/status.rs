@@ -67,6 +67,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// On a leader: a commit quorum followed it after this moment.
     pub quorum_acked: Option<Instant>,
+    /// On a leader: until when its lease holds, if the cluster uses leases.
+    pub lease_until: Option<Instant>,
 }
 
 /// A peer, as its leader sees it.
@@ -146,6 +148,7 @@ impl Core {
             membership: self.membership().clone(),
             peers,
             quorum_acked,
+            lease_until: self.lease_until(),
         }
     }
 

@@ -120,7 +120,8 @@ impl fmt::Display for ClientWriteError {
             }
             ClientWriteError::Encode(error) => write!(f, "write refused: {error}"),
             ClientWriteError::NoLeader { leader: None } => {
-                f.write_str("write refused: no leader is known; check that a quorum of voters is up and connected")
+                f.write_str("write refused: no leader is known here; check that a quorum of voters is up, and that this node reaches it \
+                     and was not removed")
             }
             ClientWriteError::NoLeader { leader: Some(id) } => {
                 write!(f, "write refused: leader {id} did not take it in time; try again")
@@ -248,7 +249,8 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReadError::NoLeader { leader: None } => {
-                f.write_str("read failed: no leader is known; check that a quorum of voters is up and connected")
+                f.write_str("read failed: no leader is known here; check that a quorum of voters is up, and that this node reaches it and \
+                     was not removed")
             }
             ReadError::NoLeader { leader: Some(id) } => {
                 write!(f, "read failed: leader {id} did not confirm it in time; try again")
@@ -315,7 +317,8 @@ impl fmt::Display for ChangeError {
         match self {
             ChangeError::NotLeader { leader: Some(id) } => write!(f, "this node does not lead: ask node {id}"),
             ChangeError::NotLeader { leader: None } => {
-                f.write_str("no leader is known; check that a quorum of voters is up and connected")
+                f.write_str("no leader is known here; check that a quorum of voters is up, and that this node reaches it and was not \
+                     removed")
             }
             ChangeError::Refused(refusal) => f.write_str(&refusal_text(refusal)),
             ChangeError::OutcomeUnknown => {
@@ -328,6 +331,12 @@ impl fmt::Display for ChangeError {
 
 impl std::error::Error for ChangeError {}
 
+/// Node ids as text: `2, 3`.
+pub(crate) fn list_of<'a>(ids: impl IntoIterator<Item = &'a NodeId>) -> String {
+    let ids: Vec<String> = ids.into_iter().map(NodeId::to_string).collect();
+    ids.join(", ")
+}
+
 /// Says in words what a refusal means and what to do.
 pub(crate) fn refusal_text(refusal: &Refusal) -> String {
     match refusal {
@@ -339,22 +348,27 @@ pub(crate) fn refusal_text(refusal: &Refusal) -> String {
         }
         Refusal::NotYetCommitted => "the leader is new and has committed nothing yet: try again shortly".into(),
         Refusal::NoVoters => "the change would leave no voters".into(),
-        Refusal::UnknownNode(id) => format!("node {id} is not in the cluster: add it as a learner first"),
+        Refusal::UnknownNode(id) => {
+            format!("node {id} is not among the nodes of the cluster: only those can vote or lead; add it first")
+        }
         Refusal::NotSeenYet(id) => format!("node {id} has not been heard of yet: wait until it follows the leader"),
         Refusal::NotCaughtUp { node, matched, last } => format!(
             "node {node} has not caught up: it holds the log up to {matched}, the log ends at {last}; wait for it, or \
              raise `replication_lag_threshold`"
         ),
         Refusal::WouldLoseQuorum { silent } => format!(
-            "the change would leave the cluster without a quorum: voters {silent:?} are silent; start them, or waive \
-             this with `Readiness::Waived`"
+            "the change would leave the cluster without a quorum: voters {} are silent; start them, or waive this \
+             with `Readiness::Waived`",
+            list_of(silent)
         ),
         Refusal::PreconditionFailed { expected, actual } => {
             format!("the leader is not in the state expected: {expected} was expected, {actual} is")
         }
         Refusal::RuleNeeded { added, removed } => format!(
-            "the voters decide by a quorum rule that names them: adding {added:?} and removing {removed:?} needs a new \
-             rule; put `SetQuorum` into the same `Batch`"
+            "the voters decide by a quorum rule that names them: adding {{{}}} and removing {{{}}} needs a new rule; \
+             put `SetQuorum` into the same `Batch`",
+            list_of(added),
+            list_of(removed)
         ),
         Refusal::IsVoter(id) => format!("node {id} votes: remove it from the voters first"),
         Refusal::BadRule(error) => error.to_string(),
@@ -383,7 +397,9 @@ fn not_transferred_text(failure: TransferFailure) -> String {
         TransferFailure::Aborted { to } => {
             format!("leadership not handed over to node {to}: it was aborted; this node leads on")
         }
-        TransferFailure::LeaderChanged { leader } => format!("leadership was lost meanwhile: node {leader} leads"),
+        TransferFailure::LeaderChanged { leader } => {
+            format!("leadership was lost meanwhile: leader {leader} took over")
+        }
     }
 }
 
@@ -397,11 +413,28 @@ pub enum SnapshotError {
     Closed(ClosedReason),
 }
 
+impl SnapshotError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            SnapshotError::Refused(refusal) => {
+                matches!(refusal, Refusal::NothingApplied | Refusal::SnapshotFailed | Refusal::SnapshotDeferred)
+            }
+            SnapshotError::Closed(_) => false,
+        }
+    }
+
+    /// Always false: a snapshot changes nothing that a caller can see.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
+}
+
 impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SnapshotError::Refused(refusal) => f.write_str(&refusal_text(refusal)),
-            SnapshotError::Closed(reason) => write!(f, "this node is closed: {reason}"),
+            SnapshotError::Closed(reason) => write!(f, "this node is closed because {reason}"),
         }
     }
 }
@@ -465,7 +498,8 @@ impl fmt::Display for InitializeError {
         match self {
             InitializeError::Silent(ids) => write!(
                 f,
-                "cluster not initialized: no answer from {ids:?}; start them, or initialize without them and add them later"
+                "cluster not initialized: no answer from nodes {}; start them, or initialize without them and add them later",
+                list_of(ids)
             ),
             InitializeError::HasState(id) => {
                 write!(f, "cluster not initialized: node {id} already belongs to a cluster; join that one instead")

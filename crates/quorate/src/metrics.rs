@@ -9,6 +9,7 @@ use quorate_core::{
 };
 use tokio::sync::watch;
 
+use crate::error::list_of;
 use crate::{ClosedReason, WaitError};
 
 /// What a node is at the moment.
@@ -65,6 +66,9 @@ pub struct RaftMetrics {
     pub receiving_snapshot: Option<TransferMetrics>,
     /// On a leader: how long ago, at least, a quorum acknowledged it. `None` elsewhere, or before it did.
     pub quorum_acked_ago: Option<Duration>,
+    /// On a leader: for how long from now it may serve [`ReadPolicy::LeaseRead`](crate::ReadPolicy) without asking
+    /// anybody; very long if it is the only voter. `None` without a lease.
+    pub lease_left: Option<Duration>,
 }
 
 /// The metrics of a node before its first turn.
@@ -89,6 +93,7 @@ pub(crate) fn blank_metrics(id: NodeId, group: GroupId) -> RaftMetrics {
         replication: Vec::new(),
         receiving_snapshot: None,
         quorum_acked_ago: None,
+        lease_left: None,
     }
 }
 
@@ -139,6 +144,7 @@ pub(crate) fn metrics_of(
         replication: replication.collect(),
         receiving_snapshot: None,
         quorum_acked_ago: status.quorum_acked.map(|at| now.since(at)),
+        lease_left: status.lease_until.map(|until| until.since(now)).filter(|left| !left.is_zero()),
     }
 }
 
@@ -323,7 +329,7 @@ impl Wait {
     /// If they do not in time, or the node closes before.
     pub async fn voter_ids(self, ids: impl IntoIterator<Item = u64>) -> Result<RaftMetrics, WaitError> {
         let ids: BTreeSet<NodeId> = ids.into_iter().map(NodeId).collect();
-        let what = format!("the voters to be {ids:?}");
+        let what = format!("the voters to be {}", list_of(&ids));
         self.metrics(|now| !now.membership.is_joint() && now.membership.voter_ids() == ids, what).await
     }
 }

@@ -74,6 +74,7 @@ async fn a_lease_read_needs_nobody_while_the_lease_holds() {
     let (network, _ahead, nodes) = start_with_leases().await;
     let leading = leader(&nodes).await;
     leading.client_write("a".into()).await.unwrap();
+    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_some(), "a lease to be shown").await.unwrap();
     network.isolate(leading.node_id());
     assert_eq!(leading.read(ReadPolicy::LeaseRead, |ledger| ledger.commands()).await.unwrap(), ["a"]);
     assert!(matches!(leading.read(ReadPolicy::ReadIndex, |_| ()).await, Err(ReadError::NoLeader { .. })));
