@@ -36,7 +36,8 @@ impl<S: RaftStateMachine> Builder<S> {
         self
     }
 
-    /// Where the log and the snapshots are kept. Without it, or `in_memory`, there is nothing to start.
+    /// Where the log and the snapshots are kept; made if it is not there. Every node needs either this or
+    /// [`in_memory`](Self::in_memory).
     pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.host = self.host.data_dir(directory);
         self

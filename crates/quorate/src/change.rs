@@ -38,7 +38,7 @@ impl<S: RaftStateMachine> Raft<S> {
     /// change is in its log, and serves [`ReadPolicy::LeaseRead`](crate::ReadPolicy::LeaseRead); voters keep what they
     /// promised also when a connection tells that the leader is gone, so failover waits for the lease to end. With
     /// [`LeasePolicy::FastFailover`](crate::LeasePolicy::FastFailover), the default, it does not, and lease reads are
-    /// refused.
+    /// refused. A node goes by the change once it is in its log: one that lags may refuse lease reads a little longer.
     ///
     /// # Errors
     /// See [`ChangeError`].

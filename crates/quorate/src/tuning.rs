@@ -23,8 +23,8 @@ impl<S: RaftStateMachine> Raft<S> {
     ///
     /// # Errors
     /// If the values do not go together, or one differs that is fixed at the start: `leader_id_mode`,
-    /// `write_timeout`, `read_timeout`, `max_command_bytes`, `proposal_window_bytes`, `tail_cache_bytes`. Nothing
-    /// changes then.
+    /// `snapshot_max_bytes_per_second`, `write_timeout`, `read_timeout`, `max_command_bytes`, `proposal_window_bytes`,
+    /// `tail_cache_bytes`. Nothing changes then.
     pub async fn reconfigure(&self, config: Config) -> Result<(), ReconfigureError> {
         config.check().map_err(ReconfigureError::Config)?;
         if let Some(field) = self.group.host.config.fixed_field_of(&config) {
