@@ -1,4 +1,5 @@
-//! `check-docs`: links between our pages lead somewhere, and the program that README.md shows is the one that is tested.
+//! `check-docs`: links between our pages lead somewhere, the scripts that COMPARE.md names are there, and the program that
+//! README.md shows is the one that is tested.
 
 use std::fs;
 use std::path::Path;
@@ -21,6 +22,12 @@ pub(crate) fn check() -> Result<(), String> {
                 eprintln!("{}: there is no {link}", page.display());
                 broken += 1;
             }
+        }
+    }
+    for script in scripts(&read(&root.join("COMPARE.md"))?) {
+        if !root.join("testdata").join(format!("{script}.txt")).exists() {
+            eprintln!("COMPARE.md: there is no script {script}");
+            broken += 1;
         }
     }
     let shown = read(&root.join("README.md"))?;
@@ -54,6 +61,13 @@ fn pages(root: &Path) -> Result<Vec<std::path::PathBuf>, String> {
     Ok(found)
 }
 
+/// The golden scripts that a table names: `dir/name` in the last cell of a row.
+fn scripts(text: &str) -> Vec<&str> {
+    let cells = text.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.rsplit('|').nth(1));
+    let words = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    words.filter(|word| word.split('/').count() == 2 && !word.contains(['(', '.', ' '])).collect()
+}
+
 /// The relative targets of `[text](target)`, without `#section`.
 fn links(text: &str) -> Vec<&str> {
     let targets = text.match_indices("](").filter_map(|(at, _)| {
@@ -77,6 +91,12 @@ mod tests {
     fn only_links_to_files_count() {
         let text = "[a](A.md) [b](b/c.md#part) [web](https://x.org) [here](#part) `x[0](y z)`";
         assert_eq!(links(text), ["A.md", "b/c.md"]);
+    }
+
+    #[test]
+    fn scripts_stand_in_the_last_cell() {
+        let text = "`no/row`\n| a | `not/last` | `dir/one`, `a_test`, `dir/two` |\n|---|---|---|\n| b | c | |";
+        assert_eq!(scripts(text), ["dir/one", "dir/two"]);
     }
 
     #[test]

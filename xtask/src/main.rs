@@ -14,7 +14,7 @@ usage: cargo xtask COMMAND
 
   check-deps   the arrows between crates (server -> quorate -> {net, wal} -> wire -> core), and what the
                protocol core must not touch: files, sockets, threads, clocks, chance, logging, hash order
-  check-docs   links between our pages, and the program that README.md shows
+  check-docs   links between our pages, scripts that COMPARE.md names, and the program that README.md shows
   mutants      plants each bug of crates/core/src/bug.rs in turn and counts the golden scripts that notice;
                `cargo xtask mutants NAME ..` plants only those, and names every script
   sizes        lines of code of each crate; number of dependencies of the core and of the library
