@@ -212,6 +212,8 @@ bugs! {
     TakesOverFromTheLastButOne,
     /// A quorum is sought among the first voters of the rule, not among those that reached the most.
     QuorumOfAnUnsortedPrefix,
+    /// A clock that leapt is believed.
+    ClockJumpIgnored,
     /// A refused connection counts for ever, also when the leader is heard again.
     EvidenceIsNotCancelled,
     /// An append is answered when its entries are durable, not at once.

@@ -183,6 +183,9 @@ impl Core {
 
     /// The driver's clock may have stood still, or run ahead: what was measured with it counts no more.
     pub(crate) fn on_clock_jumped(&mut self, out: &mut Actions) {
+        if bug(Bug::ClockJumpIgnored) {
+            return;
+        }
         if self.uses_leases() || self.promises.given.is_some() || self.confirmed.is_some() {
             out.note(Note::ClockJumped);
         }
