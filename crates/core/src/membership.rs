@@ -42,7 +42,7 @@ pub enum LeasePolicy {
     LeaseReads,
 }
 
-/// The last step of a joint change: what the cluster is on its way to.
+/// What becomes of voters that a change leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Retain {
     /// Voters that leave stay as learners.
@@ -200,9 +200,9 @@ pub enum ChangeMembers {
     AddVoters(BTreeMap<NodeId, Node>),
     /// Make these learners voters.
     AddVoterIds(BTreeSet<NodeId>),
-    /// These voters stop voting.
+    /// These voters stop voting; [`Retain`] says whether they stay as learners.
     RemoveVoters(BTreeSet<NodeId>),
-    /// Exactly these nodes vote.
+    /// Exactly these nodes vote; all of them must be in the cluster.
     ReplaceAllVoters(BTreeSet<NodeId>),
     /// Add learners; a node that is already known keeps its record.
     AddNodes(BTreeMap<NodeId, Node>),

@@ -26,6 +26,8 @@ impl<S: RaftStateMachine> Raft<S> {
     /// that are not in the cluster yet are learners meanwhile, and stay so if the time is over; [`PeerMetrics::lag`](crate::PeerMetrics::lag)
     /// shows their progress.
     ///
+    /// A node that is removed may not hear of it: it knows no leader any more, and its reads and writes fail. Shut it down.
+    ///
     /// # Errors
     /// See [`ChangeError`].
     pub async fn change_membership(&self, change: ChangeMembers, retain: Retain) -> Result<LogId, ChangeError> {
