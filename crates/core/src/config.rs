@@ -140,6 +140,7 @@ impl Config {
             ("heartbeat_interval", self.heartbeat_interval),
             ("retransmit_timeout", self.retransmit_timeout),
             ("max_disk_lag", self.max_disk_lag),
+            ("max_clock_drift", self.max_clock_drift),
         ];
         if let Some((field, _)) = longest.into_iter().find(|(_, value)| *value > MAX_TIMEOUT) {
             return error(field, "be at most a year");
@@ -185,3 +186,25 @@ impl std::fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endless_times_are_refused_by_name() {
+        type Change = fn(&mut Config);
+        let endless: [(&str, Change); 5] = [
+            ("election_timeout_max", |config| config.election_timeout_max = Duration::MAX),
+            ("heartbeat_interval", |config| config.heartbeat_interval = Duration::MAX),
+            ("retransmit_timeout", |config| config.retransmit_timeout = Duration::MAX),
+            ("max_disk_lag", |config| config.max_disk_lag = Duration::MAX),
+            ("max_clock_drift", |config| config.max_clock_drift = Duration::MAX),
+        ];
+        for (field, change) in endless {
+            let mut config = Config::new(1, Incarnation(1));
+            change(&mut config);
+            assert_eq!(config.check(), Err(ConfigError { field, must: "be at most a year" }));
+        }
+    }
+}

@@ -15,10 +15,9 @@ use crate::message::{Append, AppendAnswer, AppendHeader, AppendReply, Entries, M
 use crate::pieces::Pieces;
 use crate::progress::{Inflight, Mode, Progress};
 use crate::read::ReadQueue;
+use crate::rounds::Rounds;
 use crate::time::Instant;
 
-/// Most rounds whose start is remembered; older ones were acknowledged or do not matter any more.
-const MAX_ROUNDS: usize = 64;
 /// The pause after a lost snapshot doubles this often: eight times the retransmit timeout at most.
 const MAX_SNAPSHOT_BACKOFF: u32 = 3;
 
@@ -32,7 +31,7 @@ pub(crate) struct Leader {
     pub(crate) first_own: u64,
     pub(crate) round: Round,
     /// When the newest rounds began.
-    rounds: VecDeque<(Round, Instant)>,
+    rounds: Rounds,
     heartbeat_at: Instant,
     pub(crate) since: Instant,
     /// A commit quorum acknowledged this leader after this moment.
@@ -71,7 +70,7 @@ impl Core {
             next_stream: 0,
             first_own,
             round: Round(0),
-            rounds: VecDeque::new(),
+            rounds: Rounds::default(),
             heartbeat_at: self.now + self.config.heartbeat_interval,
             since: self.now,
             quorum_acked: None,
@@ -143,8 +142,8 @@ impl Core {
         let lease = self.lease_to_ask();
         let Role::Leader(leader) = &mut self.role else { return };
         // Traffic carries fresh rounds, so that a busy leader needs no heartbeats.
-        if leader.rounds.back().is_none_or(|(_, began)| self.now.since(*began) >= half) {
-            leader.begin_round(self.now);
+        if leader.rounds.last_began().is_none_or(|began| self.now.since(began) >= half) {
+            leader.begin_round(self.now, self.config.election_timeout_max);
         }
         let sending = Sending {
             log: &self.log,
@@ -198,7 +197,7 @@ impl Core {
     fn start_round(&mut self) {
         let now = self.now;
         if let Role::Leader(leader) = &mut self.role {
-            leader.begin_round(now);
+            leader.begin_round(now, self.config.election_timeout_max);
         }
     }
 
@@ -260,7 +259,7 @@ impl Core {
         leader.heartbeat_at = now + interval;
         let beats = self.config.heartbeat.is_on();
         if beats {
-            leader.begin_round(now);
+            leader.begin_round(now, self.config.election_timeout_max);
         }
         self.give_up_on_lost_sends(out);
         self.maybe_purge(out);
@@ -583,7 +582,7 @@ impl Core {
 impl Leader {
     /// See [`Core::forget_time`].
     pub(crate) fn forget_own_time(&mut self) {
-        self.rounds.iter_mut().for_each(|(_, began)| *began = Instant::ORIGIN);
+        self.rounds.forget_time();
         self.heartbeat_at = Instant::ORIGIN;
         self.since = Instant::ORIGIN;
         self.quorum_acked = self.quorum_acked.map(|_| Instant::ORIGIN);
@@ -594,18 +593,14 @@ impl Leader {
         next_stream(&mut self.next_stream)
     }
 
-    fn begin_round(&mut self, now: Instant) {
+    fn begin_round(&mut self, now: Instant, patience: Duration) {
         self.round = Round(self.round.0 + 1);
-        self.rounds.push_back((self.round, now));
-        if self.rounds.len() > MAX_ROUNDS {
-            self.rounds.pop_front();
-        }
+        self.rounds.begin(self.round, now, patience);
     }
 
+    /// When a round began, or some time before.
     pub(crate) fn round_began(&self, round: Round) -> Option<Instant> {
-        let (oldest, _) = self.rounds.front()?;
-        let place = round.0.checked_sub(oldest.0)?;
-        self.rounds.get(usize::try_from(place).ok()?).map(|(_, began)| *began)
+        self.rounds.began(round)
     }
 
     pub(crate) fn peer(&self, id: NodeId) -> Option<&Progress> {

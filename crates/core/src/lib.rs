@@ -32,6 +32,7 @@ mod read;
 mod recovery;
 mod resend;
 mod rng;
+mod rounds;
 mod snapshot;
 mod status;
 mod time;

@@ -151,3 +151,45 @@ fn a_learner_becomes_a_voter_and_the_leader_can_be_removed() {
     assert_eq!(leader.membership().voter_ids(), [2, 3, 4].map(NodeId).into());
     assert!(!world.cores[&NodeId(1)].is_leader());
 }
+
+/// Reads begin rounds as fast as the nearest peers answer. A peer that is farther away answers rounds that are long
+/// past, and is as alive as the others.
+#[test]
+fn a_far_peer_is_heard_of_however_many_rounds_begin_meanwhile() {
+    let mut world = World::new(3, 3);
+    while let Some((id, event)) = world.queue.pop_front() {
+        world.step(id, event);
+    }
+    world.now = world.now + Duration::from_millis(500);
+    let asked_at = world.now;
+    world.step(NodeId(1), Event::Heartbeat);
+    let is_far = |(to, event): &(NodeId, Event)| {
+        *to == NodeId(3) || matches!(event, Event::Message(envelope) if envelope.from == NodeId(3))
+    };
+    let mut far = VecDeque::new();
+    for _ in 0..1000 {
+        world.now = world.now + Duration::from_micros(10);
+        world.step(NodeId(1), Event::Heartbeat);
+        while let Some(next) = world.queue.pop_front() {
+            match is_far(&next) {
+                true => far.push_back(next),
+                false => world.step(next.0, next.1),
+            }
+        }
+    }
+    // The first question only is answered by now.
+    let (to, event) = far.pop_front().unwrap();
+    world.step(to, event);
+    let (to, event) = world.queue.pop_front().unwrap();
+    assert_eq!(to, NodeId(1), "the answer");
+    world.step(to, event);
+    let status = world.cores[&NodeId(1)].status();
+    let far = status.peers.iter().find(|peer| peer.id == NodeId(3)).unwrap();
+    let acked_at = far.acked_at.unwrap();
+    let before = asked_at.since(acked_at);
+    assert!(
+        acked_at <= asked_at && before < Duration::from_millis(20),
+        "from when that round began, about: {before:?}"
+    );
+    assert!(status.quorum_acked > Some(asked_at), "the near one answers the newest");
+}
