@@ -126,6 +126,9 @@ impl<S: RaftStateMachine> Raft<S> {
     /// commands are numbered from there, so those after it have to be prepared again in the order of their first
     /// time. Give 1 more than the greatest serial if nothing is open.
     ///
+    /// Not across the recovery of a lost quorum ([`recover`](crate::recover)): an id is a log index, and if the opening
+    /// was lost the same index may have opened another client's session since. Open a new one there.
+    ///
     /// # Errors
     /// [`SessionError::Expired`] if the session is no more; else see [`SessionError`].
     pub async fn resume_session(
