@@ -10,7 +10,7 @@ use crate::log::Span;
 use crate::message::{Append, AppendAnswer, AppendHeader, AppendReply, Message};
 
 /// Last index of a log: at a thousand million entries a second it is reached after 36 years.
-const MAX_INDEX: u64 = 1 << 60;
+pub(crate) const MAX_INDEX: u64 = 1 << 60;
 
 /// Most bytes of entries in one append: sums of them do not overflow.
 const MAX_BYTES: u64 = 1 << 40;

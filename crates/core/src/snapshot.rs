@@ -6,7 +6,7 @@ use crate::bug::{Bug, bug};
 use crate::core::{Core, Role};
 use crate::durability::Held;
 use crate::event::{Action, Actions, Note, Outcome, Refusal, SnapshotMeta, Tail, WriteOp};
-use crate::follower::Ack;
+use crate::follower::{Ack, MAX_INDEX};
 use crate::ids::{LogId, NodeId, RequestId};
 use crate::kept::Kept;
 use crate::log::LogIds;
@@ -253,7 +253,8 @@ impl Core {
         }
         let usable = meta.last_log_id.leader_id <= header.vote.leader_id
             && meta.membership_log_id <= meta.last_log_id
-            && meta.last_log_id.index > 0
+            && meta.membership_log_id.index <= meta.last_log_id.index
+            && (1..=MAX_INDEX).contains(&meta.last_log_id.index)
             && meta.membership.check(self.config.mode).is_ok();
         if !usable {
             return out.note(Note::Impossible { from, what: "a snapshot whose description cannot be" });

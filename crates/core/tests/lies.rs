@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use quorate_core::{
-    Action, Actions, Append, AppendAnswer, Config, Core, Entries, Envelope, Event, Incarnation, Instant, LeaderId,
-    LeaderIdMode, LogId, Membership, Message, Node, NodeId, Phase, ReadPolicy, Recovered, RequestId, Round, Run, Runs,
-    StreamId, Vote, VoteAnswer, WriteId,
+    Action, Actions, Append, AppendAnswer, AppendHeader, Config, Core, Entries, Envelope, Event, Incarnation, Instant,
+    LeaderId, LeaderIdMode, LogId, Membership, Message, Node, NodeId, Phase, ReadPolicy, Recovered, RequestId, Round,
+    Run, Runs, SnapshotMeta, StreamId, Vote, VoteAnswer, WriteId,
 };
 
 struct Rng(u64);
@@ -304,4 +304,28 @@ fn no_lie_makes_a_core_panic_or_break_its_own_claims() {
     }
     println!("{events} events, {lies} of them lies, {seed} seeds");
     assert!(lies * 10 > events, "lies are told");
+}
+
+/// What a snapshot is said to hold comes from a peer too.
+#[test]
+fn a_snapshot_whose_description_cannot_be_is_not_installed() {
+    let leader = LeaderId::new(3, 1);
+    let members = [1, 2].map(|id| (NodeId(id), Incarnation(u128::from(id)), Node::default()));
+    let id = |term: u64, index: u64| LogId::new(LeaderId::new(term, 1), index);
+    let described = [(id(3, 9), id(2, 8)), (id(3, 9), id(2, 100)), (id(3, u64::MAX), id(2, 8)), (id(3, 0), id(2, 0))];
+    let installs = described.map(|(last_log_id, membership_log_id)| {
+        let meta = SnapshotMeta { last_log_id, membership_log_id, membership: Membership::majority(members.clone()) };
+        let (stream, round) = (StreamId(1), Round(1));
+        let vote = Vote::committed(leader);
+        let header = AppendHeader { vote, stream, round, commit: 0, lease: Duration::ZERO, named: None };
+        let mut core = Core::new(Config::new(2, Incarnation(2)), Recovered::default(), Instant::ORIGIN);
+        let mut out = Actions::new();
+        let event =
+            Event::SnapshotReceived { from: NodeId(1), incarnation: Incarnation(1), header, meta: meta.clone() };
+        core.step_checked(Instant::ORIGIN, event, &mut out);
+        core.step_checked(Instant::ORIGIN, Event::Persisted(WriteId(1)), &mut out);
+        core.step_checked(Instant::ORIGIN, Event::SnapshotInstalled(meta), &mut out);
+        out.0.iter().any(|action| matches!(action, Action::InstallSnapshot(_)))
+    });
+    assert_eq!(installs, [true, false, false, false]);
 }
