@@ -224,6 +224,28 @@ bugs! {
     EarlyCompletionIsDropped,
     /// An older completion of a write, which arrives after a newer one, is believed.
     OlderCompletionWins,
+    /// Writes of the log are acknowledged before they are synced.
+    DiskAcknowledgesBeforeSync,
+    /// A sync of the log that failed is taken for one that was made.
+    DiskIgnoresSyncError,
+    /// The checksum of a frame's body is not looked at: a torn batch is taken for a whole one.
+    DiskAcceptsTornTail,
+    /// Damage in front of what was durable is cut off like a torn tail.
+    DiskCutsAtDamage,
+    /// A vote is written to one of its two copies.
+    DiskVotesInOneCopy,
+    /// A mark says that a batch is durable while the batch is being synced.
+    DiskMarksBeforeData,
+    /// A read that fails is taken for the end of the log.
+    DiskReadErrorEndsLog,
+    /// Mending forgets what was promised beyond the damage.
+    DiskForgetsPromisedEnd,
+    /// A segment is freed while a group still needs it.
+    DiskFreesTooEarly,
+    /// A segment's name is not made durable.
+    DiskSegmentNameUnsynced,
+    /// A snapshot gets its name before its content is durable.
+    DiskSnapshotUnsynced,
 }
 
 /// Whether this bug is planted: never, in this build.

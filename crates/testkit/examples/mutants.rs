@@ -24,7 +24,21 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("GapAccepted", "QUORATE_BUG=<name> cargo test -p quorate --features mutants --test published"),
     ("EarlyCompletionIsDropped", "QUORATE_BUG=<name> cargo test -p quorate --features mutants --test laws"),
     ("ResumedTransferMixesSnapshots", "the tests of snapshot transfer in quorate-net"),
+    ("DiskAcknowledgesBeforeSync", DISK),
+    ("DiskIgnoresSyncError", DISK),
+    ("DiskAcceptsTornTail", DISK),
+    ("DiskCutsAtDamage", DISK),
+    ("DiskVotesInOneCopy", DISK),
+    ("DiskMarksBeforeData", DISK),
+    ("DiskReadErrorEndsLog", DISK),
+    ("DiskForgetsPromisedEnd", DISK),
+    ("DiskFreesTooEarly", DISK),
+    ("DiskSegmentNameUnsynced", DISK),
+    ("DiskSnapshotUnsynced", DISK),
 ];
+
+/// The core knows nothing of files.
+const DISK: &str = "cargo run --profile ci -p quorate-wal --features mutants --example crashes -- mutants";
 
 /// The core knows nothing of sessions.
 const SESSIONS: &str = "QUORATE_BUG=<name> cargo test -p quorate --features mutants --test sessions";

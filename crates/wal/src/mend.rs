@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quorate_core::{GroupId, Instant, LogId, LogIds, WriteId};
+use quorate_core::{Bug, GroupId, Instant, LogId, LogIds, WriteId, bug};
 use quorate_wire::Batches;
 
 use crate::codec::{put_u32, put_u64, round_up, u32_at, u64_at};
@@ -121,7 +121,9 @@ pub(crate) fn mend(
         let prefix = prefixes.get(&group).map_or(LogId::ZERO, |log| log.ids.last());
         let promised = survey.promised_end(group, prefix, record.vote.leader_id);
         // The prefix is in the fresh log only after this is durable.
-        record.promised_end = record.promised_end.max(promised);
+        if !bug(Bug::DiskForgetsPromisedEnd) {
+            record.promised_end = record.promised_end.max(promised);
+        }
         record.sequence += 1;
         records.insert(group, record);
     }

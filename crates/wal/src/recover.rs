@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use quorate_core::{ClusterId, GroupId, LogIds};
+use quorate_core::{Bug, ClusterId, GroupId, LogIds, bug};
 
 use crate::codec::round_up;
 use crate::disk::Disk;
@@ -332,7 +332,7 @@ impl Replay<'_> {
             || (blank && self.before.is_none())
             || segment.find_lead(round_up(walk.end, SECTOR_BYTES) + SECTOR_BYTES)?.is_some()
             || later.len() > 1;
-        if was_durable {
+        if was_durable && !bug(Bug::DiskCutsAtDamage) {
             return Err(broken.into_damage(&segment.path));
         }
         for next in later {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_core::{GroupId, Instant, LogId, LogIds, WriteId};
+use quorate_core::{Bug, GroupId, Instant, LogId, LogIds, WriteId, bug};
 
 use crate::codec::round_up;
 use crate::disk::{Disk, read_up_to, write_all_at, write_all_vectored_at};
@@ -484,11 +484,18 @@ impl Writer {
             segment: segment.number,
             generation,
             sync,
-            durable: active.durable,
+            durable: if bug(Bug::DiskMarksBeforeData) {
+                Position { segment: segment.number, offset }
+            } else {
+                active.durable
+            },
             batch_end: offset,
             groups: self.touched.clone(),
         })?;
-        segment.file.sync_data().map_err(WalError::io("sync", &segment.path))?;
+        if !bug(Bug::DiskAcknowledgesBeforeSync) {
+            let synced = segment.file.sync_data().map_err(WalError::io("sync", &segment.path));
+            synced.or_else(|error| if bug(Bug::DiskIgnoresSyncError) { Ok(()) } else { Err(error) })?;
+        }
         active.end = offset;
         active.chain = chain;
         active.sync = sync;
@@ -648,6 +655,7 @@ impl Writer {
             let firsts = state.groups.values().filter_map(|group| group.written.stretches.front());
             firsts.map(|stretch| stretch.segment.number).min().unwrap_or(active).min(active)
         };
+        let needed = if bug(Bug::DiskFreesTooEarly) { active.min(needed + 1) } else { needed };
         while self.segments.front().is_some_and(|oldest| oldest.number < needed) {
             let Some(oldest) = self.segments.pop_front() else { break };
             // A reader may still hold the file: then it must not be written again.

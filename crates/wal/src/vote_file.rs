@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::{ClusterId, GroupId, LeaderId, LogId, NodeId, Vote};
+use quorate_core::{Bug, ClusterId, GroupId, LeaderId, LogId, NodeId, Vote, bug};
 
 use crate::codec::{log_id_at, put_log_id, put_u32, put_u64, put_u128, u32_at, u64_at, u128_at};
 use crate::disk::{Disk, DiskFile, read_up_to, write_all_at};
@@ -180,7 +180,8 @@ impl VoteFiles {
         cluster: ClusterId,
         records: &BTreeMap<GroupId, VoteRecord>,
     ) -> Result<(), WalError> {
-        for file in 0..2 {
+        let copies = if bug(Bug::DiskVotesInOneCopy) { 1 } else { 2 };
+        for file in 0..copies {
             for (group, record) in records {
                 let Some(slot) = self.place.get(group) else {
                     return Err(WalError::Invalid { what: "a vote of a group that was not opened" });

@@ -1,6 +1,10 @@
 //! A log on a disk in memory, a model of what each group may hold, and random scripts for both.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses another part")]
 
+pub mod crashes;
+pub mod faulty;
+pub mod mending;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -257,18 +261,25 @@ pub fn read_all(
 
 /// Opens a group and finds its state in the model.
 pub fn check_group(rig: &Rig, group: GroupId, model: &Model, floor: usize, what: &str) -> (usize, LogId) {
-    let found = rig.group(group).unwrap_or_else(|error| panic!("{what}: {group:?} cannot be opened: {error}"));
-    let entries = rig.read_all(group, &found, 700).unwrap_or_else(|error| panic!("{what}: {group:?}: {error}"));
+    let found = rig.group(group).unwrap_or_else(|error| panic!("{what}: unopenable: {group:?}: {error}"));
+    let entries = rig.read_all(group, &found, 700).unwrap_or_else(|error| panic!("{what}: lost: {group:?}: {error}"));
     let Some(k) = model.find(floor, &found, &entries) else {
         let allowed: Vec<_> = model.states[floor..].iter().map(|s| (s.vote, s.lease, s.base, s.last())).collect();
+        // Of the states that were allowed, every one holds what was acknowledged and never taken back.
+        let misses = |state: &ModelState| {
+            let purged = found.log.purged().index;
+            let kept = state.entries.iter().filter(|entry| entry.id.index > purged);
+            found.vote.leader_id < state.vote.leader_id || kept.clone().any(|entry| !entries.contains(entry))
+        };
+        let kind = if model.states[floor..].iter().all(misses) { "lost" } else { "resurrected" };
         panic!(
-            "{what}: {group:?} is {found:?} with {} entries, allowed from write {floor}: {allowed:?}",
+            "{what}: {kind}: {group:?} is {found:?} with {} entries, allowed from write {floor}: {allowed:?}",
             entries.len()
         );
     };
     let members = entries.iter().filter(|entry| entry.kind == EntryKind::Membership);
     let members: Vec<_> = members.map(|entry| (entry.id, decode_membership(&entry.payload).unwrap())).collect();
-    assert_eq!(found.memberships, members, "{what}: memberships of {group:?}");
+    assert_eq!(found.memberships, members, "{what}: lost: memberships of {group:?}");
     (k, found.log.purged())
 }
 

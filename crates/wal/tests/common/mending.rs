@@ -1,0 +1,206 @@
+//! Damaged logs, and what mending makes of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quorate_core::{GroupId, Instant};
+use quorate_wal::fake::{Crash, MemDisk};
+use quorate_wal::{GroupState, OnDamage, WalError, WalOptions};
+
+use super::{Model, ModelEntry, Rig, Script, dir, options};
+
+pub const SEGMENT_BYTES: u64 = 24 << 10;
+
+pub fn mending() -> WalOptions {
+    WalOptions { on_damage: OnDamage::Mend, ..options(SEGMENT_BYTES) }
+}
+
+/// A closed log of several segments.
+pub fn build(seed: u64, writes: usize, groups: u64) -> (MemDisk, BTreeMap<GroupId, Model>) {
+    let disk = MemDisk::new();
+    let mut script = Script::new(seed, groups);
+    let mut rig = Rig::begin(&disk, SEGMENT_BYTES);
+    script.groups.iter().for_each(|group| drop(rig.group(*group).unwrap()));
+    for _ in 0..writes {
+        script.submit(&rig);
+        if script.rng.below(2) == 0 {
+            rig.settle();
+        }
+    }
+    rig.settle();
+    assert!(script.note(&rig).is_none());
+    rig.core.close(Instant::ORIGIN + Duration::from_secs(1)).unwrap();
+    (disk, script.models)
+}
+
+pub fn segments(disk: &MemDisk) -> Vec<(PathBuf, u64)> {
+    disk.files().into_iter().filter(|(path, _)| path.starts_with(dir().join("wal"))).collect()
+}
+
+/// Reads everything; a read that finds damage opens the log once more.
+pub fn open_mended(
+    disk: &MemDisk,
+    models: &BTreeMap<GroupId, Model>,
+    what: &str,
+) -> BTreeMap<GroupId, (GroupState, Vec<ModelEntry>)> {
+    for attempt in 0..2 {
+        let rig = Rig::open(disk, mending()).unwrap_or_else(|error| panic!("{what}: unopenable: {error}"));
+        let read = |group: &GroupId| -> Result<_, WalError> {
+            let state = rig.group(*group)?;
+            let entries = rig.read_all(*group, &state, 1 << 20)?;
+            Ok((*group, (state, entries)))
+        };
+        match models.keys().map(read).collect() {
+            Ok(found) => return found,
+            Err(WalError::Corrupt(_)) if attempt == 0 => {}
+            Err(error) => panic!("{what}: {error}"),
+        }
+    }
+    panic!("{what}: damage is still found after mending")
+}
+
+/// Whether the log was this at some time, or the front of this.
+pub fn was_once(model: &Model, state: &GroupState, entries: &[ModelEntry]) -> bool {
+    let purged = state.log.purged();
+    model.states.iter().any(|old| {
+        let kept: Vec<&ModelEntry> = old.entries.iter().filter(|entry| entry.id.index > purged.index).collect();
+        let holds = purged == old.base || old.entries.iter().any(|entry| entry.id == purged);
+        holds && kept.len() >= entries.len() && kept.iter().zip(entries).all(|(a, b)| **a == *b)
+    })
+}
+
+/// What was found must be an older state with its promises; returns whether something is missing.
+pub fn check_mended(
+    models: &BTreeMap<GroupId, Model>,
+    found: &BTreeMap<GroupId, (GroupState, Vec<ModelEntry>)>,
+    what: &str,
+) -> bool {
+    let mut lost = false;
+    for (group, model) in models {
+        let (state, entries) = &found[group];
+        let now = model.now();
+        assert_eq!(
+            (state.vote, state.promised_lease),
+            (now.vote, now.lease),
+            "{what}: lost: votes of {group:?} are in other files"
+        );
+        assert!(was_once(model, state, entries), "{what}: resurrected: {group:?} never was {state:?}");
+        if state.log.last() == now.last() {
+            continue;
+        }
+        lost = true;
+        // Of a group that nothing names any more, all that its vote allows; the script's votes are not its leaders'.
+        let by_vote = state.promised_end.index == u64::MAX || now.vote.leader_id < now.last().leader_id;
+        let knows = state.promised_end >= now.last() || by_vote;
+        assert!(knows, "{what}: lost: {group:?} promised {}, and takes {} for that", now.last(), state.promised_end);
+    }
+    lost
+}
+
+/// Damages logs in several places, opens them, and crashes at every step of the mending; returns the number of states.
+pub fn sweep_mending(seeds: std::ops::Range<u64>, places: u64) -> usize {
+    let mut states = 0;
+    for seed in seeds {
+        let (disk, models) = build(seed, 70, 2);
+        let files = segments(&disk);
+        for place in 0..places {
+            let (path, bytes) = &files[(seed + place) as usize % files.len()];
+            let offset = [3, 14_000, 17_000, bytes - 20_000 / 4][place as usize % 4] + place / 4 * 512;
+            let damaged = disk.crashed(Crash::KeepAll);
+            damaged.flip(path, offset.min(bytes - 1), 0x04);
+            damaged.start_journal();
+            let what = format!("seed {seed}, {} at {offset}", path.display());
+            open_mended(&damaged, &models, &what);
+            let mut replay = damaged.replay();
+            loop {
+                for crash in [Crash::DropAll, Crash::KeepAll, Crash::Subset(seed + replay.steps() as u64)] {
+                    let crashed = replay.crashed(crash);
+                    let what = format!("{what}, {crash:?} at step {} of mending", replay.steps());
+                    check_mended(&models, &open_mended(&crashed, &models, &what), &what);
+                    states += 1;
+                }
+                if !replay.advance() {
+                    break;
+                }
+            }
+        }
+    }
+    states
+}
+
+/// Fails each call of a mending once, with each fault; every second `stride` of them. Returns the number of faults.
+pub fn sweep_mending_faults(seed: u64, stride: usize) -> usize {
+    let (disk, models) = build(seed, 40, 2);
+    let files = segments(&disk);
+    let (path, _) = &files[files.len() / 2];
+    let damaged = || {
+        let damaged = disk.crashed(Crash::KeepAll);
+        damaged.flip(path, 13_000, 0x04);
+        damaged
+    };
+    let calls = {
+        let disk = damaged();
+        open_mended(&disk, &models, "no fault");
+        disk.calls()
+    };
+    let mut faults = 0;
+    for call in (0..calls).step_by(stride) {
+        for fault in super::faulty::FAULTS {
+            let disk = damaged();
+            disk.fail_at(call, fault);
+            let what = format!("mending, call {call} of {calls}: {fault:?}");
+            // It fails, or it was survived; either way the next opening finds everything.
+            drop(Rig::open(&disk, mending()));
+            let after = disk.crashed(Crash::DropAll);
+            check_mended(&models, &open_mended(&after, &models, &what), &what);
+            faults += 1;
+        }
+    }
+    faults
+}
+
+/// Damage to either copy of any vote changes nothing; returns the number of flips.
+pub fn damaged_votes() -> usize {
+    let (disk, models) = build(40, 60, 2);
+    let mut flips = 0;
+    for name in ["vote.a", "vote.b"] {
+        for offset in (0..2 * 512).step_by(9) {
+            let damaged = disk.crashed(Crash::KeepAll);
+            damaged.flip(&dir().join(name), offset, 0x40);
+            let what = format!("{name} at {offset}");
+            let lost = check_mended(&models, &open_mended(&damaged, &models, &what), &what);
+            assert!(!lost, "{what}: lost: entries");
+            flips += 1;
+        }
+    }
+    flips
+}
+
+/// A byte flipped in a closed log is refused by a log that may not mend, when it is opened or read, or did no harm;
+/// returns the number of flips.
+pub fn damage_is_refused() -> usize {
+    let (disk, models) = build(41, 60, 2);
+    let mut flips = 0;
+    for (path, bytes) in segments(&disk) {
+        for offset in (12 << 10..bytes).step_by(61) {
+            let damaged = disk.crashed(Crash::KeepAll);
+            damaged.flip(&path, offset, 0x20);
+            let Ok(rig) = Rig::open(&damaged, options(SEGMENT_BYTES)) else { continue };
+            for (group, model) in &models {
+                let Ok(state) = rig.group(*group) else { continue };
+                let what = format!("{} at {offset}", path.display());
+                assert_eq!(state.log.last(), model.now().last(), "{what}: lost: the end of {group:?}");
+                match rig.read_all(*group, &state, 1 << 20) {
+                    Ok(entries) => {
+                        let kept = model.now().entries.iter().filter(|e| e.id.index > state.log.purged().index);
+                        assert!(kept.eq(&entries), "{what}: lost: entries of {group:?} are others");
+                    }
+                    Err(error) => assert!(matches!(error, WalError::Corrupt(_)), "{what}: lost: {error}"),
+                }
+            }
+            flips += 1;
+        }
+    }
+    flips
+}
