@@ -16,7 +16,7 @@ use std::sync::Mutex;
 
 use common::crashes::{sweep, sweep_recovery};
 use common::faulty::{run, sweep_faults};
-use common::mending::{sweep_mending, sweep_mending_faults};
+use common::mending::{sweep_mending, sweep_mending_faults, sweep_opening_faults};
 
 /// Crash states that one run must see.
 const LEAST_STATES: usize = 100_000;
@@ -59,6 +59,7 @@ fn crash_sweeps(small: u64, recoveries: u64) -> Vec<Outcome> {
 fn fault_sweeps(writes: usize) -> Vec<Outcome> {
     vec![
         sweep_of("faults", || sweep_faults(5, writes, 1).0),
+        sweep_of("faults while opening", || sweep_opening_faults(5)),
         sweep_of("faults while mending", || sweep_mending_faults(20, 1)),
     ]
 }
@@ -111,8 +112,9 @@ fn mutants() -> ExitCode {
     let mut missed = 0;
     for bug in Bug::ALL.iter().filter(|bug| bug.name().starts_with("Disk")) {
         plant(Some(*bug));
-        let sweeps: [fn() -> Outcome; 6] = [
+        let sweeps: [fn() -> Outcome; 7] = [
             || sweep_of("a damaged copy of a vote", common::mending::damaged_votes),
+            || sweep_of("faults while opening", || sweep_opening_faults(5)),
             || sweep_of("while mending", || sweep_mending(20..21, 4)),
             || sweep_of("small segments", || sweep(0..2, 50, 24 << 10)),
             || sweep_of("small segments", || sweep(25..28, 50, 24 << 10)),

@@ -4,6 +4,7 @@
 mod common;
 
 use common::faulty::{open, sweep_faults};
+use common::mending::sweep_opening_faults;
 use common::{Rig, Script, check_group, options};
 use quorate_wal::fake::{Crash, MemDisk};
 
@@ -19,6 +20,12 @@ fn calls_may_fail_once() {
         short_stops > 100 && long > 60,
         "only {short_stops} of {short} faults were noticed, {long} in the long one"
     );
+}
+
+/// A read that fails while a log is opened is neither damage nor the end of the log.
+#[test]
+fn a_call_of_an_opening_may_fail() {
+    assert!(sweep_opening_faults(5) > 30);
 }
 
 /// The disk dies for good: nothing is acknowledged after that, and what was, survives.

@@ -204,3 +204,43 @@ pub fn damage_is_refused() -> usize {
     }
     flips
 }
+
+/// Fails each call of an opening of a sound log that was not closed: an error is named as one, and nothing is lost by it.
+/// Returns the number of faults.
+pub fn sweep_opening_faults(seed: u64) -> usize {
+    let disk = MemDisk::new();
+    let mut script = Script::new(seed, 2);
+    let mut rig = Rig::begin(&disk, SEGMENT_BYTES);
+    script.groups.iter().for_each(|group| drop(rig.group(*group).unwrap()));
+    for _ in 0..40 {
+        script.submit(&rig);
+        rig.settle();
+    }
+    assert!(script.note(&rig).is_none());
+    drop(rig);
+    let check = |disk: &MemDisk, what: &str| -> Result<(), WalError> {
+        let rig = Rig::open(disk, options(SEGMENT_BYTES))?;
+        for (group, model) in &script.models {
+            if rig.group(*group).is_ok() {
+                super::check_group(&rig, *group, model, model.acknowledged.len(), what);
+            }
+        }
+        Ok(())
+    };
+    let calls = {
+        let disk = disk.crashed(Crash::KeepAll);
+        drop(Rig::open(&disk, options(SEGMENT_BYTES)).unwrap());
+        disk.calls()
+    };
+    for call in 0..calls {
+        let disk = disk.crashed(Crash::KeepAll);
+        disk.fail_at(call, super::faulty::FAULTS[0]);
+        let what = format!("opening, call {call} of {calls}");
+        if let Err(error) = check(&disk, &what) {
+            assert!(!matches!(error, WalError::Corrupt(_)), "{what}: lost: an error is taken for damage: {error}");
+        }
+        let after = disk.crashed(Crash::DropAll);
+        check(&after, &what).unwrap_or_else(|error| panic!("{what}: unopenable: {error}"));
+    }
+    calls as usize
+}
