@@ -97,7 +97,7 @@ pub fn run(disk: &MemDisk, seed: u64, writes: usize, segment_bytes: u64) -> Past
         script.largest_payload = 3000;
     }
     let mut epochs = Vec::new();
-    let (mut snapshots, mut chance) = (Vec::new(), Rng(seed ^ 0x5ee_d));
+    let (mut snapshots, mut chance) = (Vec::new(), Rng(seed ^ 0x5eed));
     let mut rig = Rig::begin(disk, segment_bytes);
     let mut from = 0;
     for group in script.groups.clone() {

@@ -97,19 +97,16 @@ pub fn run(seed: u64, writes: usize, fault: impl Fn(&MemDisk), what: &str) -> (u
     let (mut failed, mut beside, mut chance) = (false, Beside::default(), Rng(seed ^ 0xbe51de));
     let mut done = 0;
     while done < writes {
-        match chance.below(20) {
-            0 => {
-                // After an error nobody knows: the next opening tells.
-                if beside.go_on(&rig, &mut chance).is_err() {
-                    script.note(&rig);
-                    drop(rig);
-                    failed = true;
-                    rig = reopen(&disk, &mut script, what);
-                    beside.check(&rig, what);
-                }
-            }
-            1 => read_back(&rig, &script, what),
-            _ => {}
+        let beside_now = chance.below(20);
+        if beside_now == 0 && beside.go_on(&rig, &mut chance).is_err() {
+            // After an error nobody knows: the next opening tells.
+            script.note(&rig);
+            drop(rig);
+            failed = true;
+            rig = reopen(&disk, &mut script, what);
+            beside.check(&rig, what);
+        } else if beside_now == 1 {
+            read_back(&rig, &script, what);
         }
         match script.rng.below(20) {
             0..=10 => {
