@@ -70,6 +70,10 @@ impl<W: Workload> Clients<W> {
         !self.open.is_empty()
     }
 
+    pub(crate) fn is_idle(&self, client: u32) -> bool {
+        self.under_way[client as usize] == 0
+    }
+
     pub(crate) fn new_call(&mut self) -> CallId {
         self.next_call += 1;
         self.next_call

@@ -20,6 +20,7 @@ pub mod history;
 mod invariants;
 mod ledger;
 mod machine;
+pub mod matrix;
 mod net;
 mod operator;
 mod options;

@@ -128,7 +128,7 @@ impl<W: Workload> World<W> {
         }
     }
 
-    fn heal_and_serve(&mut self) {
+    pub(crate) fn heal_and_serve(&mut self) {
         self.say(|| "everything heals".to_owned());
         self.chaos.over = true;
         self.calm();
@@ -163,7 +163,7 @@ impl<W: Workload> World<W> {
     }
 
     /// Every member of the cluster ends with the same state.
-    fn converge(&mut self) {
+    pub(crate) fn converge(&mut self) {
         let patience = self.nanos(600);
         let converged = self.run_until(self.now + patience, |world| {
             world.events.is_multiple_of(16) && !world.clients.is_busy() && world.is_whole() && world.is_converged()

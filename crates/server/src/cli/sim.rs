@@ -17,6 +17,9 @@ pub(super) struct SimArgs {
     /// Prints every message and fault of the run.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Runs the directed scenarios: partial partitions, and disturbances that a healthy leader must not notice.
+    #[arg(long, conflicts_with_all = ["seed", "budget", "seeds"])]
+    matrix: bool,
     /// Searches for so long, such as 90s or 10m.
     #[arg(long, value_parser = parse_time, conflicts_with = "seed")]
     budget: Option<Duration>,
@@ -54,6 +57,9 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
         println!("{report}");
         return Ok(if report.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }
+    if args.matrix {
+        return Ok(run_matrix(args.first_seed));
+    }
     if args.budget.is_none() && args.seeds.is_none() {
         return Err(Failure::new("say --seed N, or how long to search: --budget 10m, --seeds N"));
     }
@@ -70,6 +76,17 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::new(format!("these faults never happened: {missing}")));
     }
     Ok(if summary.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn run_matrix(seed: u64) -> ExitCode {
+    let (mut scenarios, mut failed) = (0, 0);
+    quorate_sim::matrix::all(seed, |name, outcome| {
+        println!("{name}: {outcome}");
+        scenarios += 1;
+        failed += u64::from(outcome.violation.is_some());
+    });
+    println!("{scenarios} scenarios, {failed} failures");
+    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 #[cfg(test)]
