@@ -257,7 +257,7 @@ impl Scene {
         options.clients = 2;
         options.config = options.draw_config(&mut crate::rng::Rng::new(setting.seed, 7));
         (options.config.pre_vote, options.config.check_quorum) = (Toggle::On, Toggle::On);
-        let clients = LedgerClients::new(0, options.inline_applies);
+        let clients = LedgerClients::new(0, options.lease_reads, options.inline_applies);
         let outcome = Outcome { violation: None, committed: 0, longest_gap: 0, elections: 0, late_elections: 0 };
         Self { world: World::new(options, clients, trace), noticed: setting.noticed, outcome }
     }
