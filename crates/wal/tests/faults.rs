@@ -14,7 +14,7 @@ const SEGMENT_BYTES: u64 = 24 << 10;
 #[test]
 fn calls_may_fail_once() {
     let (short, short_stops) = sweep_faults(1, 60, 3);
-    let (long, _) = sweep_faults(5, 300, 97);
+    let (long, _) = sweep_faults(5, 300, 41);
     println!("faults injected: {short}, of which {short_stops} stopped the log, and {long} into a longer script");
     assert!(
         short_stops > 100 && long > 60,
