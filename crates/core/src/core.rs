@@ -266,6 +266,11 @@ impl Core {
             return;
         }
         // The log is poisoned: whatever this node said from now on could not be trusted.
+        self.halt(out);
+    }
+
+    /// Stops for good: what this node holds does not fit together any more.
+    pub(crate) fn halt(&mut self, out: &mut Actions) {
         if matches!(self.role, Role::Leader(_)) {
             self.step_down(StepDown::Disk, out);
         }
@@ -346,7 +351,8 @@ impl Core {
     }
 
     fn on_applied(&mut self, log_id: LogId) {
-        if log_id.index > self.applied.index && log_id.index <= self.apply_sent.index {
+        let handed_out = log_id > self.applied && log_id <= self.apply_sent;
+        if handed_out && log_id.index > self.applied.index && log_id.index <= self.apply_sent.index {
             self.applied = log_id;
             if self.memberships.len() > 1 {
                 self.forget_old_memberships();

@@ -156,7 +156,9 @@ impl Core {
 
     pub(crate) fn on_snapshot_built(&mut self, meta: &SnapshotMeta, out: &mut Actions) {
         self.snapshot.building = false;
-        if meta.last_log_id.index > self.apply_sent.index {
+        let last = meta.last_log_id;
+        if last.index > self.apply_sent.index || self.log.at(last.index).is_some_and(|mine| mine != last) {
+            // It is of something else than what was applied.
             return self.refuse_snapshot_requests(&Refusal::SnapshotFailed, out);
         }
         // A build that was captured before an install may end after it.
@@ -248,6 +250,9 @@ impl Core {
         meta: SnapshotMeta,
         out: &mut Actions,
     ) {
+        if from == self.config.node_id {
+            return out.note(Note::Impossible { from, what: "a snapshot from this node itself" });
+        }
         if !self.accept_leader(from, &header, out) {
             return;
         }
@@ -259,7 +264,11 @@ impl Core {
         if !usable {
             return out.note(Note::Impossible { from, what: "a snapshot whose description cannot be" });
         }
-        if meta.last_log_id.index <= self.commit {
+        let covered = meta.last_log_id.index <= self.commit;
+        if !covered && self.conflicts_with_commit(meta.last_log_id) {
+            return out.note(Note::Impossible { from, what: "a snapshot that conflicts with committed entries" });
+        }
+        if covered {
             // Everything in it is here already.
             self.accept_upto(meta.last_log_id.index, 0);
             return self.answer_append(from, &header, out);
@@ -272,6 +281,11 @@ impl Core {
         self.snapshot.installing = Some((meta.clone(), ack));
         // An installed snapshot says which leader it is from: it must not be durable before the vote for it is.
         self.disk.hold(Held::Act(Action::InstallSnapshot(meta)));
+    }
+
+    /// Whether a log that ends with this entry, which this one does not hold, lacks something that is committed.
+    fn conflicts_with_commit(&self, to: LogId) -> bool {
+        to.index <= self.commit || self.log.at(self.commit).is_some_and(|committed| to.leader_id < committed.leader_id)
     }
 
     /// Everything is as before. The leader, who knows nothing of it, sends a snapshot again when none is acknowledged.
@@ -288,6 +302,13 @@ impl Core {
         let to = meta.last_log_id;
         // Rule: what follows the snapshot is good only if the log holds the snapshot's last entry.
         let keep = self.log.holds(to) || bug(Bug::InstallKeepsConflictingTail) && self.log.last().index >= to.index;
+        if !keep && (self.conflicts_with_commit(to) || self.is_leader()) {
+            // Meanwhile another entry was committed there, or won an election: one of two leaders lied. The state
+            // machine is the snapshot's by now and the log is the other's, so nothing more is done with either.
+            self.snapshot.installing = Some((asked, ack));
+            out.note(Note::Impossible { from: ack.to, what: "a snapshot that conflicts with committed entries" });
+            return self.halt(out);
+        }
         let tail = if keep { Tail::Keep } else { Tail::Discard };
         match tail {
             Tail::Keep => self.log.purge(to.index),
@@ -295,6 +316,11 @@ impl Core {
                 self.log = LogIds::after(to);
                 self.pieces = Pieces::after(to.index);
                 self.snapshot.kept = Kept::after(to.index);
+                if let Role::Follower(follower) = &mut self.role {
+                    // What was accepted of a leader that contradicts the snapshot is gone.
+                    follower.accepted = follower.accepted.min(to.index);
+                    follower.ack = follower.ack.filter(|ack| ack.matched.index <= to.index);
+                }
                 if !bug(Bug::InstallKeepsDiscardedMemberships) {
                     self.memberships.clear();
                 }

@@ -1,4 +1,4 @@
-//! Lies: any message in any state, from any peer, and events that a driver might wrongly deliver. They may waste time
+//! Lies: any message and any snapshot in any state, from any peer, and events that a driver might wrongly deliver. They may waste time
 //! and, told by a voter, cost the cluster its safety; they never make a core panic or break a claim about itself.
 //!
 //! `QUORATE_LIES_EVENTS=10000000 cargo test --release -p quorate-core --test lies` for a long run.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use quorate_core::{
     Action, Actions, Append, AppendAnswer, AppendHeader, Config, Core, Entries, Envelope, Event, Incarnation, Instant,
     LeaderId, LeaderIdMode, LogId, Membership, Message, Node, NodeId, Phase, ReadPolicy, Recovered, RequestId, Round,
-    Run, Runs, SnapshotMeta, StreamId, Vote, VoteAnswer, WriteId,
+    Run, Runs, SendOutcome, SnapshotMeta, StreamId, Vote, VoteAnswer, WriteId,
 };
 
 struct Rng(u64);
@@ -103,11 +103,30 @@ impl Rng {
         }
     }
 
+    fn bend_header(&mut self, header: &mut AppendHeader) {
+        header.vote = self.bend_vote(header.vote);
+        header.commit = self.bend(header.commit);
+        header.round = Round(self.bend(header.round.0));
+        header.stream = StreamId(self.bend(header.stream.0));
+    }
+
+    fn bend_meta(&mut self, meta: &mut SnapshotMeta) {
+        if self.below(2) == 0 {
+            meta.last_log_id = self.bend_log_id(meta.last_log_id);
+        }
+        if self.below(2) == 0 {
+            meta.membership_log_id = self.bend_log_id(meta.membership_log_id);
+        }
+        match self.below(8) {
+            0 => meta.membership = Membership::default(),
+            1 => meta.membership = Membership::majority([member(1 + self.next() % 4)]),
+            2 => meta.membership = Membership::majority((1..=4).map(member)),
+            _ => {}
+        }
+    }
+
     fn bend_append(&mut self, append: &mut Append) {
-        append.header.vote = self.bend_vote(append.header.vote);
-        append.header.commit = self.bend(append.header.commit);
-        append.header.round = Round(self.bend(append.header.round.0));
-        append.header.stream = StreamId(self.bend(append.header.stream.0));
+        self.bend_header(&mut append.header);
         append.prev = self.bend_log_id(append.prev);
         let mut runs = Runs::none();
         for run in append.entries.runs.iter() {
@@ -144,6 +163,15 @@ struct World {
     said: Vec<Message>,
     writes: Vec<Vec<WriteId>>,
     applied: Vec<LogId>,
+    /// Under which headers leaders spoke lately.
+    headers: Vec<AppendHeader>,
+    /// Snapshots under way, and their receivers.
+    snapshots: Vec<(NodeId, AppendHeader, SnapshotMeta)>,
+    /// What each node builds, `None`, or installs.
+    jobs: Vec<Vec<Option<SnapshotMeta>>>,
+    /// The newest snapshot of each node.
+    kept: Vec<SnapshotMeta>,
+    installed: u64,
     requests: u64,
     events: u64,
     lies: u64,
@@ -153,7 +181,10 @@ impl World {
     fn new(seed: u64) -> Self {
         let mode = if seed.is_multiple_of(2) { LeaderIdMode::Advanced } else { LeaderIdMode::Standard };
         let cores = (1..=3).map(|id| {
-            let config = Config { mode, seed: seed * 10 + id, ..Config::new(id, incarnation(id)) };
+            // Snapshots are due all the time in half of the worlds.
+            let snapshot_entries = if seed % 4 < 2 { 4 } else { 0 };
+            let plain = Config::new(id, incarnation(id));
+            let config = Config { mode, seed: seed * 10 + id, snapshot_entries, keep_entries: 1, ..plain };
             Core::new(config, Recovered::default(), Instant::ORIGIN)
         });
         let mut world = Self {
@@ -164,6 +195,11 @@ impl World {
             said: Vec::new(),
             writes: vec![Vec::new(); 3],
             applied: vec![LogId::ZERO; 3],
+            headers: Vec::new(),
+            snapshots: Vec::new(),
+            jobs: vec![Vec::new(); 3],
+            kept: vec![SnapshotMeta::default(); 3],
+            installed: 0,
             requests: 1,
             events: 0,
             lies: 0,
@@ -183,6 +219,7 @@ impl World {
                 Action::Persist(write) => self.writes[at].push(write.id),
                 Action::Send { to, message } => self.say(from, to, message),
                 Action::SendEntries { to, header, span } => {
+                    self.note_header(header);
                     let log = self.cores[at].log();
                     let mut entries = Entries { bytes: span.count() * 10, ..Entries::default() };
                     for index in span.first_index()..=span.last.index {
@@ -196,9 +233,73 @@ impl World {
                     self.say(from, to, Message::Append(Append { header, prev: span.prev, entries }));
                 }
                 Action::Apply(span) => self.applied[at] = span.last,
+                Action::SendSnapshot { to, header, .. } => {
+                    self.note_header(header);
+                    let meta = self.kept[at].clone();
+                    self.snapshots.truncate(20);
+                    self.snapshots.push((to, header, meta));
+                }
+                Action::BuildSnapshot => self.jobs[at].push(None),
+                Action::InstallSnapshot(meta) => self.jobs[at].push(Some(meta)),
                 _ => {}
             }
         }
+    }
+
+    fn note_header(&mut self, header: AppendHeader) {
+        if self.headers.len() < 32 {
+            self.headers.push(header);
+        } else {
+            let place = self.rng.below(32);
+            self.headers[place] = header;
+        }
+    }
+
+    /// What a node would put in a snapshot now.
+    fn meta(&self, at: usize) -> SnapshotMeta {
+        let last_log_id = self.cores[at].applied();
+        let (membership_log_id, membership) = self.cores[at].membership_at(last_log_id.index).clone();
+        SnapshotMeta { last_log_id, membership_log_id, membership }
+    }
+
+    /// The oldest build or install of a node ends well.
+    fn work(&mut self, at: usize) {
+        let event = match self.jobs[at].remove(0) {
+            None => {
+                self.kept[at] = self.meta(at);
+                Event::SnapshotBuilt(self.kept[at].clone())
+            }
+            Some(meta) => {
+                self.installed += 1;
+                self.kept[at] = meta.clone();
+                self.applied[at] = meta.last_log_id;
+                Event::SnapshotInstalled(meta)
+            }
+        };
+        self.step(at, event);
+    }
+
+    /// A snapshot that nobody sent, or one that was, somewhere else.
+    fn forge(&mut self, at: usize) {
+        self.lies += 1;
+        let mut header = self.headers[self.rng.below(self.headers.len())];
+        let like = self.rng.below(3);
+        let mut meta = if self.rng.below(2) == 0 { self.kept[like].clone() } else { self.meta(like) };
+        if self.rng.below(2) == 0 {
+            // Up to an entry that is in some log, and perhaps in no other.
+            let log = self.cores[like].log();
+            let index = log.last().index.saturating_sub(self.rng.next() % 4);
+            meta.last_log_id = log.at(index).unwrap_or(log.last());
+        }
+        if self.rng.below(3) > 0 {
+            self.rng.bend_meta(&mut meta);
+        }
+        if self.rng.below(3) == 0 {
+            self.rng.bend_header(&mut header);
+        }
+        let from = header.vote.leader_id.node_id;
+        let incarnation = incarnation(from.0);
+        self.step(at, Event::SnapshotReceived { from, incarnation, header, meta });
     }
 
     fn say(&mut self, from: NodeId, to: NodeId, message: Message) {
@@ -246,8 +347,17 @@ impl World {
                 self.requests += 1;
                 self.step(at, Event::Read { request: RequestId(self.requests), policy: ReadPolicy::ReadIndex });
             }
-            74..78 => self.step(at, Event::Applied(self.applied[at])),
-            78..96 if !self.said.is_empty() => self.lie(at),
+            74..76 => self.step(at, Event::Applied(self.applied[at])),
+            76..78 if !self.snapshots.is_empty() => {
+                let place = self.rng.below(self.snapshots.len());
+                let (to, header, meta) = self.snapshots.swap_remove(place);
+                let from = header.vote.leader_id.node_id;
+                let Some(to) = (to.0 as usize).checked_sub(1).filter(|to| *to < 3) else { return };
+                self.step(to, Event::SnapshotReceived { from, incarnation: incarnation(from.0), header, meta });
+            }
+            78..82 if !self.jobs[at].is_empty() => self.work(at),
+            82..86 if !self.headers.is_empty() => self.forge(at),
+            86..96 if !self.said.is_empty() => self.lie(at),
             96..100 => self.mislead(at),
             _ => {}
         }
@@ -274,7 +384,7 @@ impl World {
         self.lies += 1;
         let number = self.rng.next() % 12;
         let (to, stream) = (NodeId(number % 4), StreamId(number));
-        let event = match self.rng.below(9) {
+        let event = match self.rng.below(13) {
             0 => Event::Persisted(WriteId(self.rng.bend(0))),
             1 => Event::Timeout,
             2 => Event::SendLost { to, stream },
@@ -283,6 +393,20 @@ impl World {
             5 => Event::SnapshotInstallFailed,
             6 => Event::Elect { phase: if number.is_multiple_of(2) { Phase::Pre } else { Phase::Real } },
             7 => Event::AbortTransfer,
+            8 => Event::SnapshotDeferred,
+            9 => Event::SnapshotSent { to, stream, outcome: SendOutcome::Delivered },
+            10 => Event::Applied(self.rng.bend_log_id(self.applied[at])),
+            11 => {
+                let like = self.rng.below(3);
+                let mut meta = self.meta(like);
+                self.rng.bend_meta(&mut meta);
+                Event::SnapshotInstalled(meta)
+            }
+            12 => {
+                let mut meta = self.meta(at);
+                self.rng.bend_meta(&mut meta);
+                Event::SnapshotBuilt(meta)
+            }
             _ => Event::Heartbeat,
         };
         self.step(at, event);

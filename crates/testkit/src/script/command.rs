@@ -457,6 +457,11 @@ impl Stage {
             true => incarnation(from, words.number("which disk, from 0")?),
             false => world.nodes.get(&from).map_or_else(|| incarnation(from, 0), |node| node.incarnation()),
         };
+        if words.take("snapshot") {
+            let core = world.node(to)?.core.as_ref().ok_or_else(|| format!("node {to} is down"))?;
+            let (header, meta) = inject::snapshot(words, core.membership().clone())?;
+            return world.inject_snapshot(from, to, disk, header, meta);
+        }
         let (message, bodies) = inject::message(words, from)?;
         world.inject(from, to, disk, message, bodies)
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use quorate_core::{
-    Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Message, NodeId, Phase, ReadConfirmation,
-    RequestId, Round, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
+    Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Membership, Message, NodeId, Phase,
+    ReadConfirmation, RequestId, Round, SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
 };
 
 use super::words::{Words, campaign, leader_id, log_id};
@@ -77,17 +77,35 @@ fn vote_reply(words: &mut Words<'_>) -> Made {
     Ok((Message::VoteReply(reply), Vec::new()))
 }
 
-fn append(words: &mut Words<'_>) -> Made {
-    // The vote of an append is committed unless the script lies.
+/// Reads what a snapshot says of itself: `VOTE upto LOGID [membership-at LOGID]`.
+pub(super) fn snapshot(words: &mut Words<'_>, membership: Membership) -> Result<(AppendHeader, SnapshotMeta), String> {
+    let header = header(words)?;
+    let mut meta = SnapshotMeta { membership, membership_log_id: log_id("0-0.1")?, ..SnapshotMeta::default() };
+    while let Some(word) = words.maybe() {
+        match word {
+            "upto" => meta.last_log_id = words.log_id()?,
+            "membership-at" => meta.membership_log_id = words.log_id()?,
+            other => return Err(format!("a snapshot has no `{other}`")),
+        }
+    }
+    Ok((header, meta))
+}
+
+/// The vote of an append is committed unless the script lies.
+fn header(words: &mut Words<'_>) -> Result<AppendHeader, String> {
     let leader_id = words.vote()?.leader_id;
-    let mut header = AppendHeader {
+    Ok(AppendHeader {
         vote: Vote::committed(leader_id),
         stream: StreamId(1),
         round: Round(1),
         commit: 0,
         lease: Duration::ZERO,
         named: None,
-    };
+    })
+}
+
+fn append(words: &mut Words<'_>) -> Made {
+    let mut header = header(words)?;
     let mut prev = log_id("0")?;
     let mut bodies = Vec::new();
     while let Some(word) = words.maybe() {

@@ -505,6 +505,21 @@ impl World {
         self.step(to, Event::Message(Envelope { from, incarnation, message }), &bodies)
     }
 
+    /// A snapshot that no core sent arrives; it holds no commands.
+    pub(crate) fn inject_snapshot(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        incarnation: Incarnation,
+        header: AppendHeader,
+        meta: SnapshotMeta,
+    ) -> Done {
+        let line = format!("{from}->{to} {}", text::snapshot(&header, meta.last_log_id));
+        self.tell(Kind::Arrived((from, to)), line);
+        let event = self.receive(to, from, incarnation, header, Snapshot { meta, commands: Vec::new() })?;
+        self.step(to, event, &[])
+    }
+
     /// Delivers and persists until nothing is left to do. The clock stands.
     pub(crate) fn stabilize(&mut self) -> Done {
         for _ in 0..MAX_DELIVERIES_UNTIL_QUIET {
