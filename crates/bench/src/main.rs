@@ -4,6 +4,8 @@
 //! threads; their trials alternate, so that a machine that slows down slows down both. The clock stops at the
 //! client: an operation counts when its caller has the answer.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod clients;
 mod echo;

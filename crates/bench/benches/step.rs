@@ -1,0 +1,238 @@
+//! `Core::step` alone, on the steady path: a leader and two followers, entries proposed one or 64 at a time, made
+//! durable, acknowledged, committed and applied.
+//!
+//! `cargo bench -p quorate-bench --bench step` prints events per second and allocations per event of the leader and of
+//! a follower. First the three cores run, and what each of them is told is written down; then one of them is told the
+//! same again, with nothing else in the loop. As a test (`cargo test -p quorate-bench --bench step`) it measures no
+//! time, and fails if the steady path allocates.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the benchmark")]
+
+use std::collections::VecDeque;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use quorate_core::{
+    Action, Actions, Append, Config, Core, Entries, Envelope, Event, Incarnation, Instant, Membership, Message, Node,
+    NodeId, Recovered, RequestId, Runs,
+};
+
+/// Counts allocations: the one place in the workspace with `unsafe`, and never part of what is published.
+#[allow(unsafe_code, reason = "an allocator cannot be written without")]
+mod counting {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+    struct Counting;
+
+    // SAFETY: every call goes to the system's allocator as it is; counting touches no memory that is handed out.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: the caller keeps to the contract of `alloc`.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+            // SAFETY: `at` is from `System`, with this layout.
+            unsafe { System.dealloc(at, layout) }
+        }
+
+        unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: `at` is from `System`, with this layout; the caller keeps to the contract of `realloc`.
+            unsafe { System.realloc(at, layout, size) }
+        }
+    }
+
+    #[global_allocator]
+    static COUNTING: Counting = Counting;
+
+    /// Allocations since the start, growth of what is allocated included.
+    pub(super) fn allocations() -> u64 {
+        ALLOCATIONS.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes of a command in the log.
+const COMMAND: u64 = 100;
+/// From one proposal to the next.
+const PACE: Duration = Duration::from_millis(1);
+/// Batches before anything is measured: until every window and every list of bounded length is as large as it gets.
+const WARM_UP: usize = 10_000;
+
+struct Told {
+    now: Instant,
+    event: Event,
+}
+
+/// Three cores on perfect links and disks, and what each was told.
+struct World {
+    now: Instant,
+    cores: Vec<Core>,
+    waiting: VecDeque<(usize, Event)>,
+    told: Vec<Vec<Told>>,
+    request: u64,
+}
+
+fn member(id: u64) -> (NodeId, Incarnation, Node) {
+    (NodeId(id), incarnation(id), Node::default())
+}
+
+fn incarnation(id: u64) -> Incarnation {
+    Incarnation(u128::from(id))
+}
+
+impl World {
+    /// Node 1 leads.
+    fn new() -> Self {
+        let cores = (1..=3).map(|id| {
+            // Building snapshots is not part of the steady path.
+            let never = Config { snapshot_entries: 0, snapshot_bytes: 0, ..Config::new(id, incarnation(id)) };
+            // What is remembered of the log's size reaches its bound within the warm-up.
+            let config = Config { seed: id, max_kept_bytes: 64 << 10, ..never };
+            Core::new(config, Recovered::default(), Instant::ORIGIN)
+        });
+        let cores = cores.collect();
+        let told = vec![Vec::new(), Vec::new(), Vec::new()];
+        let mut world = Self { now: Instant::ORIGIN, cores, waiting: VecDeque::new(), told, request: 1 };
+        let membership = Membership::majority((1..=3).map(member));
+        world.waiting.push_back((0, Event::Initialize { request: RequestId(0), membership }));
+        while !world.cores[0].is_leader() || world.cores.iter().any(|core| core.applied().index < 2) {
+            world.settle();
+            world.now = world.now + Duration::from_millis(10);
+            world.timeouts();
+        }
+        world.settle();
+        world
+    }
+
+    fn timeouts(&mut self) {
+        for at in 0..self.cores.len() {
+            if self.cores[at].deadline().is_some_and(|deadline| deadline <= self.now) {
+                self.waiting.push_back((at, Event::Timeout));
+            }
+        }
+    }
+
+    fn propose(&mut self, count: u64) {
+        self.now = self.now + PACE;
+        self.timeouts();
+        self.request += 1;
+        let event = Event::Propose { request: RequestId(self.request), count, bytes: count * COMMAND };
+        self.waiting.push_back((0, event));
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while let Some((at, event)) = self.waiting.pop_front() {
+            self.told[at].push(Told { now: self.now, event: event.clone() });
+            let mut out = Actions::new();
+            self.cores[at].step(self.now, event, &mut out);
+            out.0.into_iter().for_each(|action| self.perform(at, action));
+        }
+    }
+
+    fn perform(&mut self, at: usize, action: Action) {
+        match action {
+            Action::Persist(write) => self.waiting.push_back((at, Event::Persisted(write.id))),
+            Action::Send { to, message } => self.deliver(at, to, message),
+            Action::SendEntries { to, header, span } => {
+                let leader_id = span.last.leader_id;
+                let runs = match span.count() {
+                    0 => Runs::none(),
+                    _ => Runs::one(leader_id, span.last.index),
+                };
+                let entries = Entries { runs, memberships: Vec::new(), bytes: span.count() * COMMAND };
+                self.deliver(at, to, Message::Append(Append { header, prev: span.prev, entries }));
+            }
+            Action::Apply(span) => self.waiting.push_back((at, Event::Applied(span.last))),
+            _ => {}
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: NodeId, message: Message) {
+        let from = from as u64 + 1;
+        let envelope = Envelope { from: NodeId(from), incarnation: incarnation(from), message };
+        self.waiting.push_back((to.0 as usize - 1, Event::Message(envelope)));
+    }
+}
+
+/// What playing one node's events again took.
+struct Measured {
+    events: usize,
+    allocations: u64,
+    took: Duration,
+}
+
+impl Measured {
+    fn line(&self, who: &str, batch: u64) -> String {
+        let events = self.events as f64;
+        let (seconds, each) = (self.took.as_secs_f64(), self.took.as_nanos() as f64 / events);
+        format!(
+            "{who:<9} batches of {batch:>2}: {:>11.0} events/s, {each:>6.1} ns an event, {} allocations in {} events ({:.6} an event)",
+            events / seconds,
+            self.allocations,
+            self.events,
+            self.allocations as f64 / events
+        )
+    }
+}
+
+/// Tells `core` everything again, and measures what comes after `warm`.
+fn replay(mut core: Core, mut told: Vec<Told>, warm: usize) -> Measured {
+    let mut out = Actions::new();
+    let measured = told.split_off(warm);
+    for Told { now, event } in told {
+        core.step(now, event, &mut out);
+        out.0.clear();
+    }
+    let events = measured.len();
+    let (before, began) = (counting::allocations(), std::time::Instant::now());
+    for Told { now, event } in measured {
+        core.step(now, event, &mut out);
+        std::hint::black_box(&out);
+        out.0.clear();
+    }
+    Measured { events, allocations: counting::allocations() - before, took: began.elapsed() }
+}
+
+/// The leader and a follower, each told again what it was told in `batches` proposals of `count` entries.
+fn measure(count: u64, batches: usize) -> [Measured; 2] {
+    let mut world = World::new();
+    let cores = world.cores.clone();
+    world.told.iter_mut().for_each(Vec::clear);
+    (0..WARM_UP).for_each(|_| world.propose(count));
+    let warm: Vec<usize> = world.told.iter().map(Vec::len).collect();
+    let from = world.cores[0].last_log_id().index;
+    (0..batches).for_each(|_| world.propose(count));
+    let end = world.cores[0].last_log_id().index;
+    assert_eq!(end - from, count * batches as u64, "the path is not steady: another leader, or refused proposals");
+    assert!(world.cores.iter().all(|core| core.applied().index >= end - count), "the path is not steady: it lags");
+    [0, 1].map(|at| replay(cores[at].clone(), std::mem::take(&mut world.told[at]), warm[at]))
+}
+
+fn main() -> ExitCode {
+    // Cargo says so when it is to be a benchmark.
+    let is_bench = std::env::args().any(|arg| arg == "--bench");
+    let batches = if is_bench { 100_000 } else { 5_000 };
+    let mut allocations = 0;
+    for count in [1, 64] {
+        let [leader, follower] = measure(count, batches);
+        allocations += leader.allocations + follower.allocations;
+        if is_bench {
+            println!("{}", leader.line("leader,", count));
+            println!("{}", follower.line("follower,", count));
+        } else {
+            let (events, made) = (leader.events + follower.events, leader.allocations + follower.allocations);
+            println!("batches of {count}: {events} events, {made} allocations");
+        }
+    }
+    if allocations > 0 {
+        eprintln!("the steady path allocates");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
