@@ -200,7 +200,14 @@ impl WalHandle {
     /// What the disk says: then the peer must not be counted.
     pub fn record_peer(&self, node: NodeId, incarnation: Incarnation, boot: u64) -> Result<PeerVerdict, WalError> {
         self.check_open()?;
-        lock(&self.shared.peers).record(node, incarnation, boot)
+        lock(&self.shared.peers).record(node, incarnation, boot).inspect_err(|error| {
+            // A node that can write down nothing of a peer would be deaf to it for ever, and still campaign: it stops
+            // like one whose log cannot be written.
+            if matches!(error, WalError::Io { .. }) {
+                lock(&self.shared.state).fail_all(error);
+                self.shared.work.notify_one();
+            }
+        })
     }
 
     /// Opens a group, or opens it anew with other completions, and returns what the log holds of it. Makes sure that
@@ -343,6 +350,12 @@ enum Place {
 
 impl State {
     /// Puts a write into the queue and its effect into the view; returns whom to tell if the log is closed.
+    /// Nothing is acknowledged any more; the next turn tells everybody who waits.
+    fn fail_all(&mut self, error: &WalError) {
+        self.poison.get_or_insert_with(|| error.clone());
+        self.dirty = true;
+    }
+
     pub(crate) fn enqueue(&mut self, group: GroupId, write: WriteId, op: WalWrite) -> Option<(OnDurable, WalError)> {
         let cluster = self.cluster;
         let opened = self.groups.get_mut(&group).filter(|group| group.on_durable.is_some());

@@ -3,10 +3,13 @@
 
 mod common;
 
+use std::io::ErrorKind;
+
 use common::faulty::{open, sweep_faults};
 use common::mending::sweep_opening_faults;
 use common::{Rig, Script, check_group, options};
-use quorate_wal::fake::{Crash, MemDisk};
+use quorate_core::{GroupId, Incarnation, NodeId};
+use quorate_wal::fake::{Crash, Fault, MemDisk};
 
 const SEGMENT_BYTES: u64 = 24 << 10;
 
@@ -61,4 +64,17 @@ fn a_disk_that_dies_takes_nothing_acknowledged_with_it() {
         }
     }
     assert!(deaths > 50, "only {deaths} deaths were noticed");
+}
+
+/// Who cannot write down what it saw of a peer stops: it would refuse that peer for ever, and still campaign.
+#[test]
+fn a_failed_note_of_a_peer_fails_the_log() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::begin(&disk, SEGMENT_BYTES);
+    rig.group(GroupId(1)).unwrap();
+    disk.fail_at(disk.calls(), Fault::Error(ErrorKind::Other));
+    assert!(rig.handle.record_peer(NodeId(2), Incarnation(2), 1).is_err());
+    rig.append(GroupId(1), 1, 1, 1, &[b"late"]);
+    rig.settle();
+    assert!(rig.told().iter().all(|(_, _, result, _)| result.is_err()) && rig.handle.failure().is_some());
 }
