@@ -353,6 +353,8 @@ impl Core {
                 }
             }
             AppendAnswer::Conflict { prev, hint } => {
+                // Rule: who denies what it acknowledged counts no more, also not for the round it answers (law 15).
+                self.note_older_copy(from, reply.round, prev, out);
                 if self.on_round_acked(from, reply.round, out) {
                     self.on_conflict(from, reply.round, prev, hint, out);
                 }
@@ -416,20 +418,27 @@ impl Core {
             false => self.log.last_at_most(bound, hint.leader_id).index,
         };
         self.with_peer(from, |_, peer, next_stream| {
-            if prev.index > 0 && prev.index <= peer.matched.index {
-                // Rule: only the answer to a message that was sent after the acknowledgement came denies it. Any other
-                // may have been said before it, and be late.
-                if round <= peer.matched_in {
-                    return;
-                }
-                peer.regressed = true;
-                let held = std::mem::replace(&mut peer.matched, LogId::ZERO);
-                out.note(Note::OlderCopy { peer: from, held });
+            if prev.index > 0 && prev.index <= peer.matched.index && round <= peer.matched_in {
+                return;
             }
             let next = agreed.max(peer.matched.index) + 1;
             peer.probe(next, None, next_stream, out);
         });
         self.replicate_to(from, out);
+    }
+
+    /// A peer that denies entries which it acknowledged speaks from an older copy of its disk.
+    fn note_older_copy(&mut self, from: NodeId, round: Round, prev: LogId, out: &mut Actions) {
+        self.with_peer(from, |sending, peer, _| {
+            // Rule: only the answer to a message that was sent after the acknowledgement came denies it. Any other
+            // may have been said before it, and be late.
+            let answers_later = round > peer.matched_in && round <= sending.round;
+            if prev.index > 0 && prev.index <= peer.matched.index && answers_later {
+                peer.regressed = true;
+                let held = std::mem::replace(&mut peer.matched, LogId::ZERO);
+                out.note(Note::OlderCopy { peer: from, held });
+            }
+        });
     }
 
     /// A peer lost entries and keeps its promises: it holds less than it acknowledged, and counts for what it holds

@@ -416,7 +416,7 @@ impl World {
 #[test]
 fn no_lie_makes_a_core_panic_or_break_its_own_claims() {
     let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let wanted = number("QUORATE_LIES_EVENTS", 100_000);
+    let wanted = number("QUORATE_LIES_EVENTS", 1_000_000);
     let (mut events, mut lies, mut seed) = (0, 0, number("QUORATE_LIES_FIRST", 0));
     while events < wanted {
         let mut world = World::new(seed);
