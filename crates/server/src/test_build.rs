@@ -1,4 +1,4 @@
-//! Builds that lose data on purpose, for the process test.
+//! Builds that lose data on purpose, for tests.
 
 use quorate::{Builder, RaftStateMachine};
 
@@ -7,6 +7,8 @@ pub const WARNING: Option<&str> = if cfg!(feature = "bug-ack-before-fsync") {
     Some("this is a test build with a planted bug: it acknowledges writes before they are durable")
 } else if cfg!(feature = "lossy-disk") {
     Some("this is a test build: its disk loses unsynced bytes when the process is killed")
+} else if cfg!(feature = "mutants") {
+    Some("this is a test build: bugs can be planted in it")
 } else {
     None
 };

@@ -1,6 +1,7 @@
 //! What goes wrong, when, and for how long.
 
 use crate::disk::Crash;
+use crate::edits::Decision;
 use crate::fault::Fault;
 use crate::history::Nanos;
 use crate::machine::with_book;
@@ -86,8 +87,13 @@ impl<W: Workload> World<W> {
         if self.chaos.over {
             return;
         }
+        // Each draws from a generator of its own: leaving one out changes nothing about the others.
+        let number = self.decisions.next(Decision::Fault);
+        self.chaos.rng = Rng::new(self.options.seed, 5 + ((number + 1) << 16));
         let mut after = self.chaos.rng.around(self.options.fault_interval).as_nanos() as u64;
-        if self.chaos.rng.chance(60) {
+        if !self.options.edits.keeps(Decision::Fault, number) {
+            // Left out.
+        } else if self.chaos.rng.chance(60) {
             // A quiet window: what was broken gets well, and the cluster shows that it can serve.
             self.say(|| "quiet".to_owned());
             self.calm();

@@ -8,6 +8,7 @@ use quorate::virtual_node::{Answer, CallId};
 use quorate::{Payload, RaftStateMachine, ReadPolicy};
 use quorate_core::NodeId;
 
+use crate::edits::Decision;
 use crate::options::Options;
 use crate::rng::Rng;
 use crate::workload::{Invoked, LookAt, Op, Returned, Workload};
@@ -99,8 +100,13 @@ impl<W: Workload> World<W> {
             }
             let op = self.clients.asked;
             self.clients.asked += 1;
+            if !self.chaos.over && !self.options.edits.keeps(Decision::Operation, op) {
+                continue;
+            }
             let clients = &mut self.clients;
-            let asked = match clients.workload.next(Invoked { id: op, client, at: self.now }, &mut clients.rng) {
+            // Each draws from a generator of its own: leaving one out changes nothing about the others.
+            let mut chance = Rng::new(self.options.seed, 4 + ((op + 1) << 16));
+            let asked = match clients.workload.next(Invoked { id: op, client, at: self.now }, &mut chance) {
                 Op::Write(command) => {
                     let mut bytes = Vec::new();
                     if let Err(error) = command.encode(&mut bytes) {
@@ -115,6 +121,10 @@ impl<W: Workload> World<W> {
             let patience = self.options.election_timeout.as_nanos() as u64 * 8;
             self.schedule(self.now + patience, Event::GiveUp { client, op });
             self.attempt(client, op);
+        }
+        if self.clients.under_way[client as usize] == 0 {
+            let after = self.clients.rng.around(self.options.think).as_nanos() as u64;
+            self.schedule(self.now + after, Event::Client(client));
         }
     }
 

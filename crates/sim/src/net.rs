@@ -8,6 +8,7 @@ use quorate::{Inbound, OutgoingSnapshot, RaftNetwork, SnapshotSource};
 use quorate_core::{AppendHeader, GroupId, Incarnation, Message, NodeId, SendOutcome, SnapshotMeta};
 use quorate_wire::Packet;
 
+use crate::edits::{Decision, Edits};
 use crate::fault::{Fault, FaultCounts};
 use crate::history::Nanos;
 use crate::options::Options;
@@ -54,6 +55,9 @@ pub(crate) struct Net {
     faults: crate::fault::FaultSet,
     /// Faults of single messages are off, for a quiet window or for good.
     pub(crate) quiet: bool,
+    /// Faults of single messages so far, with those that were left out.
+    pub(crate) suffered: u64,
+    edits: Edits,
     rng: Rng,
 }
 
@@ -69,6 +73,8 @@ impl Net {
             permille: options.message_faults,
             faults: options.faults,
             quiet: true,
+            suffered: 0,
+            edits: options.edits.clone(),
             rng: Rng::new(options.seed, 1),
         }
     }
@@ -102,7 +108,11 @@ impl Net {
     }
 
     fn suffers(&mut self, fault: Fault) -> bool {
-        !self.quiet && self.faults.has(fault) && self.rng.chance(self.permille)
+        if self.quiet || !self.faults.has(fault) || !self.rng.chance(self.permille) {
+            return false;
+        }
+        self.suffered += 1;
+        self.edits.keeps(Decision::Message, self.suffered - 1)
     }
 
     fn travel(&mut self) -> u64 {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use quorate_core::{ChangeMembers, ChangeTerms, Event as CoreEvent, Node as Member, Phase, Retain};
 
+use crate::edits::Decision;
 use crate::workload::Workload;
 use crate::world::{Event, World, trigger};
 
@@ -22,6 +23,10 @@ impl<W: Workload> World<W> {
         }
         if self.places.iter().any(|place| place.impaired) {
             return self.readmit();
+        }
+        let number = self.decisions.next(Decision::Operator);
+        if !self.options.edits.keeps(Decision::Operator, number) {
+            return;
         }
         if self.options.membership && (!self.options.triggers || self.disk_rng.chance(500)) {
             return self.change_membership();

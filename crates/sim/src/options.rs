@@ -6,6 +6,7 @@ use std::time::Duration;
 use quorate::Config;
 use quorate_core::{LeaderIdMode, Toggle};
 
+use crate::edits::Edits;
 use crate::fault::{Fault, FaultSet};
 use crate::rng::Rng;
 
@@ -58,6 +59,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// The nodes' tunables.
     pub config: Config,
+    /// What is left out of the run.
+    pub edits: Edits,
 }
 
 impl Options {
@@ -91,6 +94,7 @@ impl Options {
             inline_applies: rng.chance(500),
             segment_bytes: *rng.pick(&[16 << 10, 16 << 10, 32 << 10, 128 << 10]),
             config: Config::default(),
+            edits: Edits::default(),
         };
         options.config = options.draw_config(&mut rng);
         options
@@ -169,6 +173,7 @@ impl fmt::Display for Options {
             config.retransmit_timeout, config.snapshot_entries, config.keep_entries, config.tail_cache_bytes
         )?;
         writeln!(f, "  a fault every {:?}, {} permille of messages", self.fault_interval, self.message_faults)?;
-        write!(f, "  faults {}", self.faults)
+        write!(f, "  faults {}", self.faults)?;
+        self.edits.to_string().lines().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use quorate::RaftStateMachine;
 use quorate_core::NodeId;
 
+use crate::edits::{Decision, Decisions};
 use crate::fault::FaultCounts;
 use crate::history::{History, Nanos};
 use crate::ledger::LedgerClients;
@@ -48,6 +49,8 @@ pub struct Report {
     pub search_steps: u64,
     /// Whether that search was given up.
     pub undecided: bool,
+    /// How many decisions of each kind were made, or left out.
+    pub decisions: Decisions,
 }
 
 impl fmt::Display for Report {
@@ -246,6 +249,13 @@ impl<W: Workload> World<W> {
         self.clients.workload.check(&machine)
     }
 
+    fn decided(&self) -> Decisions {
+        let mut decisions = self.decisions;
+        decisions.set(Decision::Message, self.net.suffered);
+        decisions.set(Decision::Operation, self.clients.asked);
+        decisions
+    }
+
     fn report(&self) -> Report {
         Report {
             options: self.options.clone(),
@@ -261,6 +271,7 @@ impl<W: Workload> World<W> {
             leaders: self.invariants.leaders() as u64,
             changes: self.changes,
             faults: self.counts.clone(),
+            decisions: self.decided(),
             search_steps: 0,
             undecided: false,
         }

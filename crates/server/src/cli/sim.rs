@@ -1,30 +1,33 @@
 //! `quorate sim`: runs simulated clusters.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
-use quorate_sim::{Search, run_seed, search};
+use clap::{Args, Subcommand};
+use quorate_sim::{Options, Report, Schedule, Search, Shrunk, check_of, run_options, search, shrink};
 
 use super::Failure;
 
 /// `quorate sim`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct SimArgs {
-    /// Runs this one seed and prints everything about it.
-    #[arg(long)]
-    seed: Option<u64>,
+    #[command(subcommand)]
+    command: Option<SimCommand>,
+    #[command(flatten)]
+    which: Which,
     /// Prints every message and fault of the run.
-    #[arg(long, requires = "seed")]
+    #[arg(long)]
     trace: bool,
     /// Runs the directed scenarios: partial partitions, and disturbances that a healthy leader must not notice.
     #[arg(long, conflicts_with_all = ["seed", "budget", "seeds"])]
     matrix: bool,
     /// Searches for so long, such as 90s or 10m.
-    #[arg(long, value_parser = parse_time, conflicts_with = "seed")]
+    #[arg(long, value_parser = parse_time, conflicts_with_all = ["seed", "schedule"])]
     budget: Option<Duration>,
     /// Searches so many seeds.
-    #[arg(long, conflicts_with = "seed")]
+    #[arg(long, conflicts_with_all = ["seed", "schedule"])]
     seeds: Option<u64>,
     /// The first seed of a search.
     #[arg(long, default_value_t = 1)]
@@ -35,6 +38,59 @@ pub(super) struct SimArgs {
     /// Fails if some kind of fault never happened.
     #[arg(long)]
     every_fault: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum SimCommand {
+    /// Makes a failing run short, and writes it to a file.
+    Shrink(ShrinkArgs),
+    /// Plants each known bug in turn and searches seeds until a check notices.
+    #[cfg(feature = "mutants")]
+    Mutants(MutantsArgs),
+}
+
+/// One run.
+#[derive(Debug, Args)]
+struct Which {
+    /// Runs this one seed and prints everything about it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Runs what this file says.
+    #[arg(long, conflicts_with = "seed")]
+    schedule: Option<PathBuf>,
+    /// Plants this bug; a schedule may name one, too.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    plant: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ShrinkArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Writes the short run here.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Tries at most about so many shorter runs.
+    #[arg(long, default_value_t = 2000)]
+    tries: u64,
+}
+
+#[cfg(feature = "mutants")]
+#[derive(Debug, Args)]
+struct MutantsArgs {
+    /// At most so many seeds for each bug.
+    #[arg(long, default_value_t = 20_000)]
+    seeds: u64,
+    /// At most for so long for each bug.
+    #[arg(long, value_parser = parse_time, default_value = "1h")]
+    budget: Duration,
+    /// Threads.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// This bug; may be given more than once.
+    #[arg(long)]
+    only: Vec<String>,
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {
@@ -52,13 +108,22 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
     // What a run finds is in its report, and injected panics are none of its findings.
     std::panic::set_hook(Box::new(|_| {}));
-    if let Some(seed) = args.seed {
-        let (report, _) = run_seed(seed, args.trace);
+    match &args.command {
+        Some(SimCommand::Shrink(args)) => return shorten(args),
+        #[cfg(feature = "mutants")]
+        Some(SimCommand::Mutants(args)) => return hunt(args),
+        None => {}
+    }
+    if let Some(schedule) = args.which.schedule()? {
+        let (report, _) = run_options(schedule.options, args.trace);
         println!("{report}");
         return Ok(if report.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }
     if args.matrix {
         return Ok(run_matrix(args.first_seed));
+    }
+    if args.trace {
+        return Err(Failure::new("one run has a trace: say which, with --seed N or --schedule FILE"));
     }
     if args.budget.is_none() && args.seeds.is_none() {
         return Err(Failure::new("say --seed N, or how long to search: --budget 10m, --seeds N"));
@@ -71,6 +136,9 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
     };
     let summary = search(what);
     println!("{summary}");
+    if let Some(report) = summary.failures.first() {
+        println!("to make the first short: quorate sim shrink --seed {}", report.options.seed);
+    }
     let missing = summary.missing_faults();
     if args.every_fault && missing != quorate_sim::FaultSet::NONE {
         return Err(Failure::new(format!("these faults never happened: {missing}")));
@@ -87,6 +155,72 @@ fn run_matrix(seed: u64) -> ExitCode {
     });
     println!("{scenarios} scenarios, {failed} failures");
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+impl Which {
+    /// The run that is asked for, with its bug planted.
+    fn schedule(&self) -> Result<Option<Schedule>, Failure> {
+        let schedule = match (&self.seed, &self.schedule) {
+            (Some(seed), _) => {
+                Schedule { notes: Vec::new(), mutant: None, shows: None, options: Options::of_seed(*seed) }
+            }
+            (None, Some(path)) => {
+                let in_file = |error: String| Failure::new(format!("{}: {error}", path.display()));
+                let text = std::fs::read_to_string(path).map_err(|error| in_file(error.to_string()))?;
+                text.parse().map_err(in_file)?
+            }
+            (None, None) => return Ok(None),
+        };
+        self.planted(schedule).map(Some)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    fn planted(&self, schedule: Schedule) -> Result<Schedule, Failure> {
+        Ok(schedule)
+    }
+
+    #[cfg(feature = "mutants")]
+    fn planted(&self, mut schedule: Schedule) -> Result<Schedule, Failure> {
+        if let Some(name) = self.plant.clone().or(schedule.mutant) {
+            quorate_sim::mutants::plant_named(&name).map_err(Failure::new)?;
+            schedule.mutant = Some(name);
+        }
+        Ok(schedule)
+    }
+}
+
+fn shorten(args: &ShrinkArgs) -> Result<ExitCode, Failure> {
+    let Some(Schedule { mut notes, mutant, options, .. }) = args.which.schedule()? else {
+        return Err(Failure::new("say which run: --seed N, or --schedule FILE"));
+    };
+    let run = |options: &Options| -> Report { run_options(options.clone(), false).0 };
+    let Some(Shrunk { before, after, runs }) = shrink(options, args.tries, run) else {
+        return Err(Failure::new("this run does not fail"));
+    };
+    let (long, short, seed) = (before.events, after.events, before.options.seed);
+    println!("{after}\n\n{long} events before, {short} now; {runs} runs tried");
+    let violation = after.violation.unwrap_or_default();
+    if notes.is_empty() {
+        notes.push(format!("From seed {seed}: {violation}"));
+    }
+    let shows = Some(check_of(&violation).to_owned());
+    let text = Schedule { notes, mutant, shows, options: after.options }.to_string();
+    match &args.output {
+        Some(path) => {
+            std::fs::write(path, text).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+            println!("read it: quorate sim --schedule {} --trace", path.display());
+        }
+        None => println!("\n{text}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "mutants")]
+fn hunt(args: &MutantsArgs) -> Result<ExitCode, Failure> {
+    use quorate_sim::mutants::{Hunt, hunt_all, named};
+    let bugs = named(&args.only).map_err(Failure::new)?;
+    let how = Hunt { first_seed: 1, seeds: args.seeds, patience: args.budget, jobs: args.jobs };
+    Ok(if hunt_all(&bugs, how) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]

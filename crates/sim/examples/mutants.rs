@@ -1,0 +1,40 @@
+//! Hunts planted bugs with random seeds: `cargo xtask mutants --sim`. A smaller build than `quorate sim mutants`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use quorate_sim::mutants::{Hunt, SAMPLE, hunt_all, named};
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {}));
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool, String> {
+    let mut how = Hunt { first_seed: 1, seeds: 20_000, patience: Duration::from_secs(3600), jobs: 2 };
+    let (mut names, mut sample) = (Vec::new(), false);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut number = || {
+            let value = args.next().ok_or_else(|| format!("{arg} needs a number"))?;
+            value.parse::<u64>().map_err(|error| format!("{arg}: {error}"))
+        };
+        match arg.as_str() {
+            "--ci" => sample = true,
+            "--seeds" => how.seeds = number()?,
+            "--first-seed" => how.first_seed = number()?,
+            "--seconds" => how.patience = Duration::from_secs(number()?),
+            "--jobs" => how.jobs = number()? as usize,
+            name => names.push(name.to_owned()),
+        }
+    }
+    let bugs = if sample { SAMPLE.to_vec() } else { named(&names)? };
+    Ok(hunt_all(&bugs, how))
+}

@@ -1,0 +1,251 @@
+//! Planted bugs: how many seeds it takes until each is caught, and by which check.
+//!
+//! The switch is one for the whole process, so one bug is hunted at a time, on several threads. A run that never ends
+//! is given up with its thread, and counts as caught.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use quorate_core::{Bug, plant};
+
+use crate::options::Options;
+use crate::run::run_options;
+use crate::shrink::check_of;
+
+/// No run takes so long: if one does, it never ends.
+const LONGEST_RUN: Duration = Duration::from_secs(60);
+
+/// Bugs that random runs are not meant to find, and what shows them instead.
+pub const ELSEWHERE: &[(Bug, &str)] = &[];
+
+/// Bugs that every search must catch, of every layer: what CI tries.
+pub const SAMPLE: &[Bug] = &[];
+
+/// How to hunt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hunt {
+    /// The first seed; the others follow.
+    pub first_seed: u64,
+    /// At most so many seeds a bug.
+    pub seeds: u64,
+    /// At most for so long a bug.
+    pub patience: Duration,
+    /// Threads.
+    pub jobs: usize,
+}
+
+/// How a hunt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A check failed that holds without the bug.
+    Caught {
+        /// With this seed.
+        seed: u64,
+        /// Like this.
+        violation: String,
+    },
+    /// A run never ended.
+    Hung {
+        /// With this seed.
+        seed: u64,
+    },
+    /// No check failed.
+    Missed,
+    /// A check failed that fails without the bug as well: a violation to look at first.
+    Unsound {
+        /// With this seed.
+        seed: u64,
+        /// Like this.
+        violation: String,
+    },
+}
+
+/// One bug's line in the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The bug.
+    pub bug: Bug,
+    /// How the hunt ended.
+    pub outcome: Outcome,
+    /// Seeds that were tried, up to the one that caught it.
+    pub seeds: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row { bug, outcome, seeds, took } = self;
+        write!(f, "{:<34} {seeds:>6} {:>7.1}  ", bug.name(), took.as_secs_f64())?;
+        match outcome {
+            Outcome::Caught { seed, violation } => write!(f, "{} (seed {seed})", check_of(violation)),
+            Outcome::Hung { seed } => write!(f, "a run that never ends (seed {seed})"),
+            Outcome::Missed => match elsewhere(*bug) {
+                Some(by) => write!(f, "not by chance; by {by}"),
+                None => f.write_str("MISSED"),
+            },
+            Outcome::Unsound { seed, violation } => write!(f, "FAILS WITHOUT THE BUG, seed {seed}: {violation}"),
+        }
+    }
+}
+
+/// What shows a bug that random runs are not meant to find.
+pub fn elsewhere(bug: Bug) -> Option<&'static str> {
+    ELSEWHERE.iter().find(|(known, _)| *known == bug).map(|(_, by)| *by)
+}
+
+/// The heading of the table of [`Row`]s.
+pub fn heading() -> String {
+    format!("{:<34} {:>6} {:>7}  caught by", "bug", "seeds", "s")
+}
+
+/// What a worker tells: which seed it begins, and how it ended.
+enum News {
+    Begun(usize, u64),
+    Ended(usize, u64, Option<String>),
+}
+
+struct Work {
+    next: AtomicU64,
+    stop: AtomicBool,
+    news: Mutex<Sender<News>>,
+    hunt: Hunt,
+}
+
+impl Work {
+    fn tell(&self, news: News) {
+        // Nobody listens any more to a run that was given up.
+        let _ = self.news.lock().unwrap_or_else(PoisonError::into_inner).send(news);
+    }
+
+    fn work(&self, job: usize) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.hunt.seeds {
+                return;
+            }
+            let seed = self.hunt.first_seed.wrapping_add(number);
+            self.tell(News::Begun(job, seed));
+            let (report, _) = run_options(Options::of_seed(seed), false);
+            self.stop.fetch_or(report.violation.is_some(), Ordering::Relaxed);
+            self.tell(News::Ended(job, seed, report.violation));
+        }
+    }
+}
+
+/// Hunts one bug: runs seeds until a check fails. Leaves no bug planted.
+pub fn hunt(bug: Bug, hunt: Hunt) -> Row {
+    let begun = Instant::now();
+    plant(Some(bug));
+    let (sender, receiver) = channel();
+    let work = Work { next: AtomicU64::new(0), stop: AtomicBool::new(false), news: Mutex::new(sender), hunt };
+    let work = Arc::new(work);
+    let jobs = hunt.jobs.max(1);
+    for job in 0..jobs {
+        let work = Arc::clone(&work);
+        std::thread::spawn(move || work.work(job));
+    }
+    let news = Arc::downgrade(&work);
+    drop(work);
+    let mut running: Vec<Option<(u64, Instant)>> = vec![None; jobs];
+    let (mut first, mut hung): (Option<(u64, String)>, Option<u64>) = (None, None);
+    let mut tried = 0;
+    let stop = || news.upgrade().iter().for_each(|work| work.stop.store(true, Ordering::Relaxed));
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(500)) {
+            Ok(News::Begun(job, seed)) => running[job] = Some((seed, Instant::now())),
+            Ok(News::Ended(job, seed, violation)) => {
+                running[job] = None;
+                tried += 1;
+                if let Some(violation) = violation
+                    && first.as_ref().is_none_or(|(known, _)| seed < *known)
+                {
+                    first = Some((seed, violation));
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if begun.elapsed() > hunt.patience {
+            stop();
+        }
+        let endless = running.iter().flatten().find(|(_, since)| since.elapsed() > LONGEST_RUN);
+        if let Some((seed, _)) = endless {
+            hung = Some(*seed);
+            stop();
+            break;
+        }
+    }
+    plant(None);
+    let outcome = match (first, hung) {
+        (Some((seed, violation)), _) => confirm(seed, violation),
+        (None, Some(seed)) => Outcome::Hung { seed },
+        (None, None) => Outcome::Missed,
+    };
+    let seeds = match &outcome {
+        Outcome::Caught { seed, .. } | Outcome::Hung { seed } | Outcome::Unsound { seed, .. } => {
+            seed.wrapping_sub(hunt.first_seed) + 1
+        }
+        Outcome::Missed => tried,
+    };
+    Row { bug, outcome, seeds, took: begun.elapsed() }
+}
+
+/// What fails with the bug must not fail without it.
+fn confirm(seed: u64, violation: String) -> Outcome {
+    match run_options(Options::of_seed(seed), false).0.violation {
+        None => Outcome::Caught { seed, violation },
+        Some(violation) => Outcome::Unsound { seed, violation },
+    }
+}
+
+/// Hunts these, printing a line each as they end; returns whether all were caught that must be.
+pub fn hunt_all(bugs: &[Bug], how: Hunt) -> bool {
+    println!("{}", heading());
+    let begun = Instant::now();
+    let (mut caught, mut seeds, mut bad) = (0, 0, Vec::new());
+    for bug in bugs {
+        let row = hunt(*bug, how);
+        println!("{row}");
+        seeds += row.seeds;
+        match row.outcome {
+            Outcome::Caught { .. } | Outcome::Hung { .. } => caught += 1,
+            Outcome::Missed if elsewhere(*bug).is_some() => {}
+            Outcome::Missed | Outcome::Unsound { .. } => bad.push(bug.name()),
+        }
+    }
+    let (all, took) = (bugs.len(), begun.elapsed());
+    println!("{all} bugs: {caught} caught by random runs, {} not, {seeds} seeds, {took:.0?}", all - caught);
+    if !bad.is_empty() {
+        println!("nothing is known to show: {}", bad.join(", "));
+    }
+    bad.is_empty()
+}
+
+/// The bugs of these names; all that random runs are meant to find if there are none.
+///
+/// # Errors
+/// Names the first that is none.
+pub fn named(names: &[String]) -> Result<Vec<Bug>, String> {
+    if names.is_empty() {
+        return Ok(Bug::ALL.iter().copied().filter(|bug| elsewhere(*bug).is_none()).collect());
+    }
+    let find = |name: &String| {
+        let known = Bug::ALL.iter().copied().find(|bug| bug.name() == name);
+        known.ok_or_else(|| format!("no such bug: {name}"))
+    };
+    names.iter().map(find).collect()
+}
+
+/// Plants the bug of this name.
+///
+/// # Errors
+/// If there is none.
+pub fn plant_named(name: &str) -> Result<(), String> {
+    let bugs = named(&[name.to_owned()])?;
+    plant(bugs.first().copied());
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! Makes a failing run short: fewer nodes and features, fewer faults, fewer operations, less time.
+//!
+//! After the idea of delta debugging (Zeller and Hildebrandt, 2002): leave something out, play again, keep the shorter
+//! run if the same check still fails. A run is a function of its options and of what is left out of it, so nothing
+//! else must be remembered.
+
+use std::time::Duration;
+
+use quorate_core::Toggle;
+
+use crate::edits::Decision;
+use crate::fault::Fault;
+use crate::options::Options;
+use crate::run::Report;
+
+/// Other chances that are tried for the same options.
+const OTHER_SEEDS: u64 = 24;
+
+/// A run made short.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shrunk {
+    /// The run as it was.
+    pub before: Report,
+    /// The short one.
+    pub after: Report,
+    /// Runs that it took.
+    pub runs: u64,
+}
+
+/// Which check a violation is of: the same for all violations of one kind.
+pub fn check_of(violation: &str) -> &str {
+    if violation.starts_with("panic: injected") {
+        return "panic of the state machine";
+    }
+    if violation.starts_with("panic") {
+        return "assertion";
+    }
+    const CHECKS: &[(&str, &str)] = &[
+        ("commit of node", "commit goes back"),
+        ("applied of node", "applied goes back"),
+        ("vote of node", "vote goes back"),
+        ("commits index", "committed entry is not in the log"),
+        ("without a commit quorum", "commit without a quorum"),
+        (", which is committed", "committed entry is lacking"),
+        ("cannot decode a message", "message cannot be decoded"),
+        ("applied the same entries and differ", "equal state at equal applied"),
+        ("operation ", "oracle"),
+        ("saw version", "oracle"),
+        ("not deterministic", "determinism"),
+        ("lead under", "leader vote"),
+    ];
+    let head = violation.split_once(':').map_or(violation, |(head, _)| head);
+    let is_name = head.len() < violation.len() && !head.contains(|c: char| c.is_ascii_digit() && head.len() > 12);
+    if is_name && head.len() <= 40 {
+        return head;
+    }
+    CHECKS.iter().find(|(words, _)| violation.contains(words)).map_or("another check", |(_, check)| check)
+}
+
+/// Shrinks a run that fails; `None` if it does not. At most about `limit` runs.
+pub fn shrink(options: Options, limit: u64, run: impl FnMut(&Options) -> Report) -> Option<Shrunk> {
+    let mut run = run;
+    let before = run(&options);
+    let check = check_of(before.violation.as_deref()?).to_owned();
+    let mut shrinker = Shrinker { best: before.clone(), check, run, runs: 1, limit };
+    shrinker.cut();
+    for round in 0..3 {
+        let events = shrinker.best.events;
+        shrinker.simplify();
+        if round == 0 {
+            shrinker.other_chances();
+        }
+        Decision::ALL.iter().for_each(|decision| shrinker.leave_out(*decision));
+        shrinker.cut();
+        if shrinker.best.events == events {
+            break;
+        }
+    }
+    let Shrinker { best: after, runs, .. } = shrinker;
+    Some(Shrunk { before, after, runs })
+}
+
+struct Shrinker<R> {
+    best: Report,
+    check: String,
+    run: R,
+    runs: u64,
+    limit: u64,
+}
+
+impl<R: FnMut(&Options) -> Report> Shrinker<R> {
+    /// Takes these options over if they fail the same check after at most so many events.
+    fn try_below(&mut self, options: Options, events: u64) -> bool {
+        if self.runs >= self.limit || options == self.best.options {
+            return false;
+        }
+        self.runs += 1;
+        let report = (self.run)(&options);
+        let same = report.violation.as_deref().is_some_and(|violation| check_of(violation) == self.check);
+        let better = same && report.events <= events;
+        if better {
+            self.best = report;
+        }
+        better
+    }
+
+    fn attempt(&mut self, change: impl FnOnce(&mut Options)) -> bool {
+        let mut options = self.best.options.clone();
+        change(&mut options);
+        self.try_below(options, self.best.events)
+    }
+
+    /// What never came to pass is not asked for.
+    fn cut(&mut self) {
+        let (time, decisions) = (self.best.time, self.best.decisions);
+        self.attempt(|options| {
+            options.length = options.length.min(time + Duration::from_nanos(1));
+            options.operations = options.operations.min(decisions.of(Decision::Operation));
+            options.edits = std::mem::take(&mut options.edits).up_to(&decisions);
+        });
+    }
+
+    /// Fewer nodes and clients, fewer features, fewer kinds of faults.
+    fn simplify(&mut self) {
+        for length in [16_u32, 8, 4, 2] {
+            self.attempt(|options| options.length /= length);
+            self.attempt(|options| options.operations /= u64::from(length));
+        }
+        self.attempt(|options| options.faults = crate::fault::FaultSet::NONE);
+        for fault in Fault::ALL {
+            self.attempt(|options| options.faults = options.faults.without(*fault));
+        }
+        for voters in 1..self.best.options.voters {
+            if self.attempt(|options| options.voters = voters) {
+                break;
+            }
+        }
+        self.attempt(|options| options.spares = 0);
+        self.attempt(|options| options.clients = 1);
+        self.attempt(|options| options.clients = 2);
+        self.attempt(|options| options.membership = false);
+        self.attempt(|options| options.triggers = false);
+        self.attempt(|options| options.batches = 0);
+        self.attempt(|options| options.reads = 0);
+        self.attempt(|options| options.beyond_budget = false);
+        self.attempt(|options| options.inline_applies = true);
+        self.attempt(|options| options.segment_bytes = 128 << 10);
+        self.attempt(|options| options.config.snapshot_entries = 0);
+        self.attempt(|options| options.config.max_append_bytes = 1 << 20);
+        self.attempt(|options| options.config.max_inflight_appends = 4);
+        self.attempt(|options| options.config.max_inflight_bytes = 8 << 20);
+        self.attempt(|options| options.config.pre_vote = Toggle::On);
+        self.attempt(|options| options.config.check_quorum = Toggle::On);
+        self.attempt(|options| options.think *= 4);
+    }
+
+    /// The same options with other chances may fail sooner.
+    fn other_chances(&mut self) {
+        let first = self.best.options.seed;
+        for seed in 1..=OTHER_SEEDS {
+            self.attempt(|options| options.seed = first.wrapping_add(seed));
+        }
+    }
+
+    /// Leaves out decisions of a kind: all, halves, quarters, and so on to single ones, the last first.
+    fn leave_out(&mut self, decision: Decision) {
+        let mut part = self.best.decisions.of(decision);
+        while part > 0 {
+            let mut to = self.best.decisions.of(decision);
+            while to > 0 {
+                let from = to.saturating_sub(part);
+                if (from..to).any(|number| self.best.options.edits.keeps(decision, number)) {
+                    self.attempt(|options| {
+                        options.edits = std::mem::take(&mut options.edits).without(decision, from, to);
+                    });
+                }
+                to = from.min(self.best.decisions.of(decision));
+            }
+            part /= 2;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::run_options;
+
+    /// A run of this many events that fails because of one fault and two operations.
+    fn fails(options: &Options, template: &Report) -> Report {
+        let mut report = template.clone();
+        report.options = options.clone();
+        let keeps = |decision, number| options.edits.keeps(decision, number);
+        let kept = |decision| (0..300).filter(|number| keeps(decision, *number)).count() as u64;
+        report.events = 10 + options.voters + kept(Decision::Fault) + kept(Decision::Operation);
+        Decision::ALL.iter().for_each(|decision| report.decisions.set(*decision, 300));
+        let needed = keeps(Decision::Fault, 77) && keeps(Decision::Operation, 5) && keeps(Decision::Operation, 201);
+        report.violation = (needed && options.voters > 2).then(|| "lost: entry 7".to_owned());
+        report
+    }
+
+    #[test]
+    fn what_does_not_matter_is_left_out() {
+        let mut options = Options::of_seed(4);
+        options.voters = 5;
+        (options.operations, options.length) = (1, Duration::from_millis(1));
+        let (template, _) = run_options(options.clone(), false);
+        let shrunk = shrink(options, 10_000, |options| fails(options, &template));
+        let Some(Shrunk { before, after, .. }) = shrunk else { panic!("it fails") };
+        assert_eq!(before.events, 615);
+        assert_eq!((after.options.voters, after.events), (3, 16), "{}", after.options);
+        assert_eq!(after.options.edits.count(Decision::Fault), 299);
+        assert_eq!(after.options.edits.count(Decision::Operation), 298);
+        assert_eq!(after.options.faults, crate::fault::FaultSet::NONE);
+    }
+
+    #[test]
+    fn what_does_not_fail_is_not_shrunk() {
+        let mut options = Options::of_seed(4);
+        (options.operations, options.length) = (1, Duration::from_millis(1));
+        assert_eq!(shrink(options, 100, |options| run_options(options.clone(), false).0), None);
+    }
+
+    #[test]
+    fn a_violation_has_a_check() {
+        for (violation, check) in [
+            ("election safety: a second leader in term 4", "election safety"),
+            ("law 7: node 3 leads again as 4.3 after a restart", "law 7"),
+            ("liveness: the nodes do not converge: node 1 follows", "liveness"),
+            ("commit of node 3 goes back from 4 to 2", "commit goes back"),
+            ("panic: a claim failed: at index 3", "assertion"),
+            ("node 2 lacks 4.2-7, which is committed", "committed entry is lacking"),
+            ("operation 7 saw a list that never was: [3]", "oracle"),
+        ] {
+            assert_eq!(check_of(violation), check, "{violation}");
+        }
+    }
+}
