@@ -17,6 +17,8 @@ usage: cargo xtask COMMAND
   check-docs   links between our pages, scripts that COMPARE.md names, and the program that README.md shows
   mutants      plants each bug of crates/core/src/bug.rs in turn and counts the golden scripts that notice;
                `cargo xtask mutants NAME ..` plants only those, and names every script
+               `cargo xtask mutants --sim [--seeds N] [--jobs J] [NAME ..]` counts the random seeds until one notices;
+               `cargo xtask mutants --ci` does so for a sample
   sizes        lines of code of each crate; number of dependencies of the core and of the library
   help         this text";
 

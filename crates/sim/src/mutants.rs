@@ -19,7 +19,26 @@ use crate::shrink::check_of;
 const LONGEST_RUN: Duration = Duration::from_secs(60);
 
 /// Bugs that random runs are not meant to find, and what shows them instead.
-pub const ELSEWHERE: &[(Bug, &str)] = &[];
+pub const ELSEWHERE: &[(Bug, &str)] = &[
+    (Bug::SnapshotWithoutSessions, SESSIONS),
+    (Bug::AnswersForgottenAtKeepAlive, SESSIONS),
+    (Bug::ExpiredSessionReopened, SESSIONS),
+    (Bug::ExpiryByLocalClock, SESSIONS),
+    (Bug::DuplicateAppliedAfterRestart, SESSIONS),
+    (Bug::LowMarkIgnored, SESSIONS),
+    (Bug::ResumedTransferMixesSnapshots, "the tests of snapshot transfer in quorate-net: snapshots travel whole here"),
+    (Bug::CampaignsWithLostEntries, MENDED),
+    (Bug::ForgetsPromisedEnd, MENDED),
+    (Bug::GoesOnWithoutItsLog, "testdata/recovery: every node here has `on_lost_log = Rejoin`"),
+    (Bug::RecoversUnderASeenTerm, "testdata/recovery: no quorum is lost for good here"),
+    (Bug::VoterTwice, RULES),
+    (Bug::RulesNeedNotMeet, RULES),
+    (Bug::QuorumOfAnUnsortedPrefix, RULES),
+];
+
+const SESSIONS: &str = "crates/quorate/tests/sessions.rs: clients here have no sessions";
+const MENDED: &str = "testdata/recovery: a damaged disk is replaced here, not mended";
+const RULES: &str = "testdata/quorum: all memberships here are majorities";
 
 /// Bugs that every search must catch, of every layer: what CI tries.
 pub const SAMPLE: &[Bug] = &[];

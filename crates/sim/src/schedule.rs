@@ -149,6 +149,7 @@ fields! {
     "membership": membership,
     "triggers": triggers,
     "beyond-budget": beyond_budget,
+    "lease-reads": lease_reads,
     "inline-applies": inline_applies,
     "segment-bytes": segment_bytes,
     "config.election-timeout-min": config.election_timeout_min,
@@ -164,6 +165,8 @@ fields! {
     "config.snapshot-entries": config.snapshot_entries,
     "config.keep-entries": config.keep_entries,
     "config.tail-cache-bytes": config.tail_cache_bytes,
+    "config.max-disk-lag": config.max_disk_lag,
+    "config.max-clock-drift": config.max_clock_drift,
 }
 
 impl fmt::Display for Schedule {
@@ -255,6 +258,8 @@ mod tests {
     fn what_is_written_is_read_back() {
         for seed in 0..50 {
             let mut options = Options::of_seed(seed);
+            // Every option is written: nothing is left to the seed.
+            options.seed = seed + 1000;
             options.voters = 2;
             options.edits = std::mem::take(&mut options.edits)
                 .without(Decision::Fault, 0, 4)

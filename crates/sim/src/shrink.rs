@@ -143,6 +143,7 @@ impl<R: FnMut(&Options) -> Report> Shrinker<R> {
         self.attempt(|options| options.batches = 0);
         self.attempt(|options| options.reads = 0);
         self.attempt(|options| options.beyond_budget = false);
+        self.attempt(|options| options.lease_reads = false);
         self.attempt(|options| options.inline_applies = true);
         self.attempt(|options| options.segment_bytes = 128 << 10);
         self.attempt(|options| options.config.snapshot_entries = 0);
