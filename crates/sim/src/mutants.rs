@@ -40,8 +40,24 @@ const SESSIONS: &str = "crates/quorate/tests/sessions.rs: clients here have no s
 const MENDED: &str = "testdata/recovery: a damaged disk is replaced here, not mended";
 const RULES: &str = "testdata/quorum: all memberships here are majorities";
 
-/// Bugs that every search must catch, of every layer: what CI tries.
-pub const SAMPLE: &[Bug] = &[];
+/// Bugs that a search of some hundred seeds must catch, of every layer: what CI tries.
+pub const SAMPLE: &[Bug] = &[
+    Bug::TwoVotesATerm,
+    Bug::VoteNotWritten,
+    Bug::StaleLeaderAccepted,
+    Bug::CommitsOlderTerm,
+    Bug::CommitsWhatIsNotMatched,
+    Bug::LeaderCountsBeforeFlush,
+    Bug::AcknowledgeBeforePersist,
+    Bug::NoTruncateOnConflict,
+    Bug::EmptyPrevMatches,
+    Bug::LearnerCommits,
+    Bug::ChangeDuringChange,
+    Bug::EffectiveOnCommit,
+    Bug::LeaveJointEarly,
+    Bug::PurgeBeforeSnapshotIsDurable,
+    Bug::ReadBeforeOwnCommit,
+];
 
 /// How to hunt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
