@@ -16,7 +16,7 @@ use crate::run::run_options;
 use crate::shrink::check_of;
 
 /// No run takes so long: if one does, it never ends.
-const LONGEST_RUN: Duration = Duration::from_secs(60);
+const LONGEST_RUN: Duration = Duration::from_secs(240);
 
 /// Bugs that random runs are not meant to find, and what shows them instead.
 pub const ELSEWHERE: &[(Bug, &str)] = &[
