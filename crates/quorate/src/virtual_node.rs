@@ -297,6 +297,12 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         })
     }
 
+    /// From now on every invariant of the core's steps is asserted after each of them: a violation panics. Costs a copy
+    /// of the core's state a step.
+    pub fn check_steps(&mut self) {
+        self.driver.check_steps();
+    }
+
     // ---- bringing something; a turn takes it in ----
 
     /// A message arrived.

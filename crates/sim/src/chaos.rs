@@ -1,5 +1,7 @@
 //! What goes wrong, when, and for how long.
 
+use quorate_core::Event as CoreEvent;
+
 use crate::disk::Crash;
 use crate::edits::Decision;
 use crate::fault::Fault;
@@ -113,7 +115,11 @@ impl<W: Workload> World<W> {
         match fault {
             Fault::Clog => {
                 let until = self.now + self.span(1, 6);
-                let to = self.chaos.rng.below(self.places.len() as u64) as usize;
+                let others = self.places.len() - 1;
+                if others == 0 {
+                    return;
+                }
+                let to = (at + 1 + self.chaos.rng.below(others as u64) as usize) % self.places.len();
                 self.net.clog(at, to, until);
             }
             Fault::SymmetricPartition | Fault::AsymmetricPartition | Fault::BridgePartition | Fault::ChainPartition => {
@@ -129,12 +135,20 @@ impl<W: Workload> World<W> {
                     self.schedule(self.now + after, Event::Packet(flight));
                 }
             }
-            Fault::Kill => self.stop_for_a_while(at, Crash::KeepAll),
+            Fault::Kill => {
+                if !self.stop_for_a_while(at, Crash::KeepAll) {
+                    return;
+                }
+            }
             Fault::LostUnsynced => {
                 let crash = if self.chaos.rng.chance(300) { Crash::DropAll } else { Crash::Some };
                 // A power cut may hit everybody.
                 match self.chaos.rng.chance(200) {
-                    true => (0..self.places.len()).for_each(|at| self.stop_for_a_while(at, crash)),
+                    true => {
+                        for at in 0..self.places.len() {
+                            self.stop_for_a_while(at, crash);
+                        }
+                    }
                     // Best when the log is at work.
                     false if self.places[at].running.is_some() => self.places[at].cut_off = Some(crash),
                     false => {}
@@ -151,6 +165,9 @@ impl<W: Workload> World<W> {
                 self.schedule(self.now + 1_000_000, Event::Start(at));
             }
             Fault::Pause => {
+                if self.places[at].running.is_none() {
+                    return;
+                }
                 let until = self.now + self.span(1, 10);
                 self.pause(at, until);
             }
@@ -165,6 +182,9 @@ impl<W: Workload> World<W> {
                 self.places[at].offset += jump;
                 if let Some(running) = &mut self.places[at].running {
                     running.clock.offset += jump;
+                    // As the pump does before anything else in a turn that sees its two clocks disagree.
+                    running.node.trigger(CoreEvent::ClockJumped);
+                    self.touch(at);
                 }
             }
             Fault::SlowApply => {
@@ -172,7 +192,10 @@ impl<W: Workload> World<W> {
                 let until = self.now + self.span(2, 16);
                 self.schedule(until, Event::Heal(Cure::SlowApply(at)));
             }
-            Fault::MachinePanic => with_book(|book| book.panic_at = Some(self.places[at].id.0)),
+            Fault::MachinePanic => {
+                // Counted when it panics: it may never apply anything more.
+                return with_book(|book| book.panic_at = Some(self.places[at].id.0));
+            }
             Fault::MixedVersions => self.places[at].newer = !self.places[at].newer,
             _ => {
                 // What a disk did wrong is counted where it does it.
@@ -183,15 +206,17 @@ impl<W: Workload> World<W> {
         self.counts.add(fault, 1);
     }
 
-    pub(crate) fn stop_for_a_while(&mut self, at: usize, crash: Crash) {
+    /// Whether there was a process to stop.
+    pub(crate) fn stop_for_a_while(&mut self, at: usize, crash: Crash) -> bool {
         if self.places[at].running.is_none() || self.places[at].fragile {
-            return;
+            return false;
         }
         self.stop(at, crash);
         self.keep_copy(at);
         self.on_process_gone(at);
         let after = self.span(1, 16);
         self.schedule(self.now + after, Event::Start(at));
+        true
     }
 
     fn partition(&mut self, fault: Fault) {

@@ -130,6 +130,11 @@ impl FaultCounts {
         self.0.iter().sum()
     }
 
+    /// Faults of all kinds together, without clocks that are off from the beginning to the end.
+    pub fn happened(&self) -> u64 {
+        self.total() - self.of(Fault::ClockSkew) - self.of(Fault::ClockDrift)
+    }
+
     /// Kinds that never happened.
     pub fn missing(&self) -> Vec<Fault> {
         Fault::ALL.iter().copied().filter(|fault| self.of(*fault) == 0).collect()

@@ -55,6 +55,8 @@ pub struct Options {
     pub lease_reads: bool,
     /// Whether applies run on the thread that delivers the commit.
     pub inline_applies: bool,
+    /// Whether every invariant of the core's steps is asserted after each step of every node.
+    pub check_steps: bool,
     /// Length of a segment of the log.
     pub segment_bytes: u64,
     /// The nodes' tunables.
@@ -92,6 +94,7 @@ impl Options {
             beyond_budget: rng.chance(50),
             lease_reads: rng.chance(300),
             inline_applies: rng.chance(500),
+            check_steps: checks_steps(seed),
             segment_bytes: *rng.pick(&[16 << 10, 16 << 10, 32 << 10, 128 << 10]),
             config: Config::default(),
             edits: Edits::default(),
@@ -132,6 +135,13 @@ impl Options {
     }
 }
 
+/// One seed in so many asserts the invariants of steps, which copies the core's state at each.
+const STEPS_CHECKED_EVERY: u64 = 2;
+
+fn checks_steps(seed: u64) -> bool {
+    seed.is_multiple_of(STEPS_CHECKED_EVERY)
+}
+
 fn toggle(on: bool) -> Toggle {
     if on { Toggle::On } else { Toggle::Off }
 }
@@ -148,13 +158,14 @@ impl fmt::Display for Options {
         )?;
         writeln!(
             f,
-            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}",
+            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}, steps checked {}",
             self.membership,
             self.triggers,
             self.lease_reads,
             self.inline_applies,
             self.segment_bytes,
-            self.beyond_budget
+            self.beyond_budget,
+            self.check_steps
         )?;
         let config = &self.config;
         writeln!(

@@ -204,6 +204,7 @@ pub(crate) struct Start<'a> {
     pub(crate) config: Config,
     pub(crate) seed: u64,
     pub(crate) segment_bytes: u64,
+    pub(crate) check_steps: bool,
     pub(crate) clock: SkewedClock,
     pub(crate) disk: &'a SimDisk,
     pub(crate) incarnation: Incarnation,
@@ -226,7 +227,7 @@ pub(crate) fn start<S: RaftStateMachine>(id: NodeId, start: Start<'_>, machine: 
     let storage = storage_of(handle);
     let spy = Arc::new(Mutex::new(SpyState::default()));
     let outbox = Arc::new(Outbox::default());
-    let node = VirtualNode::start(
+    let mut node = VirtualNode::start(
         VirtualParts {
             id,
             incarnation: start.incarnation,
@@ -242,6 +243,9 @@ pub(crate) fn start<S: RaftStateMachine>(id: NodeId, start: Start<'_>, machine: 
         start.clock.at(start.now),
     )
     .map_err(|error| error.to_string())?;
+    if start.check_steps {
+        node.check_steps();
+    }
     let core = node.core();
     let seen = Seen {
         vote: core.vote(),

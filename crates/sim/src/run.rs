@@ -8,7 +8,7 @@ use quorate::RaftStateMachine;
 use quorate_core::NodeId;
 
 use crate::edits::{Decision, Decisions};
-use crate::fault::FaultCounts;
+use crate::fault::{Fault, FaultCounts};
 use crate::history::{History, Nanos};
 use crate::ledger::LedgerClients;
 use crate::machine::{Watched, with_book};
@@ -257,6 +257,8 @@ impl<W: Workload> World<W> {
     }
 
     fn report(&self) -> Report {
+        let mut faults = self.counts.clone();
+        faults.add(Fault::MachinePanic, with_book(|book| book.panics));
         Report {
             options: self.options.clone(),
             hash: self.digest.value(),
@@ -270,7 +272,7 @@ impl<W: Workload> World<W> {
             commands: with_book(|book| book.commands),
             leaders: self.invariants.leaders() as u64,
             changes: self.changes,
-            faults: self.counts.clone(),
+            faults,
             decisions: self.decided(),
             search_steps: 0,
             undecided: false,

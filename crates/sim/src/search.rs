@@ -76,7 +76,7 @@ impl Summary {
             self.disabled[place].1 += u64::from(!report.options.faults.has(*fault));
         }
         self.commands.push(report.commands);
-        self.faults_of_seeds.push(report.faults.total());
+        self.faults_of_seeds.push(report.faults.happened());
         self.hashed += u64::from(hashed);
         self.search_steps += report.search_steps;
         self.undecided += u64::from(report.undecided);

@@ -423,6 +423,7 @@ impl<W: Workload> World<W> {
             config: place.config.clone(),
             seed,
             segment_bytes: self.options.segment_bytes,
+            check_steps: self.options.check_steps,
             clock,
             disk: &place.disk,
             incarnation: place.incarnation,
@@ -637,7 +638,8 @@ impl<W: Workload> World<W> {
         }
         running.wal_at = None;
         if let Some(crash) = self.places[at].cut_off.take() {
-            return self.stop_for_a_while(at, crash);
+            self.stop_for_a_while(at, crash);
+            return;
         }
         let Some(running) = self.running(at, run) else { return };
         let wake = running.wal.turn(running.clock.at(now));

@@ -242,6 +242,9 @@ pub(crate) struct Driver {
     builder: BatchBuilder,
     /// Completions being worked off; reused.
     completions: Vec<(WriteId, Result<(), StorageError>)>,
+    /// Whether the invariants of steps are asserted.
+    #[cfg(feature = "sim")]
+    checked: bool,
 }
 
 impl Driver {
@@ -275,9 +278,30 @@ impl Driver {
             sent: None,
             builder: BatchBuilder::new(),
             completions: Vec::new(),
+            #[cfg(feature = "sim")]
+            checked: false,
         };
         driver.tell_addresses();
         driver
+    }
+
+    /// From now on every invariant of a step is asserted after it.
+    #[cfg(feature = "sim")]
+    pub(crate) fn check_steps(&mut self) {
+        self.checked = true;
+    }
+
+    #[cfg(feature = "sim")]
+    fn step_core(&mut self, now: Now, event: Event, actions: &mut Actions) {
+        match self.checked {
+            true => self.core.step_checked(now.at, event, actions),
+            false => self.core.step(now.at, event, actions),
+        }
+    }
+
+    #[cfg(not(feature = "sim"))]
+    fn step_core(&mut self, now: Now, event: Event, actions: &mut Actions) {
+        self.core.step(now.at, event, actions);
     }
 
     /// The core, to look at.
@@ -454,7 +478,7 @@ impl Driver {
 
     fn step_once(&mut self, now: Now, event: Event, effects: &mut Effects) {
         let mut actions = std::mem::take(&mut self.actions);
-        self.core.step(now.at, event, &mut actions);
+        self.step_core(now, event, &mut actions);
         for action in actions.0.drain(..) {
             self.perform(now, action, effects);
         }
