@@ -78,7 +78,7 @@ impl Options {
             spares: if rng.chance(500) { rng.between(1, 2).min(7 - voters.min(6)) } else { 0 },
             mode: if rng.chance(700) { LeaderIdMode::Advanced } else { LeaderIdMode::Standard },
             clients: rng.between(2, 6) as u32,
-            operations: rng.between(250, 450),
+            operations: rng.between(300, 500),
             length: election_timeout * 120,
             election_timeout,
             latency: election_timeout / *rng.pick(&[20, 50, 200]),
@@ -94,7 +94,7 @@ impl Options {
             beyond_budget: rng.chance(50),
             lease_reads: rng.chance(300),
             inline_applies: rng.chance(500),
-            check_steps: checks_steps(seed),
+            check_steps: true,
             segment_bytes: *rng.pick(&[16 << 10, 16 << 10, 32 << 10, 128 << 10]),
             config: Config::default(),
             edits: Edits::default(),
@@ -133,13 +133,6 @@ impl Options {
             ..Config::default()
         }
     }
-}
-
-/// One seed in so many asserts the invariants of steps, which copies the core's state at each.
-const STEPS_CHECKED_EVERY: u64 = 2;
-
-fn checks_steps(seed: u64) -> bool {
-    seed.is_multiple_of(STEPS_CHECKED_EVERY)
 }
 
 fn toggle(on: bool) -> Toggle {
