@@ -481,10 +481,11 @@ impl<W: Workload> World<W> {
         place.cut_off = None;
         place.run += 1;
         place.down = Down::Stopped;
-        place.deferred.clear();
+        let deferred = std::mem::take(&mut place.deferred);
         place.paused_until = None;
         place.disk.stop(crash);
         let damage = place.disk.take_damage();
+        self.fail_deferred(deferred);
         self.counts.add(Fault::LostUnsynced, damage.lost_sectors.min(1));
         self.counts.add(Fault::TornSector, damage.torn_sectors.min(1));
         self.counts.add(Fault::ZeroTail, damage.zero_tails.min(1));
@@ -553,6 +554,15 @@ impl<W: Workload> World<W> {
                 self.touch(flight.to);
             }
             Err(error) => self.fail(format!("node {to} cannot decode a message of {from}: {error}")),
+        }
+    }
+
+    /// A paused process stops: the senders of the snapshots on their way to it hear that they did not arrive.
+    fn fail_deferred(&mut self, deferred: Vec<Event>) {
+        for event in deferred {
+            if let Event::Snapshot { to, from, incarnation, shipment, .. } = event {
+                self.schedule(self.now, Event::Snapshot { to, from, incarnation, shipment, arrives: false });
+            }
         }
     }
 
