@@ -274,7 +274,7 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     /// [`Config::election_timeout_max`](crate::Config::election_timeout_max).
     ///
     /// # Errors
-    /// See [`ChangeError`]. With [`Refusal::NotTransferred`] this node leads on, or it names who leads.
+    /// See [`ChangeError`]. With [`Refusal::NotTransferred`](quorate_core::Refusal::NotTransferred) this node leads on, or it names who leads.
     pub async fn transfer_leader(&self, to: impl Into<Option<NodeId>>) -> Result<LeaderId, ChangeError> {
         let (reply, result) = oneshot::channel();
         self.raft.group.node.bring(Input::Transfer { to: to.into(), reply });

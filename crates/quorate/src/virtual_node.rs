@@ -1,7 +1,7 @@
 //! One group's node without threads, tasks, sockets or clocks: the third shell, beside the pump and the tests.
 //!
 //! Driver, apply queue, proposal queue and storage adapter are the production ones; what stands around them
-//! ([`crate::group`]'s pump) is replaced by calls that a simulator makes when its own clock says so. Like the pump, it
+//! (the pump of `group`) is replaced by calls that a simulator makes when its own clock says so. Like the pump, it
 //! decides nothing. Not part of the stable API: the feature `sim` exists for `quorate-sim`.
 
 use std::collections::BTreeMap;
@@ -458,8 +458,10 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     fn fetch(&self, fetch: Fetch) {
         let (shell, log, group) = (Arc::clone(&self.shell), Arc::clone(&self.log), self.group);
         let work = move || {
-            let found = log.read(group, fetch.span, FETCH_BYTES).unwrap_or_default();
-            shell.leave(Input::Fetched { fetch, found });
+            shell.leave(match log.read(group, fetch.span, FETCH_BYTES) {
+                Ok(found) => Input::Fetched { fetch, found },
+                Err(error) => Input::Close(ClosedReason::Storage(error)),
+            });
         };
         self.shell.chore(ChoreKind::Fetch, Box::new(work));
     }

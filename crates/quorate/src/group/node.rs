@@ -543,11 +543,11 @@ impl Node {
         let node = Arc::clone(self);
         drop(self.runtime.spawn_blocking(move || {
             let max_bytes = 1 << 20;
-            let found = node.storage.read(node.group, fetch.span, max_bytes).unwrap_or_else(|error| {
-                tracing::error!(node = node.me.0, group = node.group.0, %error, "cannot read the log for a peer");
-                None
+            // A node that cannot read its log must not lead on: the peer would wait for ever.
+            node.leave(match node.storage.read(node.group, fetch.span, max_bytes) {
+                Ok(found) => Input::Fetched { fetch, found },
+                Err(error) => Input::Close(ClosedReason::Storage(error)),
             });
-            node.leave(Input::Fetched { fetch, found });
         }));
     }
 
