@@ -1,0 +1,160 @@
+//! Processes: how they start, stop, stand still and go on.
+
+use quorate_core::{Membership, Node as Member};
+
+use super::{CLUSTER, Down, Event, World};
+use crate::disk::Crash;
+use crate::fault::Fault;
+use crate::history::Nanos;
+use crate::invariants::Invariants;
+use crate::machine::with_book;
+use crate::process::{Shadow, SkewedClock, Start, start};
+use crate::workload::Workload;
+
+impl<W: Workload> World<W> {
+    pub(crate) fn boot_cluster(&mut self) {
+        for at in 0..self.places.len() {
+            self.start(at);
+        }
+        self.settle();
+        let voters = self.places.iter().take(self.options.voters as usize);
+        let mut membership = Membership::majority(
+            voters.map(|place| (place.id, place.incarnation, Member::at(format!("node-{}", place.id)))),
+        );
+        if self.options.lease_reads {
+            membership.settings.lease = quorate_core::LeasePolicy::LeaseReads;
+        }
+        if let Some(running) = &mut self.places[0].running {
+            running.node.initialize(0, membership);
+        }
+        self.touch(0);
+        self.settle();
+    }
+
+    pub(crate) fn start(&mut self, at: usize) {
+        if self.places[at].running.is_some() {
+            return;
+        }
+        let seed = self.clock_rng.bits();
+        let machine = self.clients.workload.machine();
+        let place = &mut self.places[at];
+        place.run += 1;
+        place.deferred.clear();
+        place.paused_until = None;
+        with_book(|book| book.node = place.id.0);
+        let clock = SkewedClock::new(self.now, place.drift, place.offset);
+        let given = Start {
+            now: self.now,
+            cluster: CLUSTER,
+            mode: self.options.mode,
+            config: place.config.clone(),
+            seed,
+            segment_bytes: self.options.segment_bytes,
+            check_steps: self.options.check_steps,
+            clock,
+            disk: &place.disk,
+            incarnation: place.incarnation,
+        };
+        let (id, run) = (place.id, place.run);
+        self.digest.word(8 + at as u64 * 64);
+        match start(id, given, machine) {
+            Ok(running) => {
+                let possible = place.possible.take().unwrap_or_else(|| vec![Shadow::default()]);
+                let checked = Invariants::on_boot(running.node.core(), &possible);
+                let found = Shadow { vote: running.node.core().vote(), log: running.node.core().log().clone() };
+                self.shadows.insert((id, place.incarnation), found);
+                place.running = Some(running);
+                place.halts = 0;
+                self.say(|| format!("node {id} starts, run {run}"));
+                if let Err(violation) = checked {
+                    self.fail(violation);
+                }
+                self.touch(at);
+            }
+            Err(error) => {
+                self.say(|| format!("node {id} cannot start: {error}"));
+                self.halted(at, error);
+            }
+        }
+    }
+
+    /// A node says that it cannot go on, and why.
+    pub(crate) fn halted(&mut self, at: usize, why: String) {
+        let place = &mut self.places[at];
+        place.running = None;
+        place.run += 1;
+        place.down = Down::Halted(why);
+        self.on_halt(at);
+    }
+
+    /// Stops a process; `crash` is what becomes of its unsynced writes.
+    pub(crate) fn stop(&mut self, at: usize, crash: Crash) {
+        let chance = self.disk_rng.bits();
+        let place = &mut self.places[at];
+        if let Some(running) = &mut place.running {
+            if running.wal.has_work() && !chance.is_multiple_of(4) {
+                // In the middle of a turn of the log.
+                place.disk.die_in(chance / 4 % 10);
+                running.wal.turn(running.clock.at(self.now));
+            }
+            let durable = self.shadows.entry((place.id, place.incarnation)).or_default();
+            running.take_done(durable);
+            let possible = running.possible(durable);
+            let own = |id, incarnation| ((id, incarnation) == (place.id, place.incarnation)).then_some(());
+            place.alone = running.node.core().membership().elect_reached(own).is_some();
+            place.possible = Some(possible);
+        }
+        place.running = None;
+        place.cut_off = None;
+        place.run += 1;
+        place.down = Down::Stopped;
+        let deferred = std::mem::take(&mut place.deferred);
+        place.paused_until = None;
+        place.disk.stop(crash);
+        let damage = place.disk.take_damage();
+        self.fail_deferred(deferred);
+        self.counts.add(Fault::LostUnsynced, damage.lost_sectors.min(1));
+        self.counts.add(Fault::TornSector, damage.torn_sectors.min(1));
+        self.counts.add(Fault::ZeroTail, damage.zero_tails.min(1));
+        self.counts.add(Fault::ReadError, damage.read_errors);
+        self.counts.add(Fault::WriteError, damage.write_errors);
+        self.counts.add(Fault::SyncError, damage.sync_errors);
+        self.counts.add(Fault::DiskFull, damage.full_errors.min(1));
+        self.counts.add(Fault::LostWrite, damage.lost_writes);
+        self.counts.add(Fault::MisdirectedWrite, damage.misdirected_writes);
+        let id = self.places[at].id;
+        self.say(|| format!("node {id} stops, {crash:?}"));
+    }
+
+    pub(crate) fn pause(&mut self, at: usize, until: Nanos) {
+        if self.places[at].running.is_some() && self.places[at].paused_until.is_none() {
+            self.places[at].paused_until = Some(until);
+            self.schedule(until, Event::Resume(at));
+        }
+    }
+
+    pub(super) fn resume(&mut self, at: usize) {
+        if self.places[at].paused_until.is_some_and(|until| until <= self.now) {
+            let now = self.now;
+            let place = &mut self.places[at];
+            place.paused_until = None;
+            let deferred = std::mem::take(&mut place.deferred);
+            // Its timers are late, and what comes of them is seen to at once.
+            let mut wal = false;
+            if let Some(running) = &mut place.running {
+                running.timer = None;
+                wal = running.wal_at.take().is_some();
+                self.touch(at);
+            }
+            if wal {
+                self.schedule_wal(at, now);
+            }
+            for event in deferred {
+                match event {
+                    Event::Timer { .. } | Event::Wal { .. } => {}
+                    event => self.schedule(now, event),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Turns of logs and nodes: every event ends with a step of each node that something was brought to, and what follows
+//! from it.
+
+use quorate::virtual_node::ChoreKind;
+use quorate_wal::Wake;
+
+use super::{Event, World};
+use crate::disk::Crash;
+use crate::fault::Fault;
+use crate::history::Nanos;
+use crate::machine::with_book;
+use crate::workload::Workload;
+
+impl<W: Workload> World<W> {
+    // ---- disks ----
+
+    pub(super) fn on_wal(&mut self, at: usize, run: u64) {
+        self.digest.word(5 + at as u64 * 64);
+        let now = self.now;
+        let Some(running) = self.running(at, run) else { return };
+        if running.wal_at != Some(now) {
+            return;
+        }
+        running.wal_at = None;
+        if let Some(crash) = self.places[at].cut_off.take() {
+            self.stop_for_a_while(at, crash);
+            return;
+        }
+        let Some(running) = self.running(at, run) else { return };
+        let wake = running.wal.turn(running.clock.at(now));
+        self.collect_done(at);
+        match wake {
+            Wake::Again => self.schedule_wal(at, now + 1000),
+            Wake::At(instant) => {
+                let when = self.places[at].running.as_ref().map(|running| running.clock.when(instant));
+                if let Some(when) = when {
+                    self.schedule_wal(at, when);
+                }
+            }
+            Wake::Idle => {}
+        }
+    }
+
+    fn collect_done(&mut self, at: usize) {
+        let place = &mut self.places[at];
+        let Some(running) = &mut place.running else { return };
+        let durable = self.shadows.entry((place.id, place.incarnation)).or_default();
+        let done = running.take_done(durable);
+        let run = place.run;
+        let shuffled = self.options.faults.has(Fault::OutOfOrderCompletion) && !self.net.quiet;
+        let mut times: Vec<Nanos> = done.iter().map(|_| self.now + 1000).collect();
+        if shuffled && done.len() > 1 {
+            for time in &mut times {
+                *time += self.disk_rng.below(self.options.disk_latency.as_nanos() as u64 * 4 + 1);
+            }
+            self.counts.add(Fault::OutOfOrderCompletion, u64::from(!times.is_sorted()));
+        }
+        for ((write, result), time) in done.into_iter().zip(times) {
+            self.schedule(time, Event::Durable { at, run, write, result });
+        }
+    }
+
+    pub(crate) fn schedule_wal(&mut self, at: usize, when: Nanos) {
+        let place = &mut self.places[at];
+        let run = place.run;
+        let Some(running) = &mut place.running else { return };
+        if running.wal_at.is_none_or(|earlier| when < earlier) {
+            running.wal_at = Some(when);
+            self.schedule(when, Event::Wal { at, run });
+        }
+    }
+
+    // ---- nodes ----
+
+    /// Steps every node that something was brought to, and takes what follows from it.
+    pub(crate) fn settle(&mut self) {
+        while let Some(at) = self.touched.pop() {
+            if self.violation.is_some() {
+                return self.touched.clear();
+            }
+            self.turn(at);
+        }
+    }
+
+    fn turn(&mut self, at: usize) {
+        let now = self.now;
+        let place = &mut self.places[at];
+        if place.paused_until.is_some() {
+            return;
+        }
+        let (id, run) = (place.id, place.run);
+        let Some(running) = &mut place.running else { return };
+        with_book(|book| book.node = id.0);
+        running.node.turn(running.clock.at(now), running.clock.wall(now));
+        running.take_appended(&mut self.appended);
+        for (prev, batches) in self.appended.drain(..) {
+            if let Err(violation) = self.invariants.on_append(prev, &batches) {
+                self.violation.get_or_insert(violation);
+            }
+        }
+        let before = running.seen;
+        match self.invariants.after_step(running.node.core(), run, before, &self.shadows) {
+            Ok(seen) => {
+                running.seen = seen;
+                if self.trace && seen.leading.is_some() && seen.leading != before.leading {
+                    println!("{:>14.6} node {id} leads as {:?}", now as f64 / 1e9, seen.leading);
+                }
+            }
+            Err(violation) => {
+                self.violation.get_or_insert(violation);
+            }
+        }
+        if let Some(violation) = with_book(|book| book.violation.take()) {
+            self.violation.get_or_insert(violation);
+        }
+        running.node.take_answers(&mut self.answers);
+        running.node.take_chores(&mut self.chores);
+        running.outbox.take(&mut self.packets, &mut self.shipments);
+        let deadline = running.node.deadline().map(|instant| running.clock.when(instant));
+        let closed = running.node.closed().map(ToString::to_string);
+        let work = running.wal.has_work();
+        if let Some(due) = deadline
+            && running.timer.is_none_or(|timer| due < timer)
+        {
+            running.timer = Some(due.max(now + 1));
+            let due = due.max(now + 1);
+            self.schedule(due, Event::Timer { at, run });
+        }
+        self.take_effects(at, run, work);
+        if let Some(reason) = closed {
+            self.say(|| format!("node {id} closes: {reason}"));
+            self.stop(at, Crash::KeepAll);
+            self.halted(at, reason);
+        }
+    }
+
+    fn take_effects(&mut self, at: usize, run: u64, work: bool) {
+        let mut packets = std::mem::take(&mut self.packets);
+        for (to, bytes, entries) in packets.drain(..) {
+            self.send(at, to, bytes, entries);
+        }
+        self.packets = packets;
+        let incarnation = self.places[at].incarnation;
+        for shipment in std::mem::take(&mut self.shipments) {
+            let Some(to) = self.places.iter().position(|place| place.id == shipment.to) else { continue };
+            let time = self.net.send_snapshot(at, to, shipment.bytes.len());
+            let later = self.now + time.unwrap_or(self.options.latency.as_nanos() as u64 * 4);
+            let shipment = Box::new(shipment);
+            let arrives = time.is_some();
+            self.schedule(later, Event::Snapshot { to, from: at, incarnation, shipment, arrives });
+        }
+        for chore in std::mem::take(&mut self.chores) {
+            let time = match chore.kind {
+                ChoreKind::Apply => self.disk_rng.between(1_000, 50_000) * self.places[at].slow_apply,
+                ChoreKind::Fetch | ChoreKind::Ship => self.disk_rng.between(10_000, 200_000),
+            };
+            self.schedule(self.now + time, Event::Chore { at, run, chore });
+        }
+        if work {
+            let latency = self.options.disk_latency.as_nanos() as u64;
+            let time = (latency / 2 + self.disk_rng.below(latency + 1)) * self.places[at].slow_disk;
+            self.schedule_wal(at, self.now + time);
+        }
+        let mut answers = std::mem::take(&mut self.answers);
+        for (call, answer) in answers.drain(..) {
+            self.on_answer(at, call, answer);
+        }
+        self.answers = answers;
+        self.take_seen();
+    }
+}
