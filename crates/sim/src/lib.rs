@@ -13,6 +13,7 @@ mod builder;
 mod chaos;
 pub mod check;
 mod clients;
+mod counters;
 mod digest;
 mod disk;
 mod edits;
@@ -38,6 +39,7 @@ mod workload;
 mod world;
 
 pub use builder::{AllTold, Simulation, Told, read};
+pub use counters::{Counters, Total, Totals};
 pub use digest::Digest;
 pub use edits::{Decision, Decisions, Edits};
 pub use fault::{Fault, FaultCounts, FaultSet};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use quorate::RaftStateMachine;
 use quorate_core::NodeId;
 
+use crate::counters::Counters;
 use crate::edits::{Decision, Decisions};
 use crate::fault::{Fault, FaultCounts};
 use crate::history::{History, Nanos};
@@ -51,6 +52,8 @@ pub struct Report {
     pub undecided: bool,
     /// How many decisions of each kind were made, or left out.
     pub decisions: Decisions,
+    /// What else was counted; a name that is new appears in every total by itself.
+    pub counters: Counters,
 }
 
 impl fmt::Display for Report {
@@ -71,6 +74,9 @@ impl fmt::Display for Report {
             self.changes,
             self.faults.total()
         )?;
+        for (name, count) in self.counters.iter() {
+            writeln!(f, "{name}: {count}")?;
+        }
         write!(f, "trace hash {:032x}", self.hash)?;
         match &self.violation {
             Some(violation) => write!(f, "\nVIOLATION {violation}"),
@@ -287,6 +293,7 @@ impl<W: Workload> World<W> {
             decisions: self.decided(),
             search_steps: 0,
             undecided: false,
+            counters: Counters::default(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::counters::{Counters, Total, Totals};
 use crate::fault::{Fault, FaultCounts, FaultSet};
 use crate::run::{Report, run_seed};
 
@@ -39,21 +40,15 @@ pub struct Summary {
     pub events: u64,
     /// Checks of single claims.
     pub checks: u64,
-    /// Membership changes that were completed.
-    pub changes: u64,
     /// How often each fault happened.
     pub faults: FaultCounts,
     /// In how many seeds each fault was left out.
     pub disabled: Vec<(Fault, u64)>,
-    /// Commands committed, of each seed.
-    commands: Vec<u64>,
-    /// Faults, of each seed.
-    faults_of_seeds: Vec<u64>,
+    /// What was counted in the seeds.
+    pub totals: Totals,
     /// Seeds that were run twice.
     pub hashed: u64,
-    /// Steps that searches for linearizations took.
-    pub search_steps: u64,
-    /// Such searches that were given up.
+    /// Searches for linearizations that were given up.
     pub undecided: u64,
     /// Runs that failed, the first of them.
     pub failures: Vec<Report>,
@@ -67,7 +62,6 @@ impl Summary {
         self.busy += report.busy;
         self.events += report.events;
         self.checks += report.checks;
-        self.changes += report.changes;
         self.faults.merge(&report.faults);
         for (place, fault) in Fault::ALL.iter().enumerate() {
             if self.disabled.len() <= place {
@@ -75,10 +69,8 @@ impl Summary {
             }
             self.disabled[place].1 += u64::from(!report.options.faults.has(*fault));
         }
-        self.commands.push(report.commands);
-        self.faults_of_seeds.push(report.faults.happened());
+        self.totals.add(&counted(&report));
         self.hashed += u64::from(hashed);
-        self.search_steps += report.search_steps;
         self.undecided += u64::from(report.undecided);
         if report.violation.is_some() {
             self.failed += 1;
@@ -93,62 +85,82 @@ impl Summary {
         self.busy.as_secs_f64() / 3600.0
     }
 
-    /// Commands committed in a seed: as many as this or more in half of them.
-    pub fn median_commands(&self) -> u64 {
-        median(&self.commands)
+    /// Kinds of faults that some seed enabled and none suffered, and kinds that no seed enabled.
+    pub fn missing_faults(&self) -> FaultSet {
+        self.faults.missing().into_iter().collect()
     }
 
-    /// Faults in a seed.
-    pub fn median_faults(&self) -> u64 {
-        median(&self.faults_of_seeds)
+    /// What there is one of, with its name.
+    fn figures(&self) -> Vec<(&'static str, String)> {
+        let seconds = self.took.as_secs_f64().max(1e-9);
+        vec![
+            ("seeds", self.seeds.to_string()),
+            ("simulated cluster-hours under load", format!("{:.2}", self.hours())),
+            ("seconds", format!("{seconds:.1}")),
+            ("events", self.events.to_string()),
+            ("events/s", format!("{:.0}", self.events as f64 / seconds)),
+            ("checks", self.checks.to_string()),
+            ("seeds run twice, to compare trace hashes", self.hashed.to_string()),
+            ("searches for a linearization given up", self.undecided.to_string()),
+            ("failures", self.failed.to_string()),
+        ]
+    }
+
+    /// All that was found, for programs: a line a figure, fault, counter and failure, its fields parted by tabs.
+    pub fn lines(&self) -> String {
+        let mut lines: Vec<String> =
+            self.figures().iter().map(|(name, value)| format!("figure\t{name}\t{value}")).collect();
+        lines.extend(self.disabled.iter().map(|(fault, without)| {
+            let times = self.faults.of(*fault);
+            format!("fault\t{}\t{times}\t{without}", fault.name())
+        }));
+        lines.extend(self.totals.iter().map(|(name, total)| {
+            let Total { sum, runs, median, most } = total;
+            format!("counter\t{name}\t{sum}\t{runs}\t{median}\t{most}")
+        }));
+        lines.extend(self.failures.iter().map(|report| {
+            let violation = report.violation.as_deref().unwrap_or_default().replace(['\n', '\t'], " ");
+            format!("failure\t{}\t{violation}", report.options.seed)
+        }));
+        lines.join("\n") + "\n"
     }
 }
 
-fn median(of: &[u64]) -> u64 {
-    let mut sorted = of.to_vec();
-    sorted.sort_unstable();
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0)
+/// All that a run counted.
+fn counted(report: &Report) -> Counters {
+    let mut all = report.counters.clone();
+    all.add("operations", report.asked);
+    all.add("operations answered", report.acknowledged);
+    all.add("commands committed", report.commands);
+    all.add("faults", report.faults.happened());
+    all.add("leaderships", report.leaders);
+    all.add("membership changes", report.changes);
+    all.add("linearization steps", report.search_steps);
+    all
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.took.as_secs_f64().max(1e-9);
-        writeln!(
-            f,
-            "{} seeds, {:.2} simulated cluster-hours under load, in {:.1?}: {:.0} events/s",
-            self.seeds,
-            self.hours(),
-            self.took,
-            self.events as f64 / seconds
-        )?;
-        writeln!(
-            f,
-            "a seed (median): {} commands committed, {} faults; {} checks, {} membership changes in all",
-            self.median_commands(),
-            self.median_faults(),
-            self.checks,
-            self.changes
-        )?;
-        writeln!(
-            f,
-            "trace hashes compared: {} seeds run twice, all equal unless a failure says otherwise",
-            self.hashed
-        )?;
-        writeln!(
-            f,
-            "linearizability: {} steps of the search, {} searches given up",
-            self.search_steps, self.undecided
-        )?;
+        for (name, value) in self.figures() {
+            writeln!(f, "{name}: {value}")?;
+        }
         writeln!(f, "{:<16} {:>10} {:>14}", "fault", "times", "seeds without")?;
         for (fault, without) in &self.disabled {
             writeln!(f, "{:<16} {:>10} {:>14}", fault.name(), self.faults.of(*fault), without)?;
         }
+        writeln!(f, "{}", self.totals)?;
         for report in &self.failures {
             let seed = report.options.seed;
             let violation = report.violation.as_deref().unwrap_or_default();
             writeln!(f, "FAILED seed {seed}: {violation}\n  again: quorate sim --seed {seed} --trace")?;
         }
-        write!(f, "{} failures", self.failed)
+        write!(
+            f,
+            "{} seeds, {:.2} simulated cluster-hours under load, {} failures",
+            self.seeds,
+            self.hours(),
+            self.failed
+        )
     }
 }
 
@@ -193,11 +205,4 @@ fn one(seed: u64, twice: bool) -> Report {
         }
     }
     report
-}
-
-impl Summary {
-    /// Kinds of faults that some seed enabled and none suffered, and kinds that no seed enabled.
-    pub fn missing_faults(&self) -> FaultSet {
-        self.faults.missing().into_iter().collect()
-    }
 }

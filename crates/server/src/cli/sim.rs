@@ -38,6 +38,9 @@ pub(super) struct SimArgs {
     /// Fails if some kind of fault never happened.
     #[arg(long)]
     every_fault: bool,
+    /// Writes what a search found here, for programs.
+    #[arg(long, conflicts_with_all = ["seed", "schedule", "matrix"])]
+    report: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -136,6 +139,9 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
     };
     let summary = search(what);
     println!("{summary}");
+    if let Some(path) = &args.report {
+        std::fs::write(path, summary.lines()).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    }
     if let Some(report) = summary.failures.first() {
         println!("to make the first short: quorate sim shrink --seed {}", report.options.seed);
     }
