@@ -1,11 +1,13 @@
 //! Project chores: `cargo xtask help`.
 
+mod coverage;
 mod deps;
 mod docs;
 mod metadata;
 mod mutants;
 mod sizes;
 mod source;
+mod verification;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,9 @@ usage: cargo xtask COMMAND
                `cargo xtask mutants --sim [--seeds N] [--jobs J] [NAME ..]` counts the random seeds until one notices;
                `cargo xtask mutants --ci` does so for a sample
   sizes        lines of code of each crate; number of dependencies of the core and of the library
+  verification makes docs/verification.md from the outputs of long runs, which
+               `cargo xtask verification run [NAME [ARGS ..]]` makes and keeps in target/verification
+  coverage     lines of core, wire and wal that their tests and 300 simulated seeds run (`--seeds N`)
   help         this text";
 
 fn main() -> ExitCode {
@@ -27,6 +32,12 @@ fn main() -> ExitCode {
     let command = args.next();
     if command.as_deref() == Some("mutants") {
         return finish(mutants::run(args.collect()));
+    }
+    if command.as_deref() == Some("coverage") {
+        return finish(coverage::run(&args.collect::<Vec<_>>()));
+    }
+    if command.as_deref() == Some("verification") {
+        return finish(verification::command(&args.collect::<Vec<_>>()));
     }
     if let Some(extra) = args.next() {
         eprintln!("xtask: unexpected argument {extra:?}\n\n{HELP}");

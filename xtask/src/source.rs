@@ -104,15 +104,20 @@ fn is_character_literal(rest: &str) -> bool {
     }
 }
 
-/// Lines that are neither blank nor only a comment: (code, tests). A file's tests are what follows its
-/// `#[cfg(test)]` in front of a module with a body.
-pub(crate) fn count_lines(source: &str) -> (usize, usize) {
+/// How many lines stand before a file's tests: what follows its `#[cfg(test)]` in front of a module with a body.
+pub(crate) fn tests_begin(source: &str) -> usize {
     let lines: Vec<&str> = source.lines().map(str::trim).collect();
     let opens_tests = |at: &usize| {
         lines[*at] == "#[cfg(test)]"
             && lines.get(at + 1).is_some_and(|next| next.starts_with("mod ") && next.ends_with('{'))
     };
-    let tests_at = (0..lines.len()).find(opens_tests).unwrap_or(lines.len());
+    (0..lines.len()).find(opens_tests).unwrap_or(lines.len())
+}
+
+/// Lines that are neither blank nor only a comment: (code, tests).
+pub(crate) fn count_lines(source: &str) -> (usize, usize) {
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    let tests_at = tests_begin(source);
     let counts = |line: &&&str| !line.is_empty() && !line.starts_with("//");
     (lines[..tests_at].iter().filter(counts).count(), lines[tests_at..].iter().filter(counts).count())
 }

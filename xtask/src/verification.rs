@@ -1,0 +1,310 @@
+//! `verification`: long runs, each into a file of its own, and `docs/verification.md` made from those files.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The page with `{{name}}` where a part's result goes.
+const TEMPLATE: &str = include_str!("verification.md");
+
+const PAGE: &str = "docs/verification.md";
+const BUGS: &str = "docs/bugs-found.md";
+/// Where outputs are kept.
+const OUTPUTS: &str = "target/verification";
+/// Where the simulator writes its figures, faults and counters.
+const REPORT: &str = "target/verification/sim.report";
+
+/// One run that the page tells of.
+struct Part {
+    name: &'static str,
+    env: &'static [(&'static str, &'static str)],
+    /// Arguments of cargo; more may be given on the command line.
+    args: &'static str,
+    /// Its result: the lines that contain one of these words. Each must be there.
+    shows: &'static [&'static str],
+}
+
+const fn part(name: &'static str, args: &'static str, shows: &'static [&'static str]) -> Part {
+    Part { name, env: &[], args, shows }
+}
+
+const PARTS: &[Part] = &[
+    part(
+        "sim",
+        "run --quiet --profile ci --package quorate-server -- sim --every-fault --report target/verification/sim.report",
+        &["simulated cluster-hours under load, "],
+    ),
+    part("matrix", "run --quiet --profile ci --package quorate-server -- sim --matrix", &[" scenarios, "]),
+    part("explore", "run --quiet --profile ci --package quorate-explore --", &["distinct states in all"]),
+    Part {
+        name: "storm",
+        env: &[("QUORATE_STORM_SEEDS", "20000")],
+        args: "test --quiet --profile ci --package quorate-core --test storm -- --nocapture",
+        shows: &["entries committed, ", "test result: "],
+    },
+    Part {
+        name: "lies",
+        env: &[("QUORATE_LIES_EVENTS", "20000000")],
+        args: "test --quiet --profile ci --package quorate-core --test lies -- --nocapture",
+        shows: &["of them lies", "test result: "],
+    },
+    part(
+        "crashes",
+        "run --quiet --profile ci --package quorate-wal --example crashes --",
+        &["crash states: ", "makes ", "faults injected: "],
+    ),
+    part("flips", "run --quiet --profile ci --package quorate-sim --example flips --", &["flips: "]),
+    part("scripts", "run --quiet --package xtask -- mutants", &["scripts, "]),
+    part("mutants", "run --quiet --package xtask -- mutants --sim", &["caught by random runs"]),
+    part(
+        "disk-mutants",
+        "run --quiet --profile ci --target-dir target/mutants --package quorate-wal --features mutants \
+         --example crashes -- mutants",
+        &["Disk"],
+    ),
+    part("coverage", "run --quiet --package xtask -- coverage", &["all lines: "]),
+];
+
+/// `run NAME [ARGS ..]` runs one part and keeps its output; `run` alone runs them all; nothing composes the page.
+pub(crate) fn command(args: &[String]) -> Result<(), String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    match args {
+        [] => compose(&root),
+        [run] if run == "run" => PARTS.iter().try_for_each(|part| perform(&root, part, &[])),
+        [run, name, more @ ..] if run == "run" => perform(&root, part_named(name)?, more),
+        [other, ..] => Err(format!("unexpected argument {other:?}; see `cargo xtask help`")),
+    }
+}
+
+fn part_named(name: &str) -> Result<&'static Part, String> {
+    let names = || PARTS.iter().map(|part| part.name).collect::<Vec<_>>().join(", ");
+    PARTS.iter().find(|part| part.name == name).ok_or_else(|| format!("no part {name:?}; there are {}", names()))
+}
+
+impl Part {
+    fn file(&self, root: &Path) -> PathBuf {
+        root.join(OUTPUTS).join(format!("{}.txt", self.name))
+    }
+
+    /// The command as a person types it.
+    fn typed(&self, more: &[String]) -> String {
+        let env = self.env.iter().map(|(name, value)| format!("{name}={value} "));
+        let typed = self.args.replace("run --quiet --package xtask --", "xtask").replace("--quiet ", "");
+        let words = format!("{}cargo {typed} {}", env.collect::<String>(), more.join(" "));
+        words.trim_end().trim_end_matches(" --").to_owned()
+    }
+}
+
+/// Runs a part, shows what it prints, and keeps it behind a head that says what was run, on what, how long and how it ended.
+fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
+    let typed = part.typed(more);
+    println!("=== {}: {typed}", part.name);
+    let began = Instant::now();
+    let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(part.args.split_whitespace())
+        .args(more)
+        .envs(part.env.iter().copied())
+        .current_dir(root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    let mut output = String::new();
+    for line in BufReader::new(child.stdout.take().ok_or("no output to read")?).lines() {
+        let line = line.map_err(|error| format!("{}: cannot read its output: {error}", part.name))?;
+        println!("{line}");
+        output.push_str(&line);
+        output.push('\n');
+    }
+    let status = child.wait().map_err(|error| format!("{}: {error}", part.name))?;
+    let head = format!(
+        "command: {typed}\ncommit: {}\nseconds: {}\nended: {}\n\n",
+        commit(root)?,
+        began.elapsed().as_secs(),
+        if status.success() { "well" } else { "FAILED" }
+    );
+    let file = part.file(root);
+    fs::create_dir_all(root.join(OUTPUTS)).map_err(|error| format!("cannot make {OUTPUTS}: {error}"))?;
+    fs::write(&file, head + &output).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{} failed; what it printed is in {}", part.name, file.display())),
+    }
+}
+
+/// Which state of the code this is.
+fn commit(root: &Path) -> Result<String, String> {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).current_dir(root).output();
+        let output = output.map_err(|error| format!("cannot run git: {error}"))?;
+        Ok::<_, String>(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let (commit, changed) = (git(&["rev-parse", "--short=12", "HEAD"])?, git(&["status", "--porcelain"])?);
+    Ok(if changed.is_empty() { commit } else { commit + " and changes on top" })
+}
+
+/// A part's output file, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Output {
+    head: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Output {
+    fn parse(text: &str) -> Option<Self> {
+        let (head, body) = text.split_once("\n\n")?;
+        let fields = head.lines().map(|line| line.split_once(": "));
+        let head = fields.map(|field| field.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        Some(Self { head: head.collect::<Option<_>>()?, body: body.to_owned() })
+    }
+
+    fn field(&self, name: &str) -> &str {
+        self.head.get(name).map_or("?", String::as_str)
+    }
+
+    /// The lines that a part calls its result.
+    fn result(&self, part: &Part) -> Result<Vec<&str>, String> {
+        let missing = part.shows.iter().find(|word| !self.body.contains(**word));
+        if let Some(word) = missing {
+            return Err(format!("{}: its output has no line with {word:?}", part.name));
+        }
+        Ok(self.body.lines().filter(|line| part.shows.iter().any(|word| line.contains(word))).collect())
+    }
+}
+
+/// Writes the page; fails if a part was not run, failed or has no result, which the page then says as well.
+fn compose(root: &Path) -> Result<(), String> {
+    let read =
+        |path: &Path| fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let mut values = BTreeMap::new();
+    let mut problems = Vec::new();
+    let mut table = "| run | code | minutes | ended |\n|---|---|---|---|\n".to_owned();
+    for part in PARTS {
+        let output = fs::read_to_string(part.file(root)).ok().and_then(|text| Output::parse(&text));
+        let Some(output) = output else {
+            problems.push(format!("{} was not run: cargo xtask verification run {}", part.name, part.name));
+            values.insert(part.name, format!("*Not run for this page:* `{}`", part.typed(&[])));
+            continue;
+        };
+        let (code, ended) = (output.field("commit"), output.field("ended"));
+        let minutes = output.field("seconds").parse::<f64>().unwrap_or(f64::NAN) / 60.0;
+        let _ = writeln!(table, "| `{}` | `{code}` | {minutes:.1} | {ended} |", output.field("command"));
+        if ended != "well" {
+            problems.push(format!("{} failed", part.name));
+        }
+        let result = output.result(part).unwrap_or_else(|problem| {
+            problems.push(problem);
+            Vec::new()
+        });
+        values.insert(part.name, format!("    {}", result.join("\n    ")));
+    }
+    let figures = fs::read_to_string(root.join(REPORT)).map_err(|error| format!("{REPORT}: {error}"));
+    match figures.and_then(|text| tables(&text)) {
+        Ok((figures, faults, counters)) => {
+            values.extend([("figures", figures), ("faults", faults), ("counters", counters)]);
+        }
+        Err(problem) => {
+            for name in ["figures", "faults", "counters"] {
+                values.insert(name, "*Not run for this page.*".to_owned());
+            }
+            problems.push(problem);
+        }
+    }
+    values.insert("bugs", bugs(&read(&root.join(BUGS))?).to_string());
+    values.insert("runs", table.trim_end().to_owned());
+    let page = fill(TEMPLATE, &values)?;
+    fs::write(root.join(PAGE), page).map_err(|error| format!("cannot write {PAGE}: {error}"))?;
+    println!("{PAGE} is written");
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(format!("the page is not whole:\n  {}", problems.join("\n  "))),
+    }
+}
+
+/// Markdown tables of the simulator's figures, faults and counters.
+fn tables(report: &str) -> Result<(String, String, String), String> {
+    let mut figures = "| | |\n|---|---:|\n".to_owned();
+    let mut faults = "| fault | times | seeds without it |\n|---|---:|---:|\n".to_owned();
+    let mut counters =
+        "| counted | in all | seeds with | median of a seed | most of a seed |\n|---|---:|---:|---:|---:|\n".to_owned();
+    for line in report.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let table = match (fields[0], fields.len()) {
+            ("figure", 3) => &mut figures,
+            ("fault", 4) => &mut faults,
+            ("counter", 6) => &mut counters,
+            ("failure", 3) => {
+                let _ = writeln!(figures, "| seed {} FAILED | {} |", fields[1], fields[2].replace('|', "\\|"));
+                continue;
+            }
+            _ => return Err(format!("{REPORT}: a line of no known kind: {line}")),
+        };
+        let _ = writeln!(table, "| {} |", fields[1..].join(" | "));
+    }
+    Ok((figures.trim_end().to_owned(), faults.trim_end().to_owned(), counters.trim_end().to_owned()))
+}
+
+/// Rows of the page of bugs.
+fn bugs(page: &str) -> usize {
+    page.lines().filter(|line| line.starts_with("| ")).count().saturating_sub(1)
+}
+
+/// The template with every `{{name}}` replaced; fails if one is unknown, or a value has no place.
+fn fill(template: &str, values: &BTreeMap<&str, String>) -> Result<String, String> {
+    let (mut page, mut rest, mut used) = (String::new(), template, Vec::new());
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (name, behind) = after.split_once("}}").ok_or("the template has a {{ without its }}")?;
+        page.push_str(before);
+        page.push_str(values.get(name).ok_or_else(|| format!("the template names {name:?}, which nothing makes"))?);
+        used.push(name);
+        rest = behind;
+    }
+    page.push_str(rest);
+    match values.keys().find(|name| !used.contains(name)) {
+        Some(name) => Err(format!("the template has no place for {name:?}")),
+        None => Ok(page),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_has_a_place_for_every_part_and_nothing_else() {
+        let mut values: BTreeMap<&str, String> = PARTS.iter().map(|part| (part.name, part.typed(&[]))).collect();
+        values.extend(["figures", "faults", "counters", "bugs", "runs"].map(|name| (name, String::new())));
+        let page = fill(TEMPLATE, &values).unwrap();
+        assert!(!page.contains("{{") && page.contains("cargo xtask mutants --sim"), "{page}");
+        assert!(fill("a {{strange}} place", &values).unwrap_err().contains("strange"));
+        values.insert("another", String::new());
+        assert!(fill(TEMPLATE, &values).unwrap_err().contains("another"));
+    }
+
+    #[test]
+    fn an_output_says_what_was_run_and_how_it_ended() {
+        let text = "command: cargo x\ncommit: abc\nseconds: 90\nended: well\n\nfirst\n3 scenarios, 0 failures\n";
+        let output = Output::parse(text).unwrap();
+        assert_eq!((output.field("command"), output.field("ended")), ("cargo x", "well"));
+        assert_eq!(output.result(part_named("matrix").unwrap()).unwrap(), ["3 scenarios, 0 failures"]);
+        assert!(output.result(part_named("explore").unwrap()).unwrap_err().contains("distinct states"));
+        assert_eq!(Output::parse("no head"), None);
+    }
+
+    #[test]
+    fn a_report_of_the_simulator_becomes_tables() {
+        let report = "figure\tseeds\t12\nfault\tdrop\t90\t1\ncounter\treads\t8\t5\t1\t3\nfailure\t7\tstale | read\n";
+        let (figures, faults, counters) = tables(report).unwrap();
+        assert!(figures.contains("| seeds | 12 |\n| seed 7 FAILED | stale \\| read |"), "{figures}");
+        assert!(faults.ends_with("| drop | 90 | 1 |") && counters.ends_with("| reads | 8 | 5 | 1 | 3 |"));
+        assert!(tables("figure\tseeds\n").is_err());
+    }
+
+    #[test]
+    fn bugs_are_rows_below_a_heading() {
+        assert_eq!(bugs("# Bugs\n\n| what | by |\n|---|---|\n| a | b |\n| c | d |\n"), 2);
+    }
+}
