@@ -293,7 +293,7 @@ impl<W: Workload> World<W> {
             decisions: self.decided(),
             search_steps: 0,
             undecided: false,
-            counters: Counters::default(),
+            counters: self.counters.clone(),
         }
     }
 }

@@ -15,6 +15,7 @@ use quorate_core::{ClusterId, Event as CoreEvent, Incarnation, LogId, NodeId, Wr
 use quorate_wire::Batches;
 
 use crate::clients::Clients;
+use crate::counters::Counters;
 use crate::digest::Digest;
 use crate::disk::{Crash, SimDisk};
 use crate::fault::{Fault, FaultCounts};
@@ -152,6 +153,8 @@ pub(crate) struct World<W: Workload> {
     /// Time during which some operation was under way.
     pub(crate) busy: Nanos,
     pub(crate) violation: Option<Violation>,
+    /// What is counted by name, in any file of the world: `self.counters.add("lease reads", 1)`.
+    pub(crate) counters: Counters,
     /// Membership changes that were completed.
     pub(crate) changes: u64,
     /// Membership changes under way, and where they were asked for.
@@ -190,6 +193,7 @@ impl<W: Workload> World<W> {
             clock_rng: Rng::new(options.seed, 3),
             busy: 0,
             violation: None,
+            counters: Counters::default(),
             changes: 0,
             pending: std::collections::BTreeMap::new(),
             packets: Vec::new(),
