@@ -34,6 +34,14 @@ macro_rules! bugs {
 }
 
 bugs! {
+    /// A snapshot whose bytes are damaged counts, with an empty state for what could not be read.
+    DamagedSnapshotIsEmptyState,
+    /// A snapshot is sent to a peer as it lies on disk, damaged or not.
+    SendsUnverifiedSnapshot,
+    /// A damaged snapshot is not built again.
+    DamagedSnapshotStays,
+    /// A log that no snapshot leads up to is given up without a note of how far it reached.
+    DiskGivesUpWithoutPromise,
     /// A node that lost acknowledged entries to damage campaigns.
     CampaignsWithLostEntries,
     /// A node that lost acknowledged entries to damage votes as if it had never acknowledged them.

@@ -174,6 +174,7 @@ impl Core {
             Event::SnapshotBuilt(meta) => self.on_snapshot_built(&meta, out),
             Event::SnapshotBuildFailed => self.on_snapshot_build_failed(out),
             Event::SnapshotDeferred => self.on_snapshot_deferred(out),
+            Event::SnapshotDamaged => self.on_snapshot_damaged(out),
             Event::SnapshotReceived { from, header, meta, .. } => self.on_snapshot_received(from, header, meta, out),
             Event::SnapshotInstalled(meta) => self.on_snapshot_installed(meta, out),
             Event::SnapshotInstallFailed => self.on_snapshot_install_failed(),
@@ -537,6 +538,7 @@ fn refuse_when_halted(event: Event, out: &mut Actions) {
         | Event::SnapshotBuilt(_)
         | Event::SnapshotBuildFailed
         | Event::SnapshotDeferred
+        | Event::SnapshotDamaged
         | Event::SnapshotReceived { .. }
         | Event::SnapshotInstalled(_)
         | Event::SnapshotInstallFailed

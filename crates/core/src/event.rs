@@ -95,6 +95,8 @@ pub enum Event {
     SnapshotBuildFailed,
     /// The state machine would rather not build one now.
     SnapshotDeferred,
+    /// The newest durable snapshot, read for a peer, is damaged: it is to be built again, though nothing was applied since.
+    SnapshotDamaged,
     /// A snapshot from a leader arrived whole; it is not yet installed.
     SnapshotReceived {
         /// The sender.

@@ -138,6 +138,15 @@ impl Core {
         }
     }
 
+    /// What is on disk cannot be sent, and would not be restored at the next start: another is built over it, of the same
+    /// entries if nothing was applied since. One that is on its way takes its place as well.
+    pub(crate) fn on_snapshot_damaged(&mut self, out: &mut Actions) {
+        let busy = self.snapshot.building || self.snapshot.installing.is_some();
+        if self.applied.index > 0 && !busy && !bug(Bug::DamagedSnapshotStays) {
+            self.build_snapshot(out);
+        }
+    }
+
     /// Answers those whose snapshot there is now.
     fn answer_snapshot_requests(&mut self, out: &mut Actions) {
         let last = self.snapshot.last;

@@ -384,7 +384,7 @@ impl World {
         self.lies += 1;
         let number = self.rng.next() % 12;
         let (to, stream) = (NodeId(number % 4), StreamId(number));
-        let event = match self.rng.below(13) {
+        let event = match self.rng.below(14) {
             0 => Event::Persisted(WriteId(self.rng.bend(0))),
             1 => Event::Timeout,
             2 => Event::SendLost { to, stream },
@@ -394,6 +394,7 @@ impl World {
             6 => Event::Elect { phase: if number.is_multiple_of(2) { Phase::Pre } else { Phase::Real } },
             7 => Event::AbortTransfer,
             8 => Event::SnapshotDeferred,
+            13 => Event::SnapshotDamaged,
             9 => Event::SnapshotSent { to, stream, outcome: SendOutcome::Delivered },
             10 => Event::Applied(self.rng.bend_log_id(self.applied[at])),
             11 => {

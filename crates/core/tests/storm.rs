@@ -391,8 +391,14 @@ impl World {
             return;
         }
         let keep = first.max(1) + self.rng.below(last - first.max(1) + 1);
+        let loses_all = first > 0 && self.rng.chance(30);
         let disk = &mut self.peers.get_mut(&id).unwrap().disk;
         disk.promised_end = disk.promised_end.max(disk.log.last());
+        if loses_all {
+            // Its snapshot is damaged, and nothing leads up to the log (docs/design/003).
+            (disk.snapshot, disk.log) = (None, LogIds::default());
+            return;
+        }
         disk.log.truncate_after(keep);
     }
 
@@ -464,6 +470,7 @@ impl World {
                 self.step(id, Event::LinkRefused { peer });
             }
             984..986 => self.transfer(id),
+            986..987 if self.rng.chance(30) => self.step(id, Event::SnapshotDamaged),
             986..987 => self.step(id, Event::Snapshot { request: None }),
             987..988 => self.request(id, |request| Event::Snapshot { request: Some(request) }),
             988..992 => {

@@ -91,6 +91,14 @@ impl RaftLogStorage for Durable {
         self.handle.purge(group, upto);
     }
 
+    fn give_up(&self, group: GroupId) -> Result<LogId, StorageError> {
+        if self.handle.on_damage() == OnDamage::Refuse {
+            let text = format!("no snapshot leads up to the log of {group}; nothing was changed");
+            return Err(StorageError::new(StorageErrorKind::Corrupt, text));
+        }
+        Ok(self.handle.give_up_log(group)?)
+    }
+
     fn is_full(&self) -> bool {
         self.handle.is_full()
     }
@@ -128,6 +136,10 @@ impl IdentityStore for Durable {
             Err(error) => Err(format!("cannot write down that node {peer} was seen: {error}")),
         }
     }
+
+    fn has_met_peers(&self) -> bool {
+        self.handle.has_met_peers()
+    }
 }
 
 impl SnapshotStore for Durable {
@@ -137,8 +149,20 @@ impl SnapshotStore for Durable {
     }
 
     fn latest(&self, group: GroupId) -> Result<Option<Box<dyn StoredSnapshot>>, StorageError> {
-        let latest = self.handle.snapshots().latest(group)?;
-        Ok(latest.map(|file| Box::new(Stored { file }) as Box<dyn StoredSnapshot>))
+        self.stored(group, 0)
+    }
+
+    fn stored(&self, group: GroupId, skip: usize) -> Result<Option<Box<dyn StoredSnapshot>>, StorageError> {
+        let stored = self.handle.snapshots().stored(group, skip)?;
+        Ok(stored.map(|file| Box::new(Stored { file }) as Box<dyn StoredSnapshot>))
+    }
+
+    fn set_aside(&self, group: GroupId, count: usize) -> Result<bool, StorageError> {
+        let wanted = self.handle.on_damage() == OnDamage::Mend;
+        if wanted {
+            self.handle.snapshots().set_aside(group, count)?;
+        }
+        Ok(wanted)
     }
 
     fn receive(&self, group: GroupId, data: SnapshotData) -> Result<Box<dyn ReceivedContent>, StorageError> {
@@ -215,13 +239,29 @@ struct Stored {
     file: quorate_wal::SnapshotFile,
 }
 
+/// Reads a snapshot's content; damage is an error of this library's.
+struct Content(quorate_wal::SnapshotReader);
+
+impl Read for Content {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<WalError>()) {
+            Some(found) => io::Error::other(StorageError::from(found.clone())),
+            None => error,
+        })
+    }
+}
+
 impl StoredSnapshot for Stored {
     fn meta(&self) -> &SnapshotMeta {
         self.file.meta()
     }
 
     fn content(&self) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.file.content()))
+        Ok(Box::new(Content(self.file.content())))
+    }
+
+    fn verify(&self) -> Result<(), StorageError> {
+        Ok(self.file.verify()?)
     }
 
     fn source(&self) -> io::Result<SnapshotSource> {
@@ -283,9 +323,8 @@ fn prune(store: &quorate_wal::SnapshotStore, group: GroupId) {
 impl From<WalError> for StorageError {
     fn from(error: WalError) -> Self {
         let kind = match &error {
-            WalError::Corrupt(_) | WalError::OtherVersion { .. } | WalError::NoIdentity { .. } => {
-                StorageErrorKind::Corrupt
-            }
+            WalError::Corrupt(_) | WalError::NoIdentity { .. } => StorageErrorKind::Corrupt,
+            WalError::OtherVersion { .. } => StorageErrorKind::OtherVersion,
             WalError::Locked { .. }
             | WalError::OtherNode { .. }
             | WalError::NoDirectory { .. }

@@ -526,6 +526,8 @@ pub enum StorageErrorKind {
     Io,
     /// What was read is not what was written.
     Corrupt,
+    /// What was read was written by another version of the format.
+    OtherVersion,
     /// There is no space.
     Full,
     /// An earlier failure: nothing can become durable through this handle any more.

@@ -36,6 +36,12 @@ pub trait IdentityStore: Send + Sync + 'static {
     /// # Errors
     /// The reason why the peer must not be talked to, and what to do about it.
     fn record_peer(&self, peer: NodeId, incarnation: Incarnation, boot: u64) -> Result<(), String>;
+
+    /// Whether any peer was ever recorded. A node of which damage took the membership as well takes itself for alone if
+    /// not, and stops rather than wait for ever; so a store that does not know says yes.
+    fn has_met_peers(&self) -> bool {
+        true
+    }
 }
 
 /// The identity of a node without a disk: a new one at each start.

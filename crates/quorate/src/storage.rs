@@ -4,7 +4,7 @@ use quorate_core::{GroupId, LogId, Recovered, Span, Tail, Vote, WriteId};
 use quorate_wire::Batches;
 use std::time::Duration;
 
-use crate::StorageError;
+use crate::{StorageError, StorageErrorKind};
 
 /// One durable write with its bytes; see [`quorate_core::WriteOp`].
 #[derive(Clone, Debug)]
@@ -61,6 +61,17 @@ pub trait RaftLogStorage: Send + Sync + 'static {
 
     /// Forgets entries up to and including `upto`, at leisure. Never blocks.
     fn purge(&self, group: GroupId, upto: LogId);
+
+    /// Gives up the log of a group that was recovered, because no snapshot is left that leads up to it. First how far it
+    /// reached becomes durable, as [`Recovered::promised_end`]; then the log is emptied, in a write that every later one
+    /// follows. Returns the promised end. May block.
+    ///
+    /// # Errors
+    /// If the storage cannot keep that promise, as it does unless implemented: then the node does not start.
+    fn give_up(&self, group: GroupId) -> Result<LogId, StorageError> {
+        let text = format!("this storage cannot give up the log of {group} and remember how far it reached");
+        Err(StorageError::new(StorageErrorKind::Corrupt, text))
+    }
 
     /// Whether there is no space for more entries; proposals are refused until there is.
     fn is_full(&self) -> bool {

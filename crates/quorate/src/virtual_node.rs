@@ -24,11 +24,11 @@ use crate::group::{
     Applies, ApplyParts, ApplyQueue, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Work,
     entry_bytes, outgoing,
 };
-use crate::host::{Found, find};
+use crate::host::{Disks, Found, find};
 use crate::session::{SessionOutcome, SessionRefusal, SessionTable};
 use crate::{
     ChangeError, ClosedReason, Completions, Config, InitializeError, RaftLogStorage, RaftNetwork, RaftStateMachine,
-    ReceivedSnapshot, SnapshotStore, StartError, Storage, StorageError,
+    ReceivedSnapshot, SnapshotStore, StartError, Storage, StorageError, StorageErrorKind,
 };
 
 /// Names a call of a client at one node; the caller's choice.
@@ -65,6 +65,8 @@ pub struct VirtualParts<S> {
     pub snapshots: Arc<dyn SnapshotStore>,
     /// Where messages go. Only [`RaftNetwork::send`], `send_snapshot` and `set_address` are called.
     pub network: Arc<dyn RaftNetwork>,
+    /// Whether its disk ever noted a peer.
+    pub has_met_peers: bool,
     /// The state machine, blank; a snapshot on disk replaces it.
     pub machine: S,
 }
@@ -239,12 +241,14 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     /// # Errors
     /// If the disk is damaged or cannot be read.
     pub fn start(parts: VirtualParts<S>, now: Instant) -> Result<Self, StartError> {
-        let VirtualParts { id, incarnation, group, cluster, config, seed, log, snapshots, network, machine } = parts;
+        let VirtualParts { id, incarnation, group, cluster, config, seed, .. } = parts;
+        let VirtualParts { log, snapshots, network, has_met_peers, machine, .. } = parts;
         let shell = Arc::new(VirtualShell::default());
         let completed = Arc::new(Completed::default());
         let reports = Reports { completed: Arc::clone(&completed), shell: Arc::clone(&shell) };
+        let disks = Disks { log: &*log, snapshots: &*snapshots, has_met_peers };
         let Found { recovered, state, sessions, applied_time, last_time } =
-            find(&*log, &*snapshots, (id, group), Arc::new(reports), machine)?;
+            find(disks, (id, group), Arc::new(reports), machine)?;
         let snapshot = recovered.snapshot.clone().unwrap_or_default();
         let applies = ApplyQueue::new(ApplyParts {
             state,
@@ -470,11 +474,17 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let (shell, snapshots, group) = (Arc::clone(&self.shell), Arc::clone(&self.snapshots), self.group);
         let network = Arc::clone(&self.network);
         let work = move || {
-            let (to, stream) = (ship.to, ship.header.stream);
+            let (to, stream, damaged) = (ship.to, ship.header.stream, Arc::clone(&shell));
             let report = move |outcome| shell.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }));
             match outgoing(&*snapshots, group, &ship) {
                 Ok(Some(snapshot)) => network.send_snapshot(to, snapshot, Box::new(report)),
-                Ok(None) | Err(_) => report(SendOutcome::Failed),
+                Ok(None) => report(SendOutcome::Failed),
+                Err(error) => {
+                    if error.kind() == StorageErrorKind::Corrupt {
+                        damaged.leave(Input::Event(Event::SnapshotDamaged));
+                    }
+                    report(SendOutcome::Failed);
+                }
             }
         };
         self.shell.chore(ChoreKind::Ship, Box::new(work));

@@ -160,6 +160,14 @@ impl RaftLogStorage for Spy {
         self.inner.purge(group, upto);
     }
 
+    fn give_up(&self, group: GroupId) -> Result<LogId, StorageError> {
+        let promised = self.inner.give_up(group)?;
+        let mut state = self.state.lock();
+        state.end = LogIds::default();
+        state.inflight.push_back((WriteId(0), ShadowOp::Reset(LogId::ZERO, Tail::Discard)));
+        Ok(promised)
+    }
+
     fn is_full(&self) -> bool {
         self.inner.is_full()
     }
@@ -238,6 +246,7 @@ pub(crate) fn start<S: RaftStateMachine>(id: NodeId, start: Start<'_>, machine: 
             log: Arc::new(Spy { inner: storage.log, state: Arc::clone(&spy) }),
             snapshots: storage.snapshots,
             network: Arc::clone(&outbox) as _,
+            has_met_peers: storage.identity.has_met_peers(),
             machine: Watched::new(machine),
         },
         start.clock.at(start.now),

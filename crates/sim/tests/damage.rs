@@ -3,6 +3,10 @@
 
 mod trio;
 
+use std::time::Duration;
+
+use quorate_wal::Disk;
+use quorate_wal::fake::Crash;
 use trio::{Seen, Trio, flip, written};
 
 /// The program `flips` (crates/sim/examples) flips every byte.
@@ -22,7 +26,87 @@ fn a_flipped_byte_on_one_node_is_repaired_from_the_others() {
         }
     }
     println!("harmless {}, seen at the start {}, when read {}, refused {}", seen[0], seen[1], seen[2], seen[3]);
-    assert!(seen[0] > 5 && seen[1] > 5, "{seen:?}");
+    assert!(seen[0] > 5 && seen[1] > 5 && seen[3] == 0, "{seen:?}");
+}
+
+/// Every part of a snapshot file: header, content, manifest and end.
+#[test]
+fn a_damaged_snapshot_is_put_aside_and_comes_from_the_others() {
+    let trio = Trio::stopped(3);
+    let (path, bytes) = trio.snapshot_of(1);
+    let mut aside = 0;
+    for offset in (0..bytes).step_by(13) {
+        let what = format!("{} at {offset}", path.display());
+        let seen = flip(&trio, 1, &path, offset).repairs(1, &what);
+        aside += u64::from(seen == Seen::AtStart);
+    }
+    assert_eq!(aside, bytes.div_ceil(13), "every byte of a snapshot counts");
+    let gone = trio.copy();
+    gone.disks[1].remove(&path).unwrap();
+    gone.repairs(1, "its snapshot is gone");
+}
+
+/// The log lost its end, and what it follows on is gone as well.
+#[test]
+fn a_damaged_snapshot_and_a_damaged_log_are_repaired_together() {
+    let trio = Trio::stopped(3);
+    let (snapshot, bytes) = trio.snapshot_of(1);
+    for (path, _) in trio.files(1).into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "seg")) {
+        for offset in written(&trio, 1, &path).into_iter().step_by(977) {
+            let damaged = flip(&trio, 1, &snapshot, offset % bytes);
+            let what = format!("{} at {offset}, and the snapshot", path.display());
+            flip(&damaged, 1, &path, offset).repairs(1, &what);
+        }
+    }
+}
+
+/// A crash at any step of giving up the log leaves a node that gives it up again, and forgets nothing it promised.
+#[test]
+fn a_crash_while_a_damaged_snapshot_is_dealt_with_loses_no_promise() {
+    let trio = Trio::stopped(3);
+    let (path, bytes) = trio.snapshot_of(1);
+    let mut damaged = flip(&trio, 1, &path, bytes / 2);
+    damaged.disks[1].start_journal();
+    damaged.start(1).unwrap();
+    damaged.settle(Duration::from_millis(20));
+    let mut states = 0;
+    let mut replay = damaged.disks[1].replay();
+    loop {
+        for crash in [Crash::DropAll, Crash::KeepAll, Crash::Subset(replay.steps() as u64)] {
+            if (states + replay.steps()).is_multiple_of(4) {
+                let mut crashed = trio.copy();
+                crashed.disks[1] = replay.crashed(crash);
+                crashed.repairs(1, &format!("{crash:?} at step {}", replay.steps()));
+            }
+            states += 1;
+        }
+        if !replay.advance() {
+            break;
+        }
+    }
+    assert!(states > 60, "{states}");
+}
+
+/// A leader whose snapshot rots while it runs builds it again when a peer needs it, and sends no damaged byte.
+#[test]
+fn a_leader_builds_a_damaged_snapshot_again() {
+    let trio = Trio::stopped(3);
+    let (path, bytes) = trio.snapshot_of(1);
+    for offset in [3, 60, 64, bytes / 2, bytes - 20, u64::MAX] {
+        let what = format!("{} of the leader at {offset}", path.display());
+        let mut trio = flip(&trio, 2, &trio.snapshot_of(2).0, bytes / 2);
+        (0..2).for_each(|at| trio.start(at).unwrap());
+        trio.transfer(1, &what);
+        match offset {
+            u64::MAX => trio.disks[1].remove(&path).unwrap(),
+            _ => trio.disks[1].flip(&path, offset, 0x08),
+        }
+        trio.start(2).unwrap();
+        trio.write(1);
+        trio.converge(&what);
+        assert_eq!(trio.leader(), Some(1), "{what}: the leader goes on");
+        assert_eq!(trio.damaged_arrivals, 0, "{what}: no damaged byte was sent");
+    }
 }
 
 /// A cluster of one has nobody to repair it: it stops, and names what is lost.
@@ -48,4 +132,33 @@ fn a_node_alone_names_the_lost_entries() {
         }
     }
     assert!(named > 3, "{named}");
+}
+
+/// With its snapshot a node alone lost what nobody else has: it says so each time, and changes nothing until the file is
+/// whole again.
+#[test]
+fn a_node_alone_keeps_its_damaged_snapshot() {
+    let alone = Trio::stopped(1);
+    let (path, bytes) = alone.snapshot_of(0);
+    for offset in (0..bytes).step_by(37).chain([u64::MAX]) {
+        let what = format!("{} at {offset}", path.display());
+        let mut damaged = alone.copy();
+        match offset {
+            u64::MAX => damaged.disks[0].remove(&path).unwrap(),
+            _ => damaged.disks[0].flip(&path, offset, 0x08),
+        }
+        for _ in 0..2 {
+            let error = damaged.start(0).expect_err(&what);
+            assert!(error.contains("lost its entries after 0-0.0, up to 1-1.") && error.contains("backup"), "{error}");
+            assert!(offset == u64::MAX || error.contains(&path.display().to_string()), "{what}: {error}");
+            damaged.stop(0);
+            assert!(damaged.set_aside(0).is_empty(), "{what}");
+        }
+        if offset < u64::MAX {
+            damaged.disks[0].flip(&path, offset, 0x08);
+            damaged.start(0).unwrap();
+            damaged.write(1);
+            damaged.converge(&what);
+        }
+    }
 }

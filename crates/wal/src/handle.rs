@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_core::{
-    ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, LogIds, Membership, NodeId, Span, Tail, Vote, WriteId,
+    Bug, ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, LogIds, Membership, NodeId, Span, Tail, Vote, WriteId,
+    bug,
 };
 use quorate_wire::{Batch, Batches, EntryKind, decode_membership};
 
@@ -240,6 +241,39 @@ impl WalHandle {
         Ok(GroupState { vote, log, memberships, promised_lease, promised_end })
     }
 
+    /// Gives up the whole log of an open group, because no snapshot is left that leads up to it: how far it reached is
+    /// kept durably as [`GroupState::promised_end`], then the log is emptied, in a write that every later one follows.
+    /// Returns the promised end. Blocks.
+    ///
+    /// # Errors
+    /// What the disk says; then the log is as before.
+    pub fn give_up_log(&self, group: GroupId) -> Result<LogId, WalError> {
+        let mut writer = lock(&self.shared.writer);
+        self.check_open()?;
+        let end = lock(&self.shared.state).groups.get(&group).map_or(LogId::ZERO, |found| found.view.last());
+        let mut record = writer.votes.record(group);
+        // Rule: the promise is durable before what it stands for is gone.
+        if !bug(Bug::DiskGivesUpWithoutPromise) {
+            record.promised_end = record.promised_end.max(end);
+        }
+        record.sequence += 1;
+        let cluster = writer.identity.cluster;
+        writer.votes.write(cluster, &BTreeMap::from([(group, record)]))?;
+        drop(writer);
+        self.submit(group, WriteId(0), WalWrite::Reset { to: LogId::ZERO, tail: Tail::Discard });
+        Ok(record.promised_end)
+    }
+
+    /// Whether any peer was ever noted: without one there is nobody to be repaired from.
+    pub fn has_met_peers(&self) -> bool {
+        !lock(&self.shared.peers).is_empty()
+    }
+
+    /// What is done about damage.
+    pub fn on_damage(&self) -> OnDamage {
+        self.shared.on_damage
+    }
+
     /// Takes a write of an open group. Never blocks. A group's writes are made, and complete, in this order; entries
     /// can be read as soon as this returns.
     ///
@@ -446,7 +480,8 @@ impl Group {
                 vec![Op::Truncate { after }]
             }
             WalWrite::Reset { to, tail } => {
-                if to.index < self.view.purged().index {
+                // To nothing at all: the log is given up.
+                if to.index < self.view.purged().index && to != LogId::ZERO {
                     return Err(invalid("the log was purged beyond the snapshot that is to replace it"));
                 }
                 reset(&mut self.view, to, tail);

@@ -178,6 +178,11 @@ impl PeersFile {
         Ok(peers)
     }
 
+    /// Whether no peer was ever seen.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
     /// Compares with what was seen before and keeps the highest, durably.
     pub(crate) fn record(
         &mut self,

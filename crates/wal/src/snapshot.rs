@@ -40,6 +40,8 @@ struct Inner {
     dir: PathBuf,
     /// `incoming`: what is being written or received; emptied when the log is opened.
     incoming: PathBuf,
+    /// `damaged`: what nobody reads any more, for whoever wants to look at it.
+    aside: PathBuf,
     cluster: Mutex<ClusterId>,
     next_name: Mutex<u64>,
 }
@@ -75,7 +77,8 @@ impl SnapshotStore {
         }
         disk.sync_dir(&incoming).map_err(WalError::io("sync", &incoming))?;
         disk.sync_dir(data_dir).map_err(WalError::io("sync", data_dir))?;
-        let inner = Inner { disk, dir, incoming, cluster: Mutex::new(cluster), next_name: Mutex::new(0) };
+        let aside = data_dir.join("damaged");
+        let inner = Inner { disk, dir, incoming, aside, cluster: Mutex::new(cluster), next_name: Mutex::new(0) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -113,7 +116,15 @@ impl SnapshotStore {
     /// # Errors
     /// [`WalError::Corrupt`] if its header or manifest is damaged, or what the disk says.
     pub fn latest(&self, group: GroupId) -> Result<Option<SnapshotFile>, WalError> {
-        match self.names(group)?.pop() {
+        self.stored(group, 0)
+    }
+
+    /// The newest snapshot of a group but `skip`.
+    ///
+    /// # Errors
+    /// As for [`latest`](Self::latest).
+    pub fn stored(&self, group: GroupId, skip: usize) -> Result<Option<SnapshotFile>, WalError> {
+        match self.names(group)?.into_iter().rev().nth(skip) {
             Some(name) => self.open_file(group, &self.group_dir(group).join(name)).map(Some),
             None => Ok(None),
         }
@@ -167,6 +178,29 @@ impl SnapshotStore {
             self.inner.disk.remove(&path).map_err(WalError::io("remove", &path))?;
         }
         self.inner.disk.sync_dir(&dir).map_err(WalError::io("sync", &dir))
+    }
+
+    /// Puts the `count` newest snapshots of a group, which are damaged, into the directory `damaged`: they are no
+    /// snapshots any more. Durable when it returns; a crash on the way leaves them damaged where they were, or there.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn set_aside(&self, group: GroupId, count: usize) -> Result<(), WalError> {
+        let Inner { disk, aside, dir: snapshots, .. } = &*self.inner;
+        let dir = self.group_dir(group);
+        disk.create_dir_all(aside).map_err(WalError::io("create", aside))?;
+        if let Some(data_dir) = snapshots.parent() {
+            disk.sync_dir(data_dir).map_err(WalError::io("sync", data_dir))?;
+        }
+        for name in self.names(group)?.into_iter().rev().take(count) {
+            let (from, to) = (dir.join(&name), aside.join(format!("{}-{name}", group.0)));
+            disk.rename(&from, &to).map_err(WalError::io("rename", &from))?;
+        }
+        // The new name first: a crash must not leave a file without any.
+        for dir in [aside, &dir] {
+            disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
+        }
+        Ok(())
     }
 
     fn group_dir(&self, group: GroupId) -> PathBuf {

@@ -12,7 +12,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
-use quorate_core::{Event, GroupId, Instant, LogId, Membership, NodeId, SendOutcome, ServerState, Vote, WriteId};
+use quorate_core::{
+    Bug, Event, GroupId, Instant, LogId, Membership, NodeId, SendOutcome, ServerState, Vote, WriteId, bug,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -23,7 +25,7 @@ use crate::group::reads::ReadQueue;
 use crate::metrics::{TransfersShown, metrics_of};
 use crate::{
     ClosedReason, Completions, OutgoingSnapshot, RaftLogStorage, RaftMetrics, RaftNetwork, SnapshotProgress,
-    SnapshotStore, StorageError, TransferMetrics,
+    SnapshotStore, StorageError, StorageErrorKind, TransferMetrics,
 };
 
 /// Nobody steps the driver and nothing is left to do.
@@ -571,6 +573,9 @@ impl Node {
                 Ok(None) => report(SendOutcome::Failed),
                 Err(error) => {
                     tracing::error!(node = node.me.0, group = node.group.0, %error, "cannot read the snapshot for a peer");
+                    if error.kind() == StorageErrorKind::Corrupt {
+                        node.leave(Input::Event(Event::SnapshotDamaged));
+                    }
                     report(SendOutcome::Failed);
                 }
             }
@@ -717,16 +722,22 @@ impl Completions for Reports {
     }
 }
 
-/// The snapshot that a peer needs, if it is there.
+/// The snapshot that a peer needs, if it is there. It is read twice: bytes that are not what was written are not sent.
 pub(crate) fn outgoing(
     snapshots: &dyn SnapshotStore,
     group: GroupId,
     ship: &Ship,
 ) -> Result<Option<OutgoingSnapshot>, StorageError> {
-    let Some(stored) = snapshots.latest(group)? else { return Ok(None) };
+    let Some(stored) = snapshots.latest(group)? else {
+        let text = format!("the snapshot of {group} up to {} is gone", ship.at_least);
+        return Err(StorageError::new(StorageErrorKind::Corrupt, text));
+    };
     let meta = stored.meta().clone();
     if meta.last_log_id.index < ship.at_least.index {
         return Ok(None);
+    }
+    if !bug(Bug::SendsUnverifiedSnapshot) {
+        stored.verify()?;
     }
     let source = stored.source()?;
     let progress = SnapshotProgress::default();

@@ -2,18 +2,20 @@
 
 use std::sync::{Arc, OnceLock};
 
-use quorate_core::{GroupId, LogId, LogIds, NodeId, Recovered, SnapshotMeta, Span, Tail, WriteId};
+use quorate_core::{GroupId, LogIds, NodeId, Recovered, SnapshotMeta, Span, Tail, WriteId};
 use tokio::sync::watch;
 
+use super::load::load;
 use super::{GroupBuilder, HostInner, bootstrap};
 use crate::driver::{Completed, DriverParts};
-use crate::group::{ApplyParts, ApplyQueue, Node, NodeParts, ProposalQueue, Reports, Restored, Shell, restore};
+use crate::group::{ApplyParts, ApplyQueue, Node, NodeParts, ProposalQueue, Reports, Restored, Shell};
 use crate::identity::random_u128;
 use crate::metrics::blank_metrics;
 use crate::raft::{Group, Raft};
 use crate::session::{SessionLimits, SessionTable};
 use crate::{
-    Completions, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError, StorageError, StorageErrorKind,
+    Completions, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError, Storage, StorageError,
+    StorageErrorKind,
 };
 
 /// What a group starts from.
@@ -41,7 +43,11 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
     let reports = Arc::new(Reports { completed: Arc::clone(&completed), node: OnceLock::new() });
     let found = {
         let (inner, reports) = (Arc::clone(&inner), Arc::clone(&reports));
-        let find = move || find(&*inner.storage.log, &*inner.storage.snapshots, (inner.id, id), reports, machine);
+        let find = move || {
+            let Storage { log, snapshots, identity } = &inner.storage;
+            let disks = Disks { log: &**log, snapshots: &**snapshots, has_met_peers: identity.has_met_peers() };
+            find(disks, (inner.id, id), reports, machine)
+        };
         inner_result(host.inner.runtime.spawn_blocking(find).await)?
     };
     let group = assemble(&inner, id, found, completed, &reports)?;
@@ -61,26 +67,30 @@ fn inner_result<T>(joined: Result<Result<T, StartError>, tokio::task::JoinError>
     joined.unwrap_or(Err(StartError::Closed))
 }
 
+/// What a group is read from.
+#[derive(Clone, Copy)]
+pub(crate) struct Disks<'a> {
+    pub(crate) log: &'a dyn RaftLogStorage,
+    pub(crate) snapshots: &'a dyn SnapshotStore,
+    /// Whether any peer was ever noted on this disk.
+    pub(crate) has_met_peers: bool,
+}
+
 /// Reads what the disk holds. May block.
 pub(crate) fn find<S: RaftStateMachine>(
-    log: &dyn RaftLogStorage,
-    snapshots: &dyn SnapshotStore,
+    disks: Disks<'_>,
     (me, group): (NodeId, GroupId),
     reports: Arc<dyn Completions>,
     machine: S,
 ) -> Result<Found<S>, StartError> {
+    let log = disks.log;
     let mut recovered = log.recover(group, reports)?;
     let (mut state, mut applied_time, mut sessions) = (machine, 0, SessionTable::new(SessionLimits::V1));
-    if let Some(stored) = snapshots.latest(group)? {
-        let mut content = stored.content().map_err(StartError::Restore)?;
-        let restored = restore(&mut *content).map_err(StartError::Restore)?;
+    if let Some((restored, meta)) = load(disks, (me, group), &mut recovered)? {
         Restored { state, time: applied_time, sessions } = restored;
-        fit_to_snapshot(log, group, &mut recovered, stored.meta())?;
-        recovered.applied = stored.meta().last_log_id;
-        recovered.snapshot = Some(stored.meta().clone());
-    } else if recovered.log.purged() != LogId::ZERO {
-        let text = format!("the log starts after {}, but there is no snapshot of that", recovered.log.purged());
-        return Err(StorageError::new(StorageErrorKind::Corrupt, text).into());
+        fit_to_snapshot(log, group, &mut recovered, &meta);
+        recovered.applied = meta.last_log_id;
+        recovered.snapshot = Some(meta);
     }
     check_repairable(me, group, &recovered)?;
     let last_time = applied_time.max(last_time(log, group, &recovered.log)?);
@@ -106,25 +116,15 @@ fn check_repairable(me: NodeId, group: GroupId, recovered: &Recovered) -> Result
 
 /// A crash between the durable snapshot and the log's reset leaves a log that does not fit: it keeps its tail only
 /// if it holds the snapshot's last entry (law 11).
-fn fit_to_snapshot(
-    log: &dyn RaftLogStorage,
-    group: GroupId,
-    recovered: &mut Recovered,
-    meta: &SnapshotMeta,
-) -> Result<(), StartError> {
+fn fit_to_snapshot(log: &dyn RaftLogStorage, group: GroupId, recovered: &mut Recovered, meta: &SnapshotMeta) {
     let end = meta.last_log_id;
     if recovered.log.holds(end) {
-        return Ok(());
-    }
-    if recovered.log.purged().index > end.index {
-        let text = format!("the log starts after {}, the newest snapshot ends at {end}", recovered.log.purged());
-        return Err(StorageError::new(StorageErrorKind::Corrupt, text).into());
+        return;
     }
     // Write ids of the core start at 1, and every later write is durable only after this one.
     log.submit(group, WriteId(0), LogWrite::Reset { to: end, tail: Tail::Discard });
     recovered.log = LogIds::after(end);
     recovered.memberships.clear();
-    Ok(())
 }
 
 /// The time of the log's last entry.

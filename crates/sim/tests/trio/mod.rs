@@ -98,6 +98,8 @@ pub struct Trio {
     starts: u64,
     /// Why a node of one does not start again.
     pub refused: Option<String>,
+    /// Snapshots that were sent and are not what a store would take.
+    pub damaged_arrivals: usize,
 }
 
 fn id(at: usize) -> NodeId {
@@ -115,7 +117,16 @@ fn config() -> Config {
 impl Trio {
     pub fn new(disks: Vec<MemDisk>, acknowledged: Vec<u64>) -> Self {
         let nodes = disks.iter().map(|_| None).collect();
-        Self { now: Instant::ORIGIN, disks, nodes, answers: Vec::new(), acknowledged, starts: 0, refused: None }
+        Self {
+            now: Instant::ORIGIN,
+            disks,
+            nodes,
+            answers: Vec::new(),
+            acknowledged,
+            starts: 0,
+            refused: None,
+            damaged_arrivals: 0,
+        }
     }
 
     /// A cluster of `size` that wrote, took snapshots, wrote again and was stopped in good order.
@@ -155,6 +166,9 @@ impl Trio {
         let opened = WalCore::open(Arc::new(self.disks[at].clone()), Path::new(DIR), options);
         let (wal, handle) = opened.map_err(|error| error.to_string())?;
         handle.set_cluster(CLUSTER, LeaderIdMode::Advanced).map_err(|error| error.to_string())?;
+        for peer in (0..self.disks.len()).filter(|peer| *peer != at) {
+            handle.record_peer(id(peer), incarnation(peer), self.starts).map_err(|error| error.to_string())?;
+        }
         let storage = storage_of(handle.clone());
         let outbox = Arc::new(Outbox::default());
         self.starts += 1;
@@ -168,6 +182,7 @@ impl Trio {
             log: storage.log,
             snapshots: storage.snapshots,
             network: Arc::clone(&outbox) as _,
+            has_met_peers: handle.has_met_peers(),
             machine: Words::default(),
         };
         let node = VirtualNode::start(parts, self.now).map_err(|error| error.to_string())?;
@@ -218,6 +233,9 @@ impl Trio {
                 let OutgoingSnapshot { group, header, meta, source, .. } = snapshot;
                 match (&self.nodes[to.0 as usize - 1], source) {
                     (Some(to), SnapshotSource::Memory(bytes)) => {
+                        let mut incoming = to.handle.snapshots().receive(GROUP).unwrap();
+                        incoming.append(&bytes).unwrap();
+                        self.damaged_arrivals += usize::from(incoming.finish().is_err());
                         let data = SnapshotData::Memory(bytes);
                         to.node.snapshot(id(at), incarnation(at), ReceivedSnapshot { group, header, meta, data });
                         done(SendOutcome::Delivered);
@@ -325,6 +343,23 @@ impl Trio {
         }
     }
 
+    /// Snapshots that a node put aside because they are damaged.
+    pub fn set_aside(&self, at: usize) -> Vec<String> {
+        let names = self.disks[at].list(&Path::new(DIR).join("damaged")).unwrap_or_default();
+        names.into_iter().filter(|name| name.ends_with(".snap")).collect()
+    }
+
+    /// The newest snapshot file of a node, and its length.
+    pub fn snapshot_of(&self, at: usize) -> (PathBuf, u64) {
+        let dir = Path::new(DIR).join("snapshots");
+        self.files(at).into_iter().rfind(|(path, _)| path.starts_with(&dir)).expect("it has a snapshot")
+    }
+
+    /// Runs until a node has nothing more to write.
+    pub fn settle(&mut self, time: Duration) {
+        self.pass(time);
+    }
+
     /// Reads the log of a node from its disk.
     fn read_log(&self, at: usize) -> Result<Vec<(LogId, Vec<u8>)>, WalError> {
         let running = self.nodes[at].as_ref().unwrap();
@@ -345,8 +380,10 @@ impl Trio {
     /// What becomes of a cluster of which one node was damaged: it is repaired, votes and leads. Returns how the
     /// damage was seen.
     pub fn repairs(mut self, damaged: usize, what: &str) -> Seen {
-        let mended =
-            |trio: &Trio| trio.nodes[damaged].as_ref().is_some_and(|running| running.handle.mended().is_some());
+        let mended = |trio: &Trio| {
+            let log = trio.nodes[damaged].as_ref().is_some_and(|running| running.handle.mended().is_some());
+            log || !trio.set_aside(damaged).is_empty()
+        };
         for at in 0..self.disks.len() {
             if let Err(error) = self.start(at) {
                 assert!(at == damaged && error.contains(DIR), "{what}: node {at}: {error}");

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use quorate_core::{
-    Config, Event, Incarnation, LeasePolicy, Membership, NodeId, OnLostLog, Phase, ReadPolicy, VoterSet, WriteId,
+    Config, Event, Incarnation, LeasePolicy, LogId, Membership, NodeId, OnLostLog, Phase, ReadPolicy, Tail, VoterSet,
+    WriteId,
 };
 
 use super::change::{self, Asked, record, rule, threshold};
@@ -245,6 +246,9 @@ impl Stage {
     /// its end (docs/design/001).
     fn damage(&mut self, words: &mut Words<'_>) -> Done {
         let id = words.node()?;
+        if words.take("snapshot") {
+            return self.damage_snapshot(id);
+        }
         let keep: u64 = words.number("the last index that stays")?;
         let node = self.world_mut()?.node_mut(id)?;
         if node.core.is_some() {
@@ -254,6 +258,24 @@ impl Stage {
         let Some(after) = log.id_at(keep) else { return Err(format!("the log of node {id} does not hold {keep}")) };
         node.disk.promised_end = node.disk.promised_end.max(log.last());
         log.truncate(after)
+    }
+
+    /// What becomes of a damaged snapshot (docs/design/003). A node that runs finds it when it reads it for a peer; one
+    /// that starts puts it aside, and gives up a log that does not begin at the first entry.
+    fn damage_snapshot(&mut self, id: NodeId) -> Done {
+        let world = self.world_mut()?;
+        if world.node_mut(id)?.core.is_some() {
+            return world.step(id, Event::SnapshotDamaged, &[]);
+        }
+        let disk = &mut world.node_mut(id)?.disk;
+        if disk.snapshot.take().is_none() {
+            return Err(format!("node {id} has no snapshot"));
+        }
+        if disk.log.purged != LogId::ZERO {
+            disk.promised_end = disk.promised_end.max(disk.log.last());
+            disk.log.reset(LogId::ZERO, Tail::Discard)?;
+        }
+        Ok(())
     }
 
     fn snapshot_or_purge(&mut self, name: &str, words: &mut Words<'_>) -> Done {

@@ -1,0 +1,125 @@
+//! The snapshot that a group starts from, and what is done about damaged ones (docs/design/003).
+
+use std::io::{self, Read};
+
+use quorate_core::{Bug, GroupId, LogId, LogIds, Membership, NodeId, Recovered, SnapshotMeta, bug};
+
+use super::start::Disks;
+use crate::group::{Restored, restore};
+use crate::session::{SessionLimits, SessionTable};
+use crate::snapshot::damage_of;
+use crate::{RaftStateMachine, SnapshotStore, StartError, StorageError, StorageErrorKind};
+
+/// A snapshot that is not what was written.
+struct Damaged {
+    error: StorageError,
+    /// What it holds, if that much can be read.
+    meta: Option<SnapshotMeta>,
+}
+
+type Restorable<S> = (Restored<S>, SnapshotMeta);
+
+/// Restores the newest snapshot that is whole. Damaged ones are put aside. If none leads up to the log, the node becomes
+/// one that lost all of its log and knows how far it reached.
+pub(super) fn load<S: RaftStateMachine>(
+    disks: Disks<'_>,
+    (me, group): (NodeId, GroupId),
+    recovered: &mut Recovered,
+) -> Result<Option<Restorable<S>>, StartError> {
+    let mut damaged = Vec::new();
+    let whole = loop {
+        match try_restore(disks.snapshots, group, damaged.len())? {
+            Ok(whole) => break whole,
+            Err(found) => damaged.push(found),
+        }
+    };
+    let start = whole.as_ref().map_or(LogId::ZERO, |(_, meta): &Restorable<S>| meta.last_log_id);
+    let reached = recovered.log.purged().index <= start.index;
+    let in_snapshot =
+        damaged.iter().filter_map(|found| found.meta.as_ref()).chain(whole.as_ref().map(|(_, meta)| meta));
+    let newest = in_snapshot.map(|meta| &meta.membership).next();
+    let known = recovered.memberships.last().map(|(_, membership)| membership).or(newest);
+    if !reached && is_alone(me, known, disks.has_met_peers) {
+        return Err(nobody_to_repair_from(group, recovered, damaged.first()).into());
+    }
+    if let Some(newest) = damaged.first() {
+        tracing::error!(group = group.0, error = %newest.error, "a snapshot is damaged; it is put aside");
+        if !disks.snapshots.set_aside(group, damaged.len())? {
+            return Err(newest.error.clone().into());
+        }
+    }
+    if !reached {
+        let promised = disks.log.give_up(group)?;
+        tracing::error!(
+            group = group.0, %promised, purged = %recovered.log.purged(),
+            "no snapshot leads up to the log: both will come from the leader"
+        );
+        recovered.promised_end = recovered.promised_end.max(promised);
+        recovered.log = LogIds::default();
+        recovered.memberships.clear();
+    }
+    Ok(whole)
+}
+
+/// Whether nobody could give this node back what it lost.
+fn is_alone(me: NodeId, membership: Option<&Membership>, has_met_peers: bool) -> bool {
+    match membership {
+        Some(membership) => membership.voter_ids().iter().eq([&me]),
+        None => !has_met_peers,
+    }
+}
+
+fn nobody_to_repair_from(group: GroupId, recovered: &Recovered, damaged: Option<&Damaged>) -> StorageError {
+    let (purged, end) = (recovered.log.purged(), recovered.log.last());
+    let why = damaged.map_or_else(|| "its file is gone".to_owned(), |found| found.error.to_string());
+    let text = format!(
+        "{group} lost its entries after 0-0.0, up to {purged}, which only its snapshot held ({why}); the log goes on up to \
+         {end}, and there is no other voter to give them back; nothing was changed: restore the data directory from a backup"
+    );
+    StorageError::new(StorageErrorKind::Corrupt, text)
+}
+
+/// Restores the newest snapshot but `skip`. The outer error is one that no other snapshot helps against.
+fn try_restore<S: RaftStateMachine>(
+    snapshots: &dyn SnapshotStore,
+    group: GroupId,
+    skip: usize,
+) -> Result<Result<Option<Restorable<S>>, Damaged>, StartError> {
+    let stored = match snapshots.stored(group, skip) {
+        Ok(None) => return Ok(Ok(None)),
+        Ok(Some(stored)) => stored,
+        Err(error) if error.kind() == StorageErrorKind::Corrupt => return Ok(Err(Damaged { error, meta: None })),
+        Err(error) => return Err(error.into()),
+    };
+    let meta = stored.meta().clone();
+    let mut content = Watched { content: stored.content().map_err(StartError::Restore)?, damage: None };
+    let restored = restore(&mut content);
+    if bug(Bug::DamagedSnapshotIsEmptyState)
+        && content.damage.is_some()
+        && let Ok(state) = S::restore(&mut io::empty())
+    {
+        let sessions = SessionTable::new(SessionLimits::V1);
+        return Ok(Ok(Some((Restored { state, time: 0, sessions }, meta))));
+    }
+    match content.damage {
+        // Whatever the state machine made of it.
+        Some(error) => Ok(Err(Damaged { error, meta: Some(meta) })),
+        None => Ok(Ok(Some((restored.map_err(StartError::Restore)?, meta)))),
+    }
+}
+
+/// Notes whether a read met damage: a state machine may take that for the end of its bytes.
+struct Watched {
+    content: Box<dyn Read + Send>,
+    damage: Option<StorageError>,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.content.read(buffer);
+        if let Some(damage) = result.as_ref().err().and_then(damage_of) {
+            self.damage = Some(damage);
+        }
+        result
+    }
+}
