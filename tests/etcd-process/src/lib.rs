@@ -6,4 +6,5 @@ pub mod cluster;
 pub mod faults;
 pub mod history;
 pub mod rng;
+pub mod wait;
 pub mod workload;

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::history::{Call, Key, Operation, Outcome, Revision, Seen, Stamp, Value};
 use crate::rng::Rng;
+use crate::wait::{in_time, until};
 
 /// Clients at once.
 pub const CLIENTS: u32 = 16;
@@ -23,10 +24,11 @@ const SHARED_KEYS: u64 = 12;
 /// After this a client gives an operation up, its outcome unknown, and asks another node.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Between two operations of a client: it bounds the history, not the load.
+/// Between two operations of a client: the load is so many clients with so much time between their calls, which bounds
+/// the history. Nothing waits for it.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// After an error, before the next node is asked.
+/// The same after an error, before the next node is asked: clients of servers that are down ask no faster.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
 
 /// What the clients share.
@@ -35,9 +37,16 @@ pub struct Workload {
     endpoints: Vec<String>,
     origin: Instant,
     stop: AtomicBool,
-    /// The latest beginning among the acknowledged writes.
-    acknowledged: watch::Sender<Stamp>,
+    acknowledged: watch::Sender<Acknowledged>,
     errors: Mutex<BTreeMap<String, u64>>,
+}
+
+/// The writes that were acknowledged so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Acknowledged {
+    count: u64,
+    /// The latest beginning among them.
+    latest: Stamp,
 }
 
 impl Workload {
@@ -47,7 +56,7 @@ impl Workload {
             endpoints,
             origin: Instant::now(),
             stop: AtomicBool::new(false),
-            acknowledged: watch::Sender::new(0),
+            acknowledged: watch::Sender::new(Acknowledged::default()),
             errors: Mutex::default(),
         })
     }
@@ -69,7 +78,9 @@ impl Workload {
         self.stop.store(true, Ordering::Relaxed);
         let mut history = Vec::new();
         for client in clients {
-            history.extend(client.await.expect("a client does not panic"));
+            // A client gives its last operation up after its patience.
+            let ended = in_time("a client ends that was told to", client).await;
+            history.extend(ended.expect("a client does not panic"));
         }
         history
     }
@@ -77,8 +88,17 @@ impl Workload {
     /// Waits until a write that began after `since` is acknowledged; how long after `since` that was.
     pub async fn next_acknowledged(&self, since: Stamp) -> Duration {
         let mut acknowledged = self.acknowledged.subscribe();
-        acknowledged.wait_for(|begin| *begin > since).await.expect("the workload is there");
+        let write = acknowledged.wait_for(|writes| writes.latest > since);
+        in_time("a write is acknowledged", write).await.expect("the workload is there");
         Duration::from_nanos(self.now() - since)
+    }
+
+    /// Waits until so many more writes are acknowledged.
+    pub async fn acknowledges(&self, more: u64) {
+        let mut acknowledged = self.acknowledged.subscribe();
+        let enough = acknowledged.borrow().count + more;
+        let writes = acknowledged.wait_for(|writes| writes.count >= enough);
+        in_time("the load goes on: more writes are acknowledged", writes).await.expect("the workload is there");
     }
 
     /// Reads every key once more, linearizable, into the history.
@@ -91,7 +111,8 @@ impl Workload {
         let mut next = expected.into_iter().peekable();
         loop {
             let invoked = self.now();
-            let Some((revision, kvs, more)) = runner.page(from.clone(), false).await else { continue };
+            let page = until("every key can be read again", async || runner.page(from.clone(), false).await);
+            let (revision, kvs, more) = page.await;
             let returned = self.now();
             let mut found: Vec<(Key, Seen)> = kvs.iter().filter_map(read_pair).collect();
             found.sort_unstable_by_key(|(key, _)| *key);
@@ -186,10 +207,9 @@ impl Runner {
     fn learn(&mut self, call: Call, outcome: Outcome, invoked: Stamp) {
         let revision = match outcome {
             Outcome::Written(revision) => {
-                self.workload.acknowledged.send_if_modified(|latest| {
-                    let is_later = invoked > *latest;
-                    *latest = invoked.max(*latest);
-                    is_later
+                self.workload.acknowledged.send_modify(|writes| {
+                    writes.count += 1;
+                    writes.latest = writes.latest.max(invoked);
                 });
                 revision
             }
@@ -294,7 +314,6 @@ impl Connection {
             Ok(Ok(page)) => Some(page),
             _ => {
                 self.turn_to_next();
-                tokio::time::sleep(AFTER_ERROR).await;
                 None
             }
         }
@@ -305,20 +324,19 @@ impl Connection {
 /// only when nobody writes.
 pub async fn state_of(endpoint: &str, at_least: Revision) -> Vec<(Key, Seen)> {
     let mut connection = Connection::new(vec![endpoint.to_owned()], 0);
-    'again: loop {
-        let mut pairs = Vec::new();
-        let mut from = Key::PREFIX.as_bytes().to_vec();
-        loop {
-            let Some((revision, kvs, more)) = connection.page(from.clone(), true).await else { continue };
-            if revision < at_least {
-                tokio::time::sleep(AFTER_ERROR).await;
-                continue 'again;
-            }
-            pairs.extend(kvs.iter().filter_map(read_pair));
-            match kvs.last().filter(|_| more) {
-                Some(last) => from = [last.key(), b"\0"].concat(),
-                None => return pairs,
-            }
+    let mut pairs = Vec::new();
+    let mut from = Key::PREFIX.as_bytes().to_vec();
+    loop {
+        // Revisions do not go back, so pages from here on are as new.
+        let page = until("a node has applied all that was written", async || {
+            let page = connection.page(from.clone(), true).await;
+            page.filter(|(revision, _, _)| *revision >= at_least)
+        });
+        let (_, kvs, more) = page.await;
+        pairs.extend(kvs.iter().filter_map(read_pair));
+        match kvs.last().filter(|_| more) {
+            Some(last) => from = [last.key(), b"\0"].concat(),
+            None => return pairs,
         }
     }
 }

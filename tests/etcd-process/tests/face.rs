@@ -3,18 +3,18 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, Error, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
 use quorate_process_test::cluster::{Build, Cluster, Directory, Process, free_ports};
+use quorate_process_test::wait::{self, until_on_thread};
 use quorate_process_test::workload::connect;
 use rustix::process::Signal;
 
-/// The overall deadline of one start or one command; a machine can be slow, a test must end.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// When a hanging test is killed with its servers: after all that may take its own limit.
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// A `quorate dev` cluster of three nodes.
 struct Dev {
@@ -41,26 +41,21 @@ impl Dev {
             ["dev", "--data-dir", &data].iter().chain(flags).map(|argument| (*argument).to_owned()).collect();
         let log = directory.join(log);
         let mut process = Process::start(&Build::Plain.binary(), &arguments, &log).expect("quorate starts");
-        let began = Instant::now();
-        loop {
+        let endpoints = until_on_thread("`quorate dev` prints a line to try", || {
             let output = process.output();
-            if let Some(endpoints) = endpoints_to_try(&output) {
-                return Self { process, endpoints };
-            }
             assert!(process.is_running(), "`quorate dev` ended by itself:\n{output}");
-            assert!(began.elapsed() < DEADLINE, "`quorate dev` prints no line to try:\n{output}");
-            thread::sleep(Duration::from_millis(20));
-        }
+            endpoints_to_try(&output).ok_or(output)
+        });
+        Self { process, endpoints }
     }
 
     /// Ctrl-C, and whether it said that it stopped well.
     fn stop(mut self) -> bool {
         self.process.signal(Signal::INT);
-        let began = Instant::now();
-        while self.process.is_running() {
-            assert!(began.elapsed() < DEADLINE, "Ctrl-C does not stop it:\n{}", self.process.output());
-            thread::sleep(Duration::from_millis(20));
-        }
+        until_on_thread("Ctrl-C stops it", || match self.process.is_running() {
+            true => Err(self.process.output()),
+            false => Ok(()),
+        });
         self.process.wait()
     }
 }
@@ -264,20 +259,16 @@ fn quorate(arguments: &[String]) -> (i32, String) {
 
 /// Asks `quorate status` until it says what it must.
 fn status_says(endpoints: &str, code: i32, words: &str) {
-    let began = Instant::now();
-    loop {
+    let text = until_on_thread(&format!("`quorate status` says {words:?} with exit code {code}"), || {
         let (exit, text) = quorate(&["status".to_owned(), format!("--endpoints={endpoints}")]);
-        if exit == code && text.contains(words) {
-            return print!("{text}");
-        }
-        assert!(began.elapsed() < DEADLINE, "exit code {exit} is not {code}, or there is no {words:?} in:\n{text}");
-        thread::sleep(Duration::from_millis(100));
-    }
+        if exit == code && text.contains(words) { Ok(text) } else { Err(format!("exit code {exit}: {text}")) }
+    });
+    print!("{text}");
 }
 
 #[test]
 fn status_says_what_is_wrong_when_nobody_leads() {
-    let mut cluster = Cluster::new("status", Build::Plain, DEADLINE * 4);
+    let mut cluster = Cluster::new("status", Build::Plain, DEADLINE);
     for node in 0..3 {
         cluster.start(node);
     }
@@ -292,7 +283,7 @@ fn status_says_what_is_wrong_when_nobody_leads() {
 
 #[test]
 fn a_start_that_cannot_be_right_is_refused_in_words() {
-    let mut cluster = Cluster::new("refused", Build::Plain, DEADLINE * 4);
+    let mut cluster = Cluster::new("refused", Build::Plain, DEADLINE);
     for node in 0..3 {
         cluster.start(node);
     }
@@ -337,5 +328,5 @@ fn a_start_that_cannot_be_right_is_refused_in_words() {
 
 fn in_time<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    runtime.block_on(async { tokio::time::timeout(DEADLINE, work).await }).expect("done before the overall deadline")
+    runtime.block_on(wait::in_time("a client has done its work", work))
 }

@@ -1,6 +1,7 @@
 //! Three `quorate serve` processes under load and under fire, judged by what sixteen clients saw.
 //!
-//! Run by `./run`, one test after the other. No time is asserted but one overall deadline a test.
+//! Run by `./run`, one test after the other. No time is asserted but one overall deadline a test, and a limit of each wait,
+//! far beyond what it takes: a test that cannot go on says for what it waits.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use quorate_process_test::cluster::{Build, Cluster, now_nanos};
 use quorate_process_test::faults::{Fault, schedule};
 use quorate_process_test::history::{Operation, Outcome};
 use quorate_process_test::rng::Rng;
+use quorate_process_test::wait::until;
 use quorate_process_test::workload::{Workload, connect, state_of};
 use rustix::process::Signal;
 
@@ -16,14 +18,11 @@ use rustix::process::Signal;
 const FAULTS: [(Fault, usize); 4] =
     [(Fault::KillLeader, 5), (Fault::KillFollower, 5), (Fault::KillAll, 5), (Fault::Pause, 5)];
 
-/// How long a paused process is paused.
+/// How long a paused process is paused: longer than leases and election timeouts, which is what the pause is for.
 const PAUSED: Duration = Duration::from_secs(3);
 
-/// How long a killed node stays away after writes go on without it.
-const AWAY: Duration = Duration::from_millis(300);
-
-/// Between two questions to a cluster that is not ready.
-const POLL: Duration = Duration::from_millis(20);
+/// A killed node stays away until so many writes were acknowledged without it, which it then lacks.
+const MISSED_WRITES: u64 = 200;
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_stale_is_read() {
@@ -43,17 +42,17 @@ fn a_server_that_acknowledges_before_the_sync_is_caught() {
     within(Duration::from_secs(120), async |limit| {
         let mut cluster = Cluster::new("early", Build::AcknowledgesEarly, limit);
         start_all(&mut cluster);
-        first_write(&cluster).await;
+        first_write(&mut cluster).await;
         let workload = Workload::new(cluster.endpoints());
         let mut history = Vec::new();
         let mut rng = Rng::new(seed);
         for round in 0..ROUNDS {
             let clients = workload.start(seed, round);
-            under_load(&mut rng).await;
+            under_load(&workload, &mut rng).await;
             cluster.kill(&[0, 1, 2]);
             history.extend(workload.finish(clients).await);
             start_all(&mut cluster);
-            first_write(&cluster).await;
+            first_write(&mut cluster).await;
             workload.audit(&mut history).await;
             if let Err(violations) = check(&history) {
                 println!("caught after {} kills of all three: {}", round + 1, describe(&history, &violations));
@@ -71,7 +70,7 @@ fn under_fire(name: &str, build: Build, limit: Duration) {
         let mut cluster = Cluster::new(name, build, limit);
         let began = Instant::now();
         start_all(&mut cluster);
-        first_write(&cluster).await;
+        first_write(&mut cluster).await;
         println!("start of three processes to first committed write: {}", ms(began.elapsed()));
         print_resident_memory(&mut cluster).await;
 
@@ -82,13 +81,13 @@ fn under_fire(name: &str, build: Build, limit: Duration) {
         workload.next_acknowledged(0).await;
         let mut times = Vec::new();
         for fault in schedule(&mut rng, &FAULTS) {
-            under_load(&mut rng).await;
+            under_load(&workload, &mut rng).await;
             let until_written = inflict(fault, &mut cluster, &workload, &mut rng).await;
             println!("{fault}: next acknowledged write after {}", ms(until_written));
             times.push((fault, until_written));
             all_answer(&mut cluster).await;
         }
-        under_load(&mut rng).await;
+        under_load(&workload, &mut rng).await;
         let mut history = workload.finish(clients).await;
         let under_load_for = began.elapsed();
         cluster.check_alive();
@@ -112,6 +111,7 @@ async fn inflict(fault: Fault, cluster: &mut Cluster, workload: &Workload, rng: 
         process.signal(Signal::STOP);
         let (stopped, began) = (workload.now(), Instant::now());
         let until_written = workload.next_acknowledged(stopped).await;
+        // The fault itself: the process stands still for so long, whatever the others do.
         tokio::time::sleep(PAUSED.saturating_sub(began.elapsed())).await;
         cluster.nodes[victims[0]].process().signal(Signal::CONT);
         return until_written;
@@ -123,7 +123,7 @@ async fn inflict(fault: Fault, cluster: &mut Cluster, workload: &Workload, rng: 
     }
     let until_written = workload.next_acknowledged(killed).await + Duration::from_nanos(killed - before);
     if fault != Fault::KillAll {
-        tokio::time::sleep(AWAY).await;
+        workload.acknowledges(MISSED_WRITES).await;
         cluster.start(victims[0]);
     }
     until_written
@@ -197,52 +197,53 @@ fn start_all(cluster: &mut Cluster) {
     }
 }
 
-async fn under_load(rng: &mut Rng) {
-    tokio::time::sleep(Duration::from_millis(400 + rng.below(600) as u64)).await;
+/// Lets the clients write for a while that the seed decides, counted in writes.
+async fn under_load(workload: &Workload, rng: &mut Rng) {
+    workload.acknowledges(200 + rng.below(400) as u64).await;
 }
 
 /// Writes until a write is acknowledged.
-async fn first_write(cluster: &Cluster) {
+async fn first_write(cluster: &mut Cluster) {
     let endpoints = cluster.endpoints();
-    for endpoint in endpoints.iter().cycle() {
-        if let Ok(mut client) = connect(endpoint).await
-            && client.put("first", "write", None).await.is_ok()
-        {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let mut next = endpoints.iter().cycle();
+    until("a first write is acknowledged", async || {
+        cluster.check_alive();
+        let mut client = connect(next.next()?).await.ok()?;
+        client.put("first", "write", None).await.ok()
+    })
+    .await;
 }
 
 /// Which node leads, by what the nodes say.
 async fn leader(cluster: &mut Cluster) -> usize {
-    loop {
+    until("a node says that it leads", async || {
+        cluster.check_alive();
         for (at, endpoint) in cluster.endpoints().iter().enumerate() {
             let asked = async { connect(endpoint).await?.status().await };
             if let Ok(status) = asked.await
                 && status.header().is_some_and(|header| header.member_id() == status.leader())
             {
-                return at;
+                return Some(at);
             }
         }
-        cluster.check_alive();
-        tokio::time::sleep(POLL).await;
-    }
+        None
+    })
+    .await
 }
 
 /// Waits until every node serves linearizable reads.
 async fn all_answer(cluster: &mut Cluster) {
     for endpoint in cluster.endpoints() {
-        while async { connect(&endpoint).await?.get("first", None).await }.await.is_err() {
+        until(&format!("the node at {endpoint} serves a read"), async || {
             cluster.check_alive();
-            tokio::time::sleep(POLL).await;
-        }
+            async { connect(&endpoint).await?.get("first", None).await }.await.ok()
+        })
+        .await;
     }
 }
 
 async fn print_resident_memory(cluster: &mut Cluster) {
-    tokio::time::sleep(Duration::from_secs(2)).await;
     let resident = cluster.nodes.iter_mut().map(|node| node.process().resident_bytes().unwrap_or(0) as f64);
     let resident: Vec<String> = resident.map(|bytes| format!("{:.1}", bytes / (1 << 20) as f64)).collect();
-    println!("resident memory of an idle node: {} MiB", resident.join(", "));
+    println!("resident memory of a node before the load: {} MiB", resident.join(", "));
 }
