@@ -70,7 +70,8 @@ pub(crate) fn measure<C: Client>(
         })
         .collect();
 
-    // This thread only sleeps: it takes no processor time from either side.
+    // The measurement is a stretch of time, whatever happens in it: nothing is waited for. This thread only sleeps, so
+    // that it takes no processor time from either side.
     thread::sleep(options.warmup);
     let before = Sample::take(&counters);
     thread::sleep(options.measure);

@@ -138,6 +138,7 @@ impl Core {
                 Some(!silent.iter().any(alive))
             }
             Refusal::Transferring { .. } => Some(self.transferring_to().is_some()),
+            // By name, as wherever refusals are told apart: a new one must be given its answer here.
             Refusal::NotLeader { .. }
             | Refusal::NoVoters
             | Refusal::UnknownNode(_)

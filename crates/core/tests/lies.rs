@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
+mod rng;
+
 use std::time::Duration;
 
 use quorate_core::{
@@ -12,18 +14,9 @@ use quorate_core::{
     LeaderId, LeaderIdMode, LogId, Membership, Message, Node, NodeId, Phase, ReadPolicy, Recovered, RequestId, Round,
     Run, Runs, SendOutcome, SnapshotMeta, StreamId, Vote, VoteAnswer, WriteId,
 };
-
-struct Rng(u64);
+use rng::Rng;
 
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }

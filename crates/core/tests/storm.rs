@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
+mod rng;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -14,19 +16,9 @@ use quorate_core::{
     Recovered, RequestId, Retain, Round, Run, SendOutcome, Settings, SnapshotMeta, Source, StreamId, Tail, Toggle,
     Vote, VoteAnswer, VoteReply, VoteRequest, WriteId, WriteOp,
 };
-
-/// A small generator, so that every run of a seed is the same.
-struct Rng(u64);
+use rng::Rng;
 
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }

@@ -85,8 +85,38 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let core = quorate_core::Config::new(NodeId(0), Incarnation(0));
-        Self {
+        Self::of_core(&quorate_core::Config::new(NodeId(0), Incarnation(0)))
+    }
+}
+
+impl Config {
+    /// Checks every field and the relations between them.
+    ///
+    /// # Errors
+    /// Names the field that is wrong and what it must be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let error = |field, must| Err(ConfigError { field, must });
+        if self.max_command_bytes == 0 || self.max_command_bytes > MAX_PAYLOAD_BYTES {
+            return error("max_command_bytes", "be from 1 byte to 64 MiB");
+        }
+        if self.proposal_window_bytes < self.max_command_bytes {
+            return error("proposal_window_bytes", "be at least max_command_bytes");
+        }
+        if self.write_timeout > MAX_TIMEOUT || self.read_timeout > MAX_TIMEOUT {
+            return error("write_timeout", "be at most a year, and read_timeout too");
+        }
+        if self.write_timeout.is_zero() || self.read_timeout.is_zero() {
+            return error("write_timeout", "be greater than zero, and read_timeout too");
+        }
+        if self.snapshot_max_bytes_per_second.is_some_and(|rate| rate < 64 << 10) {
+            return error("snapshot_max_bytes_per_second", "be at least 64 KiB, or `None`");
+        }
+        self.to_core(NodeId(0), Incarnation(0), 0).check()
+    }
+
+    /// The core's tunables as they are, and defaults for the rest.
+    fn of_core(core: &quorate_core::Config) -> Config {
+        Config {
             election_timeout_min: core.election_timeout_min,
             election_timeout_max: core.election_timeout_max,
             heartbeat_interval: core.heartbeat_interval,
@@ -117,64 +147,18 @@ impl Default for Config {
             tail_cache_bytes: 32 << 20,
         }
     }
-}
-
-impl Config {
-    /// Checks every field and the relations between them.
-    ///
-    /// # Errors
-    /// Names the field that is wrong and what it must be.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let error = |field, must| Err(ConfigError { field, must });
-        if self.max_command_bytes == 0 || self.max_command_bytes > MAX_PAYLOAD_BYTES {
-            return error("max_command_bytes", "be from 1 byte to 64 MiB");
-        }
-        if self.proposal_window_bytes < self.max_command_bytes {
-            return error("proposal_window_bytes", "be at least max_command_bytes");
-        }
-        if self.write_timeout > MAX_TIMEOUT || self.read_timeout > MAX_TIMEOUT {
-            return error("write_timeout", "be at most a year, and read_timeout too");
-        }
-        if self.write_timeout.is_zero() || self.read_timeout.is_zero() {
-            return error("write_timeout", "be greater than zero, and read_timeout too");
-        }
-        if self.snapshot_max_bytes_per_second.is_some_and(|rate| rate < 64 << 10) {
-            return error("snapshot_max_bytes_per_second", "be at least 64 KiB, or `None`");
-        }
-        self.to_core(NodeId(0), Incarnation(0), 0).check()
-    }
 
     /// These tunables with the core's part replaced.
     pub(crate) fn with_core(&self, core: &quorate_core::Config) -> Config {
         Config {
-            election_timeout_min: core.election_timeout_min,
-            election_timeout_max: core.election_timeout_max,
-            heartbeat_interval: core.heartbeat_interval,
-            tick: core.tick,
-            heartbeat: core.heartbeat,
-            pre_vote: core.pre_vote,
-            check_quorum: core.check_quorum,
-            elect: core.elect,
-            max_append_bytes: core.max_append_bytes,
-            max_inflight_appends: core.max_inflight_appends,
-            max_inflight_bytes: core.max_inflight_bytes,
-            retransmit_timeout: core.retransmit_timeout,
-            snapshot_entries: core.snapshot_entries,
-            snapshot_bytes: core.snapshot_bytes,
-            snapshot_interval: core.snapshot_interval,
-            keep_entries: core.keep_entries,
-            max_kept_bytes: core.max_kept_bytes,
-            snapshot_max_bytes_per_second: self.snapshot_max_bytes_per_second,
-            max_disk_lag: core.max_disk_lag,
-            replication_lag_threshold: core.replication_lag_threshold,
-            on_lost_log: core.on_lost_log,
-            max_clock_drift: core.max_clock_drift,
             leader_id_mode: self.leader_id_mode,
+            snapshot_max_bytes_per_second: self.snapshot_max_bytes_per_second,
             write_timeout: self.write_timeout,
             read_timeout: self.read_timeout,
             max_command_bytes: self.max_command_bytes,
             proposal_window_bytes: self.proposal_window_bytes,
             tail_cache_bytes: self.tail_cache_bytes,
+            ..Config::of_core(core)
         }
     }
 

@@ -247,20 +247,8 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let completed = Arc::new(Completed::default());
         let reports = Reports { completed: Arc::clone(&completed), shell: Arc::clone(&shell) };
         let disks = Disks { log: &*log, snapshots: &*snapshots, has_met_peers };
-        let Found { recovered, state, sessions, applied_time, last_time } =
-            find(disks, (id, group), Arc::new(reports), machine)?;
-        let snapshot = recovered.snapshot.clone().unwrap_or_default();
-        let applies = ApplyQueue::new(ApplyParts {
-            state,
-            applied: recovered.applied,
-            membership_log_id: snapshot.membership_log_id,
-            membership: snapshot.membership,
-            time: applied_time,
-            sessions,
-            group,
-            storage: Arc::clone(&log),
-            snapshots: Arc::clone(&snapshots),
-        });
+        let found = find(disks, (id, group), Arc::new(reports), machine)?;
+        let (applies, recovered, last_time) = found.into_applies(group, Arc::clone(&log), Arc::clone(&snapshots));
         let proposals = Arc::new(ProposalQueue::new());
         let driver = DriverParts {
             config: config.to_core(id, incarnation, seed),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
 mod common;
+mod identity;
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +12,13 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 
 use common::{Ledger, PATIENCE, peers};
+use identity::FixedIdentity;
 use quorate::advanced::core::{Recovered, Span, WriteId};
 use quorate::advanced::wire::Batches;
 use quorate::{
-    ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity, IdentityStore, Incarnation, LeaderIdMode,
-    LogId, LogWrite, MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft, RaftLogStorage,
-    RaftStateMachine, Storage, StorageError, StorageErrorKind,
+    ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity, Incarnation, LeaderIdMode, LogId, LogWrite,
+    MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft, RaftLogStorage, RaftStateMachine, Storage,
+    StorageError, StorageErrorKind,
 };
 
 /// Memory storage whose completions go through a hand that a test gives.
@@ -58,24 +60,6 @@ impl RaftLogStorage for Handed {
     }
 }
 
-struct FixedIdentity(Mutex<Identity>);
-
-impl IdentityStore for FixedIdentity {
-    fn identity(&self) -> Identity {
-        *self.0.lock().unwrap()
-    }
-
-    fn set_cluster(&self, cluster: ClusterId, mode: LeaderIdMode) -> Result<(), StorageError> {
-        let mut identity = self.0.lock().unwrap();
-        (identity.cluster, identity.mode) = (cluster, mode);
-        Ok(())
-    }
-
-    fn record_peer(&self, _peer: NodeId, _incarnation: Incarnation, _boot: u64) -> Result<(), String> {
-        Ok(())
-    }
-}
-
 /// Starts three nodes whose writes complete by the hand of `hands_on`, which runs on a thread of each node.
 async fn start(
     hands_on: impl Fn(mpsc::Receiver<Completed>, Arc<dyn Completions>) + Send + Sync + 'static,
@@ -97,7 +81,7 @@ async fn start(
         let storage = Storage {
             log: Arc::new(Handed { inner: MemoryStorage::new(), hand: Arc::clone(&hand) }),
             snapshots: Arc::new(MemorySnapshots::new()),
-            identity: Arc::new(FixedIdentity(Mutex::new(identity))),
+            identity: Arc::new(FixedIdentity::new(identity)),
         };
         let members = peers(1..=3).into_iter().map(|(id, address)| (NodeId(id), Node::at(address)));
         let builder = Host::builder(id).peers(members).in_memory(&network).config(Config::default()).storage(storage);

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
+mod identity;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -9,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use identity::FixedIdentity;
 use quorate::{
     ClusterId, Config, EntryContext, GroupId, Host, Identity, IdentityStore, Incarnation, LeaderIdMode, MemoryNetwork,
     MemorySnapshots, MemoryStorage, Node, NodeId, PendingWrite, Raft, RaftMetrics, RaftStateMachine, ReadPolicy,
-    Session, SessionError, SessionOptions, SnapshotStore, Storage, StorageError,
+    Session, SessionError, SessionOptions, SnapshotStore, Storage,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -86,24 +89,6 @@ impl RaftStateMachine for Tally {
 }
 
 // ---- nodes that can be started again on what their disk holds ----
-
-struct FixedIdentity(Mutex<Identity>);
-
-impl IdentityStore for FixedIdentity {
-    fn identity(&self) -> Identity {
-        *self.0.lock().unwrap()
-    }
-
-    fn set_cluster(&self, cluster: ClusterId, mode: LeaderIdMode) -> Result<(), StorageError> {
-        let mut identity = self.0.lock().unwrap();
-        (identity.cluster, identity.mode) = (cluster, mode);
-        Ok(())
-    }
-
-    fn record_peer(&self, _peer: NodeId, _incarnation: Incarnation, _boot: u64) -> Result<(), String> {
-        Ok(())
-    }
-}
 
 /// A wall clock that a test sets, in seconds since the Unix epoch.
 #[derive(Clone)]
@@ -182,13 +167,13 @@ impl Cluster {
         let mut members = Vec::new();
         for id in 1..=3 {
             let (log, snapshots) = (MemoryStorage::new(), MemorySnapshots::new());
-            let identity = Arc::new(FixedIdentity(Mutex::new(Identity {
+            let identity = Arc::new(FixedIdentity::new(Identity {
                 cluster: ClusterId(0),
                 node: NodeId(id),
                 incarnation: Incarnation(u128::from(id)),
                 boot: 1,
                 mode: LeaderIdMode::Advanced,
-            })));
+            }));
             let (host, raft) = start_on_disk((&network, &config, &wall), id, (&log, &snapshots, &identity)).await;
             members.push(Member { id, log, snapshots, identity, host, raft });
         }

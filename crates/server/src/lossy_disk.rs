@@ -274,6 +274,7 @@ impl Shared {
 
 fn sync_late(shared: &Weak<Shared>) {
     loop {
+        // The planted fault itself: a time in which a kill loses what was acknowledged.
         std::thread::sleep(LATE);
         let Some(shared) = shared.upgrade() else { return };
         if let Err(error) = shared.sync_all_late() {

@@ -7,29 +7,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::mending::{SEGMENT_BYTES, played};
 use common::{Model, Rig, Script, dir, options, segment};
 use quorate_core::{GroupId, Instant};
 use quorate_wal::fake::{Crash, MemDisk};
 use quorate_wal::{Disk, GroupState, WalError};
-
-const SEGMENT_BYTES: u64 = 24 << 10;
-
-/// A log of several segments, with every group's model at its end.
-fn build(seed: u64, writes: usize) -> (MemDisk, Script, Rig) {
-    let disk = MemDisk::new();
-    let mut script = Script::new(seed, 3);
-    let mut rig = Rig::begin(&disk, SEGMENT_BYTES);
-    script.groups.iter().for_each(|group| drop(rig.group(*group).unwrap()));
-    for _ in 0..writes {
-        script.submit(&rig);
-        if script.rng.below(2) == 0 {
-            rig.settle();
-        }
-    }
-    rig.settle();
-    assert!(script.note(&rig).is_none());
-    (disk, script, rig)
-}
 
 /// What opening a damaged disk came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,7 +65,7 @@ fn inspect(disk: &MemDisk, path: &Path, models: &BTreeMap<GroupId, Model>, floor
 fn one_flipped_byte_in_a_closed_log_is_found_or_harmless() {
     let mut counts = BTreeMap::new();
     for seed in 0..2 {
-        let (disk, script, rig) = build(seed, 100);
+        let (disk, script, rig) = played(seed, 100, 3);
         rig.core.close(Instant::ORIGIN + Duration::from_secs(1)).unwrap();
         let floors: Vec<usize> = script.models.values().map(|model| model.states.len() - 1).collect();
         for (path, bytes) in disk.files() {
@@ -118,7 +100,7 @@ fn one_flipped_byte_in_a_closed_log_is_found_or_harmless() {
 fn one_flipped_byte_in_a_killed_log_costs_at_most_the_last_batch() {
     let mut refused = 0;
     for seed in 10..13 {
-        let (disk, mut script, mut rig) = build(seed, 60);
+        let (disk, mut script, mut rig) = played(seed, 60, 3);
         // The last batch of each group is not covered by a mark yet.
         let floors: Vec<usize> = script.models.values().map(|model| model.acknowledged.len()).collect();
         let logs = |script: &Script| -> Vec<_> {
@@ -231,7 +213,7 @@ fn starts_with(disk: &MemDisk, path: &Path, at: u64, bytes: &[u8]) -> bool {
 /// Files that are gone are missed, not taken for a log that is shorter.
 #[test]
 fn a_lost_file_is_missed() {
-    let (disk, _, rig) = build(20, 120);
+    let (disk, _, rig) = played(20, 120, 3);
     rig.core.close(Instant::ORIGIN).unwrap();
     let files: Vec<PathBuf> = disk.files().into_iter().map(|(path, _)| path).collect();
     let segments = files.iter().filter(|path| path.extension().is_some_and(|end| end == "seg")).count();

@@ -308,6 +308,7 @@ impl Driver {
                 let leader = match refusal {
                     Refusal::NotLeader { leader } => leader,
                     Refusal::Transferring { to } => Some(to),
+                    // By name, as in the core's `change.rs`: a new one must be asked who leads.
                     Refusal::ChangeInProgress { .. }
                     | Refusal::NotYetCommitted
                     | Refusal::NoVoters

@@ -30,6 +30,32 @@ pub(crate) struct Found<S> {
     pub(crate) last_time: u64,
 }
 
+impl<S: RaftStateMachine> Found<S> {
+    /// The queue of applies, which begins where the snapshot ends, and what is left for the driver: what was recovered
+    /// and the greatest time in it.
+    pub(crate) fn into_applies(
+        self,
+        group: GroupId,
+        storage: Arc<dyn RaftLogStorage>,
+        snapshots: Arc<dyn SnapshotStore>,
+    ) -> (Arc<ApplyQueue<S>>, Recovered, u64) {
+        let Self { recovered, state, sessions, applied_time, last_time } = self;
+        let snapshot = recovered.snapshot.clone().unwrap_or_default();
+        let applies = ApplyQueue::new(ApplyParts {
+            state,
+            applied: recovered.applied,
+            membership_log_id: snapshot.membership_log_id,
+            membership: snapshot.membership,
+            time: applied_time,
+            sessions,
+            group,
+            storage,
+            snapshots,
+        });
+        (applies, recovered, last_time)
+    }
+}
+
 pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S) -> Result<Raft<S>, StartError> {
     let GroupBuilder { host, id, owns_host } = builder;
     let inner = Arc::clone(&host.inner);
@@ -145,20 +171,9 @@ fn assemble<S: RaftStateMachine>(
     completed: Arc<Completed>,
     reports: &Reports,
 ) -> Result<Arc<Group<S>>, StartError> {
-    let Found { recovered, state, sessions, applied_time, last_time } = found;
     let seed = random_u128()? as u64;
-    let snapshot = recovered.snapshot.clone().unwrap_or_default();
-    let applies = ApplyQueue::new(ApplyParts {
-        state,
-        applied: recovered.applied,
-        membership_log_id: snapshot.membership_log_id,
-        membership: snapshot.membership,
-        time: applied_time,
-        sessions,
-        group: id,
-        storage: Arc::clone(&host.storage.log),
-        snapshots: Arc::clone(&host.storage.snapshots),
-    });
+    let (applies, recovered, last_time) =
+        found.into_applies(id, Arc::clone(&host.storage.log), Arc::clone(&host.storage.snapshots));
     let proposals = Arc::new(ProposalQueue::new());
     let driver = DriverParts {
         config: host.config.to_core(host.id, host.incarnation, seed),

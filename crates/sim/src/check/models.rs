@@ -1,4 +1,4 @@
-//! Objects that histories are often about.
+//! Objects that histories are often about. Each names its key, state, input and output, as a model of one's own would.
 
 use std::collections::BTreeMap;
 

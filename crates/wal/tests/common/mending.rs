@@ -16,8 +16,8 @@ pub fn mending() -> WalOptions {
     WalOptions { on_damage: OnDamage::Mend, ..options(SEGMENT_BYTES) }
 }
 
-/// A closed log of several segments.
-pub fn build(seed: u64, writes: usize, groups: u64) -> (MemDisk, BTreeMap<GroupId, Model>) {
+/// A log of several segments, with every group's model at its end.
+pub fn played(seed: u64, writes: usize, groups: u64) -> (MemDisk, Script, Rig) {
     let disk = MemDisk::new();
     let mut script = Script::new(seed, groups);
     let mut rig = Rig::begin(&disk, SEGMENT_BYTES);
@@ -30,6 +30,12 @@ pub fn build(seed: u64, writes: usize, groups: u64) -> (MemDisk, BTreeMap<GroupI
     }
     rig.settle();
     assert!(script.note(&rig).is_none());
+    (disk, script, rig)
+}
+
+/// A closed one.
+pub fn build(seed: u64, writes: usize, groups: u64) -> (MemDisk, BTreeMap<GroupId, Model>) {
+    let (disk, script, rig) = played(seed, writes, groups);
     rig.core.close(Instant::ORIGIN + Duration::from_secs(1)).unwrap();
     (disk, script.models)
 }
