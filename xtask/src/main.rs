@@ -21,7 +21,7 @@ usage: cargo xtask COMMAND
                `cargo xtask mutants NAME ..` plants only those, and names every script
                `cargo xtask mutants --sim [--seeds N] [--jobs J] [NAME ..]` counts the random seeds until one notices;
                `cargo xtask mutants --ci` does so for a sample
-  sizes        lines of code of each crate; number of dependencies of the core and of the library
+  sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies of the core and of the library
   verification makes docs/verification.md from the outputs of long runs, which
                `cargo xtask verification run [NAME [ARGS ..]]` makes and keeps in target/verification
   coverage     lines of core, wire and wal that their tests and 300 simulated seeds run (`--seeds N`)

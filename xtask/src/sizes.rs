@@ -6,12 +6,16 @@ use std::path::Path;
 
 use crate::deps::rust_files;
 use crate::metadata;
-use crate::source::count_lines;
+use crate::source::{count_lines, functions};
 
-/// Prints lines of code of each crate and the dependencies of the two crates that people import.
+/// A function beyond this is named: it may hold two concepts.
+const LONG_FUNCTION: usize = 70;
+
+/// Prints lines of code of each crate, long functions, and the dependencies of the two crates that people import.
 pub(crate) fn print() -> Result<(), String> {
     println!("{:<18} {:>7} {:>7}   lines that are neither blank nor comment", "crate", "code", "tests");
-    let (mut all_code, mut all_tests) = (0, 0);
+    let (mut all_code, mut all_tests, mut long) = (0, 0, Vec::new());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
     for package in metadata::workspace()? {
         let (mut code, mut tests) = (0, 0);
         for folder in ["src", "tests", "examples", "benches"] {
@@ -22,6 +26,13 @@ pub(crate) fn print() -> Result<(), String> {
             for file in rust_files(&folder_path)? {
                 let text =
                     fs::read_to_string(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+                let name = file.strip_prefix(&root).unwrap_or(&file).display().to_string();
+                long.extend(
+                    functions(&text)
+                        .into_iter()
+                        .filter(|(_, _, lines)| *lines > LONG_FUNCTION)
+                        .map(|(function, line, lines)| (lines, format!("{name}:{line} {function}"))),
+                );
                 let (in_code, in_tests) = count_lines(&text);
                 let is_test = folder != "src" || is_test_file(file.strip_prefix(&package.directory).unwrap_or(&file));
                 code += if is_test { 0 } else { in_code };
@@ -33,6 +44,9 @@ pub(crate) fn print() -> Result<(), String> {
         all_tests += tests;
     }
     println!("{:<18} {all_code:>7} {all_tests:>7}\n", "all");
+    long.sort_unstable_by(|a, b| b.cmp(a));
+    println!("{} functions of more than {LONG_FUNCTION} lines", long.len());
+    long.iter().for_each(|(lines, name)| println!("{lines:>7} {name}"));
     for name in ["quorate-core", "quorate", "quorate-server"] {
         let tree =
             metadata::cargo(&["tree", "--package", name, "--edges", "normal", "--prefix", "none", "--format", "{p}"])?;

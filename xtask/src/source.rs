@@ -122,6 +122,36 @@ pub(crate) fn count_lines(source: &str) -> (usize, usize) {
     (lines[..tests_at].iter().filter(counts).count(), lines[tests_at..].iter().filter(counts).count())
 }
 
+/// Functions with their first line and how many lines they have, up to their closing brace.
+pub(crate) fn functions(source: &str) -> Vec<(String, usize, usize)> {
+    let tokens = tokens(source);
+    let mut found = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        let Some(name) = tokens.get(at + 1).filter(|name| token.text == "fn" && name.text != "(") else { continue };
+        if let Some(end) = body_end(&tokens[at..]) {
+            found.push((name.text.to_owned(), token.line, end - token.line + 1));
+        }
+    }
+    found
+}
+
+/// The line of the brace that closes the function that begins here; none if it has no body, or is a type.
+fn body_end(tokens: &[Token<'_>]) -> Option<usize> {
+    let (mut braces, mut brackets) = (0_usize, 0_usize);
+    for token in tokens {
+        match token.text {
+            "(" | "[" if braces == 0 => brackets += 1,
+            ")" | "]" if braces == 0 => brackets = brackets.checked_sub(1)?,
+            ";" if braces == 0 && brackets == 0 => return None,
+            "{" => braces += 1,
+            "}" if braces == 1 => return Some(token.line),
+            "}" => braces = braces.checked_sub(1)?,
+            _ => {}
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +174,13 @@ mod tests {
         assert_eq!(tokens("a\n\"\n\"\nb")[1], Token { text: "b", line: 4 });
         assert_eq!(words("/* open"), Vec::<&str>::new());
         assert_eq!(words("\"open"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn functions_are_measured_to_their_closing_brace() {
+        let source =
+            "fn a(x: [u8; 2]) -> fn(u8) {\n    if x {\n    }\n}\ntrait T {\n    fn b(&self);\n    fn c() {}\n}\n";
+        assert_eq!(functions(source), [("a".to_owned(), 1, 4), ("c".to_owned(), 7, 1)]);
     }
 
     #[test]
