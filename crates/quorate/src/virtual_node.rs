@@ -21,10 +21,10 @@ use tokio::sync::oneshot;
 use crate::driver::{Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
 use crate::durable::Durable;
 use crate::group::{
-    Applies, ApplyParts, ApplyQueue, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Work,
-    entry_bytes, outgoing,
+    Applies, ApplyQueue, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Work, entry_bytes,
+    outgoing,
 };
-use crate::host::{Disks, Found, find};
+use crate::host::{Disks, find};
 use crate::session::{SessionOutcome, SessionRefusal, SessionTable};
 use crate::{
     ChangeError, ClosedReason, Completions, Config, InitializeError, RaftLogStorage, RaftNetwork, RaftStateMachine,
