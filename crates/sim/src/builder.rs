@@ -7,7 +7,7 @@ use crate::history::Nanos;
 use crate::options::Options;
 use crate::rng::Rng;
 use crate::run::{Report, run};
-use crate::workload::{Invoked, LookAt, Op, Returned, Workload};
+use crate::workload::{Asked, Invoked, LookAt, Op, Returned, Workload};
 
 /// What a client of a [`Simulation`] was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl<S: RaftStateMachine, T: Send + 'static> Workload for Closures<S, T> {
         (self.next)(asked.id, chance)
     }
 
-    fn on_return(&mut self, id: u64, _node: u64, at: Nanos, returned: Returned<S::Response, T>) {
+    fn on_return(&mut self, id: u64, _by: Asked, at: Nanos, returned: Returned<S::Response, T>) {
         let begun = self.begun.get(id as usize).copied().unwrap_or(0);
         self.told.push(Told { id, begun, ended: at, returned });
     }

@@ -222,9 +222,10 @@ impl<W: Workload> World<W> {
             Returned::Unknown if idle => Returned::NotApplied,
             returned => returned,
         };
-        let node = self.places[attempt.node].id.0;
+        let place = &self.places[attempt.node];
+        let by = crate::workload::Asked { node: place.id.0, process: place.run, session: None };
         self.digest.word(12 + op * 64);
-        self.clients.workload.on_return(op, node, self.now, returned);
+        self.clients.workload.on_return(op, by, self.now, returned);
         let under_way = &mut self.clients.under_way[attempt.client as usize];
         *under_way -= 1;
         if *under_way == 0 {

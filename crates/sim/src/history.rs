@@ -17,6 +17,8 @@ pub struct Operation {
     pub session: Option<u64>,
     /// The node that was asked last.
     pub node: u64,
+    /// Which of its processes that was: counts its starts.
+    pub process: u64,
     /// When the client asked.
     pub invoked_at: Nanos,
     /// When it was told the outcome, or gave up.
@@ -27,11 +29,16 @@ pub struct Operation {
     pub outcome: Outcome,
 }
 
+/// A clock of the simulation is too slow by 1 % at most: what lasts a second there lasts less than 1.011 s.
+pub const MAX_DRIFT_PERMILLE: u64 = 11;
+
 /// How fresh a read was asked to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Freshness {
     /// Linearizable.
     Linearizable,
+    /// What was complete so long before it was asked, and all before that; never goes back, as [`Freshness::Stale`].
+    MaxAge(Nanos),
     /// Whatever the node has applied: never linearizable, but never goes back on one node in one run of it.
     Stale,
 }
@@ -41,7 +48,19 @@ impl Freshness {
     pub fn is_linearizable(self) -> bool {
         match self {
             Freshness::Linearizable => true,
-            Freshness::Stale => false,
+            Freshness::MaxAge(_) | Freshness::Stale => false,
+        }
+    }
+
+    /// A read asked at `asked` must see all that was complete before this moment; `None`: it need see nothing. Clocks
+    /// measure ages, and run too fast or slow by [`MAX_DRIFT_PERMILLE`] at most.
+    pub fn sees_all_before(self, asked: Nanos) -> Option<Nanos> {
+        match self {
+            Freshness::Linearizable => Some(asked),
+            Freshness::MaxAge(age) => {
+                Some(asked.saturating_sub(age.saturating_mul(1000 + MAX_DRIFT_PERMILLE).div_ceil(1000)))
+            }
+            Freshness::Stale => None,
         }
     }
 }
@@ -150,6 +169,14 @@ impl Call {
             | Call::CompareAndSwap { key, .. }
             | Call::ReadList { key, .. }
             | Call::ReadRegister { key, .. } => *key,
+        }
+    }
+
+    /// How fresh a read was asked to be; a write is [`Freshness::Linearizable`].
+    pub fn freshness(&self) -> Freshness {
+        match self {
+            Call::ReadList { freshness, .. } | Call::ReadRegister { freshness, .. } => *freshness,
+            Call::Append { .. } | Call::Put { .. } | Call::CompareAndSwap { .. } => Freshness::Linearizable,
         }
     }
 

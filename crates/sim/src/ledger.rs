@@ -11,7 +11,7 @@ use quorate::{Payload, PayloadError, RaftStateMachine, ReadPolicy};
 use crate::check::Verdict;
 use crate::history::{Call, Freshness, History, Key, ListView, Nanos, Operation, Outcome};
 use crate::rng::Rng;
-use crate::workload::{Invoked, Op, Returned, Workload};
+use crate::workload::{Asked, Invoked, Op, Returned, Workload};
 
 /// Keys below this are lists, the ones from here on registers.
 pub const FIRST_REGISTER: Key = 4;
@@ -211,6 +211,8 @@ pub struct LedgerClients {
     inline: bool,
     reads: u32,
     lease_reads: bool,
+    /// About the time between two confirmations of a leader.
+    max_age: Nanos,
     /// What each register was last seen to hold, so that comparing succeeds now and then.
     seen: BTreeMap<Key, u64>,
 }
@@ -218,14 +220,26 @@ pub struct LedgerClients {
 impl LedgerClients {
     /// Clients of which so many of a thousand operations are reads.
     pub fn new(reads: u32, lease_reads: bool, inline_applies: bool) -> Self {
-        Self { reads, lease_reads, inline: inline_applies, ..Self::default() }
+        let max_age = Duration::from_secs(1).as_nanos() as Nanos;
+        Self { reads, lease_reads, inline: inline_applies, max_age, ..Self::default() }
+    }
+
+    /// Reads of a maximum age take up to twice this.
+    #[must_use]
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = age.as_nanos() as Nanos;
+        self
     }
 
     fn draw(&mut self, chance: &mut Rng) -> Call {
         let value = self.history.operations.len() as u64 + 1;
         let key = chance.below(KEYS.into()) as Key;
         if chance.chance(self.reads) {
-            let freshness = if chance.chance(200) { Freshness::Stale } else { Freshness::Linearizable };
+            let freshness = match chance.below(20) {
+                0 | 1 => Freshness::Stale,
+                2..5 => Freshness::MaxAge(self.max_age.saturating_mul(chance.below(9)) / 4),
+                _ => Freshness::Linearizable,
+            };
             return match key < FIRST_REGISTER {
                 true => Call::ReadList { key, freshness },
                 false => Call::ReadRegister { key, freshness },
@@ -256,6 +270,7 @@ impl Workload for LedgerClients {
             client: asked.client,
             session: None,
             node: 0,
+            process: 0,
             invoked_at: asked.at,
             returned_at: None,
             call,
@@ -267,7 +282,7 @@ impl Workload for LedgerClients {
                 let policy = match freshness {
                     Freshness::Linearizable if self.lease_reads && chance.chance(500) => ReadPolicy::LeaseRead,
                     Freshness::Linearizable => ReadPolicy::ReadIndex,
-                    Freshness::Stale if chance.chance(500) => ReadPolicy::MaxAge(Duration::from_secs(chance.below(4))),
+                    Freshness::MaxAge(age) => ReadPolicy::MaxAge(Duration::from_nanos(age)),
                     Freshness::Stale => ReadPolicy::Stale,
                 };
                 Op::Read(policy, Arc::new(move |ledger: &Ledger| ledger.look(call)))
@@ -275,9 +290,9 @@ impl Workload for LedgerClients {
         }
     }
 
-    fn on_return(&mut self, id: u64, node: u64, at: Nanos, returned: Returned<LedgerResponse, Outcome>) {
+    fn on_return(&mut self, id: u64, by: Asked, at: Nanos, returned: Returned<LedgerResponse, Outcome>) {
         let Some(operation) = self.history.operations.get_mut(id as usize) else { return };
-        operation.node = node;
+        (operation.node, operation.process, operation.session) = (by.node, by.process, by.session);
         operation.returned_at = Some(at);
         operation.outcome = match returned {
             Returned::Written(response) => response.0,

@@ -51,4 +51,4 @@ pub use run::{Report, run, run_options, run_seed};
 pub use schedule::Schedule;
 pub use search::{Search, Summary, search};
 pub use shrink::{Shrunk, check_of, shrink};
-pub use workload::{Invoked, LookAt, Op, Returned, Workload};
+pub use workload::{Asked, Invoked, LookAt, Op, Returned, Workload};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{Call, Freshness, History, Key, ListView, Operation, Outcome};
+use crate::history::{Call, Freshness, History, Key, ListView, Nanos, Operation, Outcome};
 use crate::ledger::Ledger;
 
 /// An object's past: what it held after each version, and where each value is.
@@ -104,56 +104,95 @@ fn place(operation: &Operation, past: &Past) -> Result<Option<u64>, String> {
     }
 }
 
-/// Whether an operation must see all that was complete when it began.
-fn is_linearizable(operation: &Operation) -> bool {
-    !matches!(
-        operation.call,
-        Call::ReadList { freshness: Freshness::Stale, .. } | Call::ReadRegister { freshness: Freshness::Stale, .. }
-    )
-}
-
 /// Whether it made its version, rather than saw it.
 fn made(operation: &Operation) -> bool {
     operation.call.is_write() && !matches!(operation.outcome, Outcome::Swapped { swapped: false, .. })
 }
 
+/// When an operation ended, if it is known how.
+fn ended(operation: &Operation) -> Option<Nanos> {
+    match operation.outcome {
+        Outcome::Unknown => None,
+        _ => operation.returned_at,
+    }
+}
+
+/// The newest version known to be complete by a time.
+#[derive(Default)]
+struct Newest {
+    /// By time: the newest version until then, and whose it is.
+    versions: Vec<(Nanos, (u64, u64))>,
+}
+
+impl Newest {
+    fn of<'a>(operations: impl Iterator<Item = &'a (&'a Operation, u64)>) -> Self {
+        let ends = operations.filter_map(|(operation, version)| Some((ended(operation)?, (*version, operation.id))));
+        let mut versions: Vec<_> = ends.collect();
+        versions.sort_unstable();
+        let mut newest = (0, 0);
+        for (_, version) in &mut versions {
+            newest = newest.max(*version);
+            *version = newest;
+        }
+        Self { versions }
+    }
+
+    /// Before this moment: the version, and whose it is.
+    fn before(&self, moment: Nanos) -> (u64, u64) {
+        let until = self.versions.partition_point(|(at, _)| *at < moment);
+        until.checked_sub(1).map_or((0, 0), |last| self.versions[last].1)
+    }
+}
+
 /// With all operations of one object placed in its order of versions, they are linearizable exactly if no operation
-/// is placed before one that was complete when it began, and none saw what was not yet asked for.
+/// is placed before one that was complete when it began, and none saw what was not yet asked for. A stale read need
+/// not be linearizable, but what it saw was committed, so that it is behind no operation that begins later.
 fn check_real_time(operations: &[(&Operation, u64)]) -> Result<(), String> {
-    let mut invoked_at: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut invoked_at: BTreeMap<u64, Nanos> = BTreeMap::new();
     for (operation, version) in operations.iter().filter(|(operation, _)| made(operation)) {
         invoked_at.insert(*version, operation.invoked_at);
     }
-    let ended = |operation: &Operation| match operation.outcome {
-        Outcome::Unknown => None,
-        _ => operation.returned_at,
-    };
-    let mut ends: Vec<(u64, u64, u64)> = Vec::new();
-    for (operation, version) in operations {
-        if let Some(at) = ended(operation).filter(|_| is_linearizable(operation)) {
-            ends.push((at, *version, operation.id));
-        }
-    }
-    ends.sort_unstable();
-    let mut begins: Vec<&(&Operation, u64)> = operations.iter().collect();
-    begins.sort_unstable_by_key(|(operation, _)| (operation.invoked_at, operation.id));
-    let mut complete = ends.into_iter().peekable();
-    let mut newest = (0, 0);
-    for (operation, version) in begins {
-        while let Some((_, version, id)) = complete.next_if(|(at, _, _)| *at < operation.invoked_at) {
-            newest = newest.max((version, id));
-        }
-        let (id, kind) = (operation.id, if made(operation) { "write" } else { "read" });
-        let (behind, before) = (newest.0, newest.1);
-        if is_linearizable(operation) && (*version < behind || made(operation) && *version == behind) {
-            return Err(format!(
-                "not linearizable: {kind} {id} is at version {version}, although operation {before} at version \
-                 {behind} was complete when it began"
-            ));
+    let newest = Newest::of(operations.iter());
+    let mut processes: BTreeMap<(u64, u64), Vec<&(&Operation, u64)>> = BTreeMap::new();
+    for placed in operations {
+        let (operation, version) = placed;
+        let (id, made) = (operation.id, made(operation));
+        let kind = if made { "write" } else { "read" };
+        if let Some(moment) = operation.call.freshness().sees_all_before(operation.invoked_at) {
+            let (behind, before) = newest.before(moment);
+            if *version < behind || made && *version == behind {
+                let (what, when) = match operation.call.freshness() {
+                    Freshness::MaxAge(age) => ("too old", format!("{age} ns before it began")),
+                    Freshness::Linearizable | Freshness::Stale => ("not linearizable", "when it began".to_owned()),
+                };
+                return Err(format!(
+                    "{what}: {kind} {id} is at version {version}, although operation {before} at version {behind} was \
+                     complete {when}"
+                ));
+            }
         }
         let future = invoked_at.get(version).is_some_and(|asked| ended(operation).is_some_and(|at| at < *asked));
-        if !made(operation) && future {
+        if !made && future {
             return Err(format!("{kind} {id} saw version {version} before it was asked for"));
+        }
+        if !made && !operation.call.is_write() {
+            processes.entry((operation.node, operation.process)).or_default().push(placed);
+        }
+    }
+    processes.iter().try_for_each(|(process, reads)| check_monotone(*process, reads))
+}
+
+/// Reads of one process, however stale, do not go back.
+fn check_monotone((node, process): (u64, u64), reads: &[&(&Operation, u64)]) -> Result<(), String> {
+    let newest = Newest::of(reads.iter().copied());
+    for (operation, version) in reads {
+        let (behind, before) = newest.before(operation.invoked_at);
+        if *version < behind {
+            let id = operation.id;
+            return Err(format!(
+                "a read goes back: read {id} is at version {version}, although process {process} of node {node} had \
+                 shown version {behind} to read {before}"
+            ));
         }
     }
     Ok(())

@@ -93,6 +93,7 @@ pub fn run_seed(seed: u64, trace: bool) -> (Report, History) {
 /// Runs with these options and the default workload.
 pub fn run_options(options: Options, trace: bool) -> (Report, History) {
     let clients = LedgerClients::new(options.reads, options.lease_reads, options.inline_applies);
+    let clients = clients.max_age(options.election_timeout);
     let (mut report, clients) = run(options, clients, trace);
     (report.search_steps, report.undecided) = (clients.steps, clients.undecided);
     (report, clients.history)

@@ -20,11 +20,11 @@ pub trait Workload {
     /// What a client asks next.
     fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<Self::Machine, Self::Seen>;
 
-    /// A client was told how an operation ended, or gave up. `node` is the one that was asked last.
+    /// A client was told how an operation ended, or gave up.
     fn on_return(
         &mut self,
         id: u64,
-        node: u64,
+        by: Asked,
         at: Nanos,
         returned: Returned<<Self::Machine as RaftStateMachine>::Response, Self::Seen>,
     );
@@ -45,6 +45,17 @@ pub struct Invoked {
     pub client: u32,
     /// When.
     pub at: Nanos,
+}
+
+/// Who was asked last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The node.
+    pub node: u64,
+    /// Which of its processes: counts its starts.
+    pub process: u64,
+    /// The session that the write belonged to: the index of the entry that opened it.
+    pub session: Option<u64>,
 }
 
 /// What a client asks.

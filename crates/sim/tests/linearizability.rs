@@ -256,6 +256,7 @@ fn generate(rng: &mut Rng, keys: &[u32], clients: u32, operations: u64, unknown:
             client: client as u32,
             session: None,
             node: 1,
+            process: 1,
             invoked_at,
             returned_at,
             call,

@@ -1,0 +1,68 @@
+//! What reads that are not linearizable promise all the same: an age, and never to go back.
+
+use quorate::RaftStateMachine;
+use quorate_sim::history::{Call, Freshness, ListView, Operation, Outcome};
+use quorate_sim::{History, Ledger, LedgerCommand, oracle};
+
+const KEY: u32 = 0;
+
+/// Three appends, complete at 110, 210 and 310, and what they make of the list.
+fn appended() -> (History, Ledger, Vec<ListView>) {
+    let (mut history, mut ledger, mut views) = (History::default(), Ledger::default(), vec![ListView::default()]);
+    for value in 1..=3 {
+        let call = Call::Append { key: KEY, value };
+        let outcome = ledger.apply(LedgerCommand(call)).0;
+        history.operations.push(operation(value - 1, 100 * value, call, outcome, 1));
+        views.push(ledger.list(KEY));
+    }
+    (history, ledger, views)
+}
+
+fn operation(id: u64, at: u64, call: Call, outcome: Outcome, process: u64) -> Operation {
+    let (node, invoked_at, returned_at) = (1, at, Some(at + 10));
+    Operation { id, client: 0, session: None, node, process, invoked_at, returned_at, call, outcome }
+}
+
+/// Reads at these times, as fresh as that, by these processes, that see these versions.
+fn check(reads: &[(u64, Freshness, u64, usize)]) -> Result<(), String> {
+    let (mut history, end, views) = appended();
+    for (at, freshness, process, version) in reads.iter().copied() {
+        let call = Call::ReadList { key: KEY, freshness };
+        let id = history.operations.len() as u64;
+        history.operations.push(operation(id, at, call, Outcome::List(views[version]), process));
+    }
+    oracle::check(&history, &end)
+}
+
+fn says(checked: Result<(), String>, what: &str) -> bool {
+    checked.is_err_and(|error| error.contains(what))
+}
+
+#[test]
+fn a_read_of_an_age_sees_what_was_complete_so_long_before() {
+    // At 500: the second append is complete, the third may not be.
+    assert_eq!(check(&[(500, Freshness::MaxAge(200), 1, 2)]), Ok(()));
+    assert_eq!(check(&[(500, Freshness::MaxAge(200), 1, 3)]), Ok(()));
+    assert!(says(check(&[(500, Freshness::MaxAge(200), 1, 1)]), "too old"));
+    // The third is complete 190 ns before, which a slow clock measures as less: 187 ns may not see it.
+    assert_eq!(check(&[(500, Freshness::MaxAge(187), 1, 2)]), Ok(()));
+    assert!(says(check(&[(500, Freshness::MaxAge(186), 1, 2)]), "too old"));
+    assert!(says(check(&[(500, Freshness::MaxAge(0), 1, 2)]), "too old"));
+}
+
+#[test]
+fn a_stale_read_may_be_as_old_as_it_likes_but_goes_not_back_in_one_process() {
+    assert_eq!(check(&[(500, Freshness::Stale, 1, 2), (600, Freshness::Stale, 2, 0)]), Ok(()));
+    assert_eq!(check(&[(500, Freshness::Stale, 1, 1), (600, Freshness::Stale, 1, 1)]), Ok(()));
+    // Under way at the same time, they have no order.
+    assert_eq!(check(&[(500, Freshness::Stale, 1, 2), (505, Freshness::Stale, 1, 1)]), Ok(()));
+    assert!(says(check(&[(500, Freshness::Stale, 1, 2), (600, Freshness::Stale, 1, 1)]), "goes back"));
+}
+
+#[test]
+fn what_a_stale_read_saw_is_behind_no_later_linearizable_one() {
+    // The third append began at 300 and is shown at 305, before it is answered.
+    let shown = (302, Freshness::Stale, 1, 3);
+    assert!(says(check(&[shown, (313, Freshness::Linearizable, 2, 2)]), "not linearizable"));
+    assert_eq!(check(&[shown, (313, Freshness::Linearizable, 2, 3)]), Ok(()));
+}
