@@ -1,19 +1,18 @@
 //! What a caller holds: [`Session`] and [`PendingWrite`].
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_wire::{
-    EntryKind, MAX_PAYLOAD_BYTES, MAX_SESSION_SERIALS, SESSION_HEADER_BYTES, SessionHeader, SessionOpening,
-    encode_session_ids,
+    EntryKind, MAX_PAYLOAD_BYTES, MAX_SESSION_SERIALS, SESSION_HEADER_BYTES, SessionOpening, encode_session_ids,
 };
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep_until, timeout_at};
 
+use super::serials::Serials;
 use super::submit::Submitted;
 use crate::raft::Group;
 use crate::{ClientWriteError, ClientWriteResponse, Raft, RaftStateMachine, SessionError};
@@ -40,6 +39,11 @@ impl Default for SessionOptions {
 }
 
 impl SessionOptions {
+    /// A session that is not written to for so long is kept alive in the log.
+    pub fn keep_interval(&self) -> Duration {
+        self.time_to_live / KEEPS_PER_LIFE
+    }
+
     fn check(&self) -> Result<(), SessionError> {
         if self.time_to_live < MIN_TIME_TO_LIVE {
             return Err(SessionError::Options { field: "time_to_live", must: "be at least 1 s" });
@@ -85,19 +89,11 @@ struct Shared<S: RaftStateMachine> {
 }
 
 struct State {
-    next_serial: u64,
-    /// Serials whose answers may still be asked for.
-    open: BTreeSet<u64>,
+    serials: Serials,
     /// When the last write began that the cluster answered.
     active: Instant,
     /// It expired, was closed, or was left to others.
     over: bool,
-}
-
-impl State {
-    fn low(&self) -> u64 {
-        self.open.first().copied().unwrap_or(self.next_serial)
-    }
 }
 
 impl<S: RaftStateMachine> Raft<S> {
@@ -146,7 +142,8 @@ impl<S: RaftStateMachine> Raft<S> {
 
 impl<S: RaftStateMachine> Session<S> {
     fn start(group: Arc<Group<S>>, id: u64, options: SessionOptions, next_serial: u64, active: Instant) -> Self {
-        let state = State { next_serial, open: BTreeSet::new(), active, over: false };
+        let serials = Serials::new(next_serial, options.max_in_flight);
+        let state = State { serials, active, over: false };
         let runtime = group.host.runtime.clone();
         let shared = Arc::new(Shared {
             group,
@@ -259,11 +256,7 @@ impl<S: RaftStateMachine> PendingWrite<S> {
     /// As for `send`.
     pub async fn send_until(&mut self, deadline: Instant) -> Result<ClientWriteResponse<S::Response>, SessionError> {
         let started = Instant::now();
-        let header =
-            SessionHeader { session: self.shared.id, serial: self.serial, low: self.shared.state.lock().low() };
-        let mut head = Vec::with_capacity(self.payload.len());
-        header.encode(&mut head);
-        self.payload[..SESSION_HEADER_BYTES].copy_from_slice(&head);
+        self.shared.state.lock().serials.head(self.shared.id, self.serial, &mut self.payload);
         let payload = Bytes::copy_from_slice(&self.payload);
         let group = &self.shared.group;
         match group.submit(EntryKind::SessionCommand, payload, deadline, &mut self.unknown).await {
@@ -283,7 +276,7 @@ impl<S: RaftStateMachine> PendingWrite<S> {
 
 impl<S: RaftStateMachine> Drop for PendingWrite<S> {
     fn drop(&mut self) {
-        self.shared.state.lock().open.remove(&self.serial);
+        self.shared.state.lock().serials.release(self.serial);
         self.shared.room.notify_waiters();
     }
 }
@@ -308,13 +301,7 @@ impl<S: RaftStateMachine> Shared<S> {
         if state.over {
             return Err(SessionError::Expired);
         }
-        if state.next_serial - state.low() >= u64::from(self.options.max_in_flight) {
-            return Ok(None);
-        }
-        let serial = state.next_serial;
-        state.next_serial += 1;
-        state.open.insert(serial);
-        Ok(Some(serial))
+        Ok(state.serials.take())
     }
 
     /// The cluster answered what was sent at `started`: the session was alive then.
@@ -335,7 +322,7 @@ impl<S: RaftStateMachine> Shared<S> {
     /// When it has to be kept alive, if it is not written to until then; `None`: never.
     fn keep_due(&self) -> Option<Instant> {
         let state = self.state.lock();
-        (!state.over).then(|| state.active + self.options.time_to_live / KEEPS_PER_LIFE)
+        (!state.over).then(|| state.active + self.options.keep_interval())
     }
 }
 
@@ -366,7 +353,7 @@ async fn keep_alive<S: RaftStateMachine>(session: Weak<Shared<S>>) {
             continue;
         }
         let (group, ids) = (Arc::clone(&shared.group), list(shared.id));
-        let pause = shared.options.time_to_live / KEEPS_PER_LIFE;
+        let pause = shared.options.keep_interval();
         drop(shared);
         let kept = group.submit(EntryKind::KeepSessions, ids, started + pause, &mut false).await;
         let Some(shared) = session.upgrade() else { return };

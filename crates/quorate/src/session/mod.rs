@@ -2,10 +2,11 @@
 //! 6.3, law 22).
 //!
 //! `table.rs` decides, at apply, the same on every node. `client.rs` is what a caller holds: it numbers commands and
-//! writes them again, under the same number, until it knows what became of them. `submit.rs` is one such attempt
-//! after the other.
+//! writes them again, under the same number, until it knows what became of them; `serials.rs` has the numbers.
+//! `submit.rs` is one such attempt after the other.
 
 mod client;
+mod serials;
 mod submit;
 mod table;
 #[cfg(test)]
@@ -18,6 +19,8 @@ use quorate_wire::{
 };
 
 pub use client::{PendingWrite, Session, SessionOptions};
+#[cfg(feature = "sim")]
+pub use serials::Serials;
 pub use table::{Answer, LogPlace, SessionLimits, SessionRefusal, SessionTable, Verdict};
 
 /// What became of an entry about a session that has no response of the state machine.
