@@ -87,8 +87,8 @@ pub mod advanced {
     pub use quorate_wal as wal;
     pub use quorate_wire as wire;
 
-    /// The session table, for drivers that apply entries themselves.
+    /// The session table, for drivers that apply entries themselves, and the numbers of those who write in a session.
     pub mod sessions {
-        pub use crate::session::{Answer, LogPlace, SessionLimits, SessionRefusal, SessionTable, Verdict};
+        pub use crate::session::{Answer, LogPlace, Serials, SessionLimits, SessionRefusal, SessionTable, Verdict};
     }
 }

@@ -31,8 +31,6 @@ use crate::{
     ReceivedSnapshot, SnapshotStore, StartError, Storage, StorageError, StorageErrorKind,
 };
 
-pub use crate::session::Serials;
-
 /// Names a call of a client at one node; the caller's choice.
 pub type CallId = u64;
 

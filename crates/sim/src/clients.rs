@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use quorate::advanced::sessions::SessionRefusal;
+use quorate::advanced::wire::EntryKind;
 use quorate::virtual_node::{Answer, CallId};
 use quorate::{Payload, RaftStateMachine, ReadPolicy};
 use quorate_core::NodeId;
 
 use crate::edits::Decision;
+use crate::goals::Goal;
+use crate::history::Nanos;
 use crate::options::Options;
 use crate::rng::Rng;
+use crate::sessions::{Numbered, Sessions};
 use crate::workload::{Invoked, LookAt, Op, Returned, Workload};
 use crate::world::{Event, SeenList, World};
 
@@ -19,6 +24,8 @@ pub(crate) type AnswerOf<W> = Answer<<<W as Workload>::Machine as RaftStateMachi
 
 enum Asked<W: Workload> {
     Write(Vec<u8>),
+    /// A command of a session: repeated until it is answered.
+    Numbered(Numbered),
     Read(ReadPolicy, LookAt<W::Machine, W::Seen>),
 }
 
@@ -28,12 +35,19 @@ struct Attempt<W: Workload> {
     node: usize,
     /// The call under way at that node.
     call: Option<CallId>,
+    begun: Nanos,
+    tries: u32,
+    /// An attempt may have been applied, or may be yet.
+    maybe: bool,
+    /// As it was before the attempt under way.
+    maybe_before: bool,
 }
 
 /// All clients of a run.
 pub(crate) struct Clients<W: Workload> {
     pub(crate) workload: W,
-    rng: Rng,
+    pub(crate) rng: Rng,
+    pub(crate) sessions: Sessions,
     open: BTreeMap<u64, Attempt<W>>,
     /// By client: operations under way.
     under_way: Vec<usize>,
@@ -53,6 +67,7 @@ impl<W: Workload> Clients<W> {
         Self {
             workload,
             rng: Rng::new(options.seed, 4),
+            sessions: Sessions::new(options),
             open: BTreeMap::new(),
             under_way: vec![0; options.clients as usize],
             calls: BTreeMap::new(),
@@ -75,6 +90,10 @@ impl<W: Workload> Clients<W> {
         self.under_way[client as usize] == 0
     }
 
+    pub(crate) fn set_leader(&mut self, leader: Option<NodeId>) {
+        self.leader = leader;
+    }
+
     pub(crate) fn new_call(&mut self) -> CallId {
         self.next_call += 1;
         self.next_call
@@ -87,6 +106,7 @@ impl<W: Workload> World<W> {
             let after = self.clients.rng.around(self.options.think).as_nanos() as u64;
             self.schedule(self.now + after, Event::Client(client));
         }
+        self.start_sessions();
     }
 
     /// A client starts an operation, or several at once.
@@ -108,17 +128,25 @@ impl<W: Workload> World<W> {
             let mut chance = Rng::new(self.options.seed, 4 + ((op + 1) << 16));
             let asked = match clients.workload.next(Invoked { id: op, client, at: self.now }, &mut chance) {
                 Op::Write(command) => {
-                    let mut bytes = Vec::new();
-                    if let Err(error) = command.encode(&mut bytes) {
+                    let mut numbered = clients.sessions.number(client);
+                    let mut bytes = numbered.as_mut().map(|command| std::mem::take(&mut command.payload));
+                    if let Err(error) = command.encode(bytes.get_or_insert_default()) {
                         return self.fail(format!("the workload made a command that cannot be encoded: {error}"));
                     }
-                    Asked::Write(bytes)
+                    let payload = bytes.unwrap_or_default();
+                    match numbered {
+                        None => Asked::Write(payload),
+                        Some(command) => Asked::Numbered(Numbered { payload, ..command }),
+                    }
                 }
                 Op::Read(policy, look) => Asked::Read(policy, look),
             };
             clients.under_way[client as usize] += 1;
-            clients.open.insert(op, Attempt { asked, client, node: 0, call: None });
-            let patience = self.options.election_timeout.as_nanos() as u64 * 8;
+            let timeouts = if matches!(asked, Asked::Numbered(_)) { 24 } else { 8 };
+            let (begun, tries, maybe, maybe_before) = (self.now, 0, false, false);
+            let attempt = Attempt { asked, client, node: 0, call: None, begun, tries, maybe, maybe_before };
+            clients.open.insert(op, attempt);
+            let patience = self.options.election_timeout.as_nanos() as u64 * timeouts;
             self.schedule(self.now + patience, Event::GiveUp { client, op });
             self.attempt(client, op);
         }
@@ -128,29 +156,41 @@ impl<W: Workload> World<W> {
         }
     }
 
+    /// A node to ask: so often of a thousand times the one that is believed to lead, else anyone.
+    pub(crate) fn someone(&mut self, leader: u32) -> usize {
+        let clients = &mut self.clients;
+        let known = clients.leader.and_then(|leader| self.places.iter().position(|place| place.id == leader));
+        let anywhere = clients.rng.below(self.places.len() as u64) as usize;
+        let at = if leader > 0 && clients.rng.chance(leader) { known.unwrap_or(anywhere) } else { anywhere };
+        if self.places[at].running.is_none() && known == Some(at) {
+            clients.leader = None;
+        }
+        at
+    }
+
     pub(crate) fn attempt(&mut self, client: u32, op: u64) {
         self.digest.word(10 + op * 64);
         let call = self.clients.new_call();
+        let Some(attempt) = self.clients.open.get(&op) else { return };
+        let leader = if matches!(attempt.asked, Asked::Read(..)) { 0 } else { 900 };
+        let at = self.someone(leader);
+        let later = self.now + self.patience(attempt_number(self.clients.open.get(&op)));
         let clients = &mut self.clients;
         let Some(attempt) = clients.open.get_mut(&op) else { return };
-        let known = clients.leader.and_then(|leader| self.places.iter().position(|place| place.id == leader));
-        let anywhere = clients.rng.below(self.places.len() as u64) as usize;
-        let at = match &attempt.asked {
-            Asked::Write(_) if clients.rng.chance(900) => known.unwrap_or(anywhere),
-            Asked::Write(_) | Asked::Read(..) => anywhere,
-        };
         attempt.node = at;
         attempt.call = None;
-        let Some(running) = &mut self.places[at].running else {
-            if known == Some(at) {
-                clients.leader = None;
-            }
-            return self.retry_later(client, op);
-        };
+        let Some(running) = &mut self.places[at].running else { return self.retry_later(client, op) };
         attempt.call = Some(call);
+        (attempt.begun, attempt.tries) = (self.now, attempt.tries + 1);
+        (attempt.maybe_before, attempt.maybe) = (attempt.maybe, true);
         clients.calls.insert(call, op);
-        match &attempt.asked {
+        match &mut attempt.asked {
             Asked::Write(bytes) => running.node.write(call, bytes),
+            Asked::Numbered(command) => {
+                clients.sessions.head(client, command);
+                running.node.write_entry(call, EntryKind::SessionCommand, &command.payload);
+                self.schedule(later, Event::Late(call));
+            }
             Asked::Read(policy, look) => {
                 let (look, seen) = (Arc::clone(look), Arc::clone(&clients.seen));
                 let look = Box::new(move |machine: &crate::machine::Watched<W::Machine>| {
@@ -160,6 +200,15 @@ impl<W: Workload> World<W> {
             }
         }
         self.touch(at);
+    }
+
+    /// A command of a session that is not answered in time is sent again, perhaps elsewhere.
+    pub(crate) fn resend_if_late(&mut self, call: CallId) {
+        let Some(op) = self.clients.calls.get(&call).copied() else { return };
+        let waiting = self.clients.open.get(&op).filter(|attempt| attempt.call == Some(call));
+        if let Some(client) = waiting.map(|attempt| attempt.client) {
+            self.attempt(client, op);
+        }
     }
 
     fn retry_later(&mut self, client: u32, op: u64) {
@@ -176,13 +225,32 @@ impl<W: Workload> World<W> {
     pub(crate) fn on_answer(&mut self, at: usize, call: CallId, answer: AnswerOf<W>) {
         let op = match self.clients.calls.remove(&call) {
             Some(op) => op,
+            None if self.on_errand_answer(call, &answer) => return,
             None => return self.on_other_answer(at, call, answer),
         };
-        let Some(attempt) = self.clients.open.get(&op).filter(|attempt| attempt.call == Some(call)) else { return };
+        if let Some(numbered) = self.session_of(op) {
+            match &answer {
+                Answer::Applied { log_id, response } => {
+                    self.check_same(op, *log_id, response);
+                    // Whichever attempt it answers.
+                    if let Answer::Applied { response, .. } = answer {
+                        self.finish(op, Returned::Written(response));
+                    }
+                    return;
+                }
+                Answer::SessionRefused(SessionRefusal::Expired) => return self.on_expired(op, call, numbered),
+                Answer::SessionRefused(refusal) if self.clients.open.contains_key(&op) => {
+                    return self.fail(format!("exactly once: operation {op} waits for its answer, and is {refusal:?}"));
+                }
+                _ => {}
+            }
+        }
+        let Some(attempt) = self.clients.open.get_mut(&op).filter(|attempt| attempt.call == Some(call)) else { return };
         let client = attempt.client;
         match answer {
             Answer::Applied { response, .. } => self.finish(op, Returned::Written(response)),
             Answer::NotLeader { leader } => {
+                attempt.maybe = attempt.maybe_before;
                 self.clients.leader = leader;
                 let hop = self.options.latency.as_nanos() as u64;
                 match leader {
@@ -190,13 +258,36 @@ impl<W: Workload> World<W> {
                     None => self.retry_later(client, op),
                 }
             }
-            Answer::Refused | Answer::ReadRefused(_) => self.retry_later(client, op),
+            Answer::Refused | Answer::ReadRefused(_) => {
+                attempt.maybe = attempt.maybe_before;
+                self.retry_later(client, op);
+            }
+            Answer::Unknown if matches!(attempt.asked, Asked::Numbered(_)) => self.retry_later(client, op),
             Answer::Unknown
             | Answer::Changed(_)
             | Answer::Initialized(_)
             | Answer::SessionDone { .. }
             | Answer::SessionRefused(_) => self.finish(op, Returned::Unknown),
         }
+    }
+
+    fn session_of(&self, op: u64) -> Option<u64> {
+        match &self.clients.open.get(&op)?.asked {
+            Asked::Numbered(command) => Some(command.session),
+            Asked::Write(_) | Asked::Read(..) => None,
+        }
+    }
+
+    /// An attempt was refused because its session is no more: it is not applied, and no later one will be.
+    fn on_expired(&mut self, op: u64, call: CallId, session: u64) {
+        let Some(attempt) = self.clients.open.get_mut(&op) else { return };
+        if attempt.call == Some(call) {
+            attempt.maybe = attempt.maybe_before;
+        }
+        let client = attempt.client;
+        self.reach(Goal::SessionGone);
+        self.expired(client, session);
+        self.finish(op, Returned::Unknown);
     }
 
     /// Takes what reads saw.
@@ -217,15 +308,30 @@ impl<W: Workload> World<W> {
             Returned::NotApplied | Returned::Unknown => self.clients.unknown += 1,
         }
         // A write that is certainly not in any log now never will be; a read has no effect.
-        let idle = attempt.call.is_none() || matches!(attempt.asked, Asked::Read(..));
+        let idle = match &attempt.asked {
+            Asked::Write(_) => attempt.call.is_none(),
+            Asked::Numbered(_) => !attempt.maybe,
+            Asked::Read(..) => true,
+        };
         let returned = match returned {
             Returned::Unknown if idle => Returned::NotApplied,
             returned => returned,
         };
         let place = &self.places[attempt.node];
-        let by = crate::workload::Asked { node: place.id.0, process: place.run, session: None };
+        let session = match &attempt.asked {
+            Asked::Numbered(command) => Some(command.session),
+            Asked::Write(_) | Asked::Read(..) => None,
+        };
+        let by = crate::workload::Asked { node: place.id.0, process: place.run, session };
         self.digest.word(12 + op * 64);
+        let answered = matches!(returned, Returned::Written(_));
         self.clients.workload.on_return(op, by, self.now, returned);
+        if let Asked::Numbered(command) = attempt.asked {
+            if answered && attempt.tries > 1 {
+                self.reach(Goal::SessionRetried);
+            }
+            self.end_of_command(attempt.client, op, attempt.begun, answered, command);
+        }
         let under_way = &mut self.clients.under_way[attempt.client as usize];
         *under_way -= 1;
         if *under_way == 0 {
@@ -237,15 +343,16 @@ impl<W: Workload> World<W> {
     /// A process is gone: whether its writes are in a log is not known, reads are asked elsewhere.
     pub(crate) fn on_process_gone(&mut self, at: usize) {
         self.pending.retain(|_, place| *place != at);
+        self.on_errands_gone(at);
         let gone: Vec<(u64, u32, bool)> = self
             .clients
             .open
             .iter()
             .filter(|(_, attempt)| attempt.node == at && attempt.call.is_some())
-            .map(|(op, attempt)| (*op, attempt.client, matches!(attempt.asked, Asked::Read(..))))
+            .map(|(op, attempt)| (*op, attempt.client, !matches!(attempt.asked, Asked::Write(_))))
             .collect();
-        for (op, client, read) in gone {
-            match read {
+        for (op, client, again) in gone {
+            match again {
                 true => {
                     if let Some(attempt) = self.clients.open.get_mut(&op) {
                         attempt.call = None;
@@ -256,4 +363,9 @@ impl<W: Workload> World<W> {
             }
         }
     }
+}
+
+/// The number of the next attempt, from 1.
+fn attempt_number<W: Workload>(attempt: Option<&Attempt<W>>) -> u32 {
+    attempt.map_or(1, |attempt| attempt.tries + 1)
 }

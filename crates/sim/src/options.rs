@@ -45,6 +45,8 @@ pub struct Options {
     pub reads: u32,
     /// Of a thousand times, so often a client starts several writes at once.
     pub batches: u32,
+    /// Of a thousand clients, so many have sessions.
+    pub sessions: u32,
     /// Whether the membership changes.
     pub membership: bool,
     /// Whether elections, snapshots and purges are triggered by hand.
@@ -89,6 +91,7 @@ impl Options {
             message_faults: *rng.pick(&[1, 5, 20]),
             reads: *rng.pick(&[200, 400, 600]),
             batches: *rng.pick(&[0, 100, 300]),
+            sessions: 0,
             membership: rng.chance(500),
             triggers: rng.chance(500),
             beyond_budget: rng.chance(50),
@@ -100,7 +103,13 @@ impl Options {
             edits: Edits::default(),
         };
         options.config = options.draw_config(&mut rng);
+        options.draw_workload(&mut Rng::new(seed, 9));
         options
+    }
+
+    /// What clients and the operator do, beside what the run's own generator decides.
+    fn draw_workload(&mut self, rng: &mut Rng) {
+        self.sessions = *rng.pick(&[0, 400, 800]);
     }
 
     /// Whether this node is a voter of the first membership.
@@ -146,8 +155,8 @@ impl fmt::Display for Options {
         writeln!(f, "  election timeout {election_timeout:?}, latency {latency:?}, disk {:?}", self.disk_latency)?;
         writeln!(
             f,
-            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille",
-            self.think, self.reads, self.batches
+            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille, sessions {} permille",
+            self.think, self.reads, self.batches, self.sessions
         )?;
         writeln!(
             f,

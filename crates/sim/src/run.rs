@@ -235,6 +235,7 @@ impl<W: Workload> World<W> {
     }
 
     fn check_ends(&mut self) -> Result<(), String> {
+        self.check_session_tables()?;
         let members = self.members();
         let mut first: Option<(NodeId, u64, Vec<u8>)> = None;
         let mut end = None;

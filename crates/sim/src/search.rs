@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::counters::{Counters, Total, Totals};
 use crate::fault::{Fault, FaultCounts, FaultSet};
+use crate::goals::Goal;
 use crate::run::{Report, run_seed};
 
 /// Of so many seeds one is run twice, to compare the trace hashes.
@@ -83,6 +84,11 @@ impl Summary {
     /// Simulated hours of clusters under load.
     pub fn hours(&self) -> f64 {
         self.busy.as_secs_f64() / 3600.0
+    }
+
+    /// Goals of clients and the operator that no seed reached.
+    pub fn missing_goals(&self) -> Vec<Goal> {
+        Goal::ALL.iter().copied().filter(|goal| self.totals.of(goal.name()).sum == 0).collect()
     }
 
     /// Kinds of faults that some seed enabled and none suffered, and kinds that no seed enabled.

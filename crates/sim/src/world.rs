@@ -75,6 +75,12 @@ pub(crate) enum Event {
         client: u32,
         op: u64,
     },
+    /// A client looks after its session.
+    Session(u32),
+    /// An attempt of what a client does beside its operations.
+    Errand(u64),
+    /// A call was not answered in time.
+    Late(CallId),
     Start(usize),
     Resume(usize),
     Chaos,
@@ -355,6 +361,9 @@ impl<W: Workload> World<W> {
             Event::Client(client) => self.on_client(client),
             Event::GiveUp { client, op } => self.on_give_up(client, op),
             Event::Retry { client, op } => self.attempt(client, op),
+            Event::Session(client) => self.on_session(client),
+            Event::Errand(id) => self.on_errand(id),
+            Event::Late(call) => self.on_late(call),
             Event::Start(at) => self.start(at),
             Event::Resume(at) => self.resume(at),
             Event::Chaos => self.on_chaos(),

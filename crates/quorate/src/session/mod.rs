@@ -19,7 +19,6 @@ use quorate_wire::{
 };
 
 pub use client::{PendingWrite, Session, SessionOptions};
-#[cfg(feature = "sim")]
 pub use serials::Serials;
 pub use table::{Answer, LogPlace, SessionLimits, SessionRefusal, SessionTable, Verdict};
 

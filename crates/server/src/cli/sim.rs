@@ -35,7 +35,7 @@ pub(super) struct SimArgs {
     /// Threads of a search.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Fails if some kind of fault never happened.
+    /// Fails if some kind of fault never happened, or some goal of clients and the operator was never reached.
     #[arg(long)]
     every_fault: bool,
     /// Writes what a search found here, for programs.
@@ -148,6 +148,10 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
     let missing = summary.missing_faults();
     if args.every_fault && missing != quorate_sim::FaultSet::NONE {
         return Err(Failure::new(format!("these faults never happened: {missing}")));
+    }
+    let missing: Vec<&str> = summary.missing_goals().into_iter().map(quorate_sim::Goal::name).collect();
+    if args.every_fault && !missing.is_empty() {
+        return Err(Failure::new(format!("these goals were never reached: {}", missing.join(","))));
     }
     Ok(if summary.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
