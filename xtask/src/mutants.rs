@@ -3,6 +3,23 @@
 use std::path::Path;
 use std::process::Command;
 
+/// Bugs that neither scripts nor crashing disks nor random runs need show, and the test that turns red with each.
+const TESTS: &[(&str, &str, &[&str])] = &[
+    ("SnapshotWithoutSessions", "quorate", SESSIONS),
+    ("AnswersForgottenAtKeepAlive", "quorate", SESSIONS),
+    ("ExpiredSessionReopened", "quorate", SESSIONS),
+    ("ExpiryByLocalClock", "quorate", SESSIONS),
+    ("DuplicateAppliedAfterRestart", "quorate", SESSIONS),
+    ("LowMarkIgnored", "quorate", SESSIONS),
+    ("RestoreMergesSessions", "quorate", SESSIONS),
+    ("EarlyCompletionIsDropped", "quorate", &["--lib", "writes"]),
+    ("EarlyCompletionCoversEarlier", "quorate", &["--lib", "writes"]),
+    ("GapAccepted", "quorate", &["--test", "published", "malformed"]),
+    ("ResumedTransferMixesSnapshots", "quorate-net", &["--test", "snapshots"]),
+];
+
+const SESSIONS: &[&str] = &["--test", "sessions"];
+
 /// Builds with planted bugs, in a target directory of its own so that no other build can pick them up, and runs: the
 /// golden scripts; with `--sim` first, random runs; with `--ci`, random runs with a sample of the bugs, and the test
 /// that makes such a run short.
@@ -10,35 +27,74 @@ pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
     match args.first().map(String::as_str) {
         Some("--sim") => {
             args.remove(0);
-            example("quorate-sim", &args)
+            hunt(&args)
         }
         Some("--ci") => {
             cargo(&["test", "--test", "shrink"], "quorate-sim", &[])?;
-            example("quorate-sim", &["--ci".to_owned(), "--seeds".to_owned(), "2000".to_owned()])
+            hunt(&["--ci".to_owned(), "--seeds".to_owned(), "2000".to_owned()])
         }
-        _ => example("quorate-testkit", &args),
+        Some("--tests") => tests(),
+        _ => example("quorate-testkit", "mutants", &args),
     }
 }
 
-fn example(package: &str, args: &[String]) -> Result<(), String> {
-    cargo(&["run", "--quiet", "--example", "mutants"], package, args)
+fn hunt(args: &[String]) -> Result<(), String> {
+    example("quorate-sim", "hunt", args)
+}
+
+/// Runs each of [`TESTS`] with its bug, which must turn it red, after all of them without one.
+fn tests() -> Result<(), String> {
+    let mut green: Vec<(&str, &[&str])> = Vec::new();
+    let mut missed = Vec::new();
+    for (bug, package, args) in TESTS {
+        if !green.contains(&(*package, *args)) {
+            test(package, args, None)?.then_some(()).ok_or(format!("{package} {args:?} fails without a bug"))?;
+            green.push((*package, *args));
+        }
+        let caught = !test(package, args, Some(bug))?;
+        println!("{bug:<34} {package} {}{}", args.join(" "), if caught { "" } else { "  NOT NOTICED" });
+        if !caught {
+            missed.push(*bug);
+        }
+    }
+    if missed.is_empty() { Ok(()) } else { Err(format!("no test notices {}", missed.join(", "))) }
+}
+
+/// Whether this test passes.
+fn test(package: &str, args: &[&str], bug: Option<&str>) -> Result<bool, String> {
+    let mut command = command(&["test", "--quiet"], package, "quorate-core/mutants");
+    command.args(args).env_remove("QUORATE_BUG").stdout(std::process::Stdio::null());
+    if let Some(bug) = bug {
+        command.env("QUORATE_BUG", bug).stderr(std::process::Stdio::null());
+    }
+    command.status().map(|status| status.success()).map_err(|error| format!("cannot run cargo: {error}"))
+}
+
+fn example(package: &str, name: &str, args: &[String]) -> Result<(), String> {
+    cargo(&["run", "--quiet", "--example", name], package, args)
 }
 
 fn cargo(what: &[&str], package: &str, args: &[String]) -> Result<(), String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(what)
-        .args(["--profile", "ci", "--package", package, "--features", "mutants"])
-        .arg("--target-dir")
-        .arg(root.join("target/mutants"))
+    let status = command(what, package, "mutants")
         .arg("--")
         .args(args)
-        .current_dir(&root)
         .status()
         .map_err(|error| format!("cannot run cargo: {error}"))?;
     match status.success() {
         true => Ok(()),
         false => Err(format!("{package} does not notice every planted bug")),
     }
+}
+
+/// Cargo on a package with the feature, in the target directory for planted bugs.
+fn command(what: &[&str], package: &str, feature: &str) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args(what)
+        .args(["--profile", "ci", "--package", package, "--features", feature])
+        .arg("--target-dir")
+        .arg(root.join("target/mutants"))
+        .current_dir(root);
+    command
 }

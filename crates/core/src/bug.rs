@@ -64,6 +64,28 @@ bugs! {
     LeaseBindsItsLeader,
     /// A pre-vote needs an elect quorum only.
     PreVoteWithoutCommitQuorum,
+    /// A time-out starts a real campaign without asking first how it would end.
+    PreVoteSkipped,
+    /// A pre-vote that is granted restarts the timer of the voter.
+    PreVoteResetsTimer,
+    /// A campaign that is refused for a greater vote does not learn it.
+    RefusalTeachesNothing,
+    /// A node that refuses a shorter log stays below the term of its candidate.
+    RefusedLogTeachesNothing,
+    /// A voter that is asked again for the vote that it gave refuses it.
+    RepeatedRequestRefused,
+    /// A node campaigns as soon as it starts.
+    CampaignsAtStart,
+    /// A node without a membership campaigns.
+    BlankNodeCampaigns,
+    /// A vote request is answered that asks for another node than its sender.
+    VoteRequestForAnother,
+    /// A node campaigns in the last term, which nobody can follow.
+    CampaignsInTheLastTerm,
+    /// A shorter election timeout holds when the timer is set the next time.
+    ShorterTimeoutHoldsLater,
+    /// A node that restarts takes all of its log for committed.
+    RestartCommitsItsLog,
     /// A campaign after a restart shares the term of the vote on disk.
     RestartSharesTheTerm,
     /// A leader that no quorum acknowledges leads on.
@@ -88,6 +110,26 @@ bugs! {
     NoTruncateOnConflict,
     /// An append without entries is accepted whatever comes before it.
     EmptyPrevMatches,
+    /// Replies to an earlier leader id of this node count.
+    RepliesToAnOldVoteCount,
+    /// An acknowledgement that arrives twice counts for two voters.
+    AcknowledgementCountsTwice,
+    /// An acknowledgement of a round that was not begun counts.
+    RoundsToComeCount,
+    /// Entries that are not acknowledged when a later answer comes are sent again.
+    SlowIsTakenForLost,
+    /// A leader sends heartbeats to a peer that it sends entries to.
+    HeartbeatsThoughBusy,
+    /// What is durable after the first answer is never acknowledged.
+    NoSecondAnswer,
+    /// An append with entries does not say what is committed.
+    EntriesDoNotCommit,
+    /// Of an append that the driver sent only in part, the rest is taken for sent.
+    FrontTakenForTheWhole,
+    /// An append to an index near the end of numbers is accepted.
+    AnyIndexAccepted,
+    /// Pauses towards a peer that does not answer do not grow.
+    PausesDoNotGrow,
     /// Replies of an earlier stream count.
     OldStreamCounts,
     /// A grant leaves before the vote is durable.
@@ -104,6 +146,12 @@ bugs! {
     CountsAnOlderCopy,
     /// A transfer that ended leaves its flag set: no proposal is taken any more, also under a later leader id.
     TransferFlagStays,
+    /// Leadership is handed over to whoever is named, a learner or another disk.
+    TransferToAnybody,
+    /// A request to take over is dropped by a node whose disk is busy.
+    TransferDroppedWhileFlushing,
+    /// A node takes over when its disk is ready, however late that is.
+    TakesOverTooLate,
     /// A node is asked to take over before its log is up to date.
     TransferToLaggard,
     /// A leader goes above the very vote that it asked its successor to make.
@@ -112,6 +160,12 @@ bugs! {
     AppendDuringTransfer,
     /// In a joint membership only the new set must agree.
     NewSetAlone,
+    /// In a joint membership only the old set must agree.
+    OldSetAlone,
+    /// A learner campaigns.
+    LearnerCampaigns,
+    /// A grant that arrives twice counts twice.
+    GrantCountsTwice,
     /// A learner's grant counts towards an election.
     LearnerVotes,
     /// A learner's acknowledgement counts towards a commit.
@@ -126,12 +180,16 @@ bugs! {
     EffectiveOnCommit,
     /// A membership that was cut from the log stays in force.
     TruncatedMembershipStays,
+    /// Cutting the log forgets the membership before the one that was cut.
+    TruncationForgetsMembership,
     /// The uniform membership is appended before the joint one is committed.
     LeaveJointEarly,
     /// A new leader completes a joint change before an entry of its own is committed under the joint membership.
     CompleteBeforeOwnEntry,
     /// A leader goes on leading after its removal is committed.
     RemovedLeaderStays,
+    /// What a caller relies on is not looked at before its change is made.
+    PreconditionsIgnored,
     /// A learner becomes a voter however far it lags.
     PromoteWithoutCatchUp,
     /// Two voter sets are taken for the same if they name the same nodes.
@@ -148,6 +206,12 @@ bugs! {
     DuplicateAppliedAfterRestart,
     /// A command below its session's low mark is applied.
     LowMarkIgnored,
+    /// Sessions that a node knew before stay when it installs a snapshot.
+    RestoreMergesSessions,
+    /// A snapshot is accepted whose membership is from after its end.
+    SnapshotOfALaterMembership,
+    /// A snapshot is installed under a vote that is not durable.
+    InstallBeforeTheVote,
     /// The log is purged when a snapshot is asked for, not when it is durable.
     PurgeBeforeSnapshotIsDurable,
     /// A snapshot that could not be built purges the log as if it had been.
@@ -174,6 +238,16 @@ bugs! {
     ReadBeforeOwnCommit,
     /// A read is served before a quorum answered its round.
     ReadBeforeRound,
+    /// The leader's answer to a read commits what stands at its index here, whatever that is.
+    ReadReplyCommitsAnotherEntry,
+    /// The age of what a leader confirmed is counted from its answer, not from the question.
+    MaxAgeFromTheAnswer,
+    /// Time, and with it every lease, is taken from the wall clock.
+    LeaseByWallClock,
+    /// A lease read where leases are off is served in another way.
+    LeaseReadFallsBack,
+    /// A lease is promised however long it is.
+    AnyLeaseIsPromised,
     /// A lease is counted from the moment the acknowledgement arrives.
     LeaseFromReceipt,
     /// A refused connection ends a promised lease.
@@ -230,6 +304,8 @@ bugs! {
     GapAccepted,
     /// A write that completes before an earlier one is never reported.
     EarlyCompletionIsDropped,
+    /// A write that completes before an earlier one is reported as if the earlier one were durable.
+    EarlyCompletionCoversEarlier,
     /// An older completion of a write, which arrives after a newer one, is believed.
     OlderCompletionWins,
     /// Writes of the log are acknowledged before they are synced.
@@ -263,17 +339,36 @@ pub const fn bug(_: Bug) -> bool {
     false
 }
 
+/// None, and: the environment was not asked yet.
 #[cfg(feature = "mutants")]
-static PLANTED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(usize::MAX);
+const NONE: usize = usize::MAX;
+#[cfg(feature = "mutants")]
+const NOT_ASKED: usize = usize::MAX - 1;
 
-/// Whether this bug is planted.
+#[cfg(feature = "mutants")]
+static PLANTED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(NOT_ASKED);
+
+/// Whether this bug is planted: by [`plant`], or with `QUORATE_BUG=<name>`, to see that a test goes red.
 #[cfg(feature = "mutants")]
 pub fn bug(bug: Bug) -> bool {
-    PLANTED.load(std::sync::atomic::Ordering::Relaxed) == bug as usize
+    match PLANTED.load(std::sync::atomic::Ordering::Relaxed) {
+        NOT_ASKED => of_environment() == Some(bug),
+        planted => planted == bug as usize,
+    }
+}
+
+#[cfg(feature = "mutants")]
+#[cold]
+fn of_environment() -> Option<Bug> {
+    let name = std::env::var("QUORATE_BUG").ok();
+    let found = name.as_ref().and_then(|name| Bug::ALL.iter().copied().find(|bug| bug.name() == name));
+    assert!(name.is_none() || found.is_some(), "QUORATE_BUG: no such bug");
+    plant(found);
+    found
 }
 
 /// Plants a bug in this process, in place of the one before.
 #[cfg(feature = "mutants")]
 pub fn plant(bug: Option<Bug>) {
-    PLANTED.store(bug.map_or(usize::MAX, |bug| bug as usize), std::sync::atomic::Ordering::Relaxed);
+    PLANTED.store(bug.map_or(NONE, |bug| bug as usize), std::sync::atomic::Ordering::Relaxed);
 }

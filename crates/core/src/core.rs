@@ -115,7 +115,7 @@ impl Core {
             vote: recovered.vote,
             pieces: Pieces::after(last.index),
             memberships,
-            commit: applied.index,
+            commit: if bug(Bug::RestartCommitsItsLog) { last.index } else { applied.index },
             disk: Durability::recovered(last.index),
             apply_sent: applied,
             applied,
@@ -140,7 +140,7 @@ impl Core {
         };
         core.forget_old_memberships();
         core.set_election_deadline();
-        if core.is_only_voter() {
+        if core.is_only_voter() || bug(Bug::CampaignsAtStart) {
             core.election_deadline = now;
         }
         core
@@ -400,6 +400,9 @@ impl Core {
         while self.memberships.len() > 1 && self.in_force().0.index > index {
             self.memberships.pop();
         }
+        if bug(Bug::TruncationForgetsMembership) {
+            self.memberships.truncate(1);
+        }
         if self.memberships.len() < before {
             self.on_membership_in_force(out);
         }
@@ -508,7 +511,9 @@ impl Core {
         let old = &self.config;
         let (node_id, incarnation, mode, seed) = (old.node_id, old.incarnation, old.mode, old.seed);
         self.config = Config { node_id, incarnation, mode, seed, ..config };
-        self.election_deadline = self.election_deadline.min(self.now + self.config.election_timeout_max);
+        if !bug(Bug::ShorterTimeoutHoldsLater) {
+            self.election_deadline = self.election_deadline.min(self.now + self.config.election_timeout_max);
+        }
         self.on_reconfigured_leader();
         Ok(())
     }

@@ -39,6 +39,9 @@ impl Core {
     /// Whether this node votes in the last committed membership or a later one. A leader on its way out may
     /// hold the only copy of the entry that removes it, and must be able to finish (dissertation 4.2.2).
     pub(crate) fn is_electable(&self) -> bool {
+        if bug(Bug::BlankNodeCampaigns) && self.membership().is_empty() {
+            return true;
+        }
         // Rule: a leader's log holds every committed entry, and really (dissertation 3.6.3, docs/design/001).
         if self.lost_entries().is_some() && !bug(Bug::CampaignsWithLostEntries) {
             return false;
@@ -46,6 +49,9 @@ impl Core {
         let mut committed = self.memberships.iter().rposition(|(id, _)| id.index <= self.commit).unwrap_or(0);
         if bug(Bug::RemovedLeaderCannotFinish) {
             committed = self.memberships.len() - 1;
+        }
+        if bug(Bug::LearnerCampaigns) {
+            return self.membership().nodes.contains_key(&self.config.node_id);
         }
         let (me, incarnation) = (self.config.node_id, self.config.incarnation);
         self.memberships[committed..].iter().any(|(_, membership)| membership.is_voter_as(me, incarnation))
@@ -58,7 +64,7 @@ impl Core {
         if !self.may_campaign() {
             return self.become_follower(None);
         }
-        match self.config.pre_vote.is_on() {
+        match self.config.pre_vote.is_on() && !bug(Bug::PreVoteSkipped) {
             true => self.start_campaign(Phase::Pre, CampaignReason::Timeout, out),
             false => self.start_campaign(Phase::Real, CampaignReason::Timeout, out),
         }
@@ -99,7 +105,7 @@ impl Core {
             return out.note(Note::BoundByLease);
         }
         let vote = Vote::uncommitted(self.next_leader_id());
-        if vote.leader_id.term == u64::MAX {
+        if vote.leader_id.term == u64::MAX && !bug(Bug::CampaignsInTheLastTerm) {
             // Only a lie can have brought the terms this far; nobody would accept the last one.
             return self.set_election_deadline();
         }
@@ -186,13 +192,16 @@ impl Core {
         }
         match reply.answer {
             VoteAnswer::Granted => {
-                if !candidate.grants.contains(&(from, incarnation)) {
+                if !candidate.grants.contains(&(from, incarnation)) || bug(Bug::GrantCountsTwice) {
                     candidate.grants.push((from, incarnation));
                 }
                 self.maybe_win(out);
             }
             VoteAnswer::StaleVote(seen) => {
-                let forgets = bug(Bug::PreVoteLearnsNothing) && candidate.phase == Phase::Pre;
+                let forgets = match candidate.phase {
+                    Phase::Pre => bug(Bug::PreVoteLearnsNothing),
+                    Phase::Real => bug(Bug::RefusalTeachesNothing),
+                };
                 if !candidate.vote.exceeds(seen, mode) && !forgets {
                     self.seen_term = self.seen_term.max(seen.leader_id.term);
                 }
@@ -214,7 +223,7 @@ impl Core {
         };
         let membership = self.membership();
         let mut elected = membership.elect_reached(granted).is_some();
-        if bug(Bug::LearnerVotes) {
+        if bug(Bug::LearnerVotes) || bug(Bug::GrantCountsTwice) {
             elected |= candidate.grants.len() > membership.voter_ids().len() / 2;
         }
         match candidate.phase {
@@ -234,12 +243,14 @@ impl Core {
     // ---- voting ----
 
     pub(crate) fn on_vote_request(&mut self, from: NodeId, request: VoteRequest, out: &mut Actions) {
-        let asks_for_itself = request.vote.leader_id.node_id == from && !request.vote.committed;
+        let asks_for_itself =
+            request.vote.leader_id.node_id == from && !request.vote.committed || bug(Bug::VoteRequestForAnother);
         if !asks_for_itself || request.vote.leader_id.term == u64::MAX {
             return out.note(Note::Impossible { from, what: "a vote request for another node or a committed vote" });
         }
         let answer = self.answer_vote_request(from, &request);
-        if request.phase == Phase::Real && matches!(answer, VoteAnswer::StaleLog(_)) {
+        let learns = request.phase == Phase::Real && !bug(Bug::RefusedLogTeachesNothing);
+        if learns && matches!(answer, VoteAnswer::StaleLog(_)) {
             // A candidate that cannot win must not keep the one that can one term behind for ever.
             self.seen_term = self.seen_term.max(request.vote.leader_id.term);
         }
@@ -250,6 +261,9 @@ impl Core {
         if !granted || request.phase == Phase::Pre && !bug(Bug::PreVoteChangesVote) {
             if granted {
                 out.note(Note::Granted { phase: Phase::Pre, vote: request.vote });
+                if bug(Bug::PreVoteResetsTimer) {
+                    self.set_election_deadline();
+                }
             }
             return out.push(Action::Send { to: from, message });
         }
@@ -284,6 +298,7 @@ impl Core {
         }
         let acceptable = match request.phase {
             Phase::Pre => request.vote.exceeds(self.vote, mode),
+            Phase::Real if bug(Bug::RepeatedRequestRefused) => request.vote.exceeds(self.vote, mode),
             Phase::Real => request.vote.at_least(self.vote, mode),
         };
         let same_term = request.vote.leader_id.term == self.vote.leader_id.term && !self.vote.committed;

@@ -43,7 +43,9 @@ impl Core {
         if end.index > agreed && !self.take_entries(from, append.entries, agreed, end, out) {
             return;
         }
-        self.accept_upto(end.index.min(self.log.last().index), append.header.commit);
+        let commit =
+            if bug(Bug::EntriesDoNotCommit) && end.index > append.prev.index { 0 } else { append.header.commit };
+        self.accept_upto(end.index.min(self.log.last().index), commit);
         self.answer_append(from, &append.header, out);
     }
 
@@ -82,7 +84,8 @@ impl Core {
         if !entries.runs.follow(append.prev) {
             return Some("entries whose log ids go back");
         }
-        if end.leader_id > append.header.vote.leader_id || end.index > MAX_INDEX {
+        let too_far = end.index > MAX_INDEX && !bug(Bug::AnyIndexAccepted);
+        if end.leader_id > append.header.vote.leader_id || too_far {
             return Some("entries of a later leader than the sender");
         }
         if entries.bytes > MAX_BYTES {
@@ -225,7 +228,7 @@ impl Core {
         let matched = self.durable_match();
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(ack) = &mut follower.ack else { return };
-        if matched.index > ack.matched.index {
+        if matched.index > ack.matched.index && !bug(Bug::NoSecondAnswer) {
             ack.matched = matched;
             out.push(ack.into_action());
         }

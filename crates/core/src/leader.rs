@@ -219,6 +219,7 @@ impl Core {
         for peer in &mut leader.peers {
             // A peer that does not know the newest commit index is told, however busy it was.
             let stale = peer.sent_commit < sending.commit;
+            let stale = stale || bug(Bug::HeartbeatsThoughBusy);
             if stale || peer.sent_at.is_none_or(|at| sending.now.since(at) >= quiet_for) {
                 sending.send_heartbeat(peer, out);
             }
@@ -236,7 +237,7 @@ impl Core {
     pub(crate) fn leader_deadline(&self, leader: &Leader) -> Instant {
         let heard = leader.quorum_acked.unwrap_or(leader.since);
         let next = leader.changes.deadline().map_or(leader.heartbeat_at, |end| end.min(leader.heartbeat_at));
-        match self.config.check_quorum.is_on() {
+        match self.checks_quorum() {
             true => next.min(heard + self.config.election_timeout_max),
             false => next,
         }
@@ -278,9 +279,11 @@ impl Core {
     fn check_quorum_lapsed(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let heard = leader.quorum_acked.unwrap_or(leader.since);
-        self.config.check_quorum.is_on()
-            && self.now >= heard + self.config.election_timeout_max
-            && !bug(Bug::NoCheckQuorum)
+        self.checks_quorum() && self.now >= heard + self.config.election_timeout_max
+    }
+
+    fn checks_quorum(&self) -> bool {
+        self.config.check_quorum.is_on() && !bug(Bug::NoCheckQuorum)
     }
 
     /// A leader whose own log stays behind what the others committed hands over (law 8).
@@ -322,7 +325,7 @@ impl Core {
         out: &mut Actions,
     ) {
         let Role::Leader(leader) = &mut self.role else { return };
-        if reply.vote != self.vote {
+        if reply.vote != self.vote && !bug(Bug::RepliesToAnOldVoteCount) {
             return;
         }
         let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return };
@@ -375,7 +378,7 @@ impl Core {
             return out.note(Note::Impossible { from, what: "an acknowledgement of entries that do not exist" });
         }
         let now = self.now;
-        let news = self.with_peer(from, |sending, peer, _| {
+        let news = self.with_peer(from, |sending, peer, streams| {
             let mut inflight = VecDeque::new();
             let found = match &peer.mode {
                 Mode::Probe { sent, .. } => {
@@ -397,8 +400,14 @@ impl Core {
             let learned_in = if bug(Bug::LateDenialRegresses) { round } else { sending.round };
             let news = peer.advance_matched(matched, learned_in, now);
             sending.ask_behind(peer, round, out);
+            if bug(Bug::SlowIsTakenForLost) && peer.inflight_appends() > 0 && !news {
+                peer.probe(peer.matched.index + 1, None, streams, out);
+            }
             news
         });
+        if bug(Bug::AcknowledgementCountsTwice) && news == Some(false) {
+            self.commit_to(matched.index);
+        }
         // Commit first: what is sent next then carries the new commit index.
         if news == Some(true) {
             self.advance_commit(out);
@@ -506,7 +515,7 @@ impl Core {
     /// Takes in that a peer followed this leader in `round`; returns whether that can be.
     fn on_round_acked(&mut self, from: NodeId, round: Round, out: &mut Actions) -> bool {
         let Role::Leader(leader) = &mut self.role else { return false };
-        if round > leader.round {
+        if round > leader.round && !bug(Bug::RoundsToComeCount) {
             out.note(Note::Impossible { from, what: "an acknowledgement of a round that was not begun" });
             return false;
         }

@@ -158,11 +158,15 @@ impl Progress {
         if let Mode::Replicate { inflight, oldest_sent } = &mut self.mode {
             while let Some(sent) = inflight.front() {
                 // Of a cold append only the front may have been sent: go on from where it ended.
-                let cut = sent.cold && matched.index >= sent.first && matched.index < sent.last;
+                let cut = sent.cold
+                    && !bug(Bug::FrontTakenForTheWhole)
+                    && matched.index >= sent.first
+                    && matched.index < sent.last;
                 if cut {
                     self.next = matched.index + 1;
                 }
-                if !cut && matched.index < sent.last {
+                let front = bug(Bug::FrontTakenForTheWhole) && matched.index >= sent.first;
+                if !cut && !front && matched.index < sent.last {
                     break;
                 }
                 inflight.pop_front();

@@ -87,7 +87,7 @@ impl Core {
         match policy {
             ReadPolicy::Stale => out.push(answer(Outcome::Read(self.applied))),
             // Never falls back silently to another policy.
-            ReadPolicy::LeaseRead if !self.uses_leases() => {
+            ReadPolicy::LeaseRead if !self.uses_leases() && !bug(Bug::LeaseReadFallsBack) => {
                 out.push(answer(Outcome::Refused(Refusal::LeaseDisabled)));
             }
             ReadPolicy::LeaseRead => self.read_as(request, ReadConfirmation::Lease, out),
@@ -150,10 +150,11 @@ impl Core {
             return out.push(Action::Reply { request, outcome: Outcome::Refused(refusal) });
         };
         // What the leader confirmed is committed: no need to wait for the next append to say so.
-        if self.log.holds(log_id) {
+        if self.log.holds(log_id) || bug(Bug::ReadReplyCommitsAnotherEntry) && self.log.last().index >= log_id.index {
             self.commit_to(log_id.index);
         }
         // Counted from the question: the leader made sure some time after that.
+        let at = at.map(|asked| if bug(Bug::MaxAgeFromTheAnswer) { self.now } else { asked });
         self.confirmed = self.confirmed.max(at.map(|at| (at, log_id)));
         out.push(Action::Reply { request, outcome: Outcome::Read(log_id) });
     }

@@ -267,7 +267,7 @@ impl Core {
         }
         let usable = meta.last_log_id.leader_id <= header.vote.leader_id
             && meta.membership_log_id <= meta.last_log_id
-            && meta.membership_log_id.index <= meta.last_log_id.index
+            && (meta.membership_log_id.index <= meta.last_log_id.index || bug(Bug::SnapshotOfALaterMembership))
             && (1..=MAX_INDEX).contains(&meta.last_log_id.index)
             && meta.membership.check(self.config.mode).is_ok();
         if !usable {
@@ -289,6 +289,9 @@ impl Core {
         let ack = Ack { to: from, vote, stream, round, promised: Duration::ZERO, matched: LogId::ZERO };
         self.snapshot.installing = Some((meta.clone(), ack));
         // An installed snapshot says which leader it is from: it must not be durable before the vote for it is.
+        if bug(Bug::InstallBeforeTheVote) {
+            return out.push(Action::InstallSnapshot(meta));
+        }
         self.disk.hold(Held::Act(Action::InstallSnapshot(meta)));
     }
 

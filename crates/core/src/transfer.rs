@@ -96,6 +96,9 @@ impl Core {
     fn may_lead_next(&self, id: NodeId) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let Some(peer) = leader.peer(id) else { return false };
+        if bug(Bug::TransferToAnybody) {
+            return true;
+        }
         // A disk that was not heard of yet may be the one that is meant; another one certainly is not (law 15).
         self.membership().configs.iter().all(|set| {
             set.voters.get(&id).is_some_and(|named| {
@@ -220,7 +223,8 @@ impl Core {
     pub(crate) fn on_transfer_leader(&mut self, from: NodeId, vote: Vote, last_log_id: LogId) {
         let from_my_leader = vote == self.vote && vote.committed && vote.leader_id.node_id == from;
         let obeys = from_my_leader || bug(Bug::StaleTransferObeyed);
-        let is_here = self.log.holds(last_log_id) || bug(Bug::TakesOverWithoutTheLog);
+        let dropped = bug(Bug::TransferDroppedWhileFlushing) && self.disk.index() < last_log_id.index;
+        let is_here = self.log.holds(last_log_id) && !dropped || bug(Bug::TakesOverWithoutTheLog);
         if !obeys || !is_here || self.disk.is_to_take_over() {
             return;
         }
@@ -232,7 +236,8 @@ impl Core {
     pub(crate) fn take_over(&mut self, vote: Vote, until: Instant, out: &mut Actions) {
         // The leader does not wait for ever, and neither does what it allowed.
         let is_current = self.vote == vote || bug(Bug::TakesOverFromTheLastButOne);
-        if is_current && self.now < until && self.is_electable() {
+        let in_time = self.now < until || bug(Bug::TakesOverTooLate);
+        if is_current && in_time && self.is_electable() {
             self.start_campaign(Phase::Real, CampaignReason::Transfer(vote.leader_id), out);
         }
     }

@@ -64,7 +64,6 @@ impl RaftLogStorage for Handed {
 async fn start(
     hands_on: impl Fn(mpsc::Receiver<Completed>, Arc<dyn Completions>) + Send + Sync + 'static,
 ) -> Vec<Raft<Ledger>> {
-    common::plant_bug();
     let network = MemoryNetwork::new();
     let hands_on = Arc::new(hands_on);
     let mut nodes = Vec::new();

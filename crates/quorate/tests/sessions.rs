@@ -146,21 +146,8 @@ async fn start_on_disk(
     (host, raft)
 }
 
-/// `QUORATE_BUG=<name>` plants one, to see that a test here goes red.
-#[cfg(feature = "mutants")]
-fn plant_bug() {
-    use quorate::advanced::core::{Bug, plant};
-    let Ok(name) = std::env::var("QUORATE_BUG") else { return };
-    let bug = Bug::ALL.iter().find(|bug| bug.name() == name).expect("a bug of this name");
-    plant(Some(*bug));
-}
-
-#[cfg(not(feature = "mutants"))]
-fn plant_bug() {}
-
 impl Cluster {
     async fn start(config: Config) -> Self {
-        plant_bug();
         // RUST_LOG=quorate=debug shows what the nodes do.
         let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
         let (network, wall) = (MemoryNetwork::new(), Wall::start());
@@ -509,7 +496,6 @@ async fn start_durable(network: &MemoryNetwork, directory: &Path) -> Vec<Raft<Ta
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_outlives_the_whole_cluster_on_disk() {
-    plant_bug();
     let directory = Directory::new();
     let network = MemoryNetwork::new();
     let nodes = start_durable(&network, &directory.0).await;

@@ -13,6 +13,10 @@ pub const WARNING: Option<&str> = if cfg!(feature = "bug-ack-before-fsync") {
     None
 };
 
+/// No build with one of these features is without the warning, and the command line asks for it before a node starts.
+#[cfg(any(feature = "bug-ack-before-fsync", feature = "lossy-disk", feature = "mutants"))]
+const _: () = assert!(WARNING.is_some(), "a test build says so");
+
 /// Gives a node the disk of this build.
 pub fn with_disk<S: RaftStateMachine>(builder: Builder<S>) -> Builder<S> {
     #[cfg(feature = "lossy-disk")]

@@ -1,9 +1,15 @@
 //! Planted bugs: how many seeds it takes until each is caught, and by which check.
 //!
-//! The switch is one for the whole process, so one bug is hunted at a time, on several threads. A run that never ends
-//! is given up with its thread, and counts as caught.
+//! The switch is one for the whole process, so one bug is hunted at a time, on several threads. A run ends after a
+//! number of events, whatever a bug does; one that spins inside a single step is given up with its thread. Both count
+//! as caught.
+//!
+//! A hunt is long, so what was found can be kept in a file ([`Results`]): the next hunt goes on from there.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,6 +93,13 @@ pub enum Outcome {
         /// With this seed.
         seed: u64,
     },
+    /// It was caught by an earlier hunt.
+    Known {
+        /// With this seed.
+        seed: u64,
+        /// By this check.
+        check: String,
+    },
     /// No check failed.
     Missed,
     /// A check failed that fails without the bug as well: a violation to look at first.
@@ -117,7 +130,8 @@ impl fmt::Display for Row {
         write!(f, "{:<34} {seeds:>6} {:>7.1}  ", bug.name(), took.as_secs_f64())?;
         match outcome {
             Outcome::Caught { seed, violation } => write!(f, "{} (seed {seed})", check_of(violation)),
-            Outcome::Hung { seed } => write!(f, "a run that never ends (seed {seed})"),
+            Outcome::Hung { seed } => write!(f, "a step that never ends (seed {seed})"),
+            Outcome::Known { seed, check } => write!(f, "{check} (seed {seed}, before)"),
             Outcome::Missed => match elsewhere(*bug) {
                 Some(by) => write!(f, "not by chance; by {by}"),
                 None => f.write_str("MISSED"),
@@ -224,7 +238,7 @@ pub fn hunt(bug: Bug, hunt: Hunt) -> Row {
         Outcome::Caught { seed, .. } | Outcome::Hung { seed } | Outcome::Unsound { seed, .. } => {
             seed.wrapping_sub(hunt.first_seed) + 1
         }
-        Outcome::Missed => tried,
+        Outcome::Known { .. } | Outcome::Missed => tried,
     };
     Row { bug, outcome, seeds, took: begun.elapsed() }
 }
@@ -237,17 +251,80 @@ fn confirm(seed: u64, violation: String) -> Outcome {
     }
 }
 
+/// What hunts found before, in a file of lines: name, seeds tried, and the check that caught it or `-`, by tabs.
+#[derive(Debug, Default)]
+pub struct Results {
+    path: Option<PathBuf>,
+    known: BTreeMap<String, (u64, Option<String>)>,
+}
+
+impl Results {
+    /// Reads the file, if it is there.
+    ///
+    /// # Errors
+    /// Says which line cannot be read.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        };
+        let mut known = BTreeMap::new();
+        for line in text.lines() {
+            let mut parts = line.split('\t');
+            let (Some(name), Some(seeds), Some(check)) = (parts.next(), parts.next(), parts.next()) else {
+                return Err(format!("{}: three words by tabs: {line}", path.display()));
+            };
+            let seeds = seeds.parse().map_err(|error| format!("{}: {line}: {error}", path.display()))?;
+            // The last line of a bug counts.
+            known.insert(name.to_owned(), (seeds, (check != "-").then(|| check.to_owned())));
+        }
+        Ok(Self { path: Some(path.to_owned()), known })
+    }
+
+    fn note(&mut self, row: &Row) -> Result<(), String> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let check = match &row.outcome {
+            Outcome::Caught { violation, .. } => check_of(violation).to_owned(),
+            Outcome::Hung { .. } => "a step that never ends".to_owned(),
+            Outcome::Missed => "-".to_owned(),
+            Outcome::Known { .. } | Outcome::Unsound { .. } => return Ok(()),
+        };
+        let text = format!("{}\t{}\t{check}\n", row.bug.name(), row.seeds);
+        let mut file = std::fs::OpenOptions::new();
+        let written = file.append(true).create(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Goes on with a bug from where earlier hunts stopped.
+    fn hunt(&mut self, bug: Bug, how: Hunt) -> Result<Row, String> {
+        let (before, check) = self.known.get(bug.name()).cloned().unwrap_or_default();
+        if let Some(check) = check {
+            let outcome = Outcome::Known { seed: how.first_seed + before.max(1) - 1, check };
+            return Ok(Row { bug, outcome, seeds: before, took: Duration::ZERO });
+        }
+        let rest = Hunt { first_seed: how.first_seed + before, seeds: how.seeds.saturating_sub(before), ..how };
+        let mut row = hunt(bug, rest);
+        row.seeds += before;
+        self.note(&row)?;
+        Ok(row)
+    }
+}
+
 /// Hunts these, printing a line each as they end; returns whether all were caught that must be.
-pub fn hunt_all(bugs: &[Bug], how: Hunt) -> bool {
+///
+/// # Errors
+/// If the results cannot be kept.
+pub fn hunt_all(bugs: &[Bug], how: Hunt, mut results: Results) -> Result<bool, String> {
     println!("{}", heading());
     let begun = Instant::now();
     let (mut caught, mut seeds, mut bad) = (0, 0, Vec::new());
     for bug in bugs {
-        let row = hunt(*bug, how);
+        let row = results.hunt(*bug, how)?;
         println!("{row}");
         seeds += row.seeds;
         match row.outcome {
-            Outcome::Caught { .. } | Outcome::Hung { .. } => caught += 1,
+            Outcome::Caught { .. } | Outcome::Hung { .. } | Outcome::Known { .. } => caught += 1,
             Outcome::Missed if elsewhere(*bug).is_some() => {}
             Outcome::Missed | Outcome::Unsound { .. } => bad.push(bug.name()),
         }
@@ -257,7 +334,7 @@ pub fn hunt_all(bugs: &[Bug], how: Hunt) -> bool {
     if !bad.is_empty() {
         println!("nothing is known to show: {}", bad.join(", "));
     }
-    bad.is_empty()
+    Ok(bad.is_empty())
 }
 
 /// The bugs of these names; all that random runs are meant to find if there are none.

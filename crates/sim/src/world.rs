@@ -88,6 +88,15 @@ pub(crate) enum Event {
     Operator,
 }
 
+/// No run has so many events: the longest of many thousand seeds have a tenth of them.
+const MOST_EVENTS: u64 = 2_000_000;
+
+/// Nodes take no more turns than this between two moments of time.
+pub(crate) const MOST_TURNS: u64 = 100_000;
+
+/// What is wrong with a run beyond these limits.
+pub(crate) const NEVER_ENDS: &str = "liveness: a run that never ends";
+
 /// Why a run failed.
 pub(crate) type Violation = String;
 
@@ -292,6 +301,10 @@ impl<W: Workload> World<W> {
         while self.violation.is_none() {
             if done(self) {
                 return true;
+            }
+            if self.events >= MOST_EVENTS {
+                self.fail(NEVER_ENDS);
+                return false;
             }
             if !self.advance(until) {
                 self.now = until;

@@ -17,11 +17,6 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    #[cfg(feature = "mutants")]
-    if let Err(problem) = plant(var("QUORATE_BUG").as_deref()) {
-        eprintln!("{problem}");
-        return ExitCode::FAILURE;
-    }
     let paths = match files(&root) {
         Ok(paths) => paths,
         Err(error) => {
@@ -39,14 +34,4 @@ fn main() -> ExitCode {
         Trial::test(name, move || run_file(&path, &file, mode).map_err(|failure| Failed::from(failure.to_string())))
     });
     libtest_mimic::run(&args, trials.collect()).exit_code()
-}
-
-/// Plants the bug of that name, to see which scripts notice.
-#[cfg(feature = "mutants")]
-fn plant(name: Option<&str>) -> Result<(), String> {
-    use quorate_core::Bug;
-    let Some(name) = name else { return Ok(()) };
-    let bug = Bug::ALL.iter().find(|bug| bug.name() == name).ok_or(format!("QUORATE_BUG={name}: no such bug"))?;
-    quorate_core::plant(Some(*bug));
-    Ok(())
 }

@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use quorate_core::{
-    Actions, AppendHeader, AppendReply, ChangeMembers, ChangeTerms, ClusterId, Core, Entries, Envelope, Event, GroupId,
-    Incarnation, Instant, LeaderId, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId, Retain,
-    SnapshotMeta, Span, StreamId, WriteId,
+    Actions, AppendHeader, AppendReply, Bug, ChangeMembers, ChangeTerms, ClusterId, Core, Entries, Envelope, Event,
+    GroupId, Incarnation, Instant, LeaderId, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId,
+    Retain, SnapshotMeta, Span, StreamId, WriteId, bug,
 };
 use quorate_wire::{BatchBuilder, Batches, Packet};
 use smallvec::SmallVec;
@@ -242,6 +242,8 @@ pub(crate) struct Driver {
     builder: BatchBuilder,
     /// Completions being worked off; reused.
     completions: Vec<(WriteId, Result<(), StorageError>)>,
+    /// What the wall clock showed when the core's clock began: only a planted bug asks.
+    wall_at_origin: Option<u64>,
     /// Whether the invariants of steps are asserted.
     #[cfg(feature = "sim")]
     checked: bool,
@@ -278,6 +280,7 @@ impl Driver {
             sent: None,
             builder: BatchBuilder::new(),
             completions: Vec::new(),
+            wall_at_origin: None,
             #[cfg(feature = "sim")]
             checked: false,
         };
@@ -316,7 +319,11 @@ impl Driver {
     }
 
     /// Takes in what came and does what follows from it. Leaves `inputs` empty.
-    pub(crate) fn turn(&mut self, now: Now, inputs: &mut Vec<Input>, effects: &mut Effects) {
+    pub(crate) fn turn(&mut self, mut now: Now, inputs: &mut Vec<Input>, effects: &mut Effects) {
+        if bug(Bug::LeaseByWallClock) {
+            let origin = *self.wall_at_origin.get_or_insert(now.wall.saturating_sub(now.at.as_nanos()));
+            now.at = Instant::from_nanos(now.wall.saturating_sub(origin));
+        }
         // One by one: if one of them panics, the others can still be answered.
         inputs.reverse();
         while let Some(input) = inputs.pop() {

@@ -22,7 +22,9 @@ impl Writes {
         let place = self.open.binary_search_by_key(&write, |(id, _)| *id).ok()?;
         self.open[place].1 = place == 0 || !bug(Bug::EarlyCompletionIsDropped);
         let mut reached = None;
-        while let Some((id, true)) = self.open.front() {
+        while let Some((id, durable)) = self.open.front()
+            && (*durable || bug(Bug::EarlyCompletionCoversEarlier) && *id < write)
+        {
             reached = Some(*id);
             self.open.pop_front();
         }

@@ -419,7 +419,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         match restored {
             Ok(Restored { state, time, sessions }) => {
                 machine.state = state;
-                machine.sessions = sessions;
+                if machine.sessions.is_empty() || !bug(Bug::RestoreMergesSessions) {
+                    machine.sessions = sessions;
+                }
                 machine.applied = meta.last_log_id;
                 machine.membership_log_id = meta.membership_log_id;
                 machine.membership = meta.membership.clone();

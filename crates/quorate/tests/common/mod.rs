@@ -11,18 +11,6 @@ use quorate::{Config, EntryContext, MemoryNetwork, NodeId, Raft, RaftStateMachin
 /// Long enough for anything that is going to happen at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// `QUORATE_BUG=<name>` plants one, to see that a test goes red.
-#[cfg(feature = "mutants")]
-pub(crate) fn plant_bug() {
-    use quorate::advanced::core::{Bug, plant};
-    let Ok(name) = std::env::var("QUORATE_BUG") else { return };
-    let bug = Bug::ALL.iter().find(|bug| bug.name() == name).expect("a bug of this name");
-    plant(Some(*bug));
-}
-
-#[cfg(not(feature = "mutants"))]
-pub(crate) fn plant_bug() {}
-
 /// A list of every command applied, with what a test may want to go wrong.
 #[derive(Default)]
 pub(crate) struct Ledger {

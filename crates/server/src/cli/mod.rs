@@ -82,7 +82,7 @@ pub fn run(cli: Cli, begun: Instant) -> ExitCode {
 
 fn execute(cli: Cli, begun: Instant) -> Result<ExitCode, Failure> {
     let starts = matches!(cli.command, Command::Dev(_) | Command::Serve(_) | Command::Recover(_));
-    check_build(cli.i_know_this_is_a_test_build, starts)?;
+    check_build(test_build::WARNING, cli.i_know_this_is_a_test_build, starts)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -115,8 +115,8 @@ fn execute(cli: Cli, begun: Instant) -> Result<ExitCode, Failure> {
 }
 
 /// Only a test build may be told that it is one; `false` for commands that start no node.
-fn check_build(told: bool, starts: bool) -> Result<(), Failure> {
-    match (test_build::WARNING, told) {
+fn check_build(warning: Option<&str>, told: bool, starts: bool) -> Result<(), Failure> {
+    match (warning, told) {
         (Some(warning), false) if starts => {
             Err(Failure::new(format!("{warning}; to start it all the same, say --i-know-this-is-a-test-build")))
         }
@@ -131,4 +131,20 @@ fn log_to_stderr(default: &str) {
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // Fails only if a subscriber is set already, which then stays.
     let _ = subscriber.try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_build_starts_no_node_without_being_told_that_it_is_one() {
+        let said = |result: Result<(), Failure>| result.err().map(|failure| failure.to_string()).unwrap_or_default();
+        let refusal = said(check_build(Some("bugs can be planted in it"), false, true));
+        assert!(refusal.starts_with("bugs can be planted in it") && refusal.contains("--i-know"), "{refusal}");
+        assert_eq!(said(check_build(Some("bugs"), true, true)), "");
+        assert_eq!(said(check_build(Some("bugs"), false, false)), "", "a command that starts no node");
+        assert_eq!(said(check_build(None, false, true)), "");
+        assert!(said(check_build(None, true, true)).starts_with("this is not a test build"));
+    }
 }

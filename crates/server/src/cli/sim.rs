@@ -91,6 +91,9 @@ struct MutantsArgs {
     /// Threads.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Keeps what was found in this file, and goes on from what is in it.
+    #[arg(long)]
+    results: Option<PathBuf>,
     /// This bug; may be given more than once.
     #[arg(long)]
     only: Vec<String>,
@@ -227,10 +230,15 @@ fn shorten(args: &ShrinkArgs) -> Result<ExitCode, Failure> {
 
 #[cfg(feature = "mutants")]
 fn hunt(args: &MutantsArgs) -> Result<ExitCode, Failure> {
-    use quorate_sim::mutants::{Hunt, hunt_all, named};
+    use quorate_sim::mutants::{Hunt, Results, hunt_all, named};
     let bugs = named(&args.only).map_err(Failure::new)?;
     let how = Hunt { first_seed: 1, seeds: args.seeds, patience: args.budget, jobs: args.jobs };
-    Ok(if hunt_all(&bugs, how) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let results = match &args.results {
+        Some(path) => Results::open(path).map_err(Failure::new)?,
+        None => Results::default(),
+    };
+    let all = hunt_all(&bugs, how, results).map_err(Failure::new)?;
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]

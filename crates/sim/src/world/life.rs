@@ -81,6 +81,10 @@ impl<W: Workload> World<W> {
     /// A node says that it cannot go on, and why.
     pub(crate) fn halted(&mut self, at: usize, why: String) {
         let place = &mut self.places[at];
+        if let Err(violation) = Invariants::on_halt(place.id, &why, place.damaged || place.fragile) {
+            self.fail(violation);
+        }
+        let place = &mut self.places[at];
         place.running = None;
         place.run += 1;
         place.down = Down::Halted(why);

@@ -4,7 +4,7 @@
 use quorate::virtual_node::ChoreKind;
 use quorate_wal::Wake;
 
-use super::{Event, World};
+use super::{Event, MOST_TURNS, NEVER_ENDS, World};
 use crate::disk::Crash;
 use crate::fault::Fault;
 use crate::history::Nanos;
@@ -74,7 +74,12 @@ impl<W: Workload> World<W> {
 
     /// Steps every node that something was brought to, and takes what follows from it.
     pub(crate) fn settle(&mut self) {
+        let mut turns = 0;
         while let Some(at) = self.touched.pop() {
+            turns += 1;
+            if turns > MOST_TURNS {
+                self.fail(NEVER_ENDS);
+            }
             if self.violation.is_some() {
                 return self.touched.clear();
             }

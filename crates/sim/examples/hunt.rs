@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use quorate_sim::mutants::{Hunt, SAMPLE, hunt_all, named};
+use quorate_sim::mutants::{Hunt, Results, SAMPLE, hunt_all, named};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool, String> {
     let mut how = Hunt { first_seed: 1, seeds: 20_000, patience: Duration::from_secs(3600), jobs: 2 };
-    let (mut names, mut sample) = (Vec::new(), false);
+    let (mut names, mut sample, mut results) = (Vec::new(), false, Results::default());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number = || {
@@ -28,6 +28,10 @@ fn run() -> Result<bool, String> {
         };
         match arg.as_str() {
             "--ci" => sample = true,
+            "--results" => {
+                let path = args.next().ok_or("--results needs a file")?;
+                results = Results::open(path.as_ref())?;
+            }
             "--seeds" => how.seeds = number()?,
             "--first-seed" => how.first_seed = number()?,
             "--seconds" => how.patience = Duration::from_secs(number()?),
@@ -36,5 +40,5 @@ fn run() -> Result<bool, String> {
         }
     }
     let bugs = if sample { SAMPLE.to_vec() } else { named(&names)? };
-    Ok(hunt_all(&bugs, how))
+    hunt_all(&bugs, how, results)
 }
