@@ -17,6 +17,10 @@ use crate::source::tests_begin;
 const MEASURED: &[&str] = &["core", "wire", "wal"];
 /// Packages whose tests are run.
 const TESTED: &[&str] = &["quorate-core", "quorate-wire", "quorate-wal", "quorate-testkit"];
+/// Simulated seeds, unless the command line says otherwise.
+const SEEDS: &str = "300";
+/// States of each scope of the exhaustive search: enough to come by all that only it uses.
+const EXPLORED: &str = "2000";
 /// Below this share of covered lines the chore fails.
 const LEAST_PERCENT: f64 = 95.0;
 /// The page with a reason for every line of the core that nothing runs.
@@ -26,8 +30,8 @@ const TARGET: &str = "target/coverage";
 /// `[--seeds N]`: runs the tests and so many simulated seeds, prints lines covered by file, and checks the reasons.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let seeds = match args {
-        [] => "300",
-        [flag, number] if flag == "--seeds" => number,
+        [] => SEEDS,
+        [flag, number] if flag == "--seeds" => number.as_str(),
         _ => return Err(format!("unexpected arguments {args:?}; see `cargo xtask help`")),
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -40,9 +44,13 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mut programs = BTreeSet::new();
     programs.extend(cargo(&root, &[&["test", "--no-run", "--message-format=json"][..], &tested].concat(), true)?);
     cargo(&root, &[&["test", "--quiet"][..], &tested].concat(), false)?;
-    let example = ["--package", "quorate-sim", "--example", "seeds"];
-    programs.extend(cargo(&root, &[&["build", "--message-format=json"][..], &example].concat(), true)?);
-    cargo(&root, &[&["run", "--quiet"][..], &example, &["--", seeds]].concat(), false)?;
+    for (program, arguments) in [
+        (&["--package", "quorate-sim", "--example", "seeds"][..], &[seeds][..]),
+        (&["--package", "quorate-explore"][..], &["--states", EXPLORED][..]),
+    ] {
+        programs.extend(cargo(&root, &[&["build", "--message-format=json"][..], program].concat(), true)?);
+        cargo(&root, &[&["run", "--quiet"][..], program, &["--"], arguments].concat(), false)?;
+    }
     let lcov = export(&root, &tools, &profiles, &programs)?;
     report(&root, &lcov)
 }
@@ -160,15 +168,25 @@ fn covered(source: &str, counts: &BTreeMap<usize, u64>) -> Covered {
     covered
 }
 
-/// Lines, from 1, of the blocks that only a planted bug runs.
+/// Lines, from 1, that ask for a planted bug, and the blocks that only such a bug runs.
 fn planted(lines: &[&str]) -> BTreeSet<usize> {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let mut found = BTreeSet::new();
     for (at, line) in lines.iter().enumerate() {
-        if line.contains("if bug(Bug::") && line.ends_with('{') {
-            let block =
-                lines[at + 1..].iter().take_while(|inner| inner.trim().is_empty() || indent(inner) > indent(line));
-            found.extend((0..=block.count()).map(|further| at + 2 + further));
+        if !line.contains("bug(Bug::") {
+            continue;
+        }
+        found.insert(at + 1);
+        if !line.trim_start().starts_with("if bug(Bug::") {
+            continue;
+        }
+        for (further, inner) in lines.iter().enumerate().skip(at + 1) {
+            let is_inside = inner.trim().is_empty() || indent(inner) > indent(line) || inner.trim() == "{";
+            if !is_inside {
+                found.extend(inner.trim_start().starts_with('}').then_some(further + 1));
+                break;
+            }
+            found.insert(further + 1);
         }
     }
     found
@@ -238,7 +256,14 @@ mod tests {
     fn tests_and_planted_bugs_do_not_count() {
         let source = "fn a() {\n    if bug(Bug::X) {\n        return;\n    }\n    b();\n}\n\n#[cfg(test)]\nmod tests {\n    fn t() {}\n}\n";
         let counts = BTreeMap::from([(1, 1), (2, 1), (3, 0), (4, 0), (5, 0), (6, 1), (10, 0)]);
-        assert_eq!(covered(source, &counts), Covered { lines: 4, missed: vec![(5, "b();".to_owned())] });
+        assert_eq!(covered(source, &counts), Covered { lines: 3, missed: vec![(5, "b();".to_owned())] });
+    }
+
+    #[test]
+    fn a_planted_bug_may_ask_in_several_lines() {
+        let lines = ["    if bug(Bug::X)", "        && let Some(a) = b", "    {", "        c();", "    }", "    d();"];
+        assert_eq!(planted(&lines), BTreeSet::from([1, 2, 3, 4, 5]));
+        assert_eq!(planted(&["let early = bug(Bug::X) && joint;", "b();"]), BTreeSet::from([1]));
     }
 
     #[test]
