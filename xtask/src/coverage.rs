@@ -177,6 +177,9 @@ fn planted(lines: &[&str]) -> BTreeSet<usize> {
             continue;
         }
         found.insert(at + 1);
+        let is_arm =
+            line.contains("match bug(Bug::") && lines.get(at + 1).is_some_and(|arm| arm.trim().starts_with("true =>"));
+        found.extend(is_arm.then_some(at + 2));
         if !line.trim_start().starts_with("if bug(Bug::") {
             continue;
         }
@@ -263,6 +266,7 @@ mod tests {
     fn a_planted_bug_may_ask_in_several_lines() {
         let lines = ["    if bug(Bug::X)", "        && let Some(a) = b", "    {", "        c();", "    }", "    d();"];
         assert_eq!(planted(&lines), BTreeSet::from([1, 2, 3, 4, 5]));
+        assert_eq!(planted(&["match bug(Bug::X) {", "    true => a,", "    false => b,", "}"]), BTreeSet::from([1, 2]));
         assert_eq!(planted(&["let early = bug(Bug::X) && joint;", "b();"]), BTreeSet::from([1]));
     }
 

@@ -16,7 +16,7 @@ use quorate_wal::{Disk, RealDisk};
 pub(crate) use self::bootstrap::initialize;
 pub(crate) use self::inner::{HostInner, Port};
 #[cfg(feature = "sim")]
-pub(crate) use self::start::{Disks, Found, find};
+pub(crate) use self::start::{Disks, find};
 use crate::group::WallClock;
 use crate::{
     Config, IdentityStore, MemoryNetwork, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, Settings, SnapshotStore,
