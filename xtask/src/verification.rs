@@ -22,34 +22,40 @@ const REPORT: &str = "target/verification/sim.report";
 struct Part {
     name: &'static str,
     env: &'static [(&'static str, &'static str)],
-    /// Arguments of cargo; more may be given on the command line.
+    /// Arguments of cargo.
     args: &'static str,
+    /// What follows them, unless the command line says something else.
+    more: &'static str,
     /// Its result: the lines that contain one of these words. Each must be there.
     shows: &'static [&'static str],
 }
 
 const fn part(name: &'static str, args: &'static str, shows: &'static [&'static str]) -> Part {
-    Part { name, env: &[], args, shows }
+    Part { name, env: &[], args, more: "", shows }
 }
 
 const PARTS: &[Part] = &[
-    part(
-        "sim",
-        "run --quiet --profile ci --package quorate-server -- sim --every-fault --report target/verification/sim.report",
-        &["simulated cluster-hours under load, "],
-    ),
+    Part {
+        name: "sim",
+        env: &[],
+        args: "run --quiet --profile ci --package quorate-server -- sim --every-fault --report target/verification/sim.report",
+        more: "--budget 1h --jobs 2",
+        shows: &["simulated cluster-hours under load, "],
+    },
     part("matrix", "run --quiet --profile ci --package quorate-server -- sim --matrix", &[" scenarios, "]),
     part("explore", "run --quiet --profile ci --package quorate-explore --", &["distinct states in all"]),
     Part {
         name: "storm",
         env: &[("QUORATE_STORM_SEEDS", "20000")],
         args: "test --quiet --profile ci --package quorate-core --test storm -- --nocapture",
+        more: "",
         shows: &["entries committed, ", "test result: "],
     },
     Part {
         name: "lies",
         env: &[("QUORATE_LIES_EVENTS", "20000000")],
         args: "test --quiet --profile ci --package quorate-core --test lies -- --nocapture",
+        more: "",
         shows: &["of them lies", "test result: "],
     },
     part(
@@ -60,6 +66,7 @@ const PARTS: &[Part] = &[
     part("flips", "run --quiet --profile ci --package quorate-sim --example flips --", &["flips: "]),
     part("scripts", "run --quiet --package xtask -- mutants", &["scripts, "]),
     part("mutants", "run --quiet --package xtask -- mutants --sim", &["caught by random runs"]),
+    part("mutant-tests", "run --quiet --package xtask -- mutants --tests", &["quorate"]),
     part(
         "disk-mutants",
         "run --quiet --profile ci --target-dir target/mutants --package quorate-wal --features mutants \
@@ -90,8 +97,17 @@ impl Part {
         root.join(OUTPUTS).join(format!("{}.txt", self.name))
     }
 
+    /// What follows its own arguments.
+    fn arguments(&self, given: &[String]) -> Vec<String> {
+        match given {
+            [] => self.more.split_whitespace().map(str::to_owned).collect(),
+            given => given.to_vec(),
+        }
+    }
+
     /// The command as a person types it.
     fn typed(&self, more: &[String]) -> String {
+        let more = self.arguments(more);
         let env = self.env.iter().map(|(name, value)| format!("{name}={value} "));
         let typed = self.args.replace("run --quiet --package xtask --", "xtask").replace("--quiet ", "");
         let words = format!("{}cargo {typed} {}", env.collect::<String>(), more.join(" "));
@@ -106,7 +122,7 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
     let began = Instant::now();
     let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(part.args.split_whitespace())
-        .args(more)
+        .args(part.arguments(more))
         .envs(part.env.iter().copied())
         .current_dir(root)
         .stdout(Stdio::piped())
@@ -181,7 +197,7 @@ fn compose(root: &Path) -> Result<(), String> {
         |path: &Path| fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
     let mut values = BTreeMap::new();
     let mut problems = Vec::new();
-    let mut table = "| run | code | minutes | ended |\n|---|---|---|---|\n".to_owned();
+    let mut table = "| run | code | minutes, with building | ended |\n|---|---|---|---|\n".to_owned();
     for part in PARTS {
         let output = fs::read_to_string(part.file(root)).ok().and_then(|text| Output::parse(&text));
         let Some(output) = output else {
