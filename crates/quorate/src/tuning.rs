@@ -26,11 +26,7 @@ impl<S: RaftStateMachine> Raft<S> {
     /// `snapshot_max_bytes_per_second`, `write_timeout`, `read_timeout`, `max_command_bytes`, `proposal_window_bytes`,
     /// `tail_cache_bytes`. Nothing changes then.
     pub async fn reconfigure(&self, config: Config) -> Result<(), ReconfigureError> {
-        config.check().map_err(ReconfigureError::Config)?;
-        if let Some(field) = self.group.host.config.fixed_field_of(&config) {
-            let must = "stay as it was when the node was started";
-            return Err(ReconfigureError::Config(ConfigError { field, must }));
-        }
+        check_tunables(&self.group.host.config, &config)?;
         let host = &self.group.host;
         let config = Box::new(config.to_core(host.id, host.incarnation, 0));
         let (reply, result) = oneshot::channel();
@@ -45,6 +41,16 @@ impl<S: RaftStateMachine> Raft<S> {
     pub fn runtime_config(&self) -> RuntimeConfig<'_, S> {
         RuntimeConfig { raft: self }
     }
+}
+
+/// Whether a node that was started with `start` may go on with these tunables.
+pub(crate) fn check_tunables(start: &Config, config: &Config) -> Result<(), ReconfigureError> {
+    config.check().map_err(ReconfigureError::Config)?;
+    if let Some(field) = start.fixed_field_of(config) {
+        let must = "stay as it was when the node was started";
+        return Err(ReconfigureError::Config(ConfigError { field, must }));
+    }
+    Ok(())
 }
 
 /// Switches what a node does by itself; made by [`Raft::runtime_config`].

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_core::{
-    ChangeMembers, ChangeTerms, ClusterId, Core, Event, GroupId, Incarnation, Instant, LogId, Membership, NodeId,
-    ReadPolicy, Retain, SendOutcome, WriteId,
+    ChangeMembers, ChangeTerms, ClusterId, ConfigError, Core, Event, GroupId, Incarnation, Instant, LeaderId, LogId,
+    Membership, NodeId, ReadPolicy, Retain, SendOutcome, Toggle, WriteId,
 };
 use quorate_wal::WalHandle;
 use quorate_wire::{EntryKind, Packet};
 use tokio::sync::oneshot;
 
-use crate::driver::{Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
+use crate::driver::{Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship, Tune};
 use crate::durable::Durable;
 use crate::group::{
     Applies, ApplyQueue, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Work, entry_bytes,
@@ -26,9 +26,11 @@ use crate::group::{
 };
 use crate::host::{Disks, find};
 use crate::session::{SessionOutcome, SessionRefusal, SessionTable};
+use crate::tuning::check_tunables;
 use crate::{
     ChangeError, ClosedReason, Completions, Config, InitializeError, RaftLogStorage, RaftNetwork, RaftStateMachine,
-    ReceivedSnapshot, SnapshotStore, StartError, Storage, StorageError, StorageErrorKind,
+    ReceivedSnapshot, ReconfigureError, SnapshotError, SnapshotStore, StartError, Storage, StorageError,
+    StorageErrorKind,
 };
 
 /// Names a call of a client at one node; the caller's choice.
@@ -109,6 +111,25 @@ pub enum Answer<R> {
     Changed(Result<LogId, ChangeError>),
     /// The first membership is in the log, or not.
     Initialized(Result<LogId, InitializeError>),
+    /// A transfer ended, with the leader there is now.
+    Transferred(Result<LeaderId, ChangeError>),
+    /// A snapshot was taken, or the log purged, up to there.
+    Compacted(Result<LogId, SnapshotError>),
+    /// The tunables were replaced.
+    Reconfigured(Result<(), ReconfigureError>),
+}
+
+/// What a node does by itself, and can be switched off; see [`RuntimeConfig`](crate::RuntimeConfig).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Time-outs.
+    Tick,
+    /// Heartbeats of a leader.
+    Heartbeat,
+    /// Campaigns.
+    Elect,
+    /// Asking before a campaign.
+    PreVote,
 }
 
 /// Work that may block, which production does on another thread.
@@ -196,6 +217,9 @@ pub type Look<S> = Box<dyn FnOnce(&S) + Send>;
 
 type Answers<R> = Arc<Mutex<Vec<(CallId, Answer<R>)>>>;
 
+/// Calls whose outcome comes later.
+type Asked<T, E> = BTreeMap<CallId, oneshot::Receiver<Result<T, E>>>;
+
 struct PendingRead<S> {
     call: CallId,
     batch: Arc<ReadBatch>,
@@ -223,7 +247,13 @@ pub struct VirtualNode<S: RaftStateMachine> {
     /// When reads are next looked through for lost ones.
     expiry: Option<Instant>,
     reads: Vec<PendingRead<S>>,
-    changes: BTreeMap<CallId, oneshot::Receiver<Result<LogId, ChangeError>>>,
+    changes: Asked<LogId, ChangeError>,
+    transfers: Asked<LeaderId, ChangeError>,
+    compactions: Asked<LogId, SnapshotError>,
+    tunings: Asked<(), ConfigError>,
+    /// What it was started with.
+    start: Config,
+    incarnation: Incarnation,
     initialize: Option<(CallId, oneshot::Receiver<Result<LogId, InitializeError>>)>,
     answers: Answers<S::Response>,
     closed: Option<ClosedReason>,
@@ -283,6 +313,11 @@ impl<S: RaftStateMachine> VirtualNode<S> {
             expiry: None,
             reads: Vec::new(),
             changes: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            compactions: BTreeMap::new(),
+            tunings: BTreeMap::new(),
+            start: config,
+            incarnation,
             initialize: None,
             answers: Arc::default(),
             closed: None,
@@ -322,10 +357,40 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         self.shell.leave(Input::Event(event));
     }
 
-    /// Asks this leader to hand over. How that ends shows in who leads.
-    pub fn transfer(&self, to: Option<NodeId>) {
-        let (reply, _) = oneshot::channel();
+    /// Asks this leader to hand over.
+    pub fn transfer(&mut self, call: CallId, to: Option<NodeId>) {
+        let (reply, result) = oneshot::channel();
+        self.transfers.insert(call, result);
         self.shell.leave(Input::Transfer { to, reply });
+    }
+
+    /// Asks for a snapshot, or for the log to be purged up to this index.
+    pub fn compact(&mut self, call: CallId, purge: Option<u64>) {
+        let (reply, result) = oneshot::channel();
+        self.compactions.insert(call, result);
+        self.shell.leave(Input::Compact { purge, reply });
+    }
+
+    /// Replaces the tunables, as [`Raft::reconfigure`](crate::Raft::reconfigure) does.
+    pub fn reconfigure(&mut self, call: CallId, config: &Config) {
+        if let Err(error) = check_tunables(&self.start, config) {
+            return self.answers.lock().push((call, Answer::Reconfigured(Err(error))));
+        }
+        let (reply, result) = oneshot::channel();
+        self.tunings.insert(call, result);
+        let config = Box::new(config.to_core(self.id, self.incarnation, 0));
+        self.shell.leave(Input::Tune(Tune::Set { config, reply }));
+    }
+
+    /// Switches what this node does by itself.
+    pub fn switch(&self, switch: Switch, to: Toggle) {
+        let switch = match switch {
+            Switch::Tick => crate::driver::Switch::Tick,
+            Switch::Heartbeat => crate::driver::Switch::Heartbeat,
+            Switch::Elect => crate::driver::Switch::Elect,
+            Switch::PreVote => crate::driver::Switch::PreVote,
+        };
+        self.shell.leave(Input::Tune(Tune::Switch { switch, to }));
     }
 
     /// The node belongs to this cluster from now on.
@@ -500,19 +565,12 @@ impl<S: RaftStateMachine> VirtualNode<S> {
                 Poll::Ready(Freshness::Closed(_)) | Poll::Pending => answers.push((call, Answer::Refused)),
             }
         }
-        if !self.changes.is_empty() {
-            self.changes.retain(|call, result| match result.try_recv() {
-                Ok(result) => {
-                    answers.push((*call, Answer::Changed(result)));
-                    false
-                }
-                Err(oneshot::error::TryRecvError::Empty) => true,
-                Err(oneshot::error::TryRecvError::Closed) => {
-                    answers.push((*call, Answer::Unknown));
-                    false
-                }
-            });
-        }
+        take_results(&mut self.changes, &mut answers, Answer::Changed);
+        take_results(&mut self.transfers, &mut answers, Answer::Transferred);
+        take_results(&mut self.compactions, &mut answers, Answer::Compacted);
+        let reconfigured =
+            |result: Result<(), ConfigError>| Answer::Reconfigured(result.map_err(ReconfigureError::Config));
+        take_results(&mut self.tunings, &mut answers, reconfigured);
         if let Some((call, result)) = &mut self.initialize
             && let Ok(result) = result.try_recv()
         {
@@ -552,6 +610,25 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     pub fn closed(&self) -> Option<&ClosedReason> {
         self.closed.as_ref()
     }
+}
+
+/// Moves the outcomes that are there to the answers.
+fn take_results<T, E, R>(
+    asked: &mut Asked<T, E>,
+    answers: &mut Vec<(CallId, Answer<R>)>,
+    answer: impl Fn(Result<T, E>) -> Answer<R>,
+) {
+    asked.retain(|call, result| match result.try_recv() {
+        Ok(result) => {
+            answers.push((*call, answer(result)));
+            false
+        }
+        Err(oneshot::error::TryRecvError::Empty) => true,
+        Err(oneshot::error::TryRecvError::Closed) => {
+            answers.push((*call, Answer::Unknown));
+            false
+        }
+    });
 }
 
 fn set<T>(cell: &OnceLock<T>, value: T) {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use quorate::virtual_node::{Answer, CallId};
 use quorate_core::{ChangeMembers, ChangeTerms, Incarnation, Node as Member, NodeId, Retain};
 
 use crate::chaos::Cure;
@@ -11,6 +10,7 @@ use crate::disk::{Armed, Crash, SimDisk};
 use crate::fault::Fault;
 use crate::process::Shadow;
 use crate::rng::Rng;
+use crate::variants::with_rule;
 use crate::workload::Workload;
 use crate::world::{Event, World};
 
@@ -221,27 +221,24 @@ impl<W: Workload> World<W> {
             if membership.voter_ids().len() < 2 {
                 return;
             }
-            ChangeMembers::RemoveVoters([id].into())
+            let mut after = membership.target().voter_ids();
+            after.remove(&id);
+            with_rule(membership, ChangeMembers::RemoveVoters([id].into()), &after)
         } else {
             // As what it is now: the leader must have heard it since.
             let heard = |peer: &quorate_core::PeerStatus| peer.id == id && peer.incarnation == Some(incarnation);
             if !up || membership.nodes.contains_key(&id) && !core.status().peers.iter().any(heard) {
                 return;
             }
-            ChangeMembers::AddVoters(BTreeMap::from([(id, Member::at(format!("node-{id}")))]))
+            let mut after = membership.target().voter_ids();
+            after.insert(id);
+            let record = BTreeMap::from([(id, Member::at(format!("node-{id}")))]);
+            with_rule(membership, ChangeMembers::AddVoters(record), &after)
         };
         let terms = ChangeTerms { patience, ..ChangeTerms::default() };
         running.node.change(call, change.clone(), Retain::Remove, terms);
         self.pending.insert(call, at);
         self.touch(at);
         self.say(|| format!("operator: {change:?} at node {}", at + 1));
-    }
-
-    pub(crate) fn on_other_answer(&mut self, at: usize, call: CallId, answer: crate::clients::AnswerOf<W>) {
-        self.pending.remove(&call);
-        if let Answer::Changed(result) = answer {
-            self.changes += u64::from(result.is_ok());
-            self.say(|| format!("membership change at node {}: {result:?}", at + 1));
-        }
     }
 }

@@ -276,6 +276,7 @@ impl<W: Workload> World<W> {
 
     /// Everything that can get well does.
     pub(crate) fn calm(&mut self) {
+        self.restore_tunables();
         self.net.heal();
         self.tell_refused();
         self.net.quiet = true;

@@ -35,6 +35,7 @@ struct Attempt<W: Workload> {
     node: usize,
     /// The call under way at that node.
     call: Option<CallId>,
+    /// When the first attempt began: an answer may be to any.
     begun: Nanos,
     tries: u32,
     /// An attempt may have been applied, or may be yet.
@@ -181,7 +182,7 @@ impl<W: Workload> World<W> {
         attempt.call = None;
         let Some(running) = &mut self.places[at].running else { return self.retry_later(client, op) };
         attempt.call = Some(call);
-        (attempt.begun, attempt.tries) = (self.now, attempt.tries + 1);
+        attempt.tries += 1;
         (attempt.maybe_before, attempt.maybe) = (attempt.maybe, true);
         clients.calls.insert(call, op);
         match &mut attempt.asked {
@@ -266,6 +267,9 @@ impl<W: Workload> World<W> {
             Answer::Unknown
             | Answer::Changed(_)
             | Answer::Initialized(_)
+            | Answer::Transferred(_)
+            | Answer::Compacted(_)
+            | Answer::Reconfigured(_)
             | Answer::SessionDone { .. }
             | Answer::SessionRefused(_) => self.finish(op, Returned::Unknown),
         }

@@ -46,6 +46,92 @@ goals! {
     SessionExpired = "session-expired",
     /// A session was closed.
     SessionClosed = "session-closed",
+    /// A change made nodes voters.
+    AddVoters = "add-voters",
+    /// A change made learners voters.
+    AddVoterIds = "add-voter-ids",
+    /// A change took a vote away.
+    RemoveVoters = "remove-voters",
+    /// A change named all voters.
+    ReplaceAllVoters = "replace-all-voters",
+    /// A change added a learner, or nothing.
+    AddNodes = "add-nodes",
+    /// A change overwrote a record.
+    SetNodes = "set-nodes",
+    /// A change removed a learner.
+    RemoveNodes = "remove-nodes",
+    /// A change named all nodes.
+    ReplaceAllNodes = "replace-all-nodes",
+    /// Several changes were made as one.
+    BatchOfChanges = "batch-of-changes",
+    /// A change said that majorities decide.
+    MajorityRule = "majority-rule",
+    /// Voters got weights.
+    WeightedRule = "weighted-rule",
+    /// Zones of voters decide.
+    HierarchicalRule = "hierarchical-rule",
+    /// Elections and commits got rules of their own.
+    OwnRules = "own-rules",
+    /// A change switched between lease reads and fast failover.
+    SetSettings = "set-settings",
+    /// A change would keep voters that leave as learners.
+    RetainedAsLearners = "retained",
+    /// A change did not ask for caught-up and live voters.
+    ReadinessWaived = "readiness-waived",
+    /// A change was made under preconditions.
+    ConditionalChange = "conditional-change",
+    /// A joint membership gave way to its target.
+    JointCompleted = "joint-completed",
+    /// A joint membership gave way to another: from c1 c2 to c2 c3.
+    JointExtended = "joint-extended",
+    /// A joint membership gave way to the voters that it came from.
+    JointReverted = "joint-reverted",
+    /// A change was refused because it left no voters.
+    RefusedNoVoters = "refused-no-voters",
+    /// A change was refused because a node of it is not in the cluster.
+    RefusedUnknownNode = "refused-unknown-node",
+    /// A change was refused because the node to be removed votes.
+    RefusedIsVoter = "refused-is-voter",
+    /// A change was refused because its quorum rule cannot be.
+    RefusedBadRule = "refused-bad-rule",
+    /// A change was refused because what it relied on did not hold.
+    RefusedPrecondition = "refused-precondition",
+    /// A change was refused because another one was not finished.
+    RefusedInProgress = "refused-in-progress",
+    /// A change was refused because a new voter lagged, or was never heard of.
+    RefusedNotCaughtUp = "refused-not-caught-up",
+    /// A change was refused because too few voters lived.
+    RefusedQuorum = "refused-quorum",
+    /// Leadership was handed over to the node that was named.
+    TransferToNamed = "transfer-to-named",
+    /// Leadership was handed over to the best node.
+    TransferToAny = "transfer-to-any",
+    /// A transfer was given up on request.
+    TransferAborted = "transfer-aborted",
+    /// A transfer failed, and its caller was told.
+    TransferFailed = "transfer-failed",
+    /// A transfer, or none, was to be given up.
+    AbortAsked = "abort-asked",
+    /// A campaign was asked for.
+    Elect = "elect",
+    /// A heartbeat was asked for.
+    Heartbeat = "heartbeat",
+    /// A snapshot that was asked for is durable.
+    SnapshotTaken = "snapshot-taken",
+    /// A log was purged on request.
+    LogPurged = "log-purged",
+    /// A running node got other tunables.
+    Reconfigured = "reconfigured",
+    /// Tunables that cannot be were refused.
+    RefusedConfig = "refused-config",
+    /// Time-outs were switched.
+    SwitchTick = "switch-tick",
+    /// Heartbeats were switched.
+    SwitchHeartbeat = "switch-heartbeat",
+    /// Campaigns were switched.
+    SwitchElect = "switch-elect",
+    /// Pre-votes were switched.
+    SwitchPreVote = "switch-pre-vote",
 }
 
 impl fmt::Display for Goal {

@@ -45,6 +45,11 @@ impl Invariants {
         self.committed.len().saturating_sub(1) as u64
     }
 
+    /// Whether somebody led under this id.
+    pub(crate) fn has_led(&self, leader: LeaderId) -> bool {
+        self.leaders.contains_key(&leader)
+    }
+
     pub(crate) fn leaders(&self) -> usize {
         self.leaders.len()
     }

@@ -37,6 +37,7 @@ mod schedule;
 mod search;
 mod sessions;
 mod shrink;
+mod variants;
 mod workload;
 mod world;
 

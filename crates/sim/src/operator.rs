@@ -1,12 +1,39 @@
-//! The operator: elections, snapshots, purges by hand, and changes of the membership.
+//! The operator: elections, transfers, snapshots, purges and switches by hand, and changes of the membership. Whatever
+//! is asked for has an outcome, and what is said of it must be so.
 
 use std::collections::BTreeMap;
 
-use quorate_core::{ChangeMembers, ChangeTerms, Event as CoreEvent, Node as Member, Phase, Retain};
+use quorate::virtual_node::{Answer, CallId, Switch};
+use quorate::{ChangeError, ReconfigureError, SnapshotError};
+use quorate_core::{Event as CoreEvent, LeaderId, LogId, NodeId, Phase, Refusal, Toggle, TransferFailure, VoterSet};
 
+use crate::clients::AnswerOf;
 use crate::edits::Decision;
+use crate::goals::Goal;
+use crate::rng::Rng;
+use crate::variants::{Drawer, NEVER, Proposal};
 use crate::workload::Workload;
 use crate::world::{Event, World, trigger};
+
+/// What was asked for.
+enum Expected {
+    /// A membership change; if it shows nothing it must be refused.
+    Change(Vec<Goal>),
+    Transfer(Option<NodeId>),
+    /// This much was applied when it was asked for.
+    Snapshot(u64),
+    Purge,
+    /// The tunables, if they may be so.
+    Config(Option<Box<quorate::Config>>),
+}
+
+/// What the operator waits for, and has seen of memberships.
+#[derive(Default)]
+pub(crate) struct Operator {
+    expected: BTreeMap<CallId, Expected>,
+    /// By place: the membership in force when it was last looked at.
+    in_force: BTreeMap<usize, (LogId, Vec<VoterSet>)>,
+}
 
 impl<W: Workload> World<W> {
     pub(crate) fn start_operator(&mut self) {
@@ -28,68 +55,273 @@ impl<W: Workload> World<W> {
         if !self.options.edits.keeps(Decision::Operator, number) {
             return;
         }
-        if self.options.membership && (!self.options.triggers || self.disk_rng.chance(500)) {
-            return self.change_membership();
+        // Of its own: leaving this one out changes nothing about the others.
+        let mut chance = Rng::new(self.options.seed, 6 + ((number + 1) << 16));
+        if self.options.membership && (!self.options.triggers || chance.chance(500)) {
+            return self.change_membership(&mut chance);
         }
-        if !self.options.triggers {
-            return;
+        if self.options.triggers {
+            self.pull_trigger(&mut chance);
         }
-        let at = self.disk_rng.below(self.places.len() as u64) as usize;
-        if self.disk_rng.chance(200) {
-            return self.transfer(at);
-        }
-        let event = match self.disk_rng.below(6) {
-            5 => CoreEvent::AbortTransfer,
-            0 => CoreEvent::Elect { phase: Phase::Pre },
-            1 => CoreEvent::Elect { phase: Phase::Real },
-            2 => CoreEvent::Heartbeat,
-            3 => CoreEvent::Snapshot { request: None },
-            _ => CoreEvent::PurgeLog { upto: self.disk_rng.below(self.invariants.committed() + 2), request: None },
+    }
+
+    fn expect(&mut self, expected: Expected) -> CallId {
+        let call = self.clients.new_call();
+        self.operator.expected.insert(call, expected);
+        call
+    }
+
+    // ---- triggers ----
+
+    fn pull_trigger(&mut self, chance: &mut Rng) {
+        let at = chance.below(self.places.len() as u64) as usize;
+        let event = match chance.below(14) {
+            0..=2 => return self.transfer(chance),
+            3 | 4 => return self.snapshot(at),
+            5 | 6 => return self.purge(at, chance),
+            7 | 8 => return self.reconfigure(at, chance),
+            9 => return self.switch(at, chance),
+            10 => CoreEvent::Elect { phase: Phase::Pre },
+            11 => CoreEvent::Elect { phase: Phase::Real },
+            12 => CoreEvent::Heartbeat,
+            _ => CoreEvent::AbortTransfer,
         };
         self.say(|| format!("operator: {event:?} at node {}", at + 1));
+        if self.places[at].running.is_some() {
+            self.reach(match event {
+                CoreEvent::Elect { .. } => Goal::Elect,
+                CoreEvent::Heartbeat => Goal::Heartbeat,
+                _ => Goal::AbortAsked,
+            });
+        }
         trigger(self, at, event);
     }
 
-    fn transfer(&mut self, to: usize) {
-        let to = self.disk_rng.chance(700).then_some(self.places[to].id);
+    fn transfer(&mut self, chance: &mut Rng) {
+        let to = self.places[chance.below(self.places.len() as u64) as usize].id;
+        let to = chance.chance(600).then_some(to);
+        let abort = chance.chance(250);
         let Some(at) = self.leader() else { return };
-        let Some(running) = &self.places[at].running else { return };
-        running.node.transfer(to);
+        let call = self.expect(Expected::Transfer(to));
+        let Some(running) = &mut self.places[at].running else { return };
+        running.node.transfer(call, to);
+        if abort {
+            running.node.trigger(CoreEvent::AbortTransfer);
+        }
         self.touch(at);
         self.say(|| format!("operator: transfer from node {} to {to:?}", at + 1));
     }
 
-    fn change_membership(&mut self) {
-        let Some(at) = self.leader() else { return };
-        let chosen = self.disk_rng.below(self.places.len() as u64) as usize;
-        let (id, retain) =
-            (self.places[chosen].id, if self.disk_rng.chance(500) { Retain::AsLearners } else { Retain::Remove });
-        let call = self.clients.new_call();
-        let patience = self.options.election_timeout * self.disk_rng.below(8) as u32;
+    fn snapshot(&mut self, at: usize) {
+        let Some(running) = &self.places[at].running else { return };
+        let applied = running.node.core().applied().index;
+        let call = self.expect(Expected::Snapshot(applied));
         let Some(running) = &mut self.places[at].running else { return };
-        let membership = running.node.core().membership();
-        let record = Member::at(format!("node-{id}"));
-        let change = if membership.is_voter(id) {
-            // Whoever leaves must leave a cluster behind.
-            if membership.voter_ids().len() < 2 {
-                return;
+        running.node.compact(call, None);
+        self.touch(at);
+    }
+
+    fn purge(&mut self, at: usize, chance: &mut Rng) {
+        let upto = chance.below(self.invariants.committed() + 2);
+        let call = self.expect(Expected::Purge);
+        let Some(running) = &mut self.places[at].running else { return };
+        running.node.compact(call, Some(upto));
+        self.touch(at);
+    }
+
+    /// Other tunables while the node runs; some of which cannot be.
+    fn reconfigure(&mut self, at: usize, chance: &mut Rng) {
+        let mut config = self.options.draw_config(chance);
+        config.tail_cache_bytes = self.places[at].config.tail_cache_bytes;
+        let valid = chance.chance(700);
+        if !valid {
+            match chance.below(3) {
+                0 => config.election_timeout_max = config.election_timeout_min / 2,
+                1 => config.tail_cache_bytes += 1,
+                _ => config.max_inflight_appends = 0,
             }
-            ChangeMembers::RemoveVoters([id].into())
-        } else if membership.nodes.contains_key(&id) {
-            match self.disk_rng.below(3) {
-                0 => ChangeMembers::RemoveNodes([id].into()),
-                _ => ChangeMembers::AddVoterIds([id].into()),
-            }
-        } else {
-            match self.disk_rng.below(2) {
-                0 => ChangeMembers::AddNodes(BTreeMap::from([(id, record)])),
-                _ => ChangeMembers::AddVoters(BTreeMap::from([(id, record)])),
+        }
+        let call = self.expect(Expected::Config(valid.then(|| Box::new(config.clone()))));
+        let Some(running) = &mut self.places[at].running else { return };
+        running.node.reconfigure(call, &config);
+        self.touch(at);
+        self.say(|| format!("operator: other tunables at node {}, valid {valid}", at + 1));
+    }
+
+    fn switch(&mut self, at: usize, chance: &mut Rng) {
+        let (switch, goal) = *chance.pick(&[
+            (Switch::Tick, Goal::SwitchTick),
+            (Switch::Heartbeat, Goal::SwitchHeartbeat),
+            (Switch::Elect, Goal::SwitchElect),
+            (Switch::PreVote, Goal::SwitchPreVote),
+        ]);
+        let to = if chance.chance(400) { Toggle::Off } else { Toggle::On };
+        let Some(running) = &self.places[at].running else { return };
+        running.node.switch(switch, to);
+        self.reach(goal);
+        self.touch(at);
+        self.say(|| format!("operator: {switch:?} {to:?} at node {}", at + 1));
+    }
+
+    /// Every node has its tunables again, with every switch as it was.
+    pub(crate) fn restore_tunables(&mut self) {
+        for at in 0..self.places.len() {
+            let config = self.places[at].config.clone();
+            let call = self.clients.new_call();
+            let Some(running) = &mut self.places[at].running else { continue };
+            running.node.reconfigure(call, &config);
+            self.touch(at);
+        }
+    }
+
+    // ---- membership ----
+
+    fn change_membership(&mut self, chance: &mut Rng) {
+        let Some(at) = self.leader() else { return };
+        let patience = self.options.election_timeout * chance.below(8) as u32;
+        let nodes: Vec<NodeId> = self.places.iter().map(|place| place.id).collect();
+        let Some(running) = &self.places[at].running else { return };
+        let (twice, invalid) = (chance.chance(300), chance.chance(150));
+        let mut drawer = Drawer { rng: chance, core: running.node.core(), nodes: &nodes, patience };
+        let proposals = match (invalid, twice) {
+            (true, _) => vec![Some(drawer.invalid())],
+            (false, false) => vec![drawer.valid()],
+            // The second waits for the first: it extends the joint membership, or goes back.
+            (false, true) => {
+                drawer.patience = self.options.election_timeout * 8;
+                let first = drawer.of_voters();
+                let back = drawer.rng.chance(400);
+                let second = if back { drawer.back() } else { drawer.of_voters() };
+                vec![first, second]
             }
         };
-        let terms = ChangeTerms { patience, ..ChangeTerms::default() };
-        running.node.change(call, change.clone(), retain, terms);
-        self.pending.insert(call, at);
+        for Proposal { change, retain, terms, goals } in proposals.into_iter().flatten() {
+            self.say(|| format!("operator: {change:?} {terms:?} at node {}", at + 1));
+            let call = self.expect(Expected::Change(goals));
+            let Some(running) = &mut self.places[at].running else { return };
+            running.node.change(call, change, retain, terms);
+            self.pending.insert(call, at);
+        }
         self.touch(at);
-        self.say(|| format!("operator: {change:?} at node {}", at + 1));
+    }
+
+    /// Looks at the membership in force at a node after a step.
+    pub(crate) fn watch_membership(&mut self, at: usize) {
+        let Some(running) = &self.places[at].running else { return };
+        let core = running.node.core();
+        let (log_id, membership) = (core.membership_log_id(), core.membership());
+        if self.operator.in_force.get(&at).is_some_and(|known| known.0 == log_id) {
+            return;
+        }
+        let now = (log_id, membership.configs.clone());
+        let marked = membership.nodes.values().any(|node| node.address == NEVER);
+        let leads = core.is_leader();
+        let before = self.operator.in_force.insert(at, now);
+        if marked {
+            return self.fail(format!("a part of a change that was to be refused is in force, as of {log_id}"));
+        }
+        let Some((_, before)) = before.filter(|(_, before)| before.len() > 1 && leads) else { return };
+        let Some((_, now)) = self.operator.in_force.get(&at) else { return };
+        match now.as_slice() {
+            [from, _] if before.last() == Some(from) => self.reach(Goal::JointExtended),
+            [only] if before.last() == Some(only) => self.reach(Goal::JointCompleted),
+            [only] if before.first() == Some(only) => self.reach(Goal::JointReverted),
+            _ => {}
+        }
+    }
+
+    // ---- outcomes ----
+
+    /// An answer that no client waits for.
+    pub(crate) fn on_other_answer(&mut self, at: usize, call: CallId, answer: AnswerOf<W>) {
+        self.pending.remove(&call);
+        let expected = self.operator.expected.remove(&call);
+        match (answer, expected) {
+            (Answer::Changed(result), expected) => {
+                self.changes += u64::from(result.is_ok());
+                self.say(|| format!("membership change at node {}: {result:?}", at + 1));
+                if let Some(Expected::Change(goals)) = expected {
+                    self.on_changed(&goals, result);
+                }
+            }
+            (Answer::Transferred(result), Some(Expected::Transfer(to))) => self.on_transferred(to, result),
+            (Answer::Compacted(result), Some(Expected::Snapshot(applied))) => self.on_snapshot_taken(applied, result),
+            (Answer::Compacted(result), Some(Expected::Purge)) => self.on_purged(at, result),
+            (Answer::Reconfigured(result), Some(Expected::Config(config))) => self.on_reconfigured(at, config, result),
+            _ => {}
+        }
+    }
+
+    fn on_changed(&mut self, goals: &[Goal], result: Result<LogId, ChangeError>) {
+        match result {
+            Ok(log_id) if goals.is_empty() => self.fail(format!("a change that can never be was made, as of {log_id}")),
+            Ok(_) => goals.iter().for_each(|goal| self.reach(*goal)),
+            Err(ChangeError::Refused(refusal)) => match refusal {
+                Refusal::NoVoters => self.reach(Goal::RefusedNoVoters),
+                Refusal::UnknownNode(_) => self.reach(Goal::RefusedUnknownNode),
+                Refusal::IsVoter(_) => self.reach(Goal::RefusedIsVoter),
+                Refusal::BadRule(_) => self.reach(Goal::RefusedBadRule),
+                Refusal::PreconditionFailed { .. } => self.reach(Goal::RefusedPrecondition),
+                Refusal::ChangeInProgress { .. } => self.reach(Goal::RefusedInProgress),
+                Refusal::NotCaughtUp { .. } | Refusal::NotSeenYet(_) => self.reach(Goal::RefusedNotCaughtUp),
+                Refusal::WouldLoseQuorum { .. } => self.reach(Goal::RefusedQuorum),
+                _ => {}
+            },
+            Err(_) => {}
+        }
+    }
+
+    fn on_transferred(&mut self, to: Option<NodeId>, result: Result<LeaderId, ChangeError>) {
+        match result {
+            Ok(leader) => {
+                if to.is_some_and(|to| to != leader.node_id) || !self.invariants.has_led(leader) {
+                    return self.fail(format!("a transfer to {to:?} is said to have ended with {leader}"));
+                }
+                self.reach(if to.is_some() { Goal::TransferToNamed } else { Goal::TransferToAny });
+            }
+            Err(ChangeError::Refused(Refusal::NotTransferred(TransferFailure::Aborted { .. }))) => {
+                self.reach(Goal::TransferAborted);
+            }
+            Err(ChangeError::Refused(Refusal::NotTransferred(_))) => self.reach(Goal::TransferFailed),
+            Err(_) => {}
+        }
+    }
+
+    fn on_snapshot_taken(&mut self, applied: u64, result: Result<LogId, SnapshotError>) {
+        if let Ok(log_id) = result {
+            if log_id.index < applied {
+                return self.fail(format!("a snapshot of at least {applied} entries is said to hold {log_id}"));
+            }
+            self.reach(Goal::SnapshotTaken);
+        }
+    }
+
+    fn on_purged(&mut self, at: usize, result: Result<LogId, SnapshotError>) {
+        let Some(running) = &self.places[at].running else { return };
+        let purged = running.node.core().log().purged();
+        if let Ok(log_id) = result {
+            if purged.index < log_id.index {
+                return self.fail(format!("the log is said to be purged to {log_id}, and is to {purged}"));
+            }
+            self.reach(Goal::LogPurged);
+        }
+    }
+
+    fn on_reconfigured(
+        &mut self,
+        at: usize,
+        config: Option<Box<quorate::Config>>,
+        result: Result<(), ReconfigureError>,
+    ) {
+        match (config, result) {
+            (Some(config), Ok(())) => {
+                self.places[at].config = *config;
+                self.reach(Goal::Reconfigured);
+            }
+            (None, Err(ReconfigureError::Config(_))) => self.reach(Goal::RefusedConfig),
+            (None, Ok(())) => self.fail("tunables that cannot be were taken over"),
+            (Some(_), Err(ReconfigureError::Config(error))) => self.fail(format!("tunables were refused: {error}")),
+            (_, Err(_)) => {}
+        }
     }
 }

@@ -120,6 +120,7 @@ impl Options {
     /// Tunables for these times, with tiny limits more often than not.
     pub(crate) fn draw_config(&self, rng: &mut Rng) -> Config {
         let timeout = self.election_timeout;
+        let max_append_bytes = *rng.pick(&[1, 200, 2000, 1 << 20]);
         Config {
             election_timeout_min: timeout,
             election_timeout_max: timeout * 2,
@@ -128,9 +129,9 @@ impl Options {
             pre_vote: toggle(rng.chance(850)),
             check_quorum: toggle(rng.chance(850)),
             elect: Toggle::On,
-            max_append_bytes: *rng.pick(&[1, 200, 2000, 1 << 20]),
+            max_append_bytes,
             max_inflight_appends: *rng.pick(&[1, 1, 2, 4]),
-            max_inflight_bytes: *rng.pick(&[1, 500, 8 << 20]),
+            max_inflight_bytes: max_append_bytes.max(*rng.pick(&[1, 500, 8 << 20])),
             retransmit_timeout: timeout * *rng.pick(&[1, 2]),
             snapshot_entries: *rng.pick(&[0, 3, 10, 50, 200]),
             keep_entries: *rng.pick(&[0, 1, 5, 100]),

@@ -38,7 +38,7 @@ pub(crate) struct Numbered {
 struct Open {
     id: u64,
     serials: Serials,
-    /// When the last attempt began that the cluster answered: it lived then.
+    /// When the last command, or other entry, was first sent that the cluster answered: it lived then.
     active: Nanos,
 }
 
@@ -76,6 +76,7 @@ struct Errand {
     task: Task,
     entry: EntryKind,
     command: Numbered,
+    /// When the first attempt began: an answer may be to any.
     begun: Nanos,
     tries: u32,
     /// Where it is under way.
@@ -210,7 +211,7 @@ impl<W: Workload> World<W> {
         let later = self.now + self.patience(tries + 1);
         let sessions = &mut self.clients.sessions;
         let Some(errand) = sessions.errands.get_mut(&id) else { return };
-        (errand.tries, errand.begun, errand.at) = (tries + 1, self.now, None);
+        (errand.tries, errand.at) = (tries + 1, None);
         if let Some(running) = &self.places[at].running {
             errand.at = Some((at, call));
             sessions.calls.insert(call, id);

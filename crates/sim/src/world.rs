@@ -170,6 +170,7 @@ pub(crate) struct World<W: Workload> {
     pub(crate) violation: Option<Violation>,
     /// What is counted by name, in any file of the world: `self.counters.add("lease reads", 1)`.
     pub(crate) counters: Counters,
+    pub(crate) operator: crate::operator::Operator,
     /// Membership changes that were completed.
     pub(crate) changes: u64,
     /// Membership changes under way, and where they were asked for.
@@ -209,6 +210,7 @@ impl<W: Workload> World<W> {
             busy: 0,
             violation: None,
             counters: Counters::default(),
+            operator: crate::operator::Operator::default(),
             changes: 0,
             pending: std::collections::BTreeMap::new(),
             packets: Vec::new(),

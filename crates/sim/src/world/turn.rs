@@ -131,6 +131,7 @@ impl<W: Workload> World<W> {
             let due = due.max(now + 1);
             self.schedule(due, Event::Timer { at, run });
         }
+        self.watch_membership(at);
         self.take_effects(at, run, work);
         if let Some(reason) = closed {
             self.say(|| format!("node {id} closes: {reason}"));
