@@ -9,8 +9,8 @@ use crate::ids::{LogId, NodeId, Round, StreamId, Vote};
 use crate::log::Span;
 use crate::message::{Append, AppendAnswer, AppendHeader, AppendReply, Message};
 
-/// Last index of a log: at a thousand million entries a second it is reached after 36 years.
-pub(crate) const MAX_INDEX: u64 = 1 << 60;
+/// Last index that a log may have: at a thousand million entries a second it is reached after 36 years.
+pub const MAX_INDEX: u64 = 1 << 60;
 
 /// Most bytes of entries in one append: sums of them do not overflow.
 const MAX_BYTES: u64 = 1 << 40;

@@ -49,6 +49,7 @@ pub use event::{
     Action, Actions, CoreEntry, Event, Note, Outcome, PeerState, ReadPolicy, Recovered, Refusal, SendOutcome,
     SnapshotMeta, Source, StepDown, Tail, TransferFailure, Write, WriteOp,
 };
+pub use follower::MAX_INDEX;
 pub use ids::{
     Campaign, ClusterId, GroupId, Incarnation, LeaderId, LeaderIdMode, LogId, NodeId, RequestId, Round, StreamId, Vote,
     WriteId,

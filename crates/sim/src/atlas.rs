@@ -9,10 +9,11 @@ use crate::chaos::Cure;
 use crate::disk::{Armed, Crash, SimDisk};
 use crate::fault::Fault;
 use crate::process::Shadow;
+use crate::repair::Hurt;
 use crate::rng::Rng;
 use crate::variants::with_rule;
 use crate::workload::Workload;
-use crate::world::{Event, World};
+use crate::world::{Event, Place, World};
 
 /// An older copy of a node's disk.
 pub(crate) struct OldDisk {
@@ -63,6 +64,7 @@ impl<W: Workload> World<W> {
         place.possible = None;
         place.impaired = true;
         (place.fragile, place.damaged) = (false, false);
+        place.hurt = Hurt::default();
         self.atlas.copies.remove(&at);
         let id = self.places[at].id;
         self.say(|| format!("node {id} has a blank disk"));
@@ -75,6 +77,9 @@ impl<W: Workload> World<W> {
         if !self.places[at].damaged {
             return;
         }
+        if self.options.mends && !self.places[at].hurt.outdated {
+            return self.scrub(at);
+        }
         if self.can_do_without(at) {
             return self.wipe(at);
         }
@@ -84,7 +89,8 @@ impl<W: Workload> World<W> {
 
     /// Does something to a disk, if the cluster can bear it; returns whether it did.
     pub(crate) fn disk_fault(&mut self, fault: Fault, at: usize) -> bool {
-        if self.places[at].running.is_none() || self.places[at].fragile {
+        let place = &self.places[at];
+        if place.running.is_none() || place.fragile || self.options.mends && place.damaged {
             return false;
         }
         let timeout = self.options.election_timeout.as_nanos() as u64;
@@ -105,6 +111,7 @@ impl<W: Workload> World<W> {
                 let Some(what) = self.places[at].disk.flip("") else { return false };
                 self.say(|| format!("flipped a bit of {what}"));
                 (self.places[at].impaired, self.places[at].damaged) = (true, true);
+                self.places[at].hurt.ever = true;
                 self.schedule(self.now + timeout * 8, Event::Heal(Cure::Replace(at)));
                 self.counts.add(fault, 1);
                 self.stop(at, Crash::KeepAll);
@@ -117,6 +124,7 @@ impl<W: Workload> World<W> {
                 // Until its log has said that everything is durable, nobody could tell this from a torn tail.
                 (self.places[at].fragile, self.places[at].impaired) = (true, true);
                 self.places[at].damaged = true;
+                self.places[at].hurt.ever = true;
                 self.schedule(self.now + timeout * 2, Event::Heal(Cure::Expose(at)));
             }
             Fault::OldDisk => return self.put_back(at),
@@ -189,6 +197,7 @@ impl<W: Workload> World<W> {
         place.disk = copy.disk;
         place.possible = Some(copy.possible);
         (place.impaired, place.damaged) = (true, true);
+        place.hurt.outdated = true;
         self.counts.add(Fault::OldDisk, 1);
         let timeout = self.options.election_timeout.as_nanos() as u64;
         self.schedule(self.now + timeout, Event::Start(at));
@@ -199,7 +208,8 @@ impl<W: Workload> World<W> {
     /// The operator brings a node back that lost its disk: out of the membership, then in again as what it is now.
     pub(crate) fn readmit(&mut self) {
         let Some(at) = self.leader() else { return };
-        let Some(lost) = self.places.iter().position(|place| place.impaired && !place.damaged) else { return };
+        let wanting = |place: &Place<W>| place.impaired && !place.damaged && !place.hurt.mending;
+        let Some(lost) = self.places.iter().position(wanting) else { return };
         let (id, incarnation) = (self.places[lost].id, self.places[lost].incarnation);
         let up = self.places[lost].running.is_some();
         let call = self.clients.new_call();

@@ -302,7 +302,10 @@ impl<W: Workload> World<W> {
     /// A node closed itself, or cannot start. Somebody looks after it later.
     pub(crate) fn on_halt(&mut self, at: usize) {
         self.on_process_gone(at);
-        if self.places[at].damaged {
+        // A disk that is mended is opened once more.
+        let place = &self.places[at];
+        let hopeless = !self.options.mends || place.hurt.outdated || place.halts > 0;
+        if place.damaged && hopeless {
             // It says that its disk is damaged, and the cluster can do without it.
             return self.wipe(at);
         }

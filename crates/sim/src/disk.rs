@@ -292,7 +292,10 @@ impl SimDisk {
     pub(crate) fn flip(&self, name: &str) -> Option<String> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let named = |path: &&PathBuf| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name));
+        let named = |path: &&PathBuf| {
+            let aside = path.parent().is_some_and(|dir| dir.ends_with("damaged"));
+            !aside && path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
+        };
         let paths: Vec<PathBuf> = inner.names.keys().filter(named).cloned().collect();
         if paths.is_empty() {
             return None;

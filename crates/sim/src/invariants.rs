@@ -235,6 +235,26 @@ impl Invariants {
     }
 }
 
+impl Invariants {
+    /// A node whose disk was damaged comes back with its vote, and with a log that reaches as far as what its disk had
+    /// promised, or knows how much further that went (docs/design/001).
+    pub(crate) fn on_mended_boot(core: &Core, possible: &[Shadow]) -> Check {
+        let (id, last, durable) = (core.config().node_id, core.log().last(), &possible[0]);
+        let promised = core.lost_entries().map_or(last, |lost| lost.last);
+        if durable.log.last() > promised {
+            let end = durable.log.last();
+            return Err(format!(
+                "a promise lost: node {id} comes back mended, and promises {promised} instead of {end}"
+            ));
+        }
+        if possible.iter().all(|disk| disk.vote != core.vote()) {
+            let (vote, before) = (core.vote(), durable.vote);
+            return Err(format!("a vote lost: node {id} comes back mended, with vote {vote} instead of {before}"));
+        }
+        Ok(())
+    }
+}
+
 /// The runs of a log after `purged`.
 fn tail_of(disk: &Shadow, purged: u64) -> impl Iterator<Item = quorate_core::Run> + '_ {
     disk.log.runs().filter(move |run| run.last > purged)

@@ -31,6 +31,7 @@ mod operator;
 mod options;
 pub mod oracle;
 mod process;
+mod repair;
 mod rng;
 mod run;
 mod schedule;

@@ -45,6 +45,7 @@ impl<W: Workload> World<W> {
         let interval = self.options.election_timeout * 2;
         let after = self.disk_rng.around(interval).as_nanos() as u64;
         self.schedule(self.now + after, Event::Operator);
+        self.look_for_repairs();
         if self.chaos.over && self.places.iter().all(|place| !place.impaired) {
             return;
         }

@@ -53,6 +53,9 @@ pub struct Options {
     pub triggers: bool,
     /// Faults may exceed what the cluster promises to survive: then only safety, or a clean halt, is required.
     pub beyond_budget: bool,
+    /// Whether nodes mend damaged disks and are repaired by their peers; otherwise they refuse to start, and the operator
+    /// gives them blank disks.
+    pub mends: bool,
     /// Whether the cluster spends its leases on reads; then half of the linearizable reads are lease reads.
     pub lease_reads: bool,
     /// Whether applies run on the thread that delivers the commit.
@@ -95,6 +98,7 @@ impl Options {
             membership: rng.chance(500),
             triggers: rng.chance(500),
             beyond_budget: rng.chance(50),
+            mends: Rng::new(seed, 6).chance(750),
             lease_reads: rng.chance(300),
             inline_applies: rng.chance(500),
             check_steps: true,
@@ -161,13 +165,14 @@ impl fmt::Display for Options {
         )?;
         writeln!(
             f,
-            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}, steps checked {}",
+            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}, disks mended {}, steps checked {}",
             self.membership,
             self.triggers,
             self.lease_reads,
             self.inline_applies,
             self.segment_bytes,
             self.beyond_budget,
+            self.mends,
             self.check_steps
         )?;
         let config = &self.config;

@@ -11,7 +11,7 @@ use quorate_core::{
     ClusterId, GroupId, Incarnation, Instant, LeaderId, LeaderIdMode, LogId, LogIds, NodeId, Recovered, Span, Tail,
     Vote, WriteId,
 };
-use quorate_wal::{WalCore, WalOptions};
+use quorate_wal::{Disk, OnDamage, WalCore, WalOptions};
 use quorate_wire::Batches;
 
 use crate::disk::SimDisk;
@@ -20,6 +20,8 @@ use crate::machine::Watched;
 use crate::net::Outbox;
 
 pub(crate) const GROUP: GroupId = GroupId(1);
+/// Where a node keeps its data, on its own disk.
+pub(crate) const DIRECTORY: &str = "/quorate-simulated-node";
 /// The wall clock at the beginning: some day in 2030, in nanoseconds since the Unix epoch.
 const EPOCH: u64 = 1_900_000_000_000_000_000;
 
@@ -63,6 +65,8 @@ impl SkewedClock {
 pub(crate) struct Shadow {
     pub(crate) vote: Vote,
     pub(crate) log: LogIds,
+    /// What the log was before damage took some of it: it votes as if it held that (docs/design/001).
+    pub(crate) lost: Vec<LogIds>,
 }
 
 /// A submitted write.
@@ -89,9 +93,10 @@ impl Shadow {
         }
     }
 
-    /// Whether this disk has the entry, or has it no more because a snapshot does.
+    /// Whether this disk has the entry, or has it no more because a snapshot does; or had it, and keeps what it promised.
     pub(crate) fn holds(&self, id: LogId) -> bool {
-        id.index <= self.log.purged().index || self.log.holds(id)
+        let mut logs = self.lost.iter().chain([&self.log]);
+        logs.any(|log| id.index <= log.purged().index || log.holds(id))
     }
 }
 
@@ -144,7 +149,7 @@ impl RaftLogStorage for Spy {
                 LogWrite::Reset { to, tail } => ShadowOp::Reset(*to, *tail),
                 LogWrite::PromiseLease(_) => ShadowOp::Nothing,
             };
-            let mut end = Shadow { vote: Vote::default(), log: std::mem::take(&mut state.end) };
+            let mut end = Shadow { log: std::mem::take(&mut state.end), ..Shadow::default() };
             end.apply(&shadow);
             state.end = end.log;
             state.inflight.push_back((write, shadow));
@@ -213,22 +218,60 @@ pub(crate) struct Start<'a> {
     pub(crate) seed: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) check_steps: bool,
+    pub(crate) on_damage: OnDamage,
     pub(crate) clock: SkewedClock,
     pub(crate) disk: &'a SimDisk,
     pub(crate) incarnation: Incarnation,
 }
 
-/// Starts a process. `shadow` is what its disk must hold at least, and `inflight` what it may hold besides.
-pub(crate) fn start<S: RaftStateMachine>(id: NodeId, start: Start<'_>, machine: S) -> Result<Running<S>, String> {
+/// What a start did about damage, whether or not the node then ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mended {
+    pub(crate) log: bool,
+    pub(crate) snapshots: usize,
+}
+
+impl Mended {
+    pub(crate) fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// Snapshots that were put aside on this disk.
+fn set_aside(disk: &SimDisk) -> usize {
+    let names = disk.list(&Path::new(DIRECTORY).join("damaged")).unwrap_or_default();
+    names.iter().filter(|name| name.ends_with(".snap")).count()
+}
+
+/// Starts a process, and says what it did about damage.
+pub(crate) fn start<S: RaftStateMachine>(
+    id: NodeId,
+    start: Start<'_>,
+    machine: S,
+) -> (Result<Running<S>, String>, Mended) {
+    let (disk, before) = (start.disk, set_aside(start.disk));
+    let mut mended = Mended::default();
+    let running = open(id, start, machine, &mut mended.log);
+    mended.snapshots = set_aside(disk) - before;
+    (running, mended)
+}
+
+fn open<S: RaftStateMachine>(
+    id: NodeId,
+    start: Start<'_>,
+    machine: S,
+    mended: &mut bool,
+) -> Result<Running<S>, String> {
     let options = WalOptions {
         segment_bytes: start.segment_bytes,
         incarnation: Some(start.incarnation),
         created: Some(0),
+        on_damage: start.on_damage,
         ..WalOptions::new(id)
     };
     let disk = Arc::new(start.disk.clone());
-    let (wal, handle) =
-        WalCore::open(disk, Path::new("/quorate-simulated-node"), options).map_err(|error| error.to_string())?;
+    let (wal, handle) = WalCore::open(disk, Path::new(DIRECTORY), options).map_err(|error| error.to_string())?;
+    *mended = handle.mended().is_some();
     if handle.identity().cluster != start.cluster {
         handle.set_cluster(start.cluster, start.mode).map_err(|error| error.to_string())?;
     }

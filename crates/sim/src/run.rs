@@ -214,7 +214,7 @@ impl<W: Workload> World<W> {
         }
     }
 
-    fn members(&self) -> Vec<NodeId> {
+    pub(crate) fn members(&self) -> Vec<NodeId> {
         let leader = self.leader().and_then(|at| self.places[at].running.as_ref());
         leader.map(|leader| leader.node.core().membership().nodes.keys().copied().collect()).unwrap_or_default()
     }

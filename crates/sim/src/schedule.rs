@@ -150,6 +150,7 @@ fields! {
     "membership": membership,
     "triggers": triggers,
     "beyond-budget": beyond_budget,
+    "mends": mends,
     "lease-reads": lease_reads,
     "inline-applies": inline_applies,
     "segment-bytes": segment_bytes,

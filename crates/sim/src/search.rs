@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::counters::{Counters, Total, Totals};
 use crate::fault::{Fault, FaultCounts, FaultSet};
 use crate::goals::Goal;
+use crate::repair::REPAIRS;
 use crate::run::{Report, run_seed};
 
 /// Of so many seeds one is run twice, to compare the trace hashes.
@@ -94,6 +95,11 @@ impl Summary {
     /// Kinds of faults that some seed enabled and none suffered, and kinds that no seed enabled.
     pub fn missing_faults(&self) -> FaultSet {
         self.faults.missing().into_iter().collect()
+    }
+
+    /// Repairs of damaged disks that no seed saw.
+    pub fn missing_repairs(&self) -> Vec<&'static str> {
+        REPAIRS.iter().copied().filter(|name| self.totals.of(name).sum == 0).collect()
     }
 
     /// What there is one of, with its name.

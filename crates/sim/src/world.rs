@@ -132,6 +132,8 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) fragile: bool,
     /// Its disk holds damage that was not found yet, or not dealt with.
     pub(crate) damaged: bool,
+    /// What became of damage to its disk.
+    pub(crate) hurt: crate::repair::Hurt,
     /// It loses its power in the middle of the next turn of its log.
     pub(crate) cut_off: Option<Crash>,
     /// When it was last stopped it could elect itself, without asking anybody.
@@ -253,6 +255,7 @@ impl<W: Workload> World<W> {
             impaired: false,
             fragile: false,
             damaged: false,
+            hurt: crate::repair::Hurt::default(),
             alone: false,
             cut_off: None,
             halts: 0,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quorate_core::{Bug, GroupId, Instant, LogId, LogIds, WriteId, bug};
+use quorate_core::{Bug, GroupId, Instant, LogId, LogIds, MAX_INDEX, WriteId, bug};
 use quorate_wire::Batches;
 
 use crate::codec::{put_u32, put_u64, round_up, u32_at, u64_at};
@@ -374,7 +374,7 @@ impl Survey {
         match self.since_gap.contains(&group) {
             true => named,
             // Whatever was acknowledged is of a leader that this node voted for, or of an earlier one.
-            false if voted.term > 0 => named.max(LogId::new(voted, u64::MAX)),
+            false if voted.term > 0 => named.max(LogId::new(voted, MAX_INDEX)),
             false => named,
         }
     }

@@ -10,9 +10,10 @@ use common::mending::{
     SEGMENT_BYTES, build, check_mended, mending, open_mended, segments, sweep_mending, sweep_mending_faults,
 };
 use common::{Rig, dir, log_id, options};
-use quorate_core::{GroupId, Instant};
+use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, VoteAnswer, VoteReply};
 use quorate_wal::Disk;
 use quorate_wal::fake::{Crash, MemDisk};
+use quorate_wire::{Batches, Packet};
 
 #[test]
 fn a_flipped_byte_costs_entries_and_no_promise() {
@@ -58,11 +59,38 @@ fn one_group_knows_exactly_what_it_promised() {
             let (state, _) = &open_mended(&damaged, &models, "exact")[group];
             if state.log.last() != model.now().last() {
                 lost += 1;
-                assert!(state.promised_end.index < u64::MAX, "{} at {offset}: {}", path.display(), state.promised_end);
+                assert!(state.promised_end.index < MAX_INDEX, "{} at {offset}: {}", path.display(), state.promised_end);
             }
         }
     }
     assert!(lost > 20, "{lost}");
+}
+
+/// A promise is sent to candidates: also one that nothing named must be a log id that messages can carry.
+#[test]
+fn what_is_promised_can_be_said() {
+    let mut unknown = 0;
+    for seed in [0, 3] {
+        let (disk, models) = build(seed, 90, 3);
+        for (path, bytes) in segments(&disk) {
+            for offset in (seed..bytes).step_by(1009) {
+                let damaged = disk.crashed(Crash::KeepAll);
+                damaged.flip(&path, offset, 0x10);
+                for (state, _) in open_mended(&damaged, &models, "said").values() {
+                    let answer = VoteAnswer::StaleLog(state.promised_end);
+                    let reply = VoteReply { phase: Phase::Real, campaign: Campaign(1), requested: state.vote, answer };
+                    let message = Message::VoteReply(reply);
+                    let packet = Packet { group: GroupId(1), message, batches: Batches::new() };
+                    let mut bytes = Vec::new();
+                    packet.encode_head(&mut bytes);
+                    let read = Packet::decode(common::CLUSTER, bytes.into());
+                    assert_eq!(read.map(|read| read.message), Ok(packet.message), "{}", state.promised_end);
+                    unknown += usize::from(state.promised_end.index == MAX_INDEX);
+                }
+            }
+        }
+    }
+    assert!(unknown > 0, "some promise is of what nothing names");
 }
 
 /// A crash while a log is mended, at any step, leaves a log that can be mended, and no promise is lost.

@@ -156,6 +156,10 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
     if args.every_fault && !missing.is_empty() {
         return Err(Failure::new(format!("these goals were never reached: {}", missing.join(","))));
     }
+    let missing = summary.missing_repairs().join(", ");
+    if args.every_fault && !missing.is_empty() {
+        return Err(Failure::new(format!("damaged disks were never repaired like this: {missing}")));
+    }
     Ok(if summary.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

@@ -1,6 +1,7 @@
 //! Processes: how they start, stop, stand still and go on.
 
 use quorate_core::{Membership, Node as Member};
+use quorate_wal::OnDamage;
 
 use super::{CLUSTER, Down, Event, World};
 use crate::disk::Crash;
@@ -51,17 +52,31 @@ impl<W: Workload> World<W> {
             seed,
             segment_bytes: self.options.segment_bytes,
             check_steps: self.options.check_steps,
+            on_damage: if self.options.mends { OnDamage::Mend } else { OnDamage::Refuse },
             clock,
             disk: &place.disk,
             incarnation: place.incarnation,
         };
         let (id, run) = (place.id, place.run);
         self.digest.word(8 + at as u64 * 64);
-        match start(id, given, machine) {
+        let (started, mended) = start(id, given, machine);
+        if mended.any() {
+            self.on_mended(at, mended);
+        }
+        let place = &mut self.places[at];
+        match started {
             Ok(running) => {
+                let core = running.node.core();
                 let possible = place.possible.take().unwrap_or_else(|| vec![Shadow::default()]);
-                let checked = Invariants::on_boot(running.node.core(), &possible);
-                let found = Shadow { vote: running.node.core().vote(), log: running.node.core().log().clone() };
+                let checked = match place.hurt.mending {
+                    true => Invariants::on_mended_boot(core, &possible),
+                    false => Invariants::on_boot(core, &possible),
+                };
+                let mut found = Shadow { vote: core.vote(), log: core.log().clone(), lost: possible[0].lost.clone() };
+                if place.hurt.mending {
+                    found.lost.push(possible[0].log.clone());
+                    place.hurt.begin(core);
+                }
                 self.shadows.insert((id, place.incarnation), found);
                 place.running = Some(running);
                 place.halts = 0;

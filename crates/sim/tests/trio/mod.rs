@@ -1,4 +1,5 @@
 //! Three nodes on disks in memory, with a network that delivers at once: what damage to one disk leads to.
+#![allow(dead_code, reason = "each of those who use it uses a part")]
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_core::{GroupId, Instant};
+use quorate_core::{GroupId, Instant, MAX_INDEX};
 use quorate_wal::fake::{Crash, MemDisk};
 use quorate_wal::{GroupState, OnDamage, WalError, WalOptions};
 
@@ -97,7 +97,7 @@ pub fn check_mended(
         }
         lost = true;
         // Of a group that nothing names any more, all that its vote allows; the script's votes are not its leaders'.
-        let by_vote = state.promised_end.index == u64::MAX || now.vote.leader_id < now.last().leader_id;
+        let by_vote = state.promised_end.index == MAX_INDEX || now.vote.leader_id < now.last().leader_id;
         let knows = state.promised_end >= now.last() || by_vote;
         assert!(knows, "{what}: lost: {group:?} promised {}, and takes {} for that", now.last(), state.promised_end);
     }

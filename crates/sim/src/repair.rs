@@ -1,0 +1,117 @@
+//! Disks that are mended: what was damaged is found at a start, and comes back from the peers (docs/design/001, 003).
+
+use std::path::Path;
+
+use quorate_core::{Core, MAX_INDEX};
+use quorate_wal::Disk;
+
+use crate::chaos::Cure;
+use crate::disk::Crash;
+use crate::process::{DIRECTORY, Mended};
+use crate::workload::Workload;
+use crate::world::{Event, World};
+
+/// Disks that were damaged, noticed it when they were opened, and went on.
+const MENDED: &str = "disks mended";
+/// Entries that mended disks had lost, or were behind by, and got from their leaders.
+const ENTRIES: &str = "entries refetched";
+/// Mended disks that got a snapshot from their leaders.
+const SNAPSHOTS: &str = "snapshots refetched";
+/// Counters of repairs; over many seeds none may be 0.
+pub(crate) const REPAIRS: [&str; 3] = [MENDED, ENTRIES, SNAPSHOTS];
+
+/// What was done to a node's disk since it was formatted, and what became of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hurt {
+    /// Something of it was damaged.
+    pub(crate) ever: bool,
+    /// It is an older copy of itself: nothing mends that.
+    pub(crate) outdated: bool,
+    /// It lost something, and does not have it back yet.
+    pub(crate) mending: bool,
+    /// Where its log ended when it was opened.
+    kept: u64,
+}
+
+impl Hurt {
+    /// A mended disk was opened.
+    pub(crate) fn begin(&mut self, core: &Core) {
+        self.kept = core.log().last().index;
+    }
+}
+
+impl<W: Workload> World<W> {
+    /// A node found damage when it started, and goes on without what is damaged.
+    pub(crate) fn on_mended(&mut self, at: usize, mended: Mended) {
+        let id = self.places[at].id;
+        self.say(|| format!("node {id} is mended: {mended:?}"));
+        if !self.places[at].hurt.ever {
+            self.fail(format!("node {id} mends its disk, which nothing damaged: {mended:?}"));
+        }
+        self.counters.add(MENDED, 1);
+        let place = &mut self.places[at];
+        (place.hurt.mending, place.impaired, place.damaged) = (true, true, false);
+    }
+
+    /// Has everything on a disk read at the next opening, also what is not needed to start: damage that was not found is
+    /// found then, or harms nobody.
+    pub(crate) fn scrub(&mut self, at: usize) {
+        let timeout = self.options.election_timeout.as_nanos() as u64;
+        if !self.places[at].is_disk_idle() || self.places[at].fragile {
+            return self.schedule(self.now + timeout / 3, Event::Heal(Cure::Replace(at)));
+        }
+        let dir = Path::new(DIRECTORY);
+        let disk = &self.places[at].disk;
+        if disk.create(&dir.join("damage-seen")).and_then(|_| disk.sync_dir(dir)).is_err() {
+            return self.schedule(self.now + timeout, Event::Heal(Cure::Replace(at)));
+        }
+        self.stop(at, Crash::KeepAll);
+        self.on_process_gone(at);
+        self.places[at].damaged = false;
+        self.schedule(self.now + timeout, Event::Start(at));
+    }
+
+    /// Notes which nodes have back what they lost. One that cannot know when that is the case needs another leader.
+    pub(crate) fn look_for_repairs(&mut self) {
+        let members = self.members();
+        for at in 0..self.places.len() {
+            let place = &self.places[at];
+            let Some(running) = place.running.as_ref().filter(|_| place.hurt.mending) else { continue };
+            let (core, id, kept) = (running.node.core(), place.id, place.hurt.kept);
+            let (log, lost) = (core.log(), core.lost_entries());
+            let (purged, last) = (log.purged().index, log.last().index);
+            match lost {
+                // Nobody sends it anything; it gets it back when it is wanted again.
+                Some(_) if !members.is_empty() && !members.contains(&id) && !self.options.wants(id) => {}
+                Some(lost) if lost.last.index == MAX_INDEX => {
+                    let behind = self.leader().and_then(|leader| self.places[leader].running.as_ref());
+                    if behind.is_some_and(|leader| leader.node.core().log().last() == log.last()) {
+                        self.hand_over(at);
+                    }
+                    continue;
+                }
+                Some(_) => continue,
+                None => {
+                    self.counters.add(ENTRIES, last.saturating_sub(kept.max(purged)));
+                    self.counters.add(SNAPSHOTS, u64::from(purged > kept));
+                }
+            }
+            self.say(|| format!("node {id} is repaired"));
+            let place = &mut self.places[at];
+            place.hurt.mending = false;
+            place.impaired = place.damaged || place.fragile;
+        }
+    }
+
+    /// What an operator does for a node that says that only another leader's entry makes it whole.
+    fn hand_over(&mut self, repaired: usize) {
+        let Some(leader) = self.leader() else { return };
+        let able = |at: &usize| *at != leader && *at != repaired && !self.places[*at].impaired;
+        let Some(running) = &self.places[leader].running else { return };
+        let voter = |at: &usize| running.node.core().membership().is_voter(self.places[*at].id);
+        let Some(to) = self.up().filter(able).find(voter) else { return };
+        running.node.transfer(Some(self.places[to].id));
+        self.say(|| format!("operator: node {} hands over to {} for a repair", leader + 1, to + 1));
+        self.touch(leader);
+    }
+}
