@@ -53,7 +53,8 @@ fn states_preconditions_and_planted_bugs_have_words() {
 #[test]
 fn tunables_that_do_not_go_together_are_refused_by_name() {
     let millis = Duration::from_millis;
-    let refused: [(fn(&mut Config), &str, &str); 7] = [
+    type Spoil = fn(&mut Config);
+    let refused: [(Spoil, &str, &str); 7] = [
         (|config| config.election_timeout_max = config.election_timeout_min, "election_timeout_max", "be greater than"),
         (|config| config.heartbeat_interval = Duration::ZERO, "heartbeat_interval", "be greater than zero"),
         (|config| config.heartbeat_interval = Duration::from_millis(151), "heartbeat_interval", "be at most half of"),
