@@ -107,10 +107,13 @@ impl<W: Workload> World<W> {
     fn hand_over(&mut self, repaired: usize) {
         let Some(leader) = self.leader() else { return };
         let able = |at: &usize| *at != leader && *at != repaired && !self.places[*at].impaired;
+        let call = self.clients.new_call();
         let Some(running) = &self.places[leader].running else { return };
         let voter = |at: &usize| running.node.core().membership().is_voter(self.places[*at].id);
         let Some(to) = self.up().filter(able).find(voter) else { return };
-        running.node.transfer(Some(self.places[to].id));
+        let id = self.places[to].id;
+        let Some(running) = &mut self.places[leader].running else { return };
+        running.node.transfer(call, Some(id));
         self.say(|| format!("operator: node {} hands over to {} for a repair", leader + 1, to + 1));
         self.touch(leader);
     }
