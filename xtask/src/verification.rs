@@ -119,7 +119,8 @@ impl Part {
 fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
     let typed = part.typed(more);
     println!("=== {}: {typed}", part.name);
-    let began = Instant::now();
+    // Said before it begins: the tree may change while it runs.
+    let (code, began) = (commit(root)?, Instant::now());
     let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(part.args.split_whitespace())
         .args(part.arguments(more))
@@ -137,8 +138,7 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
     }
     let status = child.wait().map_err(|error| format!("{}: {error}", part.name))?;
     let head = format!(
-        "command: {typed}\ncommit: {}\nseconds: {}\nended: {}\n\n",
-        commit(root)?,
+        "command: {typed}\ncommit: {code}\nseconds: {}\nended: {}\n\n",
         began.elapsed().as_secs(),
         if status.success() { "well" } else { "FAILED" }
     );
