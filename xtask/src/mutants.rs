@@ -14,8 +14,19 @@ const TESTS: &[(&str, &str, &[&str])] = &[
     ("RestoreMergesSessions", "quorate", SESSIONS),
     ("EarlyCompletionIsDropped", "quorate", &["--lib", "writes"]),
     ("EarlyCompletionCoversEarlier", "quorate", &["--lib", "writes"]),
+    ("DamagedSnapshotIsEmptyState", "quorate-sim", &["--test", "damage"]),
     ("GapAccepted", "quorate", &["--test", "published", "malformed"]),
     ("ResumedTransferMixesSnapshots", "quorate-net", &["--test", "snapshots"]),
+];
+
+/// Bugs that `--ci` plays the golden scripts with: no random run of a minute is sure to find them.
+const SCRIPTS: [&str; 6] = [
+    "IgnoresLastTerm",
+    "OldStreamCounts",
+    "NewSetAlone",
+    "LeaseFromReceipt",
+    "StaleTransferObeyed",
+    "InstallKeepsConflictingTail",
 ];
 
 const SESSIONS: &[&str] = &["--test", "sessions"];
@@ -31,6 +42,7 @@ pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
         }
         Some("--ci") => {
             cargo(&["test", "--test", "shrink"], "quorate-sim", &[])?;
+            example("quorate-testkit", "mutants", &SCRIPTS.map(str::to_owned))?;
             hunt(&["--ci".to_owned(), "--seeds".to_owned(), "2000".to_owned()])
         }
         Some("--tests") => tests(),

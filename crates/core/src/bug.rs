@@ -206,6 +206,8 @@ bugs! {
     DuplicateAppliedAfterRestart,
     /// A command below its session's low mark is applied.
     LowMarkIgnored,
+    /// A node comes back with an applied index that is ahead of its state.
+    AppliedBeforeItsData,
     /// Sessions that a node knew before stay when it installs a snapshot.
     RestoreMergesSessions,
     /// A snapshot is accepted whose membership is from after its end.

@@ -39,6 +39,7 @@ pub fn check_of(violation: &str) -> &str {
         ("commit of node", "commit goes back"),
         ("applied of node", "applied goes back"),
         ("vote of node", "vote goes back"),
+        ("comes back with log end", "what a disk promised"),
         ("commits index", "committed entry is not in the log"),
         ("without a commit quorum", "commit without a quorum"),
         (", which is committed", "committed entry is lacking"),

@@ -16,15 +16,20 @@ use quorate_testkit::script::{files, play};
 
 /// Bugs that no script can show, and what shows them instead.
 const ELSEWHERE: &[(&str, &str)] = &[
-    ("SnapshotWithoutSessions", SESSIONS),
-    ("AnswersForgottenAtKeepAlive", SESSIONS),
-    ("ExpiredSessionReopened", SESSIONS),
-    ("ExpiryByLocalClock", SESSIONS),
-    ("DuplicateAppliedAfterRestart", SESSIONS),
-    ("LowMarkIgnored", SESSIONS),
-    ("GapAccepted", "QUORATE_BUG=<name> cargo test -p quorate --features mutants --test published"),
-    ("EarlyCompletionIsDropped", "QUORATE_BUG=<name> cargo test -p quorate --features mutants --test laws"),
-    ("ResumedTransferMixesSnapshots", "the tests of snapshot transfer in quorate-net"),
+    ("SnapshotWithoutSessions", TESTS),
+    ("AnswersForgottenAtKeepAlive", TESTS),
+    ("ExpiredSessionReopened", TESTS),
+    ("ExpiryByLocalClock", TESTS),
+    ("DuplicateAppliedAfterRestart", TESTS),
+    ("LowMarkIgnored", TESTS),
+    ("RestoreMergesSessions", TESTS),
+    ("EarlyCompletionIsDropped", TESTS),
+    ("EarlyCompletionCoversEarlier", TESTS),
+    ("GapAccepted", TESTS),
+    ("DamagedSnapshotIsEmptyState", TESTS),
+    ("ResumedTransferMixesSnapshots", TESTS),
+    ("AppliedBeforeItsData", SIM),
+    ("LeaseByWallClock", SIM),
     ("DiskAcknowledgesBeforeSync", DISK),
     ("DiskIgnoresSyncError", DISK),
     ("DiskAcceptsTornTail", DISK),
@@ -39,10 +44,13 @@ const ELSEWHERE: &[(&str, &str)] = &[
 ];
 
 /// The core knows nothing of files.
-const DISK: &str = "cargo run --profile ci -p quorate-wal --features mutants --example crashes -- mutants";
+const DISK: &str = "`crashes -- mutants`";
 
-/// The core knows nothing of sessions.
-const SESSIONS: &str = "QUORATE_BUG=<name> cargo test -p quorate --features mutants --test sessions";
+/// The core knows nothing of sessions, bytes and threads.
+const TESTS: &str = "`cargo xtask mutants --tests`";
+
+/// The core knows nothing of starts and clocks.
+const SIM: &str = "`cargo xtask mutants --sim`";
 
 /// Scripts whose own bug makes so much else red that it counts for no script in particular.
 const OWN: &[(&str, &str)] = &[

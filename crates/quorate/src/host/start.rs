@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use quorate_core::{GroupId, LogIds, NodeId, Recovered, SnapshotMeta, Span, Tail, WriteId};
+use quorate_core::{Bug, GroupId, LogIds, NodeId, Recovered, SnapshotMeta, Span, Tail, WriteId, bug};
 use tokio::sync::watch;
 
 use super::load::load;
@@ -115,7 +115,8 @@ pub(crate) fn find<S: RaftStateMachine>(
     if let Some((restored, meta)) = load(disks, (me, group), &mut recovered)? {
         Restored { state, time: applied_time, sessions } = restored;
         fit_to_snapshot(log, group, &mut recovered, &meta);
-        recovered.applied = meta.last_log_id;
+        let next = recovered.log.at(meta.last_log_id.index + 1).filter(|_| bug(Bug::AppliedBeforeItsData));
+        recovered.applied = next.unwrap_or(meta.last_log_id);
         recovered.snapshot = Some(meta);
     }
     check_repairable(me, group, &recovered)?;
