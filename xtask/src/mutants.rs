@@ -15,6 +15,7 @@ const TESTS: &[(&str, &str, &[&str])] = &[
     ("EarlyCompletionIsDropped", "quorate", &["--lib", "writes"]),
     ("EarlyCompletionCoversEarlier", "quorate", &["--lib", "writes"]),
     ("DamagedSnapshotIsEmptyState", "quorate-sim", &["--test", "damage"]),
+    ("SendsUnverifiedSnapshot", "quorate-sim", &["--test", "damage"]),
     ("GapAccepted", "quorate", &["--test", "published", "malformed"]),
     ("ResumedTransferMixesSnapshots", "quorate-net", &["--test", "snapshots"]),
 ];

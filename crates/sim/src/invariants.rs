@@ -259,3 +259,20 @@ impl Invariants {
 fn tail_of(disk: &Shadow, purged: u64) -> impl Iterator<Item = quorate_core::Run> + '_ {
     disk.log.runs().filter(move |run| run.last > purged)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_library_does_not_pass_for_the_injected_one() {
+        let halt = |why: &str, damaged| Invariants::on_halt(NodeId(1), why, damaged).is_ok();
+        assert!(halt("its state machine failed: it panicked: injected: the state machine panics", false));
+        assert!(halt("its log storage failed: injected: a sync failed", false));
+        assert!(!halt("its state machine failed: it panicked: a serial is applied once", false));
+        assert!(!halt("its state machine failed: command 1-1.7: too short", true));
+        assert!(!halt("the library failed, please report this: index out of bounds", true));
+        let lost = "its log storage failed: committed entries 1-1.2..1-1.3 are no longer in the log";
+        assert!(halt(lost, true) && !halt(lost, false));
+    }
+}
