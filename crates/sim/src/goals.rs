@@ -124,6 +124,10 @@ goals! {
     Reconfigured = "reconfigured",
     /// Tunables that cannot be were refused.
     RefusedConfig = "refused-config",
+    /// A cluster served to the end although it lost more than it promises to survive.
+    BeyondServed = "beyond-served",
+    /// A cluster that lost too much stood still.
+    BeyondStuck = "beyond-stuck",
     /// Time-outs were switched.
     SwitchTick = "switch-tick",
     /// Heartbeats were switched.

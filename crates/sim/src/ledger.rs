@@ -323,4 +323,8 @@ impl Workload for LedgerClients {
         self.undecided = checked.verdict != Verdict::Linearizable;
         Ok(())
     }
+
+    fn check_part(&mut self, part: &Ledger) -> Result<(), String> {
+        crate::oracle::check_part(&self.history, part)
+    }
 }

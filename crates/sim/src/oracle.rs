@@ -33,6 +33,35 @@ pub fn check(history: &History, end: &Ledger) -> Result<(), String> {
     placed.values().try_for_each(|operations| check_real_time(operations))
 }
 
+/// Checks a state that may lack the newest writes: what is there was asked for, once, and is where clients were told
+/// that it is.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn check_part(history: &History, part: &Ledger) -> Result<(), String> {
+    let mut pasts = BTreeMap::new();
+    for key in part.keys() {
+        pasts.insert(key, past_of(history, key, part.values(key))?);
+    }
+    for operation in &history.operations {
+        let Some(past) = pasts.get(&operation.call.key()) else { continue };
+        let there = |version: u64| (version as usize) < past.views.len();
+        let inside = match (operation.call, operation.outcome) {
+            (_, Outcome::Appended { length }) => there(length),
+            (_, Outcome::List(view)) => there(view.length),
+            (Call::Put { value, .. }, Outcome::Put { .. })
+            | (Call::CompareAndSwap { value, .. }, Outcome::Swapped { swapped: true, .. }) => {
+                past.place.contains_key(&value)
+            }
+            _ => false,
+        };
+        if inside {
+            place(operation, past)?;
+        }
+    }
+    Ok(())
+}
+
 /// Every value was written by an operation that may have taken effect, once.
 fn past_of(history: &History, key: Key, values: &[u64]) -> Result<Past, String> {
     let mut past = Past { views: vec![ListView::default()], place: BTreeMap::new() };

@@ -1,5 +1,6 @@
 //! One run, from a seed to a report.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -10,12 +11,13 @@ use quorate_core::NodeId;
 use crate::counters::Counters;
 use crate::edits::{Decision, Decisions};
 use crate::fault::{Fault, FaultCounts};
+use crate::goals::Goal;
 use crate::history::{History, Nanos};
 use crate::ledger::LedgerClients;
 use crate::machine::{Watched, with_book};
 use crate::options::Options;
 use crate::workload::Workload;
-use crate::world::World;
+use crate::world::{Down, World};
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,9 +135,58 @@ impl<W: Workload> World<W> {
         if self.violation.is_none() {
             self.heal_and_serve();
         }
-        if self.violation.is_none() && !self.options.beyond_budget {
-            self.converge();
+        match self.options.beyond_budget {
+            _ if self.violation.is_some() => {}
+            false => self.converge(),
+            true => self.check_beyond(),
         }
+    }
+
+    /// Beyond the budget nobody need serve. But what is served is right, and where nothing is, nobody contradicts
+    /// anybody, and whoever halted says why.
+    fn check_beyond(&mut self) {
+        let patience = self.nanos(60);
+        let converged = self.run_until(self.now + patience, |world| {
+            world.events.is_multiple_of(16) && !world.clients.is_busy() && world.is_converged()
+        });
+        if self.violation.is_some() {
+            return;
+        }
+        self.reach(if converged { Goal::BeyondServed } else { Goal::BeyondStuck });
+        let checked = if converged { self.check_ends() } else { self.check_parts() };
+        if let Err(violation) = checked {
+            self.fail(violation);
+        }
+    }
+
+    /// Nodes that applied the same entries have the same state, and none has what clients cannot have been told of.
+    fn check_parts(&mut self) -> Result<(), String> {
+        self.check_session_tables()?;
+        let mut states: BTreeMap<u64, (NodeId, u64, Vec<u8>)> = BTreeMap::new();
+        for place in &self.places {
+            let Some(running) = &place.running else {
+                if place.down == Down::Halted(String::new()) {
+                    return Err(format!("node {} halted, and says not why", place.id));
+                }
+                continue;
+            };
+            self.invariants.check_whole(running.node.core())?;
+            let state = running.node.machine(|machine: &Watched<W::Machine>, applied| {
+                let mut bytes = Vec::new();
+                machine.machine.snapshot(&mut bytes).map(|()| (applied.index, machine.chain, bytes))
+            });
+            let Some(Ok((applied, chain, bytes))) = state else { continue };
+            let known = states.entry(applied).or_insert_with(|| (place.id, chain, bytes.clone()));
+            if (known.1, &known.2) != (chain, &bytes) {
+                return Err(format!("nodes {} and {} applied {applied} entries and differ", known.0, place.id));
+            }
+        }
+        for (_, _, bytes) in states.values() {
+            let machine =
+                W::Machine::restore(&mut &bytes[..]).map_err(|error| format!("a state cannot be read: {error}"))?;
+            self.clients.workload.check_part(&machine)?;
+        }
+        Ok(())
     }
 
     /// How many entries the node that lags most lacks.

@@ -66,3 +66,24 @@ fn what_a_stale_read_saw_is_behind_no_later_linearizable_one() {
     assert!(says(check(&[shown, (313, Freshness::Linearizable, 2, 2)]), "not linearizable"));
     assert_eq!(check(&[shown, (313, Freshness::Linearizable, 2, 3)]), Ok(()));
 }
+
+#[test]
+fn a_state_that_lacks_the_newest_has_nothing_wrong_in_it() {
+    let (history, _, _) = appended();
+    let state = |values: &[u64]| {
+        let mut ledger = Ledger::default();
+        for value in values.iter().copied() {
+            ledger.apply(LedgerCommand(Call::Append { key: KEY, value }));
+        }
+        ledger
+    };
+    assert_eq!(oracle::check_part(&history, &state(&[])), Ok(()));
+    assert_eq!(oracle::check_part(&history, &state(&[1, 2])), Ok(()));
+    assert!(says(oracle::check(&history, &state(&[1, 2])), "lost"));
+    // In another order than clients were told, twice, and what nobody wrote.
+    assert!(oracle::check_part(&history, &state(&[2, 1])).is_err());
+    assert!(says(oracle::check_part(&history, &state(&[1, 1])), "exactly once"));
+    assert!(says(oracle::check_part(&history, &state(&[1, 2, 3, 4])), "phantom"));
+    // Without the first, the second is elsewhere.
+    assert!(says(oracle::check_part(&history, &state(&[2])), "lost"));
+}
