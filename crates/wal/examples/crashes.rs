@@ -16,7 +16,7 @@ use std::sync::Mutex;
 
 use common::crashes::{sweep, sweep_recovery};
 use common::faulty::{run, sweep_faults};
-use common::mending::{sweep_mending, sweep_mending_faults, sweep_opening_faults};
+use common::mending::{sweep_giving_up, sweep_mending, sweep_mending_faults, sweep_opening_faults};
 
 /// Crash states that one run must see.
 const LEAST_STATES: usize = 100_000;
@@ -53,6 +53,9 @@ fn crash_sweeps(small: u64, recoveries: u64) -> Vec<Outcome> {
         (0..recoveries).map(|seed| sweep_of("while recovering", || sweep_recovery(200 + seed..201 + seed, 17))),
     );
     outcomes.extend((0..recoveries).map(|seed| sweep_of("while mending", || sweep_mending(20 + seed..21 + seed, 4))));
+    outcomes.extend(
+        (0..recoveries).map(|seed| sweep_of("while a log is given up", || sweep_giving_up(40 + seed..41 + seed))),
+    );
     outcomes
 }
 
@@ -112,7 +115,8 @@ fn mutants() -> ExitCode {
     let mut missed = 0;
     for bug in Bug::ALL.iter().filter(|bug| bug.name().starts_with("Disk")) {
         plant(Some(*bug));
-        let sweeps: [fn() -> Outcome; 7] = [
+        let sweeps: [fn() -> Outcome; 8] = [
+            || sweep_of("while a log is given up", || sweep_giving_up(40..42)),
             || sweep_of("a damaged copy of a vote", common::mending::damaged_votes),
             || sweep_of("faults while opening", || sweep_opening_faults(5)),
             || sweep_of("while mending", || sweep_mending(20..21, 4)),

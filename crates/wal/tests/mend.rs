@@ -7,7 +7,8 @@ mod common;
 use std::path::Path;
 
 use common::mending::{
-    SEGMENT_BYTES, build, check_mended, mending, open_mended, segments, sweep_mending, sweep_mending_faults,
+    SEGMENT_BYTES, build, check_mended, mending, open_mended, segments, sweep_giving_up, sweep_mending,
+    sweep_mending_faults,
 };
 use common::{Rig, dir, log_id, options};
 use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, VoteAnswer, VoteReply};
@@ -107,6 +108,13 @@ fn a_fault_while_mending_loses_no_promise() {
     let faults = sweep_mending_faults(20, 5);
     println!("{faults} faults while mending");
     assert!(faults > 40, "{faults}");
+}
+
+/// A log that no snapshot leads up to is given up: what was promised is durable before it is gone.
+#[test]
+fn a_crash_while_a_log_is_given_up_loses_no_promise() {
+    let states = sweep_giving_up(40..44);
+    assert!(states > 40, "{states}");
 }
 
 /// A segment that is gone takes what was in it and after it, and no promise.

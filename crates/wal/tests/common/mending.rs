@@ -250,3 +250,37 @@ pub fn sweep_opening_faults(seed: u64) -> usize {
     }
     calls as usize
 }
+
+/// Gives a log up, and crashes at every step of it: it is there as it was, or gone with its end promised; and it goes on.
+/// Returns the number of states.
+pub fn sweep_giving_up(seeds: std::ops::Range<u64>) -> usize {
+    let mut states = 0;
+    for seed in seeds {
+        let (disk, models) = build(seed, 40, 1);
+        let (group, model) = models.first_key_value().unwrap();
+        let (vote, end) = (model.now().vote, model.now().last());
+        disk.start_journal();
+        let mut rig = Rig::open(&disk, mending()).unwrap();
+        rig.group(*group).unwrap();
+        assert!(rig.handle.give_up_log(*group).unwrap() >= end, "lost: the promise, when it is made");
+        rig.settle();
+        let mut replay = disk.replay();
+        loop {
+            for crash in [Crash::DropAll, Crash::KeepAll, Crash::Subset(seed + replay.steps() as u64)] {
+                let what = format!("seed {seed}, {crash:?} at step {} of giving up", replay.steps());
+                let rig = Rig::open(&replay.crashed(crash), mending());
+                let rig = rig.unwrap_or_else(|error| panic!("{what}: unopenable: {error}"));
+                let found = rig.group(*group).unwrap();
+                let (last, promised) = (found.log.last(), found.promised_end);
+                let whole_or_gone = last == end || found.log == quorate_core::LogIds::default();
+                assert!(whole_or_gone, "{what}: lost: the log ends at {last}");
+                assert!(promised >= end && found.vote == vote, "{what}: lost: it promises {promised}, not {end}");
+                states += 1;
+            }
+            if !replay.advance() {
+                break;
+            }
+        }
+    }
+    states
+}
