@@ -399,8 +399,9 @@ impl Core {
             }
             let learned_in = if bug(Bug::LateDenialRegresses) { round } else { sending.round };
             let news = peer.advance_matched(matched, learned_in, now);
+            let asked = peer.asked_behind;
             sending.ask_behind(peer, round, out);
-            if bug(Bug::SlowIsTakenForLost) && peer.inflight_appends() > 0 && !news {
+            if bug(Bug::SlowIsTakenForLost) && peer.asked_behind > asked {
                 peer.probe(peer.matched.index + 1, None, streams, out);
             }
             news

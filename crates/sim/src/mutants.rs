@@ -31,17 +31,8 @@ const LONGEST_RUN: Duration = Duration::from_secs(240);
 pub const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::ExpiryByLocalClock, "the machine's clock, not a simulated one: crates/quorate/tests/sessions.rs"),
     (Bug::ResumedTransferMixesSnapshots, "snapshots travel whole here: crates/net/tests/snapshots.rs"),
-    (Bug::CampaignsWithLostEntries, MENDED),
-    (Bug::ForgetsPromisedEnd, MENDED),
     (Bug::GoesOnWithoutItsLog, "every node here has `on_lost_log = Rejoin`: testdata/recovery"),
     (Bug::RecoversUnderASeenTerm, "no quorum is lost for good here: testdata/recovery"),
-    (Bug::VoterTwice, RULES),
-    (Bug::RulesNeedNotMeet, RULES),
-    (Bug::PreVoteWithoutCommitQuorum, RULES),
-    (
-        Bug::DamagedSnapshotIsEmptyState,
-        "a snapshot that is damaged is on a disk that is replaced here: crates/sim/tests/damage.rs",
-    ),
     (Bug::GapAccepted, "nobody lies here: crates/quorate/tests/published.rs"),
     (Bug::VoteRequestForAnother, LIES),
     (Bug::CampaignsInTheLastTerm, LIES),
@@ -63,8 +54,6 @@ pub const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::LossFoundByTimeOutOnly, COST),
 ];
 
-const MENDED: &str = "a damaged disk is replaced here, not mended: testdata/recovery";
-const RULES: &str = "all memberships here are majorities: testdata/quorum, testdata/membership, testdata/election";
 const LIES: &str = "nobody lies here: golden scripts, crates/core/tests/lies.rs";
 const COST: &str = "it costs messages or time, which random runs do not count: golden scripts";
 
