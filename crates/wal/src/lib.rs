@@ -38,6 +38,7 @@ mod frame;
 mod group;
 mod handle;
 mod identity;
+mod layout;
 mod mend;
 mod open;
 mod options;

@@ -6,23 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quorate_core::{Bug, GroupId, Instant, LogId, LogIds, WriteId, bug};
 
 use crate::codec::round_up;
 use crate::disk::{Disk, read_up_to, write_all_at, write_all_vectored_at};
 use crate::error::WalError;
 use crate::frame::{
-    FRAME_HEADER_BYTES, FrameHeader, FrameKind, LAST_OF_BATCH, LEAD_BODY_BYTES, LEAD_BYTES, Lead, MAX_MARK_GROUPS,
-    Mark, Op, Position, SECTOR_BYTES, entries_checksum,
+    FRAME_HEADER_BYTES, FrameKind, LEAD_BYTES, Lead, MAX_MARK_GROUPS, Mark, Op, Position, SECTOR_BYTES,
 };
 use crate::group::Row;
 use crate::handle::{OnDurable, Queued, Shared, State, Work, lock};
 use crate::identity::Identity;
+use crate::layout::{Layout, Place, Planned};
 use crate::options::WalOptions;
 use crate::recover::{Active, logs_of};
 use crate::segment::{Base, DATA_AT, Segment, SegmentIndex, TRAILER_BYTES};
@@ -186,40 +184,6 @@ impl State {
     fn done(&self, item: &Queued, result: Result<(), WalError>) -> Option<Done> {
         let on_durable = self.groups.get(&item.group)?.on_durable.clone()?;
         Some((on_durable, item.write, result))
-    }
-}
-
-/// A frame to be written.
-struct Planned {
-    kind: FrameKind,
-    group: GroupId,
-    body: Body,
-}
-
-enum Body {
-    /// Written from where it is.
-    Entries(Bytes),
-    Small(Vec<u8>),
-}
-
-impl Planned {
-    fn of(group: GroupId, op: &Op) -> Self {
-        let body = match op {
-            Op::Entries(batch) => Body::Entries(batch.bytes().clone()),
-            Op::Truncate { .. } | Op::Reset { .. } | Op::Purge { .. } => Body::Small(op.small_body()),
-        };
-        Self { kind: op.kind(), group, body }
-    }
-
-    fn special(kind: FrameKind, body: Vec<u8>) -> Self {
-        Self { kind, group: GroupId(0), body: Body::Small(body) }
-    }
-
-    fn body(&self) -> &[u8] {
-        match &self.body {
-            Body::Entries(bytes) => bytes,
-            Body::Small(bytes) => bytes,
-        }
     }
 }
 
@@ -420,57 +384,9 @@ impl Writer {
         let batch_bytes = LEAD_BYTES as u64 + all;
         assert!(at + batch_bytes <= segment.limit(), "the batch was measured against the segment");
 
-        let lead = Lead { durable: active.durable, batch_bytes, frames: frames.len() as u32 + 1 }.encode();
-        let mut header = FrameHeader {
-            kind: FrameKind::Lead,
-            flags: if frames.is_empty() { LAST_OF_BATCH } else { 0 },
-            body_bytes: LEAD_BODY_BYTES as u32,
-            body_checksum: crc32c::crc32c_append(segment.seed, &lead),
-            segment: segment.number,
-            generation,
-            offset: at,
-            previous: active.chain,
-            group: GroupId(0),
-            sync,
-        };
-        // Headers and small bodies go into one buffer; entries are written from where they are.
-        let mut small =
-            Vec::with_capacity(LEAD_BYTES + frames.len() * (FRAME_HEADER_BYTES + 32) + SECTOR_BYTES as usize);
-        let mut chain = header.encode(segment.seed, &mut small);
-        small.extend_from_slice(&lead);
-        let mut offsets = Vec::with_capacity(frames.len());
-        let mut pieces: Vec<(Range<usize>, &[u8])> = Vec::with_capacity(frames.len() + 1);
-        let mut piece_from = 0;
-        let mut offset = at + LEAD_BYTES as u64;
-        for (i, frame) in frames.iter().enumerate() {
-            let body = frame.body();
-            header = FrameHeader {
-                kind: frame.kind,
-                flags: if i + 1 == frames.len() { LAST_OF_BATCH } else { 0 },
-                body_bytes: body.len() as u32,
-                body_checksum: match frame.body {
-                    Body::Entries(_) => entries_checksum(segment.seed, body),
-                    Body::Small(_) => crc32c::crc32c_append(segment.seed, body),
-                },
-                offset,
-                previous: chain,
-                group: frame.group,
-                ..header
-            };
-            chain = header.encode(segment.seed, &mut small);
-            offsets.push(offset);
-            offset += (FRAME_HEADER_BYTES + body.len()) as u64;
-            match frame.body {
-                Body::Small(_) => small.extend_from_slice(body),
-                Body::Entries(_) => {
-                    pieces.push((piece_from..small.len(), body));
-                    piece_from = small.len();
-                }
-            }
-        }
-        // Zeros up to the sector's end: nothing of what was there before stays.
-        small.resize(small.len() + (round_up(offset, SECTOR_BYTES) - offset) as usize, 0);
-        pieces.push((piece_from..small.len(), &[]));
+        let lead = Lead { durable: active.durable, batch_bytes, frames: frames.len() as u32 + 1 };
+        let Layout { small, pieces, offsets, end, chain } =
+            Layout::new(&segment, Place { at, sync, generation, previous: active.chain }, &lead, frames);
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(pieces.len() * 2);
         for (range, body) in &pieces {
             slices.push(IoSlice::new(&small[range.clone()]));
@@ -485,21 +401,21 @@ impl Writer {
             generation,
             sync,
             durable: if bug(Bug::DiskMarksBeforeData) {
-                Position { segment: segment.number, offset }
+                Position { segment: segment.number, offset: end }
             } else {
                 active.durable
             },
-            batch_end: offset,
+            batch_end: end,
             groups: self.touched.clone(),
         })?;
         if !bug(Bug::DiskAcknowledgesBeforeSync) {
             let synced = segment.file.sync_data().map_err(WalError::io("sync", &segment.path));
             synced.or_else(|error| if bug(Bug::DiskIgnoresSyncError) { Ok(()) } else { Err(error) })?;
         }
-        active.end = offset;
+        active.end = end;
         active.chain = chain;
         active.sync = sync;
-        active.durable = Position { segment: segment.number, offset };
+        active.durable = Position { segment: segment.number, offset: end };
         Ok(offsets)
     }
 

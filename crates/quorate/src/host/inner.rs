@@ -65,11 +65,14 @@ pub(crate) struct HostInner {
     /// Set once everything is stopped.
     stopped: OnceCell<()>,
     /// Stops what `open` started, after the network.
-    on_shutdown: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    on_shutdown: Mutex<Vec<AtShutdown>>,
 }
 
+/// Stops something that was started with the host.
+type AtShutdown = Box<dyn FnOnce() + Send>;
+
 impl HostInner {
-    pub(super) async fn open(builder: HostBuilder) -> Result<Arc<Self>, StartError> {
+    pub(super) async fn open(mut builder: HostBuilder) -> Result<Arc<Self>, StartError> {
         builder.config.check()?;
         let runtime = Handle::try_current()
             .map_err(|_| StartError::Config("a node must be started on a tokio runtime".into()))?;
@@ -79,26 +82,7 @@ impl HostInner {
         }
         // Where snapshots from peers are written before the store takes them over.
         let incoming = builder.data_dir.as_ref().map(|directory| directory.join("received"));
-        let mut on_shutdown: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
-        let storage = match (builder.storage, builder.data_dir) {
-            (Some(storage), _) => storage,
-            (None, Some(directory)) => {
-                let (disk, id) = (Arc::clone(&builder.disk), builder.id);
-                let open = move || Durable::open(disk, &directory, id);
-                let durable = runtime.spawn_blocking(open).await.map_err(|_| StartError::Closed)??;
-                let closing = Arc::clone(&durable);
-                on_shutdown.push(Box::new(move || closing.shutdown()));
-                Storage { log: durable.clone(), snapshots: durable.clone(), identity: durable }
-            }
-            (None, None) if builder.memory.is_some() => Storage {
-                log: Arc::new(MemoryStorage::new()),
-                snapshots: Arc::new(MemorySnapshots::new()),
-                identity: Arc::new(MemoryIdentity::new(builder.id, builder.config.leader_id_mode)?),
-            },
-            (None, None) => {
-                return Err(StartError::Config("say where to keep the log: `data_dir`, or `in_memory`".into()));
-            }
-        };
+        let (storage, on_shutdown) = open_storage(&mut builder, &runtime).await?;
         let identity = storage.identity.identity();
         check_identity(&identity, builder.id, &builder.config)?;
         let mut address = builder.peers.get(&builder.id).map(|node| node.address.clone()).unwrap_or_default();
@@ -381,6 +365,30 @@ impl Inbound for Arrivals {
             }
             Some(_) | None => snapshot.data.discard(),
         }
+    }
+}
+
+/// What the builder was given, or what it says to open; and what closes that.
+async fn open_storage(builder: &mut HostBuilder, runtime: &Handle) -> Result<(Storage, Vec<AtShutdown>), StartError> {
+    match (builder.storage.take(), builder.data_dir.take()) {
+        (Some(storage), _) => Ok((storage, Vec::new())),
+        (None, Some(directory)) => {
+            let (disk, id) = (Arc::clone(&builder.disk), builder.id);
+            let open = move || Durable::open(disk, &directory, id);
+            let durable = runtime.spawn_blocking(open).await.map_err(|_| StartError::Closed)??;
+            let closing = Arc::clone(&durable);
+            let storage = Storage { log: durable.clone(), snapshots: durable.clone(), identity: durable };
+            Ok((storage, vec![Box::new(move || closing.shutdown())]))
+        }
+        (None, None) if builder.memory.is_some() => {
+            let storage = Storage {
+                log: Arc::new(MemoryStorage::new()),
+                snapshots: Arc::new(MemorySnapshots::new()),
+                identity: Arc::new(MemoryIdentity::new(builder.id, builder.config.leader_id_mode)?),
+            };
+            Ok((storage, Vec::new()))
+        }
+        (None, None) => Err(StartError::Config("say where to keep the log: `data_dir`, or `in_memory`".into())),
     }
 }
 
