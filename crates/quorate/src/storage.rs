@@ -35,7 +35,7 @@ pub enum LogWrite {
 /// only what is durable without a gap.
 pub trait Completions: Send + Sync {
     /// The write, and this one only, is durable; or it failed, and nothing of this storage can be trusted
-    /// to become durable any more.
+    /// to become durable any more. A failure closes the group, also one of a write that nobody waits for.
     fn complete(&self, write: WriteId, result: Result<(), StorageError>);
 }
 

@@ -285,6 +285,11 @@ impl<W: Workload> World<W> {
             self.places[at].slow_disk = 1;
             self.places[at].slow_apply = 1;
             self.places[at].cut_off = None;
+            // What a slow disk was busy with is done in a moment.
+            if self.places[at].running.as_ref().is_some_and(|running| running.wal_at.is_some()) {
+                let soon = self.now + self.options.disk_latency.as_nanos() as u64;
+                self.schedule_wal(at, soon);
+            }
             if !self.places[at].fragile {
                 self.places[at].disk.arm(None);
             }

@@ -22,6 +22,7 @@ mod goals;
 pub mod history;
 mod invariants;
 mod ledger;
+mod liveness;
 mod machine;
 pub mod matrix;
 #[cfg(feature = "mutants")]

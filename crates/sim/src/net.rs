@@ -102,6 +102,11 @@ impl Net {
         self.clogged_until.fill(0);
     }
 
+    /// When everything that was sent in order on some link has arrived.
+    pub(crate) fn clear_at(&self) -> Nanos {
+        self.last.iter().copied().max().unwrap_or(0)
+    }
+
     /// Messages of the past, to be delivered again.
     pub(crate) fn release(&mut self) -> Vec<Flight> {
         std::mem::take(&mut self.held)

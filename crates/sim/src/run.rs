@@ -203,8 +203,7 @@ impl<W: Workload> World<W> {
         for at in 0..self.places.len() {
             self.replace(at);
         }
-        let patience = self.nanos(8) + self.options.latency.as_nanos() as u64 * 8;
-        let led = self.run_until(self.now + patience, |world| world.leader().is_some());
+        let led = self.wait_for_a_leader();
         if !led && self.options.beyond_budget {
             return;
         }

@@ -24,7 +24,8 @@ use crate::snapshot::SnapshotStore;
 use crate::turn::Writer;
 
 /// Told when a write is durable, or failed: then nothing written to this log after it becomes durable either. Called
-/// from the log's thread, in the order in which a group's writes were submitted.
+/// from the log's thread, in the order in which a group's writes were submitted. A failure that concerns no write of
+/// the group is told as one of write 0.
 pub type OnDurable = Arc<dyn Fn(WriteId, Result<(), WalError>) + Send + Sync>;
 
 /// What to write.
@@ -116,6 +117,8 @@ pub(crate) struct State {
     pub(crate) full: bool,
     /// The first failure; after it nothing is acknowledged.
     pub(crate) poison: Option<WalError>,
+    /// Whether groups that wait for no write are to be told of the failure.
+    pub(crate) tell_groups: bool,
     pub(crate) closed: bool,
     /// Whether the log's thread is to close it.
     pub(crate) stopping: bool,
@@ -202,8 +205,8 @@ impl WalHandle {
     pub fn record_peer(&self, node: NodeId, incarnation: Incarnation, boot: u64) -> Result<PeerVerdict, WalError> {
         self.check_open()?;
         lock(&self.shared.peers).record(node, incarnation, boot).inspect_err(|error| {
-            // A node that can write down nothing of a peer would be deaf to it for ever, and still campaign: it stops
-            // like one whose log cannot be written.
+            // A node that can write down nothing of a peer would be deaf to it for ever, and still ask for votes: it
+            // stops like one whose log cannot be written. It may have nothing to write.
             if matches!(error, WalError::Io { .. }) {
                 lock(&self.shared.state).fail_all(error);
                 self.shared.work.notify_one();
@@ -383,13 +386,13 @@ enum Place {
 }
 
 impl State {
-    /// Puts a write into the queue and its effect into the view; returns whom to tell if the log is closed.
-    /// Nothing is acknowledged any more; the next turn tells everybody who waits.
+    /// Nothing is acknowledged any more; the next turn tells every group.
     fn fail_all(&mut self, error: &WalError) {
         self.poison.get_or_insert_with(|| error.clone());
-        self.dirty = true;
+        (self.tell_groups, self.dirty) = (true, true);
     }
 
+    /// Puts a write into the queue and its effect into the view; returns whom to tell if the log is closed.
     pub(crate) fn enqueue(&mut self, group: GroupId, write: WriteId, op: WalWrite) -> Option<(OnDurable, WalError)> {
         let cluster = self.cluster;
         let opened = self.groups.get_mut(&group).filter(|group| group.on_durable.is_some());

@@ -614,7 +614,13 @@ fn fail(shared: &Shared, plan: Plan, error: &WalError) {
         state.dirty = false;
         let waiting = std::mem::take(&mut state.queue);
         let taken = plan.writes.iter().chain(&plan.votes).chain(&plan.refused);
-        taken.chain(&waiting).filter_map(|item| state.done(item, Err(error.clone()))).collect()
+        let mut done: Vec<Done> =
+            taken.chain(&waiting).filter_map(|item| state.done(item, Err(error.clone()))).collect();
+        if std::mem::take(&mut state.tell_groups) {
+            let groups = state.groups.values().filter_map(|group| group.on_durable.clone());
+            done.extend(groups.map(|on_durable| (on_durable, WriteId(0), Err(error.clone()))));
+        }
+        done
     };
     deliver(done);
 }

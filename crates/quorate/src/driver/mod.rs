@@ -503,11 +503,12 @@ impl Driver {
             for (write, result) in completions.drain(..) {
                 match result {
                     Ok(()) => reached = self.writes.completed(write).or(reached),
-                    Err(error) if self.writes.waits_for(write) => {
-                        self.step(now, Event::PersistFailed(write), effects);
+                    Err(error) => {
+                        if self.writes.waits_for(write) {
+                            self.step(now, Event::PersistFailed(write), effects);
+                        }
                         effects.closed.get_or_insert(ClosedReason::Storage(error));
                     }
-                    Err(_) => {}
                 }
             }
             self.completions = completions;

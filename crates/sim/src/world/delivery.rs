@@ -6,7 +6,6 @@ use quorate_wire::Packet;
 
 use super::{CLUSTER, Event, World};
 use crate::digest::hash_of;
-use crate::disk::Crash;
 use crate::net::{Fate, Flight, Shipment};
 use crate::workload::Workload;
 
@@ -20,8 +19,9 @@ impl<W: Workload> World<W> {
             return self.refuse(flight);
         };
         if !running.meets(from, flight.incarnation, flight.boot) {
+            // An older copy of a disk, or its log could not write down whom it met, and fails.
             self.say(|| format!("{to} refuses to hear {from}"));
-            return self.on_deaf(flight);
+            return self.touch(flight.to);
         }
         match Packet::decode(CLUSTER, flight.bytes) {
             Ok(packet) => {
@@ -41,17 +41,6 @@ impl<W: Workload> World<W> {
             if let Event::Snapshot { to, from, incarnation, shipment, .. } = event {
                 self.schedule(self.now, Event::Snapshot { to, from, incarnation, shipment, arrives: false });
             }
-        }
-    }
-
-    /// A handshake failed: with an older copy of a disk, or a connection of the past, it must. Otherwise the receiver
-    /// could not write down whom it met, and somebody starts it again.
-    fn on_deaf(&mut self, flight: Flight) {
-        let sender = &self.places[flight.from];
-        let current = sender.running.as_ref().map(|running| running.boot) == Some(flight.boot);
-        if current && sender.incarnation == flight.incarnation && !sender.damaged {
-            self.stop(flight.to, Crash::KeepAll);
-            self.halted(flight.to, "it cannot write down whom it met".to_owned());
         }
     }
 
