@@ -20,8 +20,11 @@ pub(crate) struct OldDisk {
     disk: SimDisk,
     possible: Vec<Shadow>,
     incarnation: Incarnation,
-    run: u64,
+    boot: u64,
 }
+
+/// So often it is tried to put an old copy of a disk back.
+const OLD_DISK_TRIES: u32 = 8;
 
 /// What is known of nodes that lost something.
 #[derive(Default)]
@@ -127,7 +130,7 @@ impl<W: Workload> World<W> {
                 self.places[at].hurt.ever = true;
                 self.schedule(self.now + timeout * 2, Event::Heal(Cure::Expose(at)));
             }
-            Fault::OldDisk => return self.put_back(at),
+            Fault::OldDisk => self.old_disk(at, OLD_DISK_TRIES),
             _ => return false,
         }
         true
@@ -165,8 +168,26 @@ impl<W: Workload> World<W> {
             return;
         }
         let Some(possible) = place.possible.clone() else { return };
-        let copy = OldDisk { disk: place.disk.copy(), possible, incarnation: place.incarnation, run: place.run };
+        let copy = OldDisk { disk: place.disk.copy(), possible, incarnation: place.incarnation, boot: place.boot };
         self.atlas.copies.entry(at).or_insert(copy);
+    }
+
+    /// Copies a disk, lets its node start twice more, and then puts the copy back.
+    pub(crate) fn old_disk(&mut self, at: usize, tries: u32) {
+        if self.chaos.over || tries == 0 || self.put_back(at) {
+            return;
+        }
+        let timeout = self.options.election_timeout.as_nanos() as u64;
+        let place = &self.places[at];
+        let copied = self.atlas.copies.get(&at).map(|copy| copy.boot);
+        let enough = copied.is_some_and(|boot| place.boot >= boot + 2);
+        if !enough && !place.impaired && !place.fragile && place.running.is_some() {
+            self.stop(at, Crash::KeepAll);
+            self.keep_copy(at);
+            self.on_process_gone(at);
+            self.schedule(self.now + 1_000_000, Event::Start(at));
+        }
+        self.schedule(self.now + timeout * 2, Event::Heal(Cure::OldDisk(at, tries - 1)));
     }
 
     /// Puts an older copy of a disk back. Every peer has met a later boot of it, and so refuses to hear it (law 15).
@@ -185,7 +206,8 @@ impl<W: Workload> World<W> {
         if !known
             || place.impaired
             || copy.incarnation != place.incarnation
-            || place.run < copy.run + 4
+            // The copy will be opened once more, and the disk was opened later still.
+            || current < copy.boot + 2
             || !self.can_do_without(at)
         {
             return false;

@@ -22,6 +22,8 @@ pub(crate) enum Cure {
     Space(usize),
     /// A log that may have lost a write is opened again.
     Expose(usize),
+    /// A node whose disk was copied gets the old copy back, as soon as it can be told from the disk; so many tries.
+    OldDisk(usize, u32),
     /// A node with an old disk gets a blank one.
     Replace(usize),
     /// Messages suffer again.
@@ -269,6 +271,7 @@ impl<W: Workload> World<W> {
             Cure::SlowApply(at) => self.places[at].slow_apply = 1,
             Cure::Space(at) => self.places[at].disk.leave_space(None),
             Cure::Expose(at) => self.expose(at),
+            Cure::OldDisk(at, tries) => self.old_disk(at, tries),
             Cure::Replace(at) => self.replace(at),
             Cure::Loud => self.net.quiet = self.chaos.over,
         }

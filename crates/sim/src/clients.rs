@@ -195,6 +195,7 @@ impl<W: Workload> World<W> {
             Asked::Read(policy, look) => {
                 let (look, seen) = (Arc::clone(look), Arc::clone(&clients.seen));
                 let look = Box::new(move |machine: &crate::machine::Watched<W::Machine>| {
+                    crate::machine::with_book(|book| book.on_read(machine.index));
                     seen.lock().push((call, look(&machine.machine)));
                 });
                 running.node.read(call, *policy, look, running.clock.at(self.now));

@@ -131,7 +131,7 @@ impl File {
                 for part in parts {
                     self.stop_part(part, crash, rng, damage);
                 }
-                if grew && crash == Crash::Some && rng.chance(500) {
+                if grew && crash == Crash::Some && rng.chance(800) {
                     // The length was written back, the content was not.
                     damage.zero_tails += 1;
                     let length = self.live.length;

@@ -1,13 +1,14 @@
 //! A leader after everything healed: who counts as one, from when on the time is taken, and how long it may take.
 
-use std::time::Duration;
-
 use crate::history::Nanos;
 use crate::workload::Workload;
 use crate::world::World;
 
-/// A leader is there within so many of the greatest election timeouts (`election_timeout_max`).
+/// A leader is there within so many of the least election timeouts (`election_timeout_min`); nodes draw theirs from
+/// there to twice that.
 const TIMEOUTS: u32 = 4;
+/// The longest that it took, in hundredths of that timeout.
+const LED_AFTER: &str = "leader after healing, timeout %";
 /// Besides the timeouts, for the last campaign: pre-vote, vote and first append with their answers, each message up to
 /// one and a half latencies.
 const LATENCIES: u32 = 9;
@@ -16,14 +17,12 @@ const LATENCIES: u32 = 9;
 const DISK_TURNS: u32 = 9;
 
 impl<W: Workload> World<W> {
-    /// How long it may take until there is a leader, once everything is healed: four times the greatest timeout that a
-    /// node may draw. In that time a node that heard a leader until the last moment waits it out, and elections are
-    /// split again and again.
+    /// How long it may take until there is a leader, once everything is healed. In that time a node that heard a leader
+    /// until the last moment waits for twice the least timeout at most, and an election may be split.
     pub(crate) fn patience_for_a_leader(&self) -> Nanos {
         let options = &self.options;
-        let timeout = options.config.election_timeout_max;
         let once = options.latency * LATENCIES + options.disk_latency * DISK_TURNS;
-        (timeout * TIMEOUTS + once).as_nanos() as u64
+        (options.election_timeout * TIMEOUTS + once).as_nanos() as u64
     }
 
     /// The node that leads under the greatest leader id, if a commit quorum of its voters has accepted it. An old leader
@@ -45,7 +44,8 @@ impl<W: Workload> World<W> {
     pub(crate) fn wait_for_a_leader(&mut self) -> bool {
         let whole = self.net.clear_at().max(self.now);
         let led = self.run_until(whole + self.patience_for_a_leader(), |world| world.accepted_leader().is_some());
-        self.led_after = led.then(|| Duration::from_nanos(self.now.saturating_sub(whole)));
+        let took = self.now.saturating_sub(whole) * 100 / self.options.election_timeout.as_nanos() as u64;
+        self.counters.raise(LED_AFTER, took);
         led
     }
 }

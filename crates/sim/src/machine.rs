@@ -1,6 +1,7 @@
 //! What the simulator puts around a state machine: it sees every apply, and may panic on request.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 
@@ -26,6 +27,10 @@ pub(crate) struct Book {
     /// This node's machine panics at its next apply.
     pub(crate) panic_at: Option<u64>,
     pub(crate) panics: u64,
+    /// By node: the last command that its present process showed to a read.
+    shown: BTreeMap<u64, u64>,
+    /// By index of the last command: the hash of the state after it.
+    states: BTreeMap<u64, u64>,
 }
 
 thread_local! {
@@ -39,6 +44,35 @@ pub(crate) fn with_book<T>(work: impl FnOnce(&mut Book) -> T) -> T {
 }
 
 impl Book {
+    /// A process starts at this node: it may show what is older than what the one before it showed.
+    pub(crate) fn on_start(&mut self, node: u64) {
+        self.node = node;
+        self.shown.remove(&node);
+    }
+
+    /// Monotonic reads: what a process once showed it shows to every later read.
+    pub(crate) fn on_read(&mut self, index: u64) {
+        let node = self.node;
+        let shown = self.shown.entry(node).or_default();
+        if index < *shown {
+            let before = *shown;
+            self.violation.get_or_insert(format!(
+                "monotonic reads: node {node} shows the state after command {index}, and showed {before} before"
+            ));
+        }
+        *shown = (*shown).max(index);
+    }
+
+    /// Equal state at equal applied: whoever wrote down the state after the same command wrote the same bytes.
+    fn on_state(&mut self, index: u64, hash: u64) {
+        let known = *self.states.entry(index).or_insert(hash);
+        if known != hash {
+            let node = self.node;
+            self.violation
+                .get_or_insert(format!("equal state: node {node} differs from another after command {index}"));
+        }
+    }
+
     /// State machine safety (dissertation 3.6.3): the same entry, after the same entries.
     fn on_apply(&mut self, log_id: LogId, chain: u64) {
         self.applies += 1;
@@ -88,11 +122,13 @@ pub(crate) struct Watched<S> {
     pub(crate) machine: S,
     /// Hash of all commands applied, in order.
     pub(crate) chain: u64,
+    /// The last command applied.
+    pub(crate) index: u64,
 }
 
 impl<S> Watched<S> {
     pub(crate) fn new(machine: S) -> Self {
-        Self { machine, chain: 0 }
+        Self { machine, chain: 0, index: 0 }
     }
 }
 
@@ -112,6 +148,7 @@ impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
         digest.word(entry.log_id.leader_id.node_id.0);
         digest.word(command.digest);
         self.chain = digest.value() as u64;
+        self.index = entry.log_id.index;
         let panics = with_book(|book| {
             let panics = book.panic_at == Some(book.node);
             if panics {
@@ -127,25 +164,117 @@ impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
     }
 
     fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(&self.chain.to_le_bytes())?;
-        self.machine.snapshot(out)
+        write_state(out, self.chain, self.index, |out| self.machine.snapshot(out))
     }
 
     fn restore(input: &mut dyn Read) -> io::Result<Self> {
-        let mut chain = [0; 8];
+        let [mut chain, mut index] = [[0; 8]; 2];
         input.read_exact(&mut chain)?;
-        Ok(Self { chain: u64::from_le_bytes(chain), machine: S::restore(input)? })
+        input.read_exact(&mut index)?;
+        let (chain, index) = (u64::from_le_bytes(chain), u64::from_le_bytes(index));
+        Ok(Self { chain, index, machine: S::restore(input)? })
     }
 
     fn freeze(&self) -> Option<Frozen> {
-        let (chain, frozen) = (self.chain, self.machine.freeze()?);
-        Some(Box::new(move |out| {
-            out.write_all(&chain.to_le_bytes())?;
-            frozen(out)
-        }))
+        let (chain, index, frozen) = (self.chain, self.index, self.machine.freeze()?);
+        Some(Box::new(move |out| write_state(out, chain, index, frozen)))
     }
 
     fn applies_inline(&self) -> bool {
         self.machine.applies_inline()
+    }
+}
+
+/// Hashes what passes.
+struct Hashing<'a> {
+    out: &'a mut dyn Write,
+    digest: Digest,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write_all(bytes)?;
+        self.digest.bytes(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Writes a state, and tells the book what it is.
+fn write_state(
+    out: &mut dyn Write,
+    chain: u64,
+    index: u64,
+    state: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    out.write_all(&chain.to_le_bytes())?;
+    out.write_all(&index.to_le_bytes())?;
+    let mut hashing = Hashing { out, digest: Digest::default() };
+    state(&mut hashing)?;
+    let hash = hashing.digest.value() as u64;
+    with_book(|book| book.on_state(index, hash));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::{LeaderId, NodeId};
+
+    use super::*;
+
+    fn at(term: u64, index: u64) -> LogId {
+        LogId::new(LeaderId::new(term, 1), index)
+    }
+
+    fn violation(work: impl FnOnce(&mut Book)) -> String {
+        let mut book = Book { node: 2, ..Book::default() };
+        work(&mut book);
+        book.violation.unwrap_or_default()
+    }
+
+    #[test]
+    fn another_command_or_another_past_at_an_index_breaks_state_machine_safety() {
+        assert_eq!(NodeId(1), at(1, 1).leader_id.node_id);
+        let fires = |log_id, chain| {
+            violation(|book| {
+                book.on_apply(at(1, 5), 77);
+                book.on_apply(log_id, chain);
+            })
+        };
+        assert_eq!(fires(at(1, 5), 77), "");
+        assert!(fires(at(2, 5), 77).starts_with("state machine safety: node 2 applies"));
+        assert!(fires(at(1, 5), 78).starts_with("state machine safety: node 2 applies"));
+    }
+
+    #[test]
+    fn an_older_state_than_was_shown_breaks_monotonic_reads() {
+        let fires = |restarts: bool| {
+            violation(|book| {
+                [3, 3, 7].into_iter().for_each(|index| book.on_read(index));
+                if restarts {
+                    book.on_start(2);
+                }
+                book.on_read(6);
+            })
+        };
+        assert!(fires(false).starts_with("monotonic reads: node 2"));
+        assert_eq!(fires(true), "", "a new process begins anew");
+    }
+
+    #[test]
+    fn other_bytes_after_the_same_command_break_equal_state() {
+        with_book(|book| *book = Book::default());
+        let write = |index, bytes: &'static [u8]| {
+            let mut out = Vec::new();
+            write_state(&mut out, 1, index, |out| out.write_all(bytes)).unwrap();
+            with_book(|book| book.violation.clone())
+        };
+        assert_eq!(write(4, b"abc"), None);
+        assert_eq!(write(5, b"abd"), None);
+        assert_eq!(write(4, b"abc"), None);
+        assert!(write(4, b"abd").unwrap().starts_with("equal state: node"));
     }
 }

@@ -226,3 +226,58 @@ fn check_monotone((node, process): (u64, u64), reads: &[&(&Operation, u64)]) -> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate::RaftStateMachine;
+
+    use super::*;
+    use crate::ledger::LedgerCommand;
+
+    fn append(id: u64, outcome: Outcome) -> Operation {
+        let call = Call::Append { key: 0, value: id + 1 };
+        let (invoked_at, returned_at) = (id * 10, Some(id * 10 + 5));
+        Operation { id, client: 0, session: None, node: 1, process: 0, invoked_at, returned_at, call, outcome }
+    }
+
+    /// What the oracle says of two appends that were answered so, and a list that holds these values in the end.
+    fn verdict(outcomes: [Outcome; 2], values: &[u64]) -> String {
+        let operations = (0..).zip(outcomes).map(|(id, outcome)| append(id, outcome)).collect();
+        let mut end = Ledger::default();
+        for value in values {
+            end.apply(LedgerCommand(Call::Append { key: 0, value: *value }));
+        }
+        check(&History { operations }, &end).err().unwrap_or_default()
+    }
+
+    const FIRST: Outcome = Outcome::Appended { length: 1 };
+    const SECOND: Outcome = Outcome::Appended { length: 2 };
+
+    #[test]
+    fn answers_that_agree_with_the_state_pass() {
+        assert_eq!(verdict([FIRST, SECOND], &[1, 2]), "");
+        assert_eq!(verdict([FIRST, Outcome::Unknown], &[1]), "");
+        assert_eq!(verdict([FIRST, Outcome::Unknown], &[1, 2]), "");
+    }
+
+    #[test]
+    fn a_write_in_the_state_twice_is_not_exactly_once() {
+        assert!(verdict([FIRST, SECOND], &[1, 2, 2]).starts_with("exactly once: key 0 took the value 2 twice"));
+    }
+
+    #[test]
+    fn an_acknowledged_write_that_is_not_in_the_state_is_lost() {
+        assert!(verdict([FIRST, SECOND], &[1]).starts_with("lost: the acknowledged operation 1"));
+    }
+
+    #[test]
+    fn a_value_that_nobody_wrote_is_a_phantom() {
+        assert!(verdict([FIRST, SECOND], &[1, 2, 9]).starts_with("phantom: key 0 took the value 9"));
+    }
+
+    #[test]
+    fn an_order_against_real_time_is_not_linearizable() {
+        let swapped = [Outcome::Appended { length: 2 }, Outcome::Appended { length: 1 }];
+        assert!(verdict(swapped, &[2, 1]).starts_with("not linearizable: "));
+    }
+}

@@ -207,6 +207,8 @@ pub(crate) struct Seen {
     pub(crate) leading: Option<LeaderId>,
     /// Where its log ended.
     pub(crate) last: u64,
+    /// Where its membership stands in its log.
+    pub(crate) membership: LogId,
 }
 
 /// What a start is given.
@@ -305,6 +307,7 @@ fn open<S: RaftStateMachine>(
         applied: core.applied().index,
         leading: None,
         last: core.last_log_id().index,
+        membership: core.membership_log_id(),
     };
     let identity = storage.identity;
     let boot = identity.identity().boot;

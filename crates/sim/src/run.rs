@@ -307,7 +307,10 @@ impl<W: Workload> World<W> {
                     first = Some((place.id, chain, bytes));
                 }
                 Some((id, known, state)) if (*known, state) != (chain, &bytes) => {
-                    return Err(format!("nodes {id} and {} applied the same entries and differ", place.id));
+                    return Err(format!(
+                        "equal state: nodes {id} and {} applied the same entries and differ",
+                        place.id
+                    ));
                 }
                 Some(_) => {}
             }

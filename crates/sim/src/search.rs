@@ -10,6 +10,7 @@ use crate::fault::{Fault, FaultCounts, FaultSet};
 use crate::goals::Goal;
 use crate::repair::REPAIRS;
 use crate::run::{Report, run_seed};
+use crate::situations::SITUATIONS;
 
 /// Of so many seeds one is run twice, to compare the trace hashes.
 const HASHED_EVERY: u64 = 50;
@@ -100,6 +101,11 @@ impl Summary {
     /// Repairs of damaged disks that no seed saw.
     pub fn missing_repairs(&self) -> Vec<&'static str> {
         REPAIRS.iter().copied().filter(|name| self.totals.of(name).sum == 0).collect()
+    }
+
+    /// Rare situations of the protocol that no seed met.
+    pub fn missing_situations(&self) -> Vec<&'static str> {
+        SITUATIONS.iter().copied().filter(|name| self.totals.of(name).sum == 0).collect()
     }
 
     /// What there is one of, with its name.

@@ -114,6 +114,8 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) id: NodeId,
     pub(crate) disk: SimDisk,
     pub(crate) incarnation: Incarnation,
+    /// How often its disk was opened, at its last start.
+    pub(crate) boot: u64,
     /// Counts the processes here.
     pub(crate) run: u64,
     pub(crate) running: Option<Running<W::Machine>>,
@@ -223,6 +225,7 @@ impl<W: Workload> World<W> {
             touched: Vec::new(),
             options,
         };
+        world.name_situations();
         for number in 1..=nodes as u64 {
             world.add_place(NodeId(number));
         }
@@ -242,6 +245,7 @@ impl<W: Workload> World<W> {
             id,
             disk: SimDisk::new(Rng::new(self.options.seed, 100 + id.0)),
             incarnation,
+            boot: 0,
             run: 0,
             running: None,
             down: Down::Stopped,

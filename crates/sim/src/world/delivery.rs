@@ -4,20 +4,22 @@ use quorate::{ReceivedSnapshot, SnapshotData};
 use quorate_core::{Incarnation, NodeId, SendOutcome};
 use quorate_wire::Packet;
 
-use super::{CLUSTER, Event, World};
+use super::{CLUSTER, Event, Place, World};
 use crate::digest::hash_of;
 use crate::net::{Fate, Flight, Shipment};
+use crate::situations;
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
     pub(super) fn on_packet(&mut self, flight: Flight) {
         self.digest.word(1 + flight.to as u64 * 64);
         self.digest.word(hash_of(&flight.bytes));
-        let from = self.places[flight.from].id;
         let to = self.places[flight.to].id;
+        let Place { id: from, incarnation, boot, .. } = self.places[flight.from];
         let Some(running) = &mut self.places[flight.to].running else {
             return self.refuse(flight);
         };
+        situations::on_arrival(&mut self.counters, &flight, incarnation, boot);
         if !running.meets(from, flight.incarnation, flight.boot) {
             // An older copy of a disk, or its log could not write down whom it met, and fails.
             self.say(|| format!("{to} refuses to hear {from}"));

@@ -10,6 +10,7 @@ use crate::history::Nanos;
 use crate::invariants::Invariants;
 use crate::machine::with_book;
 use crate::process::{Shadow, SkewedClock, Start, start};
+use crate::situations;
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
@@ -42,7 +43,7 @@ impl<W: Workload> World<W> {
         place.run += 1;
         place.deferred.clear();
         place.paused_until = None;
-        with_book(|book| book.node = place.id.0);
+        with_book(|book| book.on_start(place.id.0));
         let clock = SkewedClock::new(self.now, place.drift, place.offset);
         let given = Start {
             now: self.now,
@@ -78,6 +79,8 @@ impl<W: Workload> World<W> {
                     place.hurt.begin(core);
                 }
                 self.shadows.insert((id, place.incarnation), found);
+                situations::at_start(&mut self.counters, running.node.core());
+                place.boot = running.boot;
                 place.running = Some(running);
                 place.halts = 0;
                 self.say(|| format!("node {id} starts, run {run}"));
@@ -111,9 +114,10 @@ impl<W: Workload> World<W> {
         let chance = self.disk_rng.bits();
         let place = &mut self.places[at];
         if let Some(running) = &mut place.running {
-            if running.wal.has_work() && !chance.is_multiple_of(4) {
+            let at_work = running.wal.has_work() || place.cut_off.is_some();
+            if at_work && !chance.is_multiple_of(4) {
                 // In the middle of a turn of the log.
-                place.disk.die_in(chance / 4 % 10);
+                place.disk.die_in(chance / 4 % 6);
                 running.wal.turn(running.clock.at(self.now));
             }
             let durable = self.shadows.entry((place.id, place.incarnation)).or_default();
@@ -142,6 +146,7 @@ impl<W: Workload> World<W> {
         self.counts.add(Fault::LostWrite, damage.lost_writes);
         self.counts.add(Fault::MisdirectedWrite, damage.misdirected_writes);
         let id = self.places[at].id;
+        self.on_down();
         self.say(|| format!("node {id} stops, {crash:?}"));
     }
 

@@ -9,6 +9,7 @@ use crate::disk::Crash;
 use crate::fault::Fault;
 use crate::history::Nanos;
 use crate::machine::with_book;
+use crate::situations;
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
@@ -22,8 +23,9 @@ impl<W: Workload> World<W> {
             return;
         }
         running.wal_at = None;
-        if let Some(crash) = self.places[at].cut_off.take() {
-            self.stop_for_a_while(at, crash);
+        if let Some(crash) = self.places[at].cut_off
+            && self.stop_for_a_while(at, crash)
+        {
             return;
         }
         let Some(running) = self.running(at, run) else { return };
@@ -104,10 +106,14 @@ impl<W: Workload> World<W> {
             }
         }
         let before = running.seen;
+        let mut elected = false;
         match self.invariants.after_step(running.node.core(), run, before, &self.shadows) {
             Ok(seen) => {
                 running.seen = seen;
-                if self.trace && seen.leading.is_some() && seen.leading != before.leading {
+                elected = seen.leading.is_some() && seen.leading != before.leading;
+                let loaded = self.clients.is_busy();
+                situations::after_step(&mut self.counters, running.node.core(), before, seen, loaded);
+                if self.trace && elected {
                     println!("{:>14.6} node {id} leads as {:?}", now as f64 / 1e9, seen.leading);
                 }
             }
@@ -130,6 +136,9 @@ impl<W: Workload> World<W> {
             running.timer = Some(due.max(now + 1));
             let due = due.max(now + 1);
             self.schedule(due, Event::Timer { at, run });
+        }
+        if elected {
+            self.on_elected(at);
         }
         self.watch_membership(at);
         self.take_effects(at, run, work);
@@ -169,6 +178,7 @@ impl<W: Workload> World<W> {
         }
         let mut answers = std::mem::take(&mut self.answers);
         for (call, answer) in answers.drain(..) {
+            situations::on_answer(&mut self.counters, &answer);
             self.on_answer(at, call, answer);
         }
         self.answers = answers;

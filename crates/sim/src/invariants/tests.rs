@@ -1,0 +1,170 @@
+//! Each invariant fires on a violation made by hand.
+
+use quorate_core::{Action, Actions, Config, Event, GroupId, Instant, Membership, Node, Recovered, RequestId, Vote};
+use quorate_wire::{BatchBuilder, EntryKind};
+
+use super::*;
+
+const DISK: Incarnation = Incarnation(7);
+
+fn leader_id(term: u64, node: u64) -> LeaderId {
+    LeaderId::new(term, node)
+}
+
+/// A node that is a cluster of its own, leads and has committed.
+fn leader() -> Core {
+    let id = NodeId(1);
+    let config = Config { seed: 1, mode: LeaderIdMode::Standard, ..Config::new(id, DISK) };
+    let mut core = Core::new(config, Recovered::default(), Instant::ORIGIN);
+    let membership = Membership::majority([(id, DISK, Node::at("n1"))]);
+    let mut events = vec![Event::Initialize { request: RequestId(1), membership }];
+    let mut now = Instant::ORIGIN;
+    while !core.is_leader() || core.commit() < 2 {
+        let event = events.pop().unwrap_or_else(|| {
+            now = core.deadline().expect("it waits for something");
+            Event::Timeout
+        });
+        let mut out = Actions::new();
+        core.step(now, event, &mut out);
+        for action in out.0 {
+            if let Action::Persist(write) = action {
+                events.insert(0, Event::Persisted(write.id));
+            }
+        }
+    }
+    core
+}
+
+fn disks(core: &Core) -> Shadows {
+    Shadows::from([((NodeId(1), DISK), Shadow { vote: core.vote(), log: core.log().clone(), ..Shadow::default() })])
+}
+
+/// What a step says that brought the leader from `before` to where it is, after `history`.
+fn step(history: impl FnOnce(&mut Invariants, &Core), before: Seen) -> String {
+    let core = leader();
+    let mut invariants = Invariants::new(LeaderIdMode::Standard);
+    history(&mut invariants, &core);
+    let shadows = disks(&core);
+    invariants.after_step(&core, 1, before, &shadows).err().unwrap_or_default()
+}
+
+#[test]
+fn a_step_of_a_healthy_leader_breaks_nothing() {
+    assert_eq!(step(|_, _| {}, Seen::default()), "");
+}
+
+#[test]
+fn a_second_leader_of_a_term_breaks_election_safety() {
+    let second = |invariants: &mut Invariants, core: &Core| {
+        let other = leader_id(core.vote().leader_id.term, 9);
+        invariants.leaders.insert(other, (NodeId(9), 1));
+    };
+    assert!(step(second, Seen::default()).starts_with("election safety: a second leader in term"));
+}
+
+#[test]
+fn leading_again_after_a_restart_breaks_law_7() {
+    let earlier = |invariants: &mut Invariants, core: &Core| {
+        invariants.leaders.insert(core.vote().leader_id, (NodeId(1), 0));
+    };
+    assert!(step(earlier, Seen::default()).starts_with("law 7: node 1 leads again"));
+}
+
+#[test]
+fn a_leader_that_lacks_what_was_committed_breaks_leader_completeness() {
+    let lacks = |invariants: &mut Invariants, _: &Core| {
+        let entry = LogId::new(leader_id(0, 9), 2);
+        invariants.committed = vec![None, None, Some((entry, leader_id(0, 9)))];
+    };
+    assert!(step(lacks, Seen::default()).starts_with("leader completeness: leader"));
+}
+
+#[test]
+fn another_entry_at_a_committed_index_breaks_committed_never_changes() {
+    let changes = |invariants: &mut Invariants, core: &Core| {
+        let entry = LogId::new(leader_id(0, 9), 1);
+        invariants.committed = vec![None, Some((entry, core.vote().leader_id))];
+    };
+    assert!(step(changes, Seen::default()).starts_with("committed never changes: node 1 commits"));
+}
+
+#[test]
+fn a_commit_that_no_quorum_has_on_disk_breaks_acknowledged_is_durable() {
+    let core = leader();
+    let check = |shadows: &Shadows| {
+        let mut invariants = Invariants::new(LeaderIdMode::Standard);
+        invariants.after_step(&core, 1, Seen::default(), shadows).err().unwrap_or_default()
+    };
+    assert_eq!(check(&disks(&core)), "");
+    assert!(check(&Shadows::new()).starts_with("acknowledged is durable: leader"));
+    let empty = Shadows::from([((NodeId(1), DISK), Shadow { vote: core.vote(), ..Shadow::default() })]);
+    assert!(check(&empty).starts_with("acknowledged is durable: leader"));
+    let of_another_disk: Shadows = disks(&core).into_values().map(|disk| ((NodeId(1), Incarnation(8)), disk)).collect();
+    assert!(check(&of_another_disk).starts_with("acknowledged is durable: leader"));
+}
+
+#[test]
+fn nothing_goes_back() {
+    let commit = Seen { commit: 99, ..Seen::default() };
+    assert!(step(|_, _| {}, commit).starts_with("commit of node 1 goes back"));
+    let applied = Seen { applied: 99, ..Seen::default() };
+    assert!(step(|_, _| {}, applied).starts_with("applied of node 1 goes back"));
+    let vote = Seen { vote: Vote::uncommitted(leader_id(99, 1)), ..Seen::default() };
+    assert!(step(|_, _| {}, vote).starts_with("vote of node 1 goes back"));
+}
+
+#[test]
+fn one_log_id_for_two_entries_breaks_log_matching() {
+    let batch = |first: u64, payload: &[u8]| {
+        let mut builder = BatchBuilder::new();
+        builder.push(EntryKind::Command, payload);
+        let batch =
+            builder.seal(crate::world::CLUSTER, GroupId(1), leader_id(2, 1), first, 7).expect("it has an entry");
+        Batches::from_iter([batch])
+    };
+    let (prev, other) = (LogId::new(leader_id(1, 1), 3), LogId::new(leader_id(1, 2), 3));
+    let second = |prev: LogId, batches: &Batches| {
+        let mut invariants = Invariants::new(LeaderIdMode::Advanced);
+        assert_eq!(invariants.on_append(LogId::new(leader_id(1, 1), 3), &batch(4, b"a")), Ok(()));
+        invariants.on_append(prev, batches).err().unwrap_or_default()
+    };
+    assert_eq!(second(prev, &batch(4, b"a")), "");
+    assert!(second(prev, &batch(4, b"b")).contains("has another content elsewhere"));
+    assert!(second(other, &batch(4, b"a")).contains("elsewhere"));
+    for broken in [second(prev, &batch(4, b"b")), second(other, &batch(4, b"a")), second(prev, &batch(5, b"a"))] {
+        assert!(broken.starts_with("log matching: "), "{broken}");
+    }
+}
+
+#[test]
+fn a_node_that_comes_back_with_less_than_its_disk_promised_is_noticed() {
+    let core = leader();
+    let promised = Shadow { vote: core.vote(), log: core.log().clone(), ..Shadow::default() };
+    assert_eq!(Invariants::on_boot(&core, std::slice::from_ref(&promised)), Ok(()));
+    let mut longer = promised.clone();
+    longer.log.append(core.vote().leader_id, core.last_log_id().index + 1);
+    assert!(Invariants::on_boot(&core, &[longer]).is_err());
+    let voted = Shadow { vote: Vote::uncommitted(leader_id(99, 2)), ..promised };
+    assert!(Invariants::on_boot(&core, &[voted]).is_err());
+}
+
+#[test]
+fn a_log_that_lacks_what_is_committed_is_noticed_at_the_end() {
+    let core = leader();
+    let mut invariants = Invariants::new(LeaderIdMode::Standard);
+    assert_eq!(invariants.check_whole(&core), Ok(()));
+    invariants.committed = vec![None, Some((LogId::new(leader_id(0, 9), 1), leader_id(0, 9)))];
+    assert!(invariants.check_whole(&core).is_err());
+}
+
+#[test]
+fn a_panic_of_the_library_does_not_pass_for_the_injected_one() {
+    let halt = |why: &str, damaged| Invariants::on_halt(NodeId(1), why, damaged).is_ok();
+    assert!(halt("its state machine failed: it panicked: injected: the state machine panics", false));
+    assert!(halt("its log storage failed: injected: a sync failed", false));
+    assert!(!halt("its state machine failed: it panicked: a serial is applied once", false));
+    assert!(!halt("its state machine failed: command 1-1.7: too short", true));
+    assert!(!halt("the library failed, please report this: index out of bounds", true));
+    let lost = "its log storage failed: committed entries 1-1.2..1-1.3 are no longer in the log";
+    assert!(halt(lost, true) && !halt(lost, false));
+}
