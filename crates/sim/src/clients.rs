@@ -180,6 +180,7 @@ impl<W: Workload> World<W> {
         let Some(attempt) = clients.open.get_mut(&op) else { return };
         attempt.node = at;
         attempt.call = None;
+        let node = self.places[at].id.0;
         let Some(running) = &mut self.places[at].running else { return self.retry_later(client, op) };
         attempt.call = Some(call);
         attempt.tries += 1;
@@ -195,7 +196,7 @@ impl<W: Workload> World<W> {
             Asked::Read(policy, look) => {
                 let (look, seen) = (Arc::clone(look), Arc::clone(&clients.seen));
                 let look = Box::new(move |machine: &crate::machine::Watched<W::Machine>| {
-                    crate::machine::with_book(|book| book.on_read(machine.index));
+                    crate::machine::with_book(|book| book.on_read(node, machine.index));
                     seen.lock().push((call, look(&machine.machine)));
                 });
                 running.node.read(call, *policy, look, running.clock.at(self.now));

@@ -4,11 +4,13 @@ use crate::history::Nanos;
 use crate::workload::Workload;
 use crate::world::World;
 
-/// A leader is there within so many of the least election timeouts (`election_timeout_min`); nodes draw theirs from
-/// there to twice that.
+/// A leader is there within so many of the greatest election timeouts (`election_timeout_max`, here twice the least):
+/// a node that heard a leader until the last moment waits for one of them, and elections may be split.
 const TIMEOUTS: u32 = 4;
-/// The longest that it took, in hundredths of that timeout.
+/// The longest that it took, in hundredths of the least election timeout.
 const LED_AFTER: &str = "leader after healing, timeout %";
+/// Runs in which it took more than four of the least.
+const LED_LATE: &str = "leader after 4 least timeouts";
 /// Besides the timeouts, for the last campaign: pre-vote, vote and first append with their answers, each message up to
 /// one and a half latencies.
 const LATENCIES: u32 = 9;
@@ -17,12 +19,11 @@ const LATENCIES: u32 = 9;
 const DISK_TURNS: u32 = 9;
 
 impl<W: Workload> World<W> {
-    /// How long it may take until there is a leader, once everything is healed. In that time a node that heard a leader
-    /// until the last moment waits for twice the least timeout at most, and an election may be split.
+    /// How long it may take until there is a leader, once everything is healed.
     pub(crate) fn patience_for_a_leader(&self) -> Nanos {
         let options = &self.options;
         let once = options.latency * LATENCIES + options.disk_latency * DISK_TURNS;
-        (options.election_timeout * TIMEOUTS + once).as_nanos() as u64
+        (options.config.election_timeout_max * TIMEOUTS + once).as_nanos() as u64
     }
 
     /// The node that leads under the greatest leader id, if a commit quorum of its voters has accepted it. An old leader
@@ -46,6 +47,7 @@ impl<W: Workload> World<W> {
         let led = self.run_until(whole + self.patience_for_a_leader(), |world| world.accepted_leader().is_some());
         let took = self.now.saturating_sub(whole) * 100 / self.options.election_timeout.as_nanos() as u64;
         self.counters.raise(LED_AFTER, took);
+        self.counters.add(LED_LATE, u64::from(took > 400));
         led
     }
 }

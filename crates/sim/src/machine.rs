@@ -51,8 +51,7 @@ impl Book {
     }
 
     /// Monotonic reads: what a process once showed it shows to every later read.
-    pub(crate) fn on_read(&mut self, index: u64) {
-        let node = self.node;
+    pub(crate) fn on_read(&mut self, node: u64, index: u64) {
         let shown = self.shown.entry(node).or_default();
         if index < *shown {
             let before = *shown;
@@ -253,11 +252,12 @@ mod tests {
     fn an_older_state_than_was_shown_breaks_monotonic_reads() {
         let fires = |restarts: bool| {
             violation(|book| {
-                [3, 3, 7].into_iter().for_each(|index| book.on_read(index));
+                [3, 3, 7].into_iter().for_each(|index| book.on_read(2, index));
                 if restarts {
                     book.on_start(2);
                 }
-                book.on_read(6);
+                book.on_read(3, 1);
+                book.on_read(2, 6);
             })
         };
         assert!(fires(false).starts_with("monotonic reads: node 2"));
