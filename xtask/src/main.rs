@@ -3,6 +3,7 @@
 mod coverage;
 mod deps;
 mod docs;
+mod fuzz;
 mod metadata;
 mod mutants;
 mod sizes;
@@ -21,6 +22,7 @@ usage: cargo xtask COMMAND
                `cargo xtask mutants NAME ..` plants only those, and names every script
                `cargo xtask mutants --sim [--seeds N] [--jobs J] [NAME ..]` counts the random seeds until one notices;
                `cargo xtask mutants --ci` does so for a sample
+  fuzz         hostile bytes for everything that reads bytes from outside; `cargo xtask fuzz --help`
   sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies of the core and of the library
   verification makes docs/verification.md from the outputs of long runs, which
                `cargo xtask verification run [NAME [ARGS ..]]` makes and keeps in target/verification
@@ -38,6 +40,9 @@ fn main() -> ExitCode {
     }
     if command.as_deref() == Some("verification") {
         return finish(verification::command(&args.collect::<Vec<_>>()));
+    }
+    if command.as_deref() == Some("fuzz") {
+        return finish(fuzz::run(args.collect()));
     }
     if let Some(extra) = args.next() {
         eprintln!("xtask: unexpected argument {extra:?}\n\n{HELP}");

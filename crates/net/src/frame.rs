@@ -16,6 +16,10 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 /// A frame's buffer is reserved in steps of at most this, so that a length field alone cannot take memory.
 const RESERVE_STEP_BYTES: usize = 4 << 20;
 
+/// Most that a buffer has room for beyond twice what it holds.
+#[cfg(feature = "hostile")]
+pub(crate) const MOST_SPARE_BYTES: usize = 2 * RESERVE_STEP_BYTES + READ_BUFFER_BYTES;
+
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

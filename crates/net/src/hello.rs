@@ -229,7 +229,9 @@ fn cut(text: &str) -> &str {
 /// A peer's text, safe for a log: no control characters, limited in length.
 fn clean(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(&text[..text.len().min(MAX_TEXT_BYTES)]);
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let clean: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    // What is no UTF-8 takes three bytes for each that came.
+    cut(&clean).to_owned()
 }
 
 /// Bytes that are no hello.

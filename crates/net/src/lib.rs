@@ -17,6 +17,8 @@ mod dial;
 mod error;
 mod frame;
 mod hello;
+#[cfg(feature = "hostile")]
+pub mod hostile;
 mod lane;
 mod options;
 mod probe;

@@ -118,7 +118,7 @@ pub(crate) struct Begin {
 }
 
 impl Begin {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; BEGIN_FIXED_BYTES];
         out[0..8].copy_from_slice(&self.group.0.to_le_bytes());
         out[8..16].copy_from_slice(&self.length.to_le_bytes());
@@ -132,7 +132,7 @@ impl Begin {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let short = || format!("snapshot announcement of {} bytes is too short", bytes.len());
         let (fixed, rest) = bytes.split_at_checked(BEGIN_FIXED_BYTES).ok_or_else(short)?;
         let (header_len, meta_len) = (u32_at(fixed, 16) as usize, u32_at(fixed, 20) as usize);

@@ -22,6 +22,8 @@ mod durable;
 mod error;
 mod group;
 mod host;
+#[cfg(feature = "hostile")]
+pub mod hostile;
 mod identity;
 mod memory;
 mod metrics;

@@ -5,6 +5,14 @@ use quorate_core::{LeaderId, LogId, NodeId};
 /// Bytes of an encoded log id: term, node id, index.
 pub(crate) const LOG_ID_BYTES: usize = 24;
 
+/// No counter of a disk (boots, syncs, segments, records) comes this far; a greater one is damage, and could not go on.
+pub(crate) const MAX_COUNTER: u64 = u64::MAX >> 1;
+
+/// Whether a log id may stand in a file: terms and indexes have successors (FORMAT.md, "Conventions").
+pub(crate) fn is_ordinary(id: LogId) -> bool {
+    id.leader_id.term != u64::MAX && id.index != u64::MAX
+}
+
 pub(crate) fn put_u32(out: &mut [u8], at: usize, value: u32) {
     out[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }

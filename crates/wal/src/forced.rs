@@ -13,7 +13,7 @@ use quorate_core::{
 };
 use quorate_wire::{BatchBuilder, Batches, EntryKind, decode_membership, encode_membership};
 
-use crate::codec::{LOG_ID_BYTES, log_id_at, put_log_id, u32_at, u64_at, u128_at};
+use crate::codec::{LOG_ID_BYTES, is_ordinary, log_id_at, put_log_id, u32_at, u64_at, u128_at};
 use crate::disk::{Disk, DiskLock, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::handle::{GroupState, WalHandle, WalWrite, lock, read_membership};
@@ -255,6 +255,9 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<ForcedRecovery, WalError> {
         let membership = decode_membership(membership).map_err(|error| damaged(at, &error.to_string()))?;
         at = end;
         let (prev, log_id) = (log_id_at(head, 16), log_id_at(head, 16 + LOG_ID_BYTES));
+        if !is_ordinary(prev) || !is_ordinary(log_id) || prev.index.checked_add(1) != Some(log_id.index) {
+            return Err(damaged(at, "the forced entry does not follow the log that is named"));
+        }
         let forced = ForcedMembership { vote: Vote::uncommitted(log_id.leader_id), prev, log_id, membership };
         groups.push(ForcedGroup { group: GroupId(u64_at(head, 0)), time: u64_at(head, 8), forced });
     }

@@ -7,7 +7,7 @@
 use quorate_core::{GroupId, LogId, Tail};
 use quorate_wire::{Batch, ENTRY_CHECKSUM_BYTES, body_length};
 
-use crate::codec::{LOG_ID_BYTES, log_id_at, put_log_id, put_u32, put_u64, u32_at, u64_at};
+use crate::codec::{LOG_ID_BYTES, MAX_COUNTER, is_ordinary, log_id_at, put_log_id, put_u32, put_u64, u32_at, u64_at};
 
 /// Batches start at multiples of this, so that writing one never touches a sector of another.
 pub(crate) const SECTOR_BYTES: u64 = 512;
@@ -137,6 +137,9 @@ impl FrameHeader {
         if u64_at(bytes, 16) != segment || u64_at(bytes, 32) != offset {
             return Err(Bad::because("the frame belongs to another place"));
         }
+        if u64_at(bytes, 56) > MAX_COUNTER {
+            return Err(Bad::because("the frame's sync has a number that no log reaches"));
+        }
         let Some(kind) = FrameKind::from_byte(bytes[4]) else {
             let what = "the frame is of a kind that this version does not know";
             return Err(Bad { what, sums: None, intact: true });
@@ -254,6 +257,9 @@ impl Op {
 
     /// Reads the body of a frame other than entries.
     pub(crate) fn decode_small(kind: FrameKind, body: &[u8]) -> Option<Op> {
+        if body.len() < LOG_ID_BYTES || !is_ordinary(log_id_at(body, 0)) {
+            return None;
+        }
         match kind {
             FrameKind::Truncate if body.len() == LOG_ID_BYTES => Some(Op::Truncate { after: log_id_at(body, 0) }),
             FrameKind::Purge if body.len() == LOG_ID_BYTES => Some(Op::Purge { upto: log_id_at(body, 0) }),
@@ -338,6 +344,9 @@ impl Mark {
         let end = MARK_HEAD_BYTES + rows * MARK_ROW_BYTES;
         let stored = bytes.get(end..end + 4).map(|field| u32_at(field, 0))?;
         if stored != crc32c::crc32c_append(seed, &bytes[..end]) || u64_at(bytes, 16) != segment {
+            return None;
+        }
+        if u64_at(bytes, 8) > MAX_COUNTER || u64_at(bytes, 32) > MAX_COUNTER {
             return None;
         }
         let row = |i: usize| MARK_HEAD_BYTES + i * MARK_ROW_BYTES;

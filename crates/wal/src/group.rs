@@ -7,7 +7,7 @@ use quorate_core::{LogId, LogIds, Run, Tail};
 
 use quorate_wire::{ENTRY_CHECKSUM_BYTES, ENTRY_HEADER_BYTES, EntryKind};
 
-use crate::codec::{LOG_ID_BYTES, log_id_at, put_log_id, put_u64, u64_at};
+use crate::codec::{LOG_ID_BYTES, is_ordinary, log_id_at, put_log_id, put_u64, u64_at};
 use crate::frame::{FRAME_HEADER_BYTES, Op, tail_byte, tail_of};
 use crate::segment::Segment;
 
@@ -74,7 +74,7 @@ impl Row {
     pub(crate) fn decode(bytes: &[u8], limit: u64) -> Option<(u64, Row)> {
         let id = log_id_at(bytes, 24);
         let (start, end) = (u64_at(bytes, 24 + LOG_ID_BYTES), u64_at(bytes, 32 + LOG_ID_BYTES));
-        if start > end || end > limit {
+        if start > end || end > limit || !is_ordinary(id) {
             return None;
         }
         let row = match bytes[0] {
@@ -270,7 +270,7 @@ impl GroupLog {
 /// Whether entries of one leader, from `first` to `last`, may be appended.
 pub(crate) fn check_append(ids: &LogIds, first: u64, last: LogId) -> Result<(), &'static str> {
     let end = ids.last();
-    let follows = end.index.checked_add(1) == Some(first) && last.index >= first && last.index < u64::MAX;
+    let follows = end.index.checked_add(1) == Some(first) && last.index >= first && is_ordinary(last);
     if !follows || last.leader_id < end.leader_id {
         return Err("the entries do not follow the end of the log");
     }
@@ -313,6 +313,9 @@ pub(crate) fn decode_ids(bytes: &[u8]) -> Option<(LogIds, usize)> {
     let count = usize::try_from(u64_at(head, LOG_ID_BYTES)).ok()?;
     let length = count.checked_mul(LOG_ID_BYTES)?.checked_add(head.len())?;
     let runs = bytes.get(head.len()..length)?;
+    if !is_ordinary(log_id_at(head, 0)) {
+        return None;
+    }
     let mut ids = LogIds::after(log_id_at(head, 0));
     for run in runs.chunks_exact(LOG_ID_BYTES) {
         let last = log_id_at(run, 0);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId};
 
-use crate::codec::{put_u64, put_u128, u64_at, u128_at};
+use crate::codec::{MAX_COUNTER, put_u64, put_u128, u64_at, u128_at};
 use crate::disk::Disk;
 use crate::error::WalError;
 use crate::twin::TwinFile;
@@ -71,6 +71,9 @@ impl Identity {
             1 => LeaderIdMode::Standard,
             other => return Err(WalError::damaged(path, 72, format!("unknown leader id mode {other}"))),
         };
+        if u64_at(body, 40) > MAX_COUNTER {
+            return Err(WalError::damaged(path, 64, "the boot counter is one that no disk reaches"));
+        }
         Ok(Self {
             cluster: ClusterId(u128_at(body, 0)),
             node: NodeId(u64_at(body, 16)),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quorate_core::{Bug, ClusterId, GroupId, Incarnation, LogIds, NodeId, bug};
 use quorate_wire::{Batch, Batches, EntryError};
 
-use crate::codec::{put_u32, put_u64, put_u128, round_up, u32_at, u64_at, u128_at};
+use crate::codec::{MAX_COUNTER, put_u32, put_u64, put_u128, round_up, u32_at, u64_at, u128_at};
 use crate::disk::{Disk, DiskFile, read_exact_at, read_up_to, write_all_at};
 use crate::error::{WalError, is_no_space};
 use crate::frame::{
@@ -130,7 +130,7 @@ pub(crate) fn file_name(number: u64) -> String {
 /// The number in a segment file's name.
 pub(crate) fn number_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok()
+    u64::from_str_radix(digits, 16).ok().filter(|number| *number <= MAX_COUNTER)
 }
 
 /// The error of making a file: "no space" is no failure of the log.

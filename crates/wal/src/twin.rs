@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::codec::{put_u32, put_u64, u32_at, u64_at};
+use crate::codec::{MAX_COUNTER, put_u32, put_u64, u32_at, u64_at};
 use crate::disk::{Disk, DiskFile, read_up_to, write_all_at};
 use crate::error::WalError;
 
@@ -126,7 +126,7 @@ fn parse(copy: &[u8], magic: [u8; 8]) -> Copy {
     }
     let end = HEAD_BYTES.saturating_add(u32_at(copy, 12) as usize).min(copy.len() - CHECKSUM_BYTES);
     let (stored, computed) = (u32_at(copy, end), crc32c::crc32c(&copy[..end]));
-    if copy[0..8] != magic || stored != computed {
+    if copy[0..8] != magic || stored != computed || u64_at(copy, 16) > MAX_COUNTER {
         return Copy::Damaged { stored, computed };
     }
     match u32_at(copy, 8) {

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use quorate_core::{Bug, ClusterId, GroupId, LeaderId, LogId, NodeId, Vote, bug};
 
-use crate::codec::{log_id_at, put_log_id, put_u32, put_u64, put_u128, u32_at, u64_at, u128_at};
+use crate::codec::{
+    MAX_COUNTER, is_ordinary, log_id_at, put_log_id, put_u32, put_u64, put_u128, u32_at, u64_at, u128_at,
+};
 use crate::disk::{Disk, DiskFile, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::twin::VERSION;
@@ -243,6 +245,9 @@ fn parse(slot: &[u8]) -> Slot {
     }
     let (stored, computed) = (u32_at(slot, CHECKSUM_AT), crc32c::crc32c(&slot[..CHECKSUM_AT]));
     if stored != computed || u32_at(slot, 0) != SLOT_MAGIC || u32_at(slot, 4) != VERSION {
+        return Slot::Damaged { stored, computed };
+    }
+    if u64_at(slot, 32) > MAX_COUNTER || u64_at(slot, 40) == u64::MAX || !is_ordinary(log_id_at(slot, 72)) {
         return Slot::Damaged { stored, computed };
     }
     let leader_id = LeaderId { term: u64_at(slot, 40), node_id: NodeId(u64_at(slot, 48)) };

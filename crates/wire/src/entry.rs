@@ -338,7 +338,7 @@ pub fn verify(cluster: ClusterId, group: GroupId, bytes: &[u8], at: usize) -> Re
         return Err(EntryError::Kind { at, kind: body[4] });
     }
     let (entry, length) = parse(body, at).ok_or(EntryError::Kind { at, kind: body[4] })?;
-    if entry.log_id.index == 0 || entry.log_id.index == u64::MAX {
+    if entry.log_id.index == 0 || entry.log_id.index == u64::MAX || entry.log_id.leader_id.term == u64::MAX {
         return Err(EntryError::Gap { at });
     }
     Ok((entry, length))
@@ -470,6 +470,13 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Batch::decode(CLUSTER, GROUP, bytes.into()).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn no_entry_is_of_the_last_term() {
+        let of = |term| Batch::decode(CLUSTER, GROUP, batch(LeaderId::new(term, 1), 4, &[b"one"]).bytes().clone());
+        assert!(of(u64::MAX - 1).is_ok());
+        assert_eq!(of(u64::MAX), Err(EntryError::Gap { at: 0 }));
     }
 
     #[test]

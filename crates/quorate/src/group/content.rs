@@ -26,7 +26,7 @@ pub(crate) struct Restored<S> {
 }
 
 /// Writes what stands before the state machine's bytes.
-pub(super) fn write_header(out: &mut dyn Write, time: u64, sessions: &SessionTable) -> io::Result<()> {
+pub(crate) fn write_header(out: &mut dyn Write, time: u64, sessions: &SessionTable) -> io::Result<()> {
     let mut table = Vec::new();
     match bug(Bug::SnapshotWithoutSessions) {
         true => SessionTable::new(SessionLimits::V1).encode(&mut table),

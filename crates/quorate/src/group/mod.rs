@@ -9,6 +9,8 @@ mod reads;
 mod waits;
 
 pub(crate) use apply::{ApplyParts, ApplyQueue, Shell, Work};
+#[cfg(feature = "hostile")]
+pub(crate) use content::write_header;
 pub(crate) use content::{Restored, restore};
 #[cfg(feature = "sim")]
 pub(crate) use node::outgoing;

@@ -12,6 +12,10 @@ pub const MAX_REQUEST_BYTES: usize = 3 << 19; // 1.5 MiB
 /// The most conditions, or operations in a branch, of a transaction; those within another count with it.
 pub const MAX_TXN_OPS: usize = 128;
 
+/// The most transactions within each other. Readers of protobuf stop at 100 messages within each other; a command in the
+/// log and its response are a few deeper than the request that a client was able to send, and two a transaction.
+pub const MAX_TXN_DEPTH: usize = 32;
+
 /// Checks a range request.
 ///
 /// # Errors
@@ -56,13 +60,14 @@ pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), KvError> {
 /// # Errors
 /// The first error of an operation; or there are too many; or one branch would write a key twice.
 pub fn check_txn(request: &TxnRequest) -> Result<(), KvError> {
-    check_ops(request, MAX_TXN_OPS)?;
+    check_ops(request, MAX_TXN_OPS, MAX_TXN_DEPTH)?;
     Writes::of(&request.success)?;
     Writes::of(&request.failure)?;
     Ok(())
 }
 
-fn check_ops(request: &TxnRequest, allowed: usize) -> Result<(), KvError> {
+fn check_ops(request: &TxnRequest, allowed: usize, depth: usize) -> Result<(), KvError> {
+    let within = depth.checked_sub(1).ok_or(KvError::TooManyOps)?;
     let most = request.compare.len().max(request.success.len()).max(request.failure.len());
     let left = allowed.checked_sub(most).ok_or(KvError::TooManyOps)?;
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
@@ -72,7 +77,7 @@ fn check_ops(request: &TxnRequest, allowed: usize) -> Result<(), KvError> {
         Some(Request::Range(request)) => check_range(request),
         Some(Request::Put(request)) => check_put(request),
         Some(Request::DeleteRange(request)) => check_delete_range(request),
-        Some(Request::Txn(request)) => check_ops(request, left),
+        Some(Request::Txn(request)) => check_ops(request, left, within),
         None => Err(KvError::KeyNotFound),
     })
 }

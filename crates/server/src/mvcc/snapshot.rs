@@ -17,6 +17,9 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// No field of ours is longer; a longer one is damage, not to be allocated for. In bytes.
 const MAX_FIELD_BYTES: u32 = 64 << 20;
 
+/// No store writes so often; beyond it, writing could not go on.
+const MAX_REVISION: i64 = i64::MAX / 2;
+
 /// What a snapshot holds.
 pub(super) struct Image<'a> {
     revision: i64,
@@ -109,7 +112,7 @@ pub(super) fn read(input: &mut dyn Read) -> io::Result<Store> {
     }
     let revision = read_i64(&mut input)?;
     let compacted = read_i64(&mut input)?;
-    if revision < 1 || compacted < -1 || compacted > revision {
+    if !(1..=MAX_REVISION).contains(&revision) || compacted < -1 || compacted > revision {
         return Err(damaged(&format!("revision {revision} and compacted revision {compacted} cannot be")));
     }
     let mut store = Store::new();
@@ -187,7 +190,12 @@ fn read_edit(input: &mut impl Read, newest: i64) -> io::Result<Edit> {
         [1] => Some(Bytes::from(read_bytes(input)?)),
         _ => return Err(damaged("a version is neither a put nor a deletion")),
     };
-    if revision.main > newest || revision.main < 1 || revision.sub < 0 || created > revision.main {
+    if revision.main > newest
+        || revision.main < 1
+        || revision.sub < 0
+        || created > revision.main
+        || version > revision.main
+    {
         return Err(damaged(&format!("a version at revision {} cannot be at {newest}", revision.main)));
     }
     Ok(Edit { revision, created, version, lease, value })
@@ -202,8 +210,12 @@ fn read_bytes(input: &mut impl Read) -> io::Result<Vec<u8>> {
     if len > MAX_FIELD_BYTES {
         return Err(damaged(&format!("a field of {len} bytes is over the limit of {MAX_FIELD_BYTES}")));
     }
-    let mut bytes = vec![0; len as usize];
-    input.read_exact(&mut bytes)?;
+    // Memory is taken as bytes arrive, not as the length promises them.
+    let mut bytes = Vec::new();
+    input.take(len.into()).read_to_end(&mut bytes)?;
+    if bytes.len() < len as usize {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(bytes)
 }
 

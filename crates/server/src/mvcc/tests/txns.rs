@@ -1,7 +1,7 @@
 //! Transactions, one rule a test.
 
 use super::*;
-use crate::mvcc::{MAX_TXN_OPS, check_txn, is_read_only};
+use crate::mvcc::{MAX_TXN_DEPTH, MAX_TXN_OPS, check_txn, is_read_only};
 use crate::proto::response_op::Response;
 use crate::proto::{Compare, CompareResult, CompareTarget, TargetUnion};
 
@@ -236,6 +236,18 @@ fn operations_are_counted_with_those_within() {
     assert_eq!(check_txn(&compares), Err(KvError::TooManyOps));
     assert_eq!(check_txn(&ops(vec![txn_op(many(MAX_TXN_OPS - 1), vec![])])), Ok(()));
     assert_eq!(check_txn(&ops(vec![txn_op(many(MAX_TXN_OPS), vec![])])), Err(KvError::TooManyOps));
+}
+
+#[test]
+fn transactions_within_each_other_are_limited_so_that_the_log_can_hold_them() {
+    let nested = |depth: usize| {
+        (1..depth).fold(ops(vec![put_op("a", "1")]), |inner, _| ops(vec![txn_op(inner.success, vec![])]))
+    };
+    assert_eq!(check_txn(&nested(MAX_TXN_DEPTH)), Ok(()));
+    assert_eq!(check_txn(&nested(MAX_TXN_DEPTH + 1)), Err(KvError::TooManyOps));
+    let mut store = Store::new();
+    txn(&mut store, nested(MAX_TXN_DEPTH)).unwrap();
+    assert_eq!(get(&store, "a").unwrap().value, bytes("1"));
 }
 
 #[test]

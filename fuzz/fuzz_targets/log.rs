@@ -1,0 +1,12 @@
+//! Hands inputs of libFuzzer to the target `log`, changed by the mutator that knows its checksums.
+#![no_main]
+
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fuzz_target!(|bytes: &[u8]| {
+    quorate_fuzz::log(bytes);
+});
+
+fuzz_mutator!(|bytes: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    quorate_fuzz::change(quorate_fuzz::target("log"), bytes, size, max_size, seed)
+});
