@@ -64,9 +64,9 @@ pub fn inputs(target: &Target, seed: u64, mut each: impl FnMut(&[u8]) -> Option<
 pub fn change(target: Option<Target>, bytes: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
     let Some(target) = target else { return size };
     let mut rng = Rng::new(seed.into());
-    let corpus = (target.corpus)();
     let mut input = bytes[..size].to_vec();
-    mutate(&mut input, rng.pick(&corpus), &mut rng.clone());
+    // Parts of other inputs are libFuzzer's own crossing.
+    mutate(&mut input, &bytes[..size], &mut rng);
     input.truncate(max_size.min(bytes.len()));
     if !rng.one_in(8) {
         (target.repair)(&mut input);

@@ -36,7 +36,7 @@ fn segments_of_the_log() {
 
 #[test]
 fn snapshots_of_this_node_and_of_peers() {
-    tried("snapshot", 4_000);
+    tried("snapshot", 3_000);
 }
 
 #[test]

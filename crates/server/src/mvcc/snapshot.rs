@@ -125,7 +125,7 @@ pub(super) fn read(input: &mut dyn Read) -> io::Result<Store> {
     let keys = read_u64(&mut input)?;
     let mut changes = Vec::new();
     for _ in 0..keys {
-        let (key, history) = read_key(&mut input, revision)?;
+        let (key, history) = read_key(&mut input, revision, compacted)?;
         if store.keys.last_key_value().is_some_and(|(last, _)| *last >= key) {
             return Err(damaged("its keys do not ascend"));
         }
@@ -157,7 +157,7 @@ fn read_member(input: &mut impl Read) -> io::Result<MemberAttributes> {
     Ok(MemberAttributes { id, name, client_urls })
 }
 
-fn read_key(input: &mut impl Read, newest: i64) -> io::Result<(Bytes, History)> {
+fn read_key(input: &mut impl Read, newest: i64, compacted: i64) -> io::Result<(Bytes, History)> {
     let key = Bytes::from(read_bytes(input)?);
     let edits = read_u32(input)?;
     if key.is_empty() || edits == 0 {
@@ -173,6 +173,10 @@ fn read_key(input: &mut impl Read, newest: i64) -> io::Result<(Bytes, History)> 
         let edit = read_edit(input, newest)?;
         if edit.revision <= last {
             return Err(damaged("the versions of a key do not ascend"));
+        }
+        // Compaction leaves one version up to its revision, and would never come back for another.
+        if edit.revision.main <= compacted {
+            return Err(damaged("a key has a version that compaction forgot"));
         }
         last = edit.revision;
         history.push(edit);
