@@ -12,6 +12,11 @@ pub const MAX_REQUEST_BYTES: usize = 3 << 19; // 1.5 MiB
 /// The most conditions, or operations in a branch, of a transaction; those within another count with it.
 pub const MAX_TXN_OPS: usize = 128;
 
+/// The most conditions and operations of a transaction and all those within it together, in whichever branch. etcd has
+/// no such limit: [`MAX_TXN_OPS`] counts along each way down only, so a request of the largest size could hold a
+/// hundred thousand operations, for all of which every other client of the cluster would wait.
+pub const MAX_TXN_OPS_IN_ALL: usize = 4096;
+
 /// The most transactions within each other. Readers of protobuf stop at 100 messages within each other; a command in the
 /// log and its response are a few deeper than the request that a client was able to send, and two a transaction.
 pub const MAX_TXN_DEPTH: usize = 32;
@@ -60,16 +65,20 @@ pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), KvError> {
 /// # Errors
 /// The first error of an operation; or there are too many; or one branch would write a key twice.
 pub fn check_txn(request: &TxnRequest) -> Result<(), KvError> {
-    check_ops(request, MAX_TXN_OPS, MAX_TXN_DEPTH)?;
+    let mut in_all = MAX_TXN_OPS_IN_ALL;
+    check_ops(request, MAX_TXN_OPS, MAX_TXN_DEPTH, &mut in_all)?;
     Writes::of(&request.success)?;
     Writes::of(&request.failure)?;
     Ok(())
 }
 
-fn check_ops(request: &TxnRequest, allowed: usize, depth: usize) -> Result<(), KvError> {
+/// So many operations are `allowed` from here down on any one way, and `in_all` are left for the whole request.
+fn check_ops(request: &TxnRequest, allowed: usize, depth: usize, in_all: &mut usize) -> Result<(), KvError> {
     let within = depth.checked_sub(1).ok_or(KvError::TooManyOps)?;
     let most = request.compare.len().max(request.success.len()).max(request.failure.len());
     let left = allowed.checked_sub(most).ok_or(KvError::TooManyOps)?;
+    let here = request.compare.len() + request.success.len() + request.failure.len();
+    *in_all = in_all.checked_sub(here).ok_or(KvError::TooManyOps)?;
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
         return Err(KvError::EmptyKey);
     }
@@ -77,12 +86,12 @@ fn check_ops(request: &TxnRequest, allowed: usize, depth: usize) -> Result<(), K
         Some(Request::Range(request)) => check_range(request),
         Some(Request::Put(request)) => check_put(request),
         Some(Request::DeleteRange(request)) => check_delete_range(request),
-        Some(Request::Txn(request)) => check_ops(request, left, within),
+        Some(Request::Txn(request)) => check_ops(request, left, within, in_all),
         None => Err(KvError::KeyNotFound),
     })
 }
 
-/// What a branch writes. Takes n log n time: a request of the largest size holds a hundred thousand operations.
+/// What a branch writes. Takes n log n time: a transaction holds thousands of operations.
 #[derive(Default)]
 struct Writes<'r> {
     puts: BTreeSet<&'r [u8]>,

@@ -19,7 +19,10 @@ mod store;
 mod tests;
 mod txn;
 
-pub use check::{MAX_REQUEST_BYTES, MAX_TXN_DEPTH, MAX_TXN_OPS, check_delete_range, check_put, check_range, check_txn};
+pub use check::{
+    MAX_REQUEST_BYTES, MAX_TXN_DEPTH, MAX_TXN_OPS, MAX_TXN_OPS_IN_ALL, check_delete_range, check_put, check_range,
+    check_txn,
+};
 pub use command::{Command, MemberAttributes, decode_response};
 pub use error::KvError;
 pub use store::{Sizes, Store};

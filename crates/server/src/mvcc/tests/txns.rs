@@ -1,7 +1,7 @@
 //! Transactions, one rule a test.
 
 use super::*;
-use crate::mvcc::{MAX_TXN_DEPTH, MAX_TXN_OPS, check_txn, is_read_only};
+use crate::mvcc::{MAX_TXN_DEPTH, MAX_TXN_OPS, MAX_TXN_OPS_IN_ALL, check_txn, is_read_only};
 use crate::proto::response_op::Response;
 use crate::proto::{Compare, CompareResult, CompareTarget, TargetUnion};
 
@@ -236,6 +236,22 @@ fn operations_are_counted_with_those_within() {
     assert_eq!(check_txn(&compares), Err(KvError::TooManyOps));
     assert_eq!(check_txn(&ops(vec![txn_op(many(MAX_TXN_OPS - 1), vec![])])), Ok(()));
     assert_eq!(check_txn(&ops(vec![txn_op(many(MAX_TXN_OPS), vec![])])), Err(KvError::TooManyOps));
+}
+
+#[test]
+fn operations_beside_each_other_are_limited_in_all() {
+    // Along each way down there are at most 128 operations.
+    let reads = |count: usize| vec![range_op("a", ""); count];
+    let within = |success, failure| vec![txn_op(reads(success), reads(failure)); 64];
+    assert_eq!(64 + 64 * 63, MAX_TXN_OPS_IN_ALL);
+    assert_eq!(check_txn(&ops(within(63, 0))), Ok(()));
+    assert_eq!(check_txn(&ops(within(0, 63))), Ok(()), "the other branch counts like the first");
+    assert_eq!(check_txn(&ops(within(30, 33))), Ok(()), "both branches count");
+    assert_eq!(check_txn(&ops(within(31, 33))), Err(KvError::TooManyOps));
+    assert_eq!(check_txn(&ops([within(63, 0), reads(1)].concat())), Err(KvError::TooManyOps));
+    let compare = vec![Compare { key: bytes("a"), ..Default::default() }];
+    let compared = TxnRequest { compare, ..ops(within(63, 0)) };
+    assert_eq!(check_txn(&compared), Err(KvError::TooManyOps), "conditions count");
 }
 
 #[test]
