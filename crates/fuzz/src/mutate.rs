@@ -51,7 +51,7 @@ fn change(input: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
     let at = place(input, rng);
     match rng.below(13) {
         0 => flip(input, at, rng),
-        1 => set(input, at, &[rng.next() as u8]),
+        1 => set(input, at, &[rng.number() as u8]),
         2 => set(input, at, &[*rng.pick(&[0, 1, 2, 7, 8, 0x7f, 0x80, 0xff])]),
         3..=5 => edge(input, at, rng),
         6 => nudge(input, at, rng),

@@ -27,10 +27,8 @@ pub fn message(bytes: &[u8]) -> Outcome {
         0 => outcome.took(packet(rest)),
         1 => outcome.took(entries(rest)),
         2 => outcome.took(membership(rest)),
-        3 => outcome.took(again(rest, decode_snapshot_meta, |meta, out| encode_snapshot_meta(meta, out)).map(|_| ())),
-        4 => {
-            outcome.took(again(rest, decode_append_header, |header, out| encode_append_header(header, out)).map(|_| ()))
-        }
+        3 => outcome.took(again(rest, decode_snapshot_meta, encode_snapshot_meta).map(|_| ())),
+        4 => outcome.took(again(rest, decode_append_header, encode_append_header).map(|_| ())),
         5 => outcome.took(session_table(rest)),
         6 => quorate::hostile::call(Bytes::copy_from_slice(rest)).then_some(()),
         _ => session_entry(rest, &mut outcome),
@@ -90,7 +88,7 @@ fn check_batch(batch: &Batch) {
 }
 
 fn membership(bytes: &[u8]) -> Result<(), WireError> {
-    let membership = again(bytes, decode_membership, |membership, out| encode_membership(membership, out))?;
+    let membership = again(bytes, decode_membership, encode_membership)?;
     if membership.configs.iter().all(|set| set.voters.len() <= MAX_JUDGED_VOTERS) {
         for mode in [LeaderIdMode::Advanced, LeaderIdMode::Standard] {
             drop(membership.check(mode));
