@@ -200,7 +200,12 @@ fn check_opened(disk: &MemDisk, on_damage: OnDamage, outcome: &mut Outcome) {
     outcome.took(handle.record_peer(NodeId(2), Incarnation(5), 4));
     let mut wrote = false;
     if !damaged {
-        outcome.accept();
+        // Mending opens nearly everything: accepted is what needs none.
+        if on_damage == OnDamage::Refuse {
+            outcome.accept()
+        } else {
+            outcome.deeper()
+        }
         wrote = write_on(&mut core, &handle, &told, outcome);
     }
     drop(handle);
