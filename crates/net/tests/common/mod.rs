@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -357,8 +357,13 @@ pub struct Log {
     _guard: tracing::subscriber::DefaultGuard,
 }
 
+/// A second listener. While there is only one, a thread without it may decide for all that an event interests nobody.
+static SECOND: LazyLock<tracing::Dispatch> =
+    LazyLock::new(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new()));
+
 impl Log {
     pub fn capture() -> Self {
+        LazyLock::force(&SECOND);
         let (sender, lines) = mpsc::unbounded_channel();
         let guard = tracing::subscriber::set_default(Collect { sender: Mutex::new(sender) });
         Self { lines, seen: Vec::new(), _guard: guard }
