@@ -22,6 +22,9 @@ use crate::world::{Event, SeenList, World};
 /// What a node of this workload answers.
 pub(crate) type AnswerOf<W> = Answer<<<W as Workload>::Machine as RaftStateMachine>::Response>;
 
+/// A client that does not wait for answers waits all the same when so many are owed to it.
+const MOST_UNDER_WAY: usize = 16;
+
 enum Asked<W: Workload> {
     Write(Vec<u8>),
     /// A command of a session: repeated until it is answered.
@@ -115,6 +118,8 @@ impl<W: Workload> World<W> {
         self.digest.word(9);
         let options = &self.options;
         let batch = if self.clients.rng.chance(options.batches) { self.clients.rng.between(2, 6) } else { 1 };
+        let hasty = options.hasty && !self.chaos.over;
+        let batch = if hasty && self.clients.under_way[client as usize] >= MOST_UNDER_WAY { 0 } else { batch };
         for _ in 0..batch {
             if self.clients.asked >= self.clients.limit {
                 return;
@@ -151,10 +156,15 @@ impl<W: Workload> World<W> {
             self.schedule(self.now + patience, Event::GiveUp { client, op });
             self.attempt(client, op);
         }
-        if self.clients.under_way[client as usize] == 0 {
-            let after = self.clients.rng.around(self.options.think).as_nanos() as u64;
-            self.schedule(self.now + after, Event::Client(client));
+        if self.clients.under_way[client as usize] == 0 || hasty {
+            self.come_back(client);
         }
+    }
+
+    /// The client starts another operation after some thought.
+    fn come_back(&mut self, client: u32) {
+        let after = self.clients.rng.around(self.options.think).as_nanos() as u64;
+        self.schedule(self.now + after, Event::Client(client));
     }
 
     /// A node to ask: so often of a thousand times the one that is believed to lead, else anyone.
@@ -340,9 +350,8 @@ impl<W: Workload> World<W> {
         }
         let under_way = &mut self.clients.under_way[attempt.client as usize];
         *under_way -= 1;
-        if *under_way == 0 {
-            let after = self.clients.rng.around(self.options.think).as_nanos() as u64;
-            self.schedule(self.now + after, Event::Client(attempt.client));
+        if *under_way == 0 && (!self.options.hasty || self.chaos.over) {
+            self.come_back(attempt.client);
         }
     }
 

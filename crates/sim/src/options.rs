@@ -45,6 +45,8 @@ pub struct Options {
     pub reads: u32,
     /// Of a thousand times, so often a client starts several writes at once.
     pub batches: u32,
+    /// Whether clients ask on without waiting for answers, so that a leader which is cut off takes many writes.
+    pub hasty: bool,
     /// Of a thousand clients, so many have sessions.
     pub sessions: u32,
     /// Whether the membership changes.
@@ -94,6 +96,7 @@ impl Options {
             message_faults: *rng.pick(&[1, 5, 20]),
             reads: *rng.pick(&[200, 400, 600]),
             batches: *rng.pick(&[0, 100, 300]),
+            hasty: false,
             sessions: 0,
             membership: rng.chance(500),
             triggers: rng.chance(500),
@@ -114,6 +117,7 @@ impl Options {
     /// What clients and the operator do, beside what the run's own generator decides.
     fn draw_workload(&mut self, rng: &mut Rng) {
         self.sessions = *rng.pick(&[0, 400, 800]);
+        self.hasty = rng.chance(150);
     }
 
     /// Whether this node is a voter of the first membership.
@@ -160,8 +164,8 @@ impl fmt::Display for Options {
         writeln!(f, "  election timeout {election_timeout:?}, latency {latency:?}, disk {:?}", self.disk_latency)?;
         writeln!(
             f,
-            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille, sessions {} permille",
-            self.think, self.reads, self.batches, self.sessions
+            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille, sessions {} permille, hasty {}",
+            self.think, self.reads, self.batches, self.sessions, self.hasty
         )?;
         writeln!(
             f,

@@ -146,6 +146,7 @@ fields! {
     "message-faults": message_faults,
     "reads": reads,
     "batches": batches,
+    "hasty": hasty,
     "sessions": sessions,
     "membership": membership,
     "triggers": triggers,
