@@ -8,6 +8,7 @@ use quorate_core::{ChangeMembers, ChangeTerms, Incarnation, Node as Member, Node
 use crate::chaos::Cure;
 use crate::disk::{Armed, Crash, SimDisk};
 use crate::fault::Fault;
+use crate::machine::with_book;
 use crate::process::Shadow;
 use crate::repair::Hurt;
 use crate::rng::Rng;
@@ -121,7 +122,7 @@ impl<W: Workload> World<W> {
                 self.on_process_gone(at);
                 self.schedule(self.now + timeout, Event::Start(at));
             }
-            Fault::LostWrite | Fault::MisdirectedWrite if self.can_do_without(at) => {
+            Fault::LostWrite | Fault::MisdirectedWrite if self.can_do_without(at) && !self.will_panic(at) => {
                 let armed = if fault == Fault::LostWrite { Armed::LostWrite } else { Armed::Misdirected };
                 self.places[at].disk.arm(Some(armed));
                 // Until its log has said that everything is durable, nobody could tell this from a torn tail.
@@ -134,6 +135,11 @@ impl<W: Workload> World<W> {
             _ => return false,
         }
         true
+    }
+
+    /// Whether the state machine of this node stops it at its next apply.
+    fn will_panic(&self, at: usize) -> bool {
+        with_book(|book| book.panic_at == Some(self.places[at].id.0))
     }
 
     /// Opens a log again that may have lost a write: it must notice.

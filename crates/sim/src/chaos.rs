@@ -195,6 +195,9 @@ impl<W: Workload> World<W> {
                 self.schedule(until, Event::Heal(Cure::SlowApply(at)));
             }
             Fault::MachinePanic => {
+                if self.places[at].fragile {
+                    return;
+                }
                 // Counted when it panics: it may never apply anything more.
                 return with_book(|book| book.panic_at = Some(self.places[at].id.0));
             }
