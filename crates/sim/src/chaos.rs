@@ -316,7 +316,8 @@ impl<W: Workload> World<W> {
         // A disk that is mended is opened once more.
         let place = &self.places[at];
         let hopeless = !self.options.mends || place.hurt.outdated || place.halts > 0;
-        if place.damaged && hopeless {
+        // One that noticed before its log had said that everything is durable could take it for a torn tail next time.
+        if place.damaged && (hopeless || place.fragile) {
             // It says that its disk is damaged, and the cluster can do without it.
             return self.wipe(at);
         }

@@ -239,10 +239,10 @@ impl Mended {
     }
 }
 
-/// Snapshots that were put aside on this disk.
-fn set_aside(disk: &SimDisk) -> usize {
+/// Segments and snapshots that were put aside on this disk.
+fn set_aside(disk: &SimDisk) -> [usize; 2] {
     let names = disk.list(&Path::new(DIRECTORY).join("damaged")).unwrap_or_default();
-    names.iter().filter(|name| name.ends_with(".snap")).count()
+    [".seg", ".snap"].map(|ending| names.iter().filter(|name| name.ends_with(ending)).count())
 }
 
 /// Starts a process, and says what it did about damage.
@@ -254,7 +254,10 @@ pub(crate) fn start<S: RaftStateMachine>(
     let (disk, before) = (start.disk, set_aside(start.disk));
     let mut mended = Mended::default();
     let running = open(id, start, machine, &mut mended.log);
-    mended.snapshots = set_aside(disk) - before;
+    let after = set_aside(disk);
+    // An opening that mends the log may still fail, for want of space: the next one does not say so again.
+    mended.log |= after[0] > before[0];
+    mended.snapshots = after[1] - before[1];
     (running, mended)
 }
 

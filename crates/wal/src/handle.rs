@@ -387,7 +387,7 @@ enum Place {
 
 impl State {
     /// Nothing is acknowledged any more; the next turn tells every group.
-    fn fail_all(&mut self, error: &WalError) {
+    pub(crate) fn fail_all(&mut self, error: &WalError) {
         self.poison.get_or_insert_with(|| error.clone());
         (self.tell_groups, self.dirty) = (true, true);
     }

@@ -201,7 +201,8 @@ impl Writer {
         let room = self.room();
         let mut plan = lock(&shared.state).collect(room);
         self.perform(shared, &mut plan, now).unwrap_or_else(|error| {
-            lock(&shared.state).poison = Some(error.clone());
+            // Also of a write that nobody asked for, such as a closing mark: a node may have nothing to write.
+            lock(&shared.state).fail_all(&error);
             fail(shared, plan, &error);
             Wake::Idle
         })

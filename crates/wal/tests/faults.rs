@@ -4,6 +4,7 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use common::faulty::{open, sweep_faults};
 use common::mending::sweep_opening_faults;
@@ -82,4 +83,20 @@ fn a_failed_note_of_a_peer_fails_the_log() {
     rig.settle();
     let told = rig.told();
     assert!(told.len() == 1 && told[0].2.is_err() && rig.handle.failure().is_some(), "{told:?}");
+}
+
+/// A write that nobody asked for fails: the closing mark of a log that is idle. Who has nothing to write hears of it.
+#[test]
+fn a_failed_closing_mark_is_told_to_groups_that_wait_for_nothing() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::begin(&disk, SEGMENT_BYTES);
+    rig.group(GroupId(1)).unwrap();
+    rig.append(GroupId(1), 1, 1, 1, &[b"durable"]);
+    rig.settle();
+    assert!(rig.told().iter().all(|told| told.2.is_ok()));
+    disk.fail_at(disk.calls(), Fault::Error(ErrorKind::Other));
+    rig.pass(Duration::from_secs(60));
+    let told = rig.told();
+    let writes: Vec<_> = told.iter().map(|(group, write, result, _)| (group.0, write.0, result.is_ok())).collect();
+    assert_eq!(writes, [(1, 0, false)]);
 }
