@@ -65,6 +65,7 @@ impl<W: Workload> World<W> {
         let place = &mut self.places[at];
         place.disk = SimDisk::new(Rng::new(bits, 100 + place.id.0));
         place.incarnation = Incarnation(u128::from(place.id.0) << 64 | u128::from(bits | 1));
+        place.cluster = self.cluster;
         place.possible = None;
         place.impaired = true;
         (place.fragile, place.damaged) = (false, false);
@@ -194,6 +195,11 @@ impl<W: Workload> World<W> {
             self.schedule(self.now + 1_000_000, Event::Start(at));
         }
         self.schedule(self.now + timeout * 2, Event::Heal(Cure::OldDisk(at, tries - 1)));
+    }
+
+    /// No copy of a disk is of any use after a recovery.
+    pub(crate) fn forget_copies(&mut self) {
+        self.atlas.copies.clear();
     }
 
     /// Puts an older copy of a disk back. Every peer has met a later boot of it, and so refuses to hear it (law 15).

@@ -57,7 +57,8 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
         machine: impl Fn() -> S + 'static,
         next: impl FnMut(u64, &mut Rng) -> Op<S, T> + 'static,
     ) -> Self {
-        let options = Options::of_seed(seed);
+        // What a recovery loses a check has to know of: it is asked for.
+        let options = Options { recovery: false, ..Options::of_seed(seed) };
         Self { options, machine: Box::new(machine), next: Box::new(next), check: Box::new(|_, _| Ok(())) }
     }
 
@@ -99,7 +100,7 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
     /// Runs it.
     pub fn run(self) -> Report {
         let Self { options, machine, next, check } = self;
-        run(options, Closures { machine, next, check, begun: Vec::new(), told: Vec::new() }, false).0
+        run(options, Closures { machine, next, check, begun: Vec::new(), told: Vec::new(), as_of: Vec::new() }, false).0
     }
 }
 
@@ -116,6 +117,8 @@ struct Closures<S: RaftStateMachine, T> {
     /// By operation.
     begun: Vec<Nanos>,
     told: AllTold<S, T>,
+    /// By what clients were told: the last command of the state that it is of.
+    as_of: Vec<Option<u64>>,
 }
 
 impl<S: RaftStateMachine, T: Send + 'static> Workload for Closures<S, T> {
@@ -131,9 +134,21 @@ impl<S: RaftStateMachine, T: Send + 'static> Workload for Closures<S, T> {
         (self.next)(asked.id, chance)
     }
 
-    fn on_return(&mut self, id: u64, _by: Asked, at: Nanos, returned: Returned<S::Response, T>) {
+    fn on_return(&mut self, id: u64, by: Asked, at: Nanos, returned: Returned<S::Response, T>) {
         let begun = self.begun.get(id as usize).copied().unwrap_or(0);
+        self.as_of.push(by.as_of);
         self.told.push(Told { id, begun, ended: at, returned });
+    }
+
+    fn on_recovered(&mut self, from: u64) -> u64 {
+        let mut lost = 0;
+        for (told, as_of) in self.told.iter_mut().zip(&mut self.as_of) {
+            if as_of.take_if(|index| *index >= from).is_some() {
+                told.returned = Returned::NotApplied;
+                lost += 1;
+            }
+        }
+        lost
     }
 
     fn check(&mut self, end: &S) -> Result<(), String> {

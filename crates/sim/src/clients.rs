@@ -191,7 +191,11 @@ impl<W: Workload> World<W> {
         attempt.node = at;
         attempt.call = None;
         let node = self.places[at].id.0;
-        let Some(running) = &mut self.places[at].running else { return self.retry_later(client, op) };
+        // Who was told of the recovery does not ask a node of before.
+        let current = self.places[at].cluster == self.cluster;
+        let Some(running) = self.places[at].running.as_mut().filter(|_| current) else {
+            return self.retry_later(client, op);
+        };
         attempt.call = Some(call);
         attempt.tries += 1;
         (attempt.maybe_before, attempt.maybe) = (attempt.maybe, true);
@@ -207,7 +211,7 @@ impl<W: Workload> World<W> {
                 let (look, seen) = (Arc::clone(look), Arc::clone(&clients.seen));
                 let look = Box::new(move |machine: &crate::machine::Watched<W::Machine>| {
                     crate::machine::with_book(|book| book.on_read(node, machine.index));
-                    seen.lock().push((call, look(&machine.machine)));
+                    seen.lock().push((call, machine.index, look(&machine.machine)));
                 });
                 running.node.read(call, *policy, look, running.clock.at(self.now));
             }
@@ -232,7 +236,7 @@ impl<W: Workload> World<W> {
 
     pub(crate) fn on_give_up(&mut self, _client: u32, op: u64) {
         self.digest.word(11 + op * 64);
-        self.finish(op, Returned::Unknown);
+        self.finish(op, None, Returned::Unknown);
     }
 
     pub(crate) fn on_answer(&mut self, at: usize, call: CallId, answer: AnswerOf<W>) {
@@ -246,8 +250,8 @@ impl<W: Workload> World<W> {
                 Answer::Applied { log_id, response } => {
                     self.check_same(op, *log_id, response);
                     // Whichever attempt it answers.
-                    if let Answer::Applied { response, .. } = answer {
-                        self.finish(op, Returned::Written(response));
+                    if let Answer::Applied { log_id, response } = answer {
+                        self.finish(op, Some(log_id.index), Returned::Written(response));
                     }
                     return;
                 }
@@ -261,7 +265,9 @@ impl<W: Workload> World<W> {
         let Some(attempt) = self.clients.open.get_mut(&op).filter(|attempt| attempt.call == Some(call)) else { return };
         let client = attempt.client;
         match answer {
-            Answer::Applied { response, .. } => self.finish(op, Returned::Written(response)),
+            Answer::Applied { log_id, response } => {
+                self.finish(op, Some(log_id.index), Returned::Written(response));
+            }
             Answer::NotLeader { leader } => {
                 attempt.maybe = attempt.maybe_before;
                 self.clients.leader = leader;
@@ -283,8 +289,18 @@ impl<W: Workload> World<W> {
             | Answer::Compacted(_)
             | Answer::Reconfigured(_)
             | Answer::SessionDone { .. }
-            | Answer::SessionRefused(_) => self.finish(op, Returned::Unknown),
+            | Answer::SessionRefused(_) => self.finish(op, None, Returned::Unknown),
         }
+    }
+
+    /// A lost quorum was recovered, and everything from this index on is lost: a session that was opened there is gone,
+    /// and its id may become another's, so that nothing is sent in it any more. Nothing is under way anywhere.
+    pub(crate) fn on_lost_entries(&mut self, from: u64) -> u64 {
+        let lost = |session: &Option<u64>| session.is_some_and(|id| id >= from);
+        let gone: Vec<u64> = self.clients.open.keys().copied().filter(|op| lost(&self.session_of(*op))).collect();
+        gone.into_iter().for_each(|op| self.finish(op, None, Returned::Unknown));
+        self.on_lost_sessions(from);
+        self.clients.workload.on_recovered(from)
     }
 
     fn session_of(&self, op: u64) -> Option<u64> {
@@ -303,21 +319,26 @@ impl<W: Workload> World<W> {
         let client = attempt.client;
         self.reach(Goal::SessionGone);
         self.expired(client, session);
-        self.finish(op, Returned::Unknown);
+        self.finish(op, None, Returned::Unknown);
     }
 
     /// Takes what reads saw.
     pub(crate) fn take_seen(&mut self) {
         let seen = std::mem::take(&mut *self.clients.seen.lock());
-        for (call, saw) in seen {
+        for (call, as_of, saw) in seen {
             let Some(op) = self.clients.calls.remove(&call) else { continue };
             if self.clients.open.get(&op).is_some_and(|attempt| attempt.call == Some(call)) {
-                self.finish(op, Returned::Seen(saw));
+                self.finish(op, Some(as_of), Returned::Seen(saw));
             }
         }
     }
 
-    fn finish(&mut self, op: u64, returned: Returned<<W::Machine as RaftStateMachine>::Response, W::Seen>) {
+    fn finish(
+        &mut self,
+        op: u64,
+        as_of: Option<u64>,
+        returned: Returned<<W::Machine as RaftStateMachine>::Response, W::Seen>,
+    ) {
         let Some(attempt) = self.clients.open.remove(&op) else { return };
         match &returned {
             Returned::Written(_) | Returned::Seen(_) => self.clients.acknowledged += 1,
@@ -338,7 +359,7 @@ impl<W: Workload> World<W> {
             Asked::Numbered(command) => Some(command.session),
             Asked::Write(_) | Asked::Read(..) => None,
         };
-        let by = crate::workload::Asked { node: place.id.0, process: place.run, session };
+        let by = crate::workload::Asked { node: place.id.0, process: place.run, session, as_of };
         self.digest.word(12 + op * 64);
         let answered = matches!(returned, Returned::Written(_));
         self.clients.workload.on_return(op, by, self.now, returned);
@@ -374,7 +395,7 @@ impl<W: Workload> World<W> {
                     }
                     self.retry_later(client, op);
                 }
-                false => self.finish(op, Returned::Unknown),
+                false => self.finish(op, None, Returned::Unknown),
             }
         }
     }

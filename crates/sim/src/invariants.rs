@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_core::{Core, Incarnation, LeaderId, LeaderIdMode, LogId, NodeId};
+use quorate_core::{Core, Incarnation, LeaderId, LeaderIdMode, LogId, LogIds, NodeId};
 use quorate_wire::Batches;
 
 use crate::digest::Digest;
@@ -149,6 +149,32 @@ impl Invariants {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A lost quorum was recovered from this log, which `forced` was appended to. Returns the first index from which on what
+    /// was committed is lost, and how many entries that are: the least that can be, as the log is kept whole. Leader ids
+    /// from the forced one on are another cluster's, and may be taken again.
+    pub(crate) fn on_recovery(&mut self, log: &LogIds, forced: LogId) -> Result<(u64, u64), String> {
+        self.checks += 1;
+        let purged = log.purged();
+        let kept =
+            |id: LogId| if id.index == purged.index { id == purged } else { id.index < purged.index || log.holds(id) };
+        let known = self.committed.iter().flatten().map(|(id, _)| *id);
+        let from = known.clone().filter(|id| kept(*id)).map(|id| id.index).max().unwrap_or(0).max(purged.index) + 1;
+        if let Some(id) = known.clone().find(|id| id.index < from && !kept(*id)) {
+            return Err(format!("recovery: the survivor lacks {id}, which is committed, and holds later ones"));
+        }
+        let lost = known.filter(|id| id.index >= from).count() as u64;
+        self.committed.truncate(from as usize);
+        for (_, under) in self.committed.iter_mut().flatten() {
+            *under = (*under).min(forced.leader_id);
+        }
+        for (index, stood) in self.stood.iter_mut().enumerate() {
+            let id = log.at(index as u64);
+            stood.retain(|one| index as u64 <= purged.index || id.is_some_and(|id| id.leader_id == one.leader_id));
+        }
+        self.leaders.retain(|leader, _| *leader < forced.leader_id);
+        Ok((from, lost))
     }
 
     /// What is committed never changes; a leader commits only entries of its own, and only what a commit quorum of its

@@ -213,6 +213,8 @@ pub struct LedgerClients {
     lease_reads: bool,
     /// About the time between two confirmations of a leader.
     max_age: Nanos,
+    /// By operation: the last command of the state that its answer is of.
+    as_of: Vec<Option<u64>>,
     /// What each register was last seen to hold, so that comparing succeeds now and then.
     seen: BTreeMap<Key, u64>,
 }
@@ -265,6 +267,7 @@ impl Workload for LedgerClients {
 
     fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<Ledger, Outcome> {
         let call = self.draw(chance);
+        self.as_of.push(None);
         self.history.operations.push(Operation {
             id: asked.id,
             client: asked.client,
@@ -293,6 +296,9 @@ impl Workload for LedgerClients {
     fn on_return(&mut self, id: u64, by: Asked, at: Nanos, returned: Returned<LedgerResponse, Outcome>) {
         let Some(operation) = self.history.operations.get_mut(id as usize) else { return };
         (operation.node, operation.process, operation.session) = (by.node, by.process, by.session);
+        if let Some(as_of) = self.as_of.get_mut(id as usize) {
+            *as_of = by.as_of;
+        }
         operation.returned_at = Some(at);
         operation.outcome = match returned {
             Returned::Written(response) => response.0,
@@ -314,6 +320,18 @@ impl Workload for LedgerClients {
             }
             _ => {}
         }
+    }
+
+    /// What is lost counts as not applied: it must not be there at the end.
+    fn on_recovered(&mut self, from: u64) -> u64 {
+        let mut lost = 0;
+        for (operation, as_of) in self.history.operations.iter_mut().zip(&mut self.as_of) {
+            if as_of.take_if(|index| *index >= from).is_some() {
+                operation.outcome = Outcome::NotApplied;
+                lost += 1;
+            }
+        }
+        lost
     }
 
     fn check(&mut self, end: &Ledger) -> Result<(), String> {

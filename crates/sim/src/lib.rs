@@ -32,6 +32,7 @@ mod operator;
 mod options;
 pub mod oracle;
 mod process;
+mod recovery;
 mod repair;
 mod rng;
 mod run;

@@ -50,6 +50,12 @@ impl Book {
         self.shown.remove(&node);
     }
 
+    /// What was applied from here on is lost with a quorum: other commands may take its place.
+    pub(crate) fn on_recovery(&mut self, from: u64) {
+        self.applied.truncate(from as usize);
+        self.states.split_off(&from);
+    }
+
     /// Monotonic reads: what a process once showed it shows to every later read.
     pub(crate) fn on_read(&mut self, node: u64, index: u64) {
         let shown = self.shown.entry(node).or_default();

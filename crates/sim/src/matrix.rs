@@ -253,6 +253,7 @@ impl Scene {
         (options.election_timeout, options.latency, options.disk_latency) = (timeout, timeout / 100, timeout / 500);
         (options.faults, options.message_faults) = (FaultSet::NONE, 0);
         (options.membership, options.triggers, options.beyond_budget) = (false, false, false);
+        options.recovery = false;
         (options.reads, options.batches, options.think, options.operations) = (0, 0, timeout / 2, 0);
         (options.clients, options.sessions, options.hasty) = (2, 0, false);
         options.config = options.draw_config(&mut crate::rng::Rng::new(setting.seed, 7));

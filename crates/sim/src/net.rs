@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate::{Inbound, OutgoingSnapshot, RaftNetwork, SnapshotSource};
-use quorate_core::{AppendHeader, GroupId, Incarnation, Message, NodeId, SendOutcome, SnapshotMeta};
+use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, Message, NodeId, SendOutcome, SnapshotMeta};
 use quorate_wire::Packet;
 
 use crate::edits::{Decision, Edits};
@@ -23,6 +23,8 @@ pub(crate) struct Flight {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) incarnation: Incarnation,
+    /// The cluster of its sender, as its handshake says.
+    pub(crate) cluster: ClusterId,
     /// How often its disk was opened, as its handshake says.
     pub(crate) boot: u64,
     pub(crate) bytes: Bytes,

@@ -49,6 +49,9 @@ impl<W: Workload> World<W> {
         if self.chaos.over && self.places.iter().all(|place| !place.impaired) {
             return;
         }
+        if self.lose_a_quorum_if_due() {
+            return;
+        }
         if self.places.iter().any(|place| place.impaired) {
             return self.readmit();
         }
@@ -204,6 +207,11 @@ impl<W: Workload> World<W> {
             self.pending.insert(call, at);
         }
         self.touch(at);
+    }
+
+    /// What was seen of memberships is of a cluster that is no more.
+    pub(crate) fn forget_memberships(&mut self) {
+        self.operator.in_force.clear();
     }
 
     /// Looks at the membership in force at a node after a step.

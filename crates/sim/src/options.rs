@@ -58,6 +58,8 @@ pub struct Options {
     /// Whether nodes mend damaged disks and are repaired by their peers; otherwise they refuse to start, and the operator
     /// gives them blank disks.
     pub mends: bool,
+    /// Whether a quorum is lost for good in the first phase, and recovered from what a survivor holds.
+    pub recovery: bool,
     /// Whether the cluster spends its leases on reads; then half of the linearizable reads are lease reads.
     pub lease_reads: bool,
     /// Whether applies run on the thread that delivers the commit.
@@ -102,6 +104,7 @@ impl Options {
             triggers: rng.chance(500),
             beyond_budget: rng.chance(50),
             mends: Rng::new(seed, 6).chance(750),
+            recovery: Rng::new(seed, 11).chance(30),
             lease_reads: rng.chance(300),
             inline_applies: rng.chance(500),
             check_steps: true,
@@ -109,6 +112,7 @@ impl Options {
             config: Config::default(),
             edits: Edits::default(),
         };
+        options.recovery &= !options.beyond_budget;
         options.config = options.draw_config(&mut rng);
         options.draw_workload(&mut Rng::new(seed, 9));
         options
@@ -169,7 +173,7 @@ impl fmt::Display for Options {
         )?;
         writeln!(
             f,
-            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}, disks mended {}, steps checked {}",
+            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}, disks mended {}, quorum lost and recovered {}, steps checked {}",
             self.membership,
             self.triggers,
             self.lease_reads,
@@ -177,6 +181,7 @@ impl fmt::Display for Options {
             self.segment_bytes,
             self.beyond_budget,
             self.mends,
+            self.recovery,
             self.check_steps
         )?;
         let config = &self.config;

@@ -160,7 +160,7 @@ impl<W: Workload> World<W> {
     }
 
     /// Nodes that applied the same entries have the same state, and none has what clients cannot have been told of.
-    fn check_parts(&mut self) -> Result<(), String> {
+    pub(crate) fn check_parts(&mut self) -> Result<(), String> {
         self.check_session_tables()?;
         let mut states: BTreeMap<u64, (NodeId, u64, Vec<u8>)> = BTreeMap::new();
         for place in &self.places {

@@ -152,6 +152,7 @@ fields! {
     "triggers": triggers,
     "beyond-budget": beyond_budget,
     "mends": mends,
+    "recovery": recovery,
     "lease-reads": lease_reads,
     "inline-applies": inline_applies,
     "segment-bytes": segment_bytes,
@@ -198,7 +199,9 @@ impl FromStr for Schedule {
         let words = |line: &'static str| move |l: &&str| l.split_once(' ').is_some_and(|(word, _)| word == line);
         let seed = text.lines().find(words("seed")).and_then(|line| line.split_once(' '));
         let seed = u64::read(seed.ok_or("the file names no seed")?.1.trim())?;
-        let mut schedule = Schedule { notes: Vec::new(), mutant: None, shows: None, options: Options::of_seed(seed) };
+        // A file that does not name it is from before there was any.
+        let options = Options { recovery: false, ..Options::of_seed(seed) };
+        let mut schedule = Schedule { notes: Vec::new(), mutant: None, shows: None, options };
         for (number, line) in text.lines().enumerate() {
             schedule.read(line.trim()).map_err(|error| format!("line {}: {error}", number + 1))?;
         }

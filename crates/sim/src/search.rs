@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::counters::{Counters, Total, Totals};
 use crate::fault::{Fault, FaultCounts, FaultSet};
 use crate::goals::Goal;
+use crate::recovery::RECOVERIES;
 use crate::repair::REPAIRS;
 use crate::run::{Report, run_seed};
 use crate::situations::SITUATIONS;
@@ -98,9 +99,9 @@ impl Summary {
         self.faults.missing().into_iter().collect()
     }
 
-    /// Repairs of damaged disks that no seed saw.
+    /// Repairs of damaged disks, and recoveries of lost quorums, that no seed saw.
     pub fn missing_repairs(&self) -> Vec<&'static str> {
-        REPAIRS.iter().copied().filter(|name| self.totals.of(name).sum == 0).collect()
+        REPAIRS.iter().chain(&RECOVERIES).copied().filter(|name| self.totals.of(name).sum == 0).collect()
     }
 
     /// Rare situations of the protocol that no seed met.

@@ -212,7 +212,8 @@ impl<W: Workload> World<W> {
         let sessions = &mut self.clients.sessions;
         let Some(errand) = sessions.errands.get_mut(&id) else { return };
         (errand.tries, errand.at) = (tries + 1, None);
-        if let Some(running) = &self.places[at].running {
+        let current = self.places[at].cluster == self.cluster;
+        if let Some(running) = self.places[at].running.as_ref().filter(|_| current) {
             errand.at = Some((at, call));
             sessions.calls.insert(call, id);
             running.node.write_entry(call, errand.entry, &errand.command.payload);
@@ -331,6 +332,22 @@ impl<W: Workload> World<W> {
             }
             Task::Echo { held: true, .. } => sessions.release(errand.client, &errand.command),
             Task::Keep { .. } | Task::Echo { .. } => {}
+        }
+    }
+
+    /// Everything from this index on is lost with a quorum. What clients did besides operations is begun anew, and when a
+    /// session lived last is not known any more.
+    pub(crate) fn on_lost_sessions(&mut self, from: u64) {
+        let errands: Vec<u64> = self.clients.sessions.errands.keys().copied().collect();
+        errands.into_iter().for_each(|id| self.end_errand(id));
+        let sessions = &mut self.clients.sessions;
+        sessions.told.retain(|_, (log_id, _)| log_id.index < from);
+        for holder in sessions.holders.values_mut() {
+            holder.last = None;
+            holder.open.take_if(|open| open.id >= from);
+            if let Some(open) = &mut holder.open {
+                open.active = 0;
+            }
         }
     }
 

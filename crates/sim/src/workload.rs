@@ -29,6 +29,13 @@ pub trait Workload {
         returned: Returned<<Self::Machine as RaftStateMachine>::Response, Self::Seen>,
     );
 
+    /// A lost quorum was recovered: what was answered as of this index, or later, is gone for good, and counts from now on
+    /// as if it had never been done. Returns how many answers that are.
+    fn on_recovered(&mut self, from: u64) -> u64 {
+        let _ = from;
+        0
+    }
+
     /// Checks all answers, at the end of the run: every node's state machine is equal to `end`.
     ///
     /// # Errors
@@ -65,6 +72,8 @@ pub struct Asked {
     pub process: u64,
     /// The session that the write belonged to: the index of the entry that opened it.
     pub session: Option<u64>,
+    /// The last command of the state that the answer is of, a write's own included; `None` if there is no answer.
+    pub as_of: Option<u64>,
 }
 
 /// What a client asks.

@@ -28,7 +28,7 @@ use crate::process::{Running, Shadow};
 use crate::rng::Rng;
 use crate::workload::Workload;
 
-/// The cluster's identity.
+/// The cluster's identity, until it is recovered.
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x5175_6f72_6174_6500_0000_0000_0000_0001);
 
 /// Something that happens to a process is void once the process is another: its run is part of the event.
@@ -38,6 +38,7 @@ pub(crate) enum Event {
         to: usize,
         from: usize,
         incarnation: Incarnation,
+        cluster: ClusterId,
         shipment: Box<Shipment>,
         arrives: bool,
     },
@@ -114,6 +115,8 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) id: NodeId,
     pub(crate) disk: SimDisk,
     pub(crate) incarnation: Incarnation,
+    /// The cluster that its disk belongs to, with the recovery.
+    pub(crate) cluster: ClusterId,
     /// How often its disk was opened, at its last start.
     pub(crate) boot: u64,
     /// Counts the processes here.
@@ -175,6 +178,9 @@ pub(crate) struct World<W: Workload> {
     /// What is counted by name, in any file of the world: `self.counters.add("lease reads", 1)`.
     pub(crate) counters: Counters,
     pub(crate) operator: crate::operator::Operator,
+    /// The cluster as it is now: another one after each recovery.
+    pub(crate) cluster: ClusterId,
+    pub(crate) recoveries: crate::recovery::Recoveries,
     /// Membership changes that were completed.
     pub(crate) changes: u64,
     /// Membership changes under way, and where they were asked for.
@@ -215,6 +221,8 @@ impl<W: Workload> World<W> {
             violation: None,
             counters: Counters::default(),
             operator: crate::operator::Operator::default(),
+            cluster: CLUSTER,
+            recoveries: crate::recovery::Recoveries::new(&options),
             changes: 0,
             pending: std::collections::BTreeMap::new(),
             packets: Vec::new(),
@@ -245,6 +253,7 @@ impl<W: Workload> World<W> {
             id,
             disk: SimDisk::new(Rng::new(self.options.seed, 100 + id.0)),
             incarnation,
+            cluster: self.cluster,
             boot: 0,
             run: 0,
             running: None,
@@ -343,7 +352,8 @@ impl<W: Workload> World<W> {
         }
         match event {
             Event::Packet(flight) => self.on_packet(flight),
-            Event::Snapshot { to, from, incarnation, shipment, arrives } => {
+            Event::Snapshot { to, from, incarnation, cluster, shipment, arrives } => {
+                let arrives = arrives && cluster == self.places[to].cluster && cluster == self.cluster;
                 self.on_snapshot(to, from, incarnation, *shipment, arrives);
             }
             Event::Lost { at, run, to } => {
@@ -434,8 +444,8 @@ impl<W: Workload> World<W> {
     }
 }
 
-/// What nodes' reads saw, until the world takes it.
-pub(crate) type SeenList<T> = Arc<Mutex<Vec<(CallId, T)>>>;
+/// What nodes' reads saw, and as of which command, until the world takes it.
+pub(crate) type SeenList<T> = Arc<Mutex<Vec<(CallId, u64, T)>>>;
 
 impl<W: Workload> Place<W> {
     /// Whether its log has nothing to write, and has said that everything is durable.

@@ -82,20 +82,26 @@ pub(super) async fn look(disk: Arc<dyn Disk>, directories: Vec<PathBuf>) -> Resu
         let one = looked.unwrap_or_else(|_| {
             Err(RecoverError::Directory { directory, text: "the runtime is shutting down".into() })
         })?;
-        if found.iter().any(|other| other.node == one.node) {
-            return Err(RecoverError::SameNode { node: one.node });
-        }
-        if let Some(other) = found.first().filter(|other| other.cluster != one.cluster) {
-            let (found, wanted) = (one.cluster, other.cluster);
-            return Err(RecoverError::OtherCluster { directory: one.directory, found, wanted });
-        }
-        found.push(one);
+        take_in(&mut found, one)?;
     }
-    found.sort_by_key(|one| one.node);
     Ok(found)
 }
 
-fn look_at(disk: &Arc<dyn Disk>, directory: &Path) -> Result<FoundDirectory, RecoverError> {
+/// One more directory, in the order of nodes.
+pub(super) fn take_in(found: &mut Vec<FoundDirectory>, one: FoundDirectory) -> Result<(), RecoverError> {
+    if found.iter().any(|other| other.node == one.node) {
+        return Err(RecoverError::SameNode { node: one.node });
+    }
+    if let Some(other) = found.first().filter(|other| other.cluster != one.cluster) {
+        let (found, wanted) = (one.cluster, other.cluster);
+        return Err(RecoverError::OtherCluster { directory: one.directory, found, wanted });
+    }
+    found.push(one);
+    found.sort_by_key(|one| one.node);
+    Ok(())
+}
+
+pub(super) fn look_at(disk: &Arc<dyn Disk>, directory: &Path) -> Result<FoundDirectory, RecoverError> {
     let found = inspect(disk, directory).map_err(|error| RecoverError::of_directory(directory, &error))?;
     let mut groups = BTreeMap::new();
     for (group, state, snapshot) in found.groups {
@@ -128,13 +134,19 @@ fn look_at(disk: &Arc<dyn Disk>, directory: &Path) -> Result<FoundDirectory, Rec
     })
 }
 
-/// Asks every member of any group that is none of the directories, all at once.
-pub(super) async fn ask(found: &[FoundDirectory], patience: Duration) -> BTreeMap<NodeId, (String, PeerAnswer)> {
+/// Every member of any group that is none of the directories, and its address.
+pub(super) fn others_of(found: &[FoundDirectory]) -> BTreeMap<NodeId, String> {
     let mut addresses: BTreeMap<NodeId, String> = BTreeMap::new();
     for (_, membership) in found.iter().flat_map(|one| one.groups.values()).flat_map(|group| &group.memberships) {
         addresses.extend(membership.nodes.iter().map(|(id, node)| (*id, node.address.clone())));
     }
     addresses.retain(|id, _| found.iter().all(|one| one.node != *id));
+    addresses
+}
+
+/// Asks every member of any group that is none of the directories, all at once.
+pub(super) async fn ask(found: &[FoundDirectory], patience: Duration) -> BTreeMap<NodeId, (String, PeerAnswer)> {
+    let addresses = others_of(found);
     let Some(asker) = found.first() else { return BTreeMap::new() };
     let Identity { cluster, node, incarnation, boot, mode, .. } = asker.identity;
     let local = LocalIdentity { cluster, node, incarnation, boot_counter: boot, mode };

@@ -20,6 +20,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "sim")]
+pub mod direct;
 mod error;
 mod look;
 mod plan;
@@ -117,12 +119,14 @@ impl Recovery {
     }
 }
 
-/// What is written to the survivor's directory.
+/// What is written to the survivor's directory, drawn and timed now.
 fn forced(plan: &Plan) -> Result<ForcedRecovery, RecoverError> {
     let random = random_u128().map_err(|error| RecoverError::Random(error.to_string()))?;
-    let incarnation = Incarnation(random);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
+    forced_as(plan, Incarnation(random), u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2))
+}
+
+fn forced_as(plan: &Plan, incarnation: Incarnation, time: u64) -> Result<ForcedRecovery, RecoverError> {
     let mut groups = Vec::with_capacity(plan.groups.len());
     for group in &plan.groups {
         let forced = ForcedMembership::new(plan.survivor, incarnation, group.seen_term, group.kept, &group.membership);

@@ -4,7 +4,7 @@ use quorate::{ReceivedSnapshot, SnapshotData};
 use quorate_core::{Incarnation, NodeId, SendOutcome};
 use quorate_wire::Packet;
 
-use super::{CLUSTER, Event, Place, World};
+use super::{Event, Place, World};
 use crate::digest::hash_of;
 use crate::net::{Fate, Flight, Shipment};
 use crate::situations;
@@ -16,16 +16,22 @@ impl<W: Workload> World<W> {
         self.digest.word(hash_of(&flight.bytes));
         let to = self.places[flight.to].id;
         let Place { id: from, incarnation, boot, .. } = self.places[flight.from];
+        let cluster = self.places[flight.to].cluster;
         let Some(running) = &mut self.places[flight.to].running else {
             return self.refuse(flight);
         };
         situations::on_arrival(&mut self.counters, &flight, incarnation, boot);
+        if cluster != flight.cluster || cluster != self.cluster {
+            // As any handshake: nodes of different recoveries refuse each other (law 16). And the connections of the
+            // cluster of before are gone: one node of it runs, at most.
+            return self.on_other_recovery(&flight);
+        }
         if !running.meets(from, flight.incarnation, flight.boot) {
             // An older copy of a disk, or its log could not write down whom it met, and fails.
             self.say(|| format!("{to} refuses to hear {from}"));
             return self.touch(flight.to);
         }
-        match Packet::decode(CLUSTER, flight.bytes) {
+        match Packet::decode(flight.cluster, flight.bytes) {
             Ok(packet) => {
                 if self.trace {
                     println!("{:>14.6} {from} -> {to} {}", self.now as f64 / 1e9, brief(&packet));
@@ -40,8 +46,8 @@ impl<W: Workload> World<W> {
     /// A paused process stops: the senders of the snapshots on their way to it hear that they did not arrive.
     pub(super) fn fail_deferred(&mut self, deferred: Vec<Event>) {
         for event in deferred {
-            if let Event::Snapshot { to, from, incarnation, shipment, .. } = event {
-                self.schedule(self.now, Event::Snapshot { to, from, incarnation, shipment, arrives: false });
+            if let Event::Snapshot { to, from, incarnation, cluster, shipment, .. } = event {
+                self.schedule(self.now, Event::Snapshot { to, from, incarnation, cluster, shipment, arrives: false });
             }
         }
     }
@@ -93,7 +99,8 @@ impl<W: Workload> World<W> {
         let place = &self.places[from];
         let boot = place.running.as_ref().map_or(0, |running| running.boot);
         let bytes = if place.newer { with_unknown_fields(&bytes) } else { bytes };
-        let flight = Flight { from, to, incarnation: place.incarnation, boot, bytes, entries };
+        let (incarnation, cluster) = (place.incarnation, place.cluster);
+        let flight = Flight { from, to, incarnation, cluster, boot, bytes, entries };
         let (run, now, peer) = (place.run, self.now, self.places[to].id);
         match self.net.send(now, &flight, &mut self.counts) {
             Fate::At(at) => self.schedule(at, Event::Packet(flight)),
@@ -104,7 +111,7 @@ impl<W: Workload> World<W> {
             Fate::Corrupt => {
                 let damaged = self.net.damage(&flight.bytes);
                 // The frame's checksum keeps it from the node; decoding it must be harmless all the same.
-                drop(Packet::decode(CLUSTER, damaged));
+                drop(Packet::decode(flight.cluster, damaged));
                 let later = now + self.options.latency.as_nanos() as u64;
                 self.schedule(later, Event::Lost { at: from, run, to: peer });
             }

@@ -3,7 +3,7 @@
 use quorate_core::{Membership, Node as Member};
 use quorate_wal::OnDamage;
 
-use super::{CLUSTER, Down, Event, World};
+use super::{Down, Event, World};
 use crate::disk::Crash;
 use crate::fault::Fault;
 use crate::history::Nanos;
@@ -47,7 +47,7 @@ impl<W: Workload> World<W> {
         let clock = SkewedClock::new(self.now, place.drift, place.offset);
         let given = Start {
             now: self.now,
-            cluster: CLUSTER,
+            cluster: place.cluster,
             mode: self.options.mode,
             config: place.config.clone(),
             seed,

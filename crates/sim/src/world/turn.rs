@@ -140,6 +140,7 @@ impl<W: Workload> World<W> {
         if elected {
             self.on_elected(at);
         }
+        self.watch_old_node(at, before.commit);
         self.watch_membership(at);
         self.take_effects(at, run, work);
         if let Some(reason) = closed {
@@ -155,14 +156,14 @@ impl<W: Workload> World<W> {
             self.send(at, to, bytes, entries);
         }
         self.packets = packets;
-        let incarnation = self.places[at].incarnation;
+        let (incarnation, cluster) = (self.places[at].incarnation, self.places[at].cluster);
         for shipment in std::mem::take(&mut self.shipments) {
             let Some(to) = self.places.iter().position(|place| place.id == shipment.to) else { continue };
             let time = self.net.send_snapshot(at, to, shipment.bytes.len());
             let later = self.now + time.unwrap_or(self.options.latency.as_nanos() as u64 * 4);
             let shipment = Box::new(shipment);
             let arrives = time.is_some();
-            self.schedule(later, Event::Snapshot { to, from: at, incarnation, shipment, arrives });
+            self.schedule(later, Event::Snapshot { to, from: at, incarnation, cluster, shipment, arrives });
         }
         for chore in std::mem::take(&mut self.chores) {
             let time = match chore.kind {
