@@ -156,6 +156,28 @@ async fn the_most_complete_log_of_several_survivors() {
 }
 
 #[tokio::test]
+async fn a_later_log_that_lacks_what_a_snapshot_proves_committed_is_not_the_most_complete() {
+    // Node 2 led in term 2 and wrote entries 4 to 6 alone. Then term 3 committed entry 4 of term 1, with an entry of its
+    // own after it, on nodes that are lost; node 1 was told of the commit, and not yet sent the entry.
+    let disk = MemDisk::new();
+    let five = members(&[1, 2, 3, 4, 5]);
+    let group = |vote, log| Group { vote, membership: Some(five.clone()), log };
+    let one = directory(&disk, 1, CLUSTER, &[(1, group(3, &[(1, 4)]))]);
+    let (core, handle) = open(&disk, &one, 1);
+    let meta = SnapshotMeta { last_log_id: id(1, 4), membership_log_id: LogId::ZERO, membership: five.clone() };
+    handle.snapshots().create(GroupId(1), &meta).unwrap().commit().unwrap();
+    core.close(Instant::ORIGIN).unwrap();
+    let two = directory(&disk, 2, CLUSTER, &[(1, group(2, &[(1, 3), (2, 6)]))]);
+    let both = recovery(&disk, [&one, &two]);
+    let plan = both.plan().await.unwrap();
+    assert_eq!((plan.survivor, plan.groups[0].kept), (NodeId(1), id(1, 4)));
+    assert!(plan.to_string().contains("LOST: what node 2 has more, up to 2-1.6"), "{plan}");
+    // Taking the other one is possible, and says what it costs.
+    let plan = both.survivor(2).plan().await.unwrap();
+    assert!(plan.to_string().contains("LOST: what node 1 has more, up to 1-1.4"), "{plan}");
+}
+
+#[tokio::test]
 async fn every_group_of_the_directory() {
     let disk = MemDisk::new();
     let three = members(&[1, 2, 3, 4, 5]);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::{ClusterId, GroupId, Incarnation, LogId, Membership, NodeId, Vote};
+use quorate_core::{ClusterId, GroupId, Incarnation, LogId, LogIds, Membership, NodeId, Vote};
 use quorate_net::{LocalIdentity, ProbeAnswer, probe};
 use quorate_wal::{Disk, Identity, inspect};
 use tokio::task::JoinSet;
@@ -42,9 +42,15 @@ pub struct FoundGroup {
     pub snapshot: LogId,
     /// The membership in force, and before it the one that it may yet give way to, if it is not known to be committed.
     pub memberships: Vec<(LogId, Membership)>,
+    log: LogIds,
 }
 
 impl FoundGroup {
+    /// Whether it holds this entry, which is known to be committed.
+    pub(super) fn holds(&self, id: LogId) -> bool {
+        id.index <= self.snapshot.index || self.log.holds(id)
+    }
+
     /// The membership in force, and its log id.
     pub fn membership(&self) -> Option<&(LogId, Membership)> {
         self.memberships.last()
@@ -117,8 +123,8 @@ pub(super) fn look_at(disk: &Arc<dyn Disk>, directory: &Path) -> Result<FoundDir
             continue;
         }
         let (last_log_id, purged) = (state.log.last(), state.log.purged());
-        let vote = state.vote;
-        groups.insert(group, FoundGroup { vote, last_log_id, purged, snapshot: snapshot.last_log_id, memberships });
+        let (vote, log, snapshot) = (state.vote, state.log, snapshot.last_log_id);
+        groups.insert(group, FoundGroup { vote, last_log_id, purged, snapshot, memberships, log });
     }
     let identity = found.identity;
     if identity.cluster == ClusterId(0) || groups.is_empty() {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use quorate_core::{ClusterId, GroupId, Incarnation, LogId, Membership, NodeId};
 
 use super::error::list;
-use super::{FoundDirectory, PeerAnswer, RecoverError};
+use super::{FoundDirectory, FoundGroup, PeerAnswer, RecoverError};
 
 /// What a recovery does. Printed, it says so to an operator, with what may be lost.
 #[derive(Clone, Debug)]
@@ -43,7 +43,8 @@ pub struct GroupPlan {
     pub known_committed: u64,
     /// The greatest term on any of the directories: the forced membership's is above it.
     pub seen_term: u64,
-    /// Other directories whose logs end later, and where: what they have more is lost.
+    /// Other directories whose logs end later, or that know entries to be committed which this one lacks, and where they
+    /// end: what they have more is lost.
     pub longer: Vec<(NodeId, LogId)>,
 }
 
@@ -66,7 +67,8 @@ pub(super) fn plan(
         let others = found.iter().filter_map(|one| Some((one.node, one.groups.get(group)?)));
         let seen_term =
             others.clone().map(|(_, other)| other.vote.leader_id.term.max(other.last_log_id.leader_id.term)).max();
-        let longer = others.filter(|(_, other)| other.last_log_id > state.last_log_id);
+        let more = |other: &FoundGroup| other.last_log_id > state.last_log_id || !state.holds(other.snapshot);
+        let longer = others.filter(|(_, other)| more(other));
         groups.push(GroupPlan {
             group: *group,
             membership: membership.clone(),
@@ -97,13 +99,20 @@ fn check_not_recovered(cluster: ClusterId, peers: &BTreeMap<NodeId, (String, Pee
     Ok(())
 }
 
-/// The directory with the most complete log of every group, or the one that the operator takes.
+/// The directory with the log of every group that ends last, of those that hold all that is known to be committed, or the one that the operator takes.
 fn choose(found: &[FoundDirectory], survivor: Option<NodeId>) -> Result<&FoundDirectory, RecoverError> {
     if let Some(node) = survivor {
         return found.iter().find(|one| one.node == node).ok_or(RecoverError::UnknownSurvivor(node));
     }
     let ids: BTreeSet<GroupId> = found.iter().flat_map(|one| one.groups.keys().copied()).collect();
-    let last = |one: &FoundDirectory, group: &GroupId| one.groups.get(group).map(|state| state.last_log_id);
+    // A log may end later, by log id, and lack what a leader after it committed: its tail is of a leader that came to
+    // nothing (dissertation figure 3.7). What a snapshot covers is known to be committed, and is not given up for that.
+    let holds_all = |state: &FoundGroup, group: &GroupId| {
+        found.iter().filter_map(|other| other.groups.get(group)).all(|other| state.holds(other.snapshot))
+    };
+    let last = |one: &FoundDirectory, group: &GroupId| {
+        one.groups.get(group).filter(|state| holds_all(state, group)).map(|state| state.last_log_id)
+    };
     let best_of = |group: &GroupId| found.iter().filter_map(|one| last(one, group)).max();
     let complete = |one: &&FoundDirectory| ids.iter().all(|group| last(one, group) == best_of(group));
     if let Some(one) = found.iter().find(complete) {

@@ -65,6 +65,9 @@ struct Which {
     /// Runs what this file says.
     #[arg(long, conflicts_with = "seed")]
     schedule: Option<PathBuf>,
+    /// Loses a quorum for good in this run, within the budget otherwise, and recovers it.
+    #[arg(long, requires = "seed")]
+    recovery: bool,
     /// Plants this bug; a schedule may name one, too.
     #[cfg(feature = "mutants")]
     #[arg(long)]
@@ -166,7 +169,7 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
     }
     let missing = summary.missing_repairs().join(", ");
     if args.every_fault && !missing.is_empty() {
-        return Err(Failure::new(format!("damaged disks were never repaired like this: {missing}")));
+        return Err(Failure::new(format!("these repairs and recoveries were never seen: {missing}")));
     }
     let missing = summary.missing_situations().join(", ");
     if args.every_fault && !missing.is_empty() {
@@ -198,7 +201,10 @@ impl Which {
     fn schedule(&self) -> Result<Option<Schedule>, Failure> {
         let schedule = match (&self.seed, &self.schedule) {
             (Some(seed), _) => {
-                Schedule { notes: Vec::new(), mutant: None, shows: None, options: Options::of_seed(*seed) }
+                let mut options = Options::of_seed(*seed);
+                options.recovery |= self.recovery;
+                options.beyond_budget &= !self.recovery;
+                Schedule { notes: Vec::new(), mutant: None, shows: None, options }
             }
             (None, Some(path)) => {
                 let in_file = |error: String| Failure::new(format!("{}: {error}", path.display()));

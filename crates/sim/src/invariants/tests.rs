@@ -168,3 +168,28 @@ fn a_panic_of_the_library_does_not_pass_for_the_injected_one() {
     let lost = "its log storage failed: committed entries 1-1.2..1-1.3 are no longer in the log";
     assert!(halt(lost, true) && !halt(lost, false));
 }
+
+#[test]
+fn a_recovery_gives_up_what_its_survivor_lacks_and_no_more() {
+    let known = || {
+        let mut invariants = Invariants::new(LeaderIdMode::Advanced);
+        let ids = [LogId::new(leader_id(1, 1), 1), LogId::new(leader_id(1, 1), 2), LogId::new(leader_id(2, 2), 3)];
+        invariants.committed = vec![None];
+        invariants.committed.extend(ids.map(|id| Some((id, leader_id(9, 2)))));
+        invariants.leaders = [(leader_id(1, 1), (NodeId(1), 1)), (leader_id(9, 2), (NodeId(2), 1))].into();
+        invariants
+    };
+    let forced = LogId::new(leader_id(4, 1), 6);
+    let mut invariants = known();
+    let mut tail = LogIds::default();
+    tail.append(leader_id(1, 1), 5);
+    assert_eq!(invariants.on_recovery(&tail, forced), Ok((3, 1)), "entry 3 is another leader's in this log");
+    assert_eq!(invariants.committed(), 2);
+    assert!(invariants.has_led(leader_id(1, 1)) && !invariants.has_led(leader_id(9, 2)));
+    assert_eq!(known().on_recovery(&LogIds::after(LogId::new(leader_id(2, 2), 3)), forced), Ok((4, 0)));
+    let mut hole = LogIds::default();
+    hole.append(leader_id(1, 2), 2);
+    hole.append(leader_id(2, 2), 3);
+    let broken = known().on_recovery(&hole, forced).expect_err("it lacks entries 1 and 2");
+    assert!(broken.starts_with("recovery: the survivor lacks 1-1.1"), "{broken}");
+}
