@@ -1,7 +1,6 @@
 //! Quorums that are lost for good, and recovered from what a survivor holds (law 16, docs/design/002): by the production
 //! code, on the survivor's simulated disk, with power failures in between. What the plan does not admit to losing stays.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -96,15 +95,15 @@ impl<W: Workload> World<W> {
             (0..self.places.len()).for_each(|at| self.schedule(self.now + soon, Event::Start(at)));
             return Ok(());
         };
-        let Some(at) = self.places.iter().position(|place| place.id == plan.survivor) else { return Ok(()) };
+        self.say(|| format!("a quorum is lost; nodes {survivors:?} survive\n{plan}"));
+        let (at, plan, forced) = self.recover_survivor(plan, chance)?;
         let others = candidates.iter().filter(|(other, _)| *other != at);
         // One that could go on alone in the cluster of before is to be kept off (docs/design/002).
         let harmless: Vec<usize> = others.filter(|(_, one)| lone(one)).map(|(other, _)| *other).collect();
-        let old =
-            chance.chance(700).then(|| harmless.get(chance.below(harmless.len().max(1) as u64) as usize).copied());
-        let old = old.flatten();
-        self.say(|| format!("a quorum is lost; nodes {survivors:?} survive, {old:?} will come back as it was\n{plan}"));
-        let forced = self.recover_survivor(at, &plan, chance)?;
+        let old = match chance.chance(700) && !harmless.is_empty() {
+            true => Some(*chance.pick(&harmless)),
+            false => None,
+        };
         self.renew_others(at, old);
         self.go_on(at, &plan, &forced)
     }
@@ -143,44 +142,45 @@ impl<W: Workload> World<W> {
         Arc::new(self.places[at].disk.clone())
     }
 
-    /// Recovers the survivor's disk, with power failures on the way: whole, or not at all.
-    fn recover_survivor(&mut self, at: usize, plan: &Plan, chance: &mut Rng) -> Result<ForcedRecovery, String> {
-        let place = &self.places[at];
-        let time = SkewedClock::new(self.now, place.drift, place.offset).wall(self.now);
-        let (id, disk) = (place.id, self.disk_of(at));
-        let mut tried: BTreeMap<Incarnation, ForcedRecovery> = BTreeMap::new();
+    /// Recovers the survivor's disk, with power failures on the way: whole, or not at all. After each of them the operator
+    /// plans anew, and may be left with another log, or another survivor: what nobody had synced may be gone.
+    fn recover_survivor(&mut self, first: Plan, chance: &mut Rng) -> Result<(usize, Plan, ForcedRecovery), String> {
+        let mut decided = first;
         for failures in 0..=MOST_FAILURES {
+            let id = decided.survivor;
+            let at = self.places.iter().position(|place| place.id == id).ok_or("recovery: of nobody")?;
+            let (place, disk) = (&self.places[at], self.disk_of(at));
+            let time = SkewedClock::new(self.now, place.drift, place.offset).wall(self.now);
             let fails = failures < MOST_FAILURES && chance.chance(500);
             if fails {
-                self.places[at].disk.die_in(chance.below(120));
+                place.disk.die_in(chance.below(120));
             }
             let incarnation = Incarnation(u128::from(id.0) << 64 | u128::from(self.disk_rng.bits() | 1));
-            let result = force(&disk, plan, incarnation, time);
+            let wanted = forced(&decided, incarnation, time).map_err(|error| format!("recovery: {error}"))?;
+            let result = force(&disk, &decided, incarnation, time);
             // The power fails now at the latest, and takes what was not synced.
             self.places[at].disk.stop(if chance.chance(500) { Crash::Some } else { Crash::DropAll });
-            match &result {
-                Ok(forced) => {
-                    tried.insert(incarnation, forced.clone());
-                }
+            let interrupted = result.is_err();
+            self.counters.add(INTERRUPTED, u64::from(interrupted));
+            match result {
                 Err(error) if !fails => return Err(format!("recovery: node {id} cannot be recovered: {error}")),
-                Err(_) => {
-                    self.counters.add(INTERRUPTED, 1);
-                    let forced = forced(plan, incarnation, time);
-                    tried.insert(incarnation, forced.map_err(|error| format!("recovery: {error}"))?);
-                }
+                result => self.say(|| format!("node {id} is recovered: {:?}", result.map(|_| ()))),
             }
             let found = look(&disk, directory()).map_err(|error| format!("recovery: node {id} is lost: {error}"))?;
-            if found.cluster == plan.cluster && result.is_err() {
+            if interrupted && found.cluster == decided.cluster {
+                let others = decided.found.into_iter().filter(|one| one.node != id);
+                decided = plan(others.chain([found])).map_err(|error| format!("recovery: no other plan: {error}"))?;
                 continue;
             }
-            let forced = tried.remove(&found.incarnation).filter(|forced| forced.after == found.cluster);
-            let forced = forced.ok_or_else(|| format!("recovery: node {id} is of cluster {} now", found.cluster))?;
-            check_recovered(&found, &forced)?;
-            self.promise_what_is_kept(at, plan, &forced)?;
+            if (found.cluster, found.incarnation) != (wanted.after, incarnation) {
+                return Err(format!("recovery: node {id} is of cluster {} now", found.cluster));
+            }
+            check_recovered(&found, &wanted)?;
+            self.promise_what_is_kept(at, &decided, &wanted)?;
             (self.places[at].incarnation, self.places[at].cluster) = (found.incarnation, found.cluster);
-            return Ok(forced);
+            return Ok((at, decided, wanted));
         }
-        Err(format!("recovery: node {id} is not recovered"))
+        Err("recovery: the power fails for ever".to_owned())
     }
 
     /// What the survivor's disk must hold: all that it promised, and the forced entry.

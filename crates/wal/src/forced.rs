@@ -123,6 +123,13 @@ pub fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Inspection, WalError>
 /// # Errors
 /// As [`inspect`]; [`WalError::Invalid`] if the directory is not, or no longer, what the recovery was planned for.
 pub fn force_recovery(disk: &Arc<dyn Disk>, dir: &Path, recovery: &ForcedRecovery) -> Result<(), WalError> {
+    let found = make_durable(disk, dir)?;
+    for ForcedGroup { group, forced, .. } in &recovery.groups {
+        let end = found.groups.iter().find(|(id, ..)| id == group).map(|(_, state, _)| state.log.last());
+        if end != Some(forced.prev) && found.identity.cluster == recovery.before {
+            return Err(WalError::Invalid { what: "the log is not the one that the recovery was planned for" });
+        }
+    }
     let locked = lock_existing(&**disk, dir)?;
     let mut file = IdentityFile::open(&**disk, &dir.join("identity"))?;
     let identity = file.identity();
@@ -136,6 +143,14 @@ pub fn force_recovery(disk: &Arc<dyn Disk>, dir: &Path, recovery: &ForcedRecover
     file.store_recovery(recovery.after, recovery.incarnation)?;
     drop(locked);
     finish_by_opening(disk, dir, &identity)
+}
+
+/// What a killed process wrote may be in the system's memory only. The recovery goes on from the log's end as it was
+/// found, so that has to outlive a power failure before anything is decided.
+fn make_durable(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Inspection, WalError> {
+    let found = inspect(disk, dir)?;
+    finish_by_opening(disk, dir, &found.identity)?;
+    inspect(disk, dir)
 }
 
 fn finish_by_opening(disk: &Arc<dyn Disk>, dir: &Path, identity: &Identity) -> Result<(), WalError> {

@@ -128,6 +128,47 @@ fn a_crash_at_any_moment_leaves_the_directory_as_before_or_recovered() {
 }
 
 #[test]
+fn what_a_killed_process_left_in_memory_outlives_a_power_failure_during_the_recovery() {
+    let (mut unsynced, mut states) = (0, 0);
+    for calls in 1..12 {
+        let disk = stopped();
+        let mut rig = Rig::open(&disk, options(64 << 10)).unwrap();
+        rig.group(GROUPS[0]).unwrap();
+        let more = ModelEntry { id: log_id(2, 6), kind: EntryKind::Command, payload: (*b"more").into() };
+        rig.handle.submit(
+            GROUPS[0],
+            WriteId(1),
+            WalWrite::Append([batch_of(GROUPS[0], &[more])].into_iter().collect()),
+        );
+        disk.die_at(disk.calls() + calls);
+        rig.core.turn(rig.now);
+        drop(rig);
+        disk.revive();
+        unsynced += usize::from(disk.unsynced() > 0);
+        let recovery = planned(&disk);
+        disk.start_journal();
+        force_recovery(&shared(&disk), dir(), &recovery).unwrap();
+        let mut replay = disk.replay();
+        loop {
+            for crash in modes(replay.steps(), replay.unsynced()) {
+                let what = format!("killed after {calls} calls, step {}, {crash:?}", replay.steps());
+                let crashed = replay.crashed(crash);
+                let rig = Rig::open(&crashed, options(64 << 10)).unwrap_or_else(|error| panic!("{what}: {error}"));
+                let forced = &recovery.groups[0].forced;
+                if rig.handle.identity().cluster == recovery.after {
+                    assert_eq!(rig.group(GROUPS[0]).unwrap().log.last(), forced.log_id, "{what}");
+                }
+                states += 1;
+            }
+            if !replay.advance() {
+                break;
+            }
+        }
+    }
+    assert!(unsynced > 0 && states > 100, "{unsynced} logs of which a part was in memory, {states} states");
+}
+
+#[test]
 fn a_crash_while_an_opening_finishes_it_is_finished_by_the_next() {
     let disk = stopped();
     let recovery = planned(&disk);
