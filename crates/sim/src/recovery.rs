@@ -285,9 +285,12 @@ impl<W: Workload> World<W> {
     }
 }
 
-/// Whether this node is no quorum of its own, as far as its disk says.
+/// Whether this node is no quorum of its own, as far as its disk says, and does not even elect itself: with rules such as
+/// elect 1 of 3, commit 3 of 3 it would lead, and commit nothing.
 fn lone(one: &FoundDirectory) -> bool {
-    plan([one.clone()]).is_ok()
+    let own = |id, incarnation| ((id, incarnation) == (one.node, one.incarnation)).then_some(());
+    let mut memberships = one.groups.values().flat_map(|group| &group.memberships);
+    memberships.all(|(_, membership)| membership.elect_reached(own).is_none()) && plan([one.clone()]).is_ok()
 }
 
 /// Which of the stopped nodes survive: so few that they are no quorum, and at least one. Who led is lost more often
