@@ -45,9 +45,11 @@ impl<W: Workload> World<W> {
     pub(crate) fn wait_for_a_leader(&mut self) -> bool {
         let whole = self.net.clear_at().max(self.now);
         let led = self.run_until(whole + self.patience_for_a_leader(), |world| world.accepted_leader().is_some());
-        let took = self.now.saturating_sub(whole) * 100 / self.options.election_timeout.as_nanos() as u64;
-        self.counters.raise(LED_AFTER, took);
-        self.counters.add(LED_LATE, u64::from(took > 400));
+        if led {
+            let took = self.now.saturating_sub(whole) * 100 / self.options.election_timeout.as_nanos() as u64;
+            self.counters.raise(LED_AFTER, took);
+            self.counters.add(LED_LATE, u64::from(took > 400));
+        }
         led
     }
 }
