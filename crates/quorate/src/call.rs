@@ -48,6 +48,8 @@ pub(crate) enum Written {
     Applied { log_id: LogId, response: Bytes },
     /// The node asked does not lead; it never entered a log.
     NotLeader { leader: Option<NodeId> },
+    /// The node asked does not lead under the leader id that the write is for; it never entered a log.
+    OtherLeader { leader: Option<NodeId> },
     /// It never entered a log, and may be sent again.
     Busy,
     /// The disk is full; it never entered a log.
@@ -79,7 +81,7 @@ pub(crate) enum Call {
     /// The answer: done, or ask this leader.
     Joined { group: GroupId, id: CallId, done: bool, leader: Option<NodeId> },
     /// Propose an entry: a command, or one about sessions. Calls of this run below `low` are answered or given up.
-    Write { group: GroupId, id: CallId, low: u64, entry: EntryKind, payload: Bytes },
+    Write { group: GroupId, id: CallId, low: u64, entry: EntryKind, only: Option<LeaderId>, payload: Bytes },
     /// The answer.
     Written { group: GroupId, id: CallId, written: Written },
 }
@@ -122,10 +124,11 @@ impl Call {
                 out.put_u8(u8::from(*done));
                 put_node(&mut out, *leader);
             }
-            Call::Write { group, id, low, entry, payload } => {
+            Call::Write { group, id, low, entry, only, payload } => {
                 head(&mut out, WRITE, group, id);
                 out.put_u64_le(*low);
                 out.put_u8(entry.to_byte());
+                put_leader_id(&mut out, *only);
                 put_bytes(&mut out, payload);
             }
             Call::Written { group, id, written } => {
@@ -170,7 +173,8 @@ impl Call {
             WRITE => {
                 let low = bytes.try_get_u64_le().ok()?;
                 let entry = EntryKind::from_byte(bytes.try_get_u8().ok()?)?;
-                Call::Write { group, id, low, entry, payload: take_bytes(&mut bytes)? }
+                let only = take_leader_id(&mut bytes)?;
+                Call::Write { group, id, low, entry, only, payload: take_bytes(&mut bytes)? }
             }
             WRITTEN => Call::Written { group, id, written: take_written(&mut bytes)? },
             _ => return None,
@@ -188,6 +192,10 @@ fn put_written(out: &mut Vec<u8>, written: &Written) {
         }
         Written::NotLeader { leader } => {
             out.put_u8(1);
+            put_node(out, *leader);
+        }
+        Written::OtherLeader { leader } => {
+            out.put_u8(9);
             put_node(out, *leader);
         }
         Written::Busy => out.put_u8(2),
@@ -253,6 +261,7 @@ fn take_written(bytes: &mut Bytes) -> Option<Written> {
         6 => Written::Session(SessionOutcome::Done(take_log_id(bytes)?)),
         7 => Written::Session(SessionOutcome::Unreadable(take_log_id(bytes)?)),
         8 => Written::Session(SessionOutcome::Refused(take_refusal(bytes)?)),
+        9 => Written::OtherLeader { leader: take_node(bytes)? },
         _ => return None,
     })
 }
@@ -266,6 +275,20 @@ fn take_node(bytes: &mut Bytes) -> Option<Option<NodeId>> {
     let known = take_flag(bytes)?;
     let id = NodeId(bytes.try_get_u64_le().ok()?);
     Some(known.then_some(id))
+}
+
+fn put_leader_id(out: &mut Vec<u8>, leader_id: Option<LeaderId>) {
+    out.put_u8(u8::from(leader_id.is_some()));
+    let LeaderId { term, node_id } = leader_id.unwrap_or_default();
+    out.put_u64_le(term);
+    out.put_u64_le(node_id.0);
+}
+
+fn take_leader_id(bytes: &mut Bytes) -> Option<Option<LeaderId>> {
+    let given = take_flag(bytes)?;
+    let term = bytes.try_get_u64_le().ok()?;
+    let leader_id = LeaderId { term, node_id: NodeId(bytes.try_get_u64_le().ok()?) };
+    Some(given.then_some(leader_id))
 }
 
 fn take_flag(bytes: &mut Bytes) -> Option<bool> {
@@ -302,6 +325,7 @@ mod tests {
             Written::Applied { log_id, response: Bytes::from_static(b"yes") },
             Written::NotLeader { leader: Some(NodeId(0)) },
             Written::NotLeader { leader: None },
+            Written::OtherLeader { leader: Some(NodeId(2)) },
             Written::Busy,
             Written::StorageFull,
             Written::Malformed { text: "no".into() },
@@ -316,8 +340,22 @@ mod tests {
             Call::Probe { group, id, cluster: ClusterId(4), incarnation: Incarnation(5), address: "here:1".into() },
             Call::Join { group, id, address: "there:1".into() },
             Call::Joined { group, id, done: true, leader: None },
-            Call::Write { group, id, low: 3, entry: EntryKind::Command, payload: Bytes::from_static(b"put") },
-            Call::Write { group, id, low: 3, entry: EntryKind::SessionCommand, payload: Bytes::from_static(b"put") },
+            Call::Write {
+                group,
+                id,
+                low: 3,
+                entry: EntryKind::Command,
+                only: Some(log_id.leader_id),
+                payload: Bytes::from_static(b"put"),
+            },
+            Call::Write {
+                group,
+                id,
+                low: 3,
+                entry: EntryKind::SessionCommand,
+                only: None,
+                payload: Bytes::from_static(b"put"),
+            },
         ];
         for standing in [Standing::Blank, Standing::Named, Standing::NamedOtherwise, Standing::NotNamed] {
             let (cluster, incarnation) = (ClusterId(1), Incarnation(2));

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::{ConfigError, Incarnation, LogId, NodeId, Refusal, TransferFailure};
+use quorate_core::{ConfigError, Incarnation, LeaderId, LogId, NodeId, Refusal, TransferFailure};
 
 use crate::PayloadError;
 
@@ -73,6 +73,14 @@ pub enum ClientWriteError {
         /// The last leader that was known, if any.
         leader: Option<NodeId>,
     },
+    /// The write was [only for this leader](crate::WriteBuilder::with_leader), which leads no more; not applied, and
+    /// never will be under this condition.
+    LeaderChanged {
+        /// The leader that the write was for.
+        wanted: LeaderId,
+        /// Who leads now, if known.
+        leader: Option<NodeId>,
+    },
     /// The command may or may not be applied, now or later: the deadline passed, or the leader was lost, after
     /// it entered a log.
     OutcomeUnknown,
@@ -94,6 +102,7 @@ impl ClientWriteError {
             ClientWriteError::Overloaded
             | ClientWriteError::StorageFull
             | ClientWriteError::NoLeader { .. }
+            | ClientWriteError::LeaderChanged { .. }
             | ClientWriteError::Closed(_) => true,
             ClientWriteError::TooLarge { .. }
             | ClientWriteError::Encode(_)
@@ -125,6 +134,12 @@ impl fmt::Display for ClientWriteError {
             }
             ClientWriteError::NoLeader { leader: Some(id) } => {
                 write!(f, "write refused: leader {id} did not take it in time; try again")
+            }
+            ClientWriteError::LeaderChanged { wanted, leader: None } => {
+                write!(f, "write refused: {wanted} leads no more; find out who does, and decide again")
+            }
+            ClientWriteError::LeaderChanged { wanted, leader: Some(id) } => {
+                write!(f, "write refused: {wanted} leads no more, node {id} does; decide again")
             }
             ClientWriteError::OutcomeUnknown => {
                 f.write_str("write outcome unknown: it may or may not be applied; read before you write it again")

@@ -42,6 +42,7 @@ mod tuning;
 #[cfg(feature = "sim")]
 pub mod virtual_node;
 mod write;
+mod write_builder;
 
 pub use builder::Builder;
 pub use change::CatchUp;
@@ -63,6 +64,7 @@ pub use snapshot::{ReceivedContent, SnapshotStore, SnapshotWriter, StoredSnapsho
 pub use state_machine::{EntryContext, Frozen, Payload, PayloadError, RaftStateMachine, Raw};
 pub use storage::{Completions, LogWrite, RaftLogStorage};
 pub use tuning::RuntimeConfig;
+pub use write_builder::{Submitted, WriteBuilder, WriteManyBuilder};
 
 pub use quorate_core::{
     ChangeMembers, ChangeTerms, ClusterId, ConfigError, GroupId, Incarnation, LeaderId, LeaderIdMode, LeasePolicy,

@@ -8,11 +8,11 @@ use quorate_core::{ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, N
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::Input;
-use crate::group::{ApplyQueue, Node, ProposalQueue};
+use crate::group::{ApplyQueue, Node, ProposalQueue, Terms};
 use crate::host::{HostInner, initialize};
 use crate::{
     Builder, ChangeError, ClientWriteError, ClosedReason, Host, InitializeError, RaftMetrics, RaftStateMachine,
-    ReadError, SnapshotError, Wait,
+    ReadError, SnapshotError, Wait, WriteBuilder, WriteManyBuilder,
 };
 
 /// Pause before a refused request is made again, if nothing tells when it may succeed.
@@ -88,7 +88,7 @@ impl<S: RaftStateMachine> Raft<S> {
         command: S::Command,
     ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
         let group = Arc::clone(&self.group);
-        async move { group.write(command, None).await }
+        async move { group.write(command, Terms::default(), None).await }
     }
 
     /// As [`client_write`](Self::client_write), up to another deadline.
@@ -101,7 +101,7 @@ impl<S: RaftStateMachine> Raft<S> {
         deadline: Instant,
     ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
         let group = Arc::clone(&self.group);
-        async move { group.write(command, Some(deadline)).await }
+        async move { group.write(command, Terms::default(), Some(deadline)).await }
     }
 
     /// As [`client_write`](Self::client_write), but fails at once if this node does not lead or has no room.
@@ -122,7 +122,27 @@ impl<S: RaftStateMachine> Raft<S> {
         commands: Vec<S::Command>,
     ) -> impl Future<Output = Vec<ClientWriteResult<S::Response>>> + Send + use<S> {
         let group = Arc::clone(&self.group);
-        async move { group.write_many(commands).await }
+        async move { group.write_many(commands, None).await }
+    }
+
+    /// Describes a write of which more is asked: only under a given leader, told when it is committed, or not waited
+    /// for. [`client_write`](Self::client_write) is the short form.
+    ///
+    /// ```
+    /// # use quorate::{ClientWriteError, Raft, RaftStateMachine};
+    /// # async fn add<S: RaftStateMachine<Command = u64>>(raft: &Raft<S>) -> Result<(), ClientWriteError> {
+    /// let written = raft.write(5).on_commit(|log_id| println!("committed at {log_id}")).await?;
+    /// // This node, or another, decided something under the leader of that entry: it must not be acted on later.
+    /// raft.write(6).with_leader(written.log_id.leader_id).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn write(&self, command: S::Command) -> WriteBuilder<S> {
+        WriteBuilder::new(Arc::clone(&self.group), command)
+    }
+
+    /// As [`client_write_many`](Self::client_write_many), if more is asked of the writes.
+    pub fn write_many(&self, commands: Vec<S::Command>) -> WriteManyBuilder<S> {
+        WriteManyBuilder::new(Arc::clone(&self.group), commands)
     }
 
     /// Writes an entry that changes nothing, a barrier: returns its log id once it is committed and applied on the

@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 use crate::driver::{Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship, Tune};
 use crate::durable::Durable;
 use crate::group::{
-    Applies, ApplyQueue, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Work, entry_bytes,
-    outgoing,
+    Applies, ApplyQueue, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Terms, Work,
+    entry_bytes, outgoing,
 };
 use crate::host::{Disks, find};
 use crate::session::{SessionOutcome, SessionRefusal, SessionTable};
@@ -92,6 +92,11 @@ pub enum Answer<R> {
     /// Certainly not applied: this node does not lead.
     NotLeader {
         /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// Certainly not applied: it was for another leader id.
+    OtherLeader {
+        /// Who leads, if known.
         leader: Option<NodeId>,
     },
     /// Certainly not applied, for another reason.
@@ -417,8 +422,18 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         self.write_entry(call, EntryKind::Command, payload);
     }
 
+    /// As [`write`](Self::write), but only if this leader id leads when it is proposed.
+    pub fn write_if(&self, call: CallId, only: LeaderId, payload: &[u8]) {
+        let terms = Terms { only: Some(only), on_commit: None };
+        self.write_on(call, EntryKind::Command, payload, &terms);
+    }
+
     /// Puts an entry of a client into the queue of writes: a command, or one about sessions.
     pub fn write_entry(&self, call: CallId, kind: EntryKind, payload: &[u8]) {
+        self.write_on(call, kind, payload, &Terms::default());
+    }
+
+    fn write_on(&self, call: CallId, kind: EntryKind, payload: &[u8], terms: &Terms) {
         if !self.proposals.window.take(entry_bytes(payload.len()), self.window_bytes) {
             return self.answers.lock().push((call, Answer::Refused));
         }
@@ -427,6 +442,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
             let answer = match result {
                 Ok((log_id, response)) => Answer::Applied { log_id, response },
                 Err(Failure::NotLeader(leader)) => Answer::NotLeader { leader },
+                Err(Failure::OtherLeader { leader, .. }) => Answer::OtherLeader { leader },
                 Err(Failure::StorageFull | Failure::Replaced | Failure::Closed(_)) => Answer::Refused,
                 Err(Failure::Unknown) => Answer::Unknown,
                 Err(Failure::Session(SessionOutcome::Done(log_id))) => Answer::SessionDone { log_id },
@@ -435,8 +451,8 @@ impl<S: RaftStateMachine> VirtualNode<S> {
             };
             answers.lock().push((call, answer));
         };
-        match self.proposals.push_remote(kind, payload, Box::new(responder)) {
-            Ok(()) => self.shell.state.lock().awake = true,
+        match self.proposals.push_remote(kind, payload, terms, Box::new(responder)) {
+            Ok(_duty) => self.shell.state.lock().awake = true,
             Err(_closed) => self.answers.lock().push((call, Answer::Refused)),
         }
     }

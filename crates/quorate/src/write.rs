@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use quorate_core::{LogId, NodeId};
+use quorate_core::{LeaderId, LogId, NodeId};
 use quorate_wire::EntryKind;
 use tokio::time::timeout_at;
 
 use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
-use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, entry_bytes};
+use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Terms, entry_bytes};
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::check_session_entry;
@@ -28,6 +28,9 @@ pub(crate) enum Stop {
     /// For good.
     Error(ClientWriteError),
 }
+
+/// Told how a write ended.
+pub(crate) type OnApply<R> = Box<dyn FnOnce(ClientWriteResult<R>) + Send>;
 
 pub(crate) type Attempt<R> = Result<(LogId, R), Stop>;
 
@@ -60,19 +63,79 @@ impl<S: RaftStateMachine> Group<S> {
     pub(crate) async fn write(
         self: Arc<Self>,
         mut command: S::Command,
+        terms: Terms,
         deadline: Option<Instant>,
     ) -> ClientWriteResult<S::Response> {
-        if deadline.is_some() || !self.node.leads() {
-            return Box::pin(self.write_with_patience(command, deadline, None)).await;
+        if deadline.is_some() || !self.goes_here(terms.only) {
+            return Box::pin(self.write_with_patience(command, terms, deadline, None, None)).await;
         }
         // No timer and no clock on this path: who waits too long is answered by the node's task.
-        match self.write_here(&mut command, Room::Take).await {
-            Ok((log_id, response)) => Ok(ClientWriteResponse { log_id, response }),
+        match self.write_here(&mut command, &terms, Room::Take).await {
+            Ok((log_id, response)) => {
+                terms.committed(log_id);
+                Ok(ClientWriteResponse { log_id, response })
+            }
             Err((stop, since)) => {
                 let deadline = since.unwrap_or_else(Instant::now) + self.host.config.write_timeout;
-                Box::pin(self.write_with_patience(command, Some(deadline), Some(stop))).await
+                Box::pin(self.write_with_patience(command, terms, Some(deadline), Some(stop), None)).await
             }
         }
+    }
+
+    /// Whether a write goes into this node's queue. For the leader that is given, whatever is believed of it: the
+    /// driver knows when it comes to it.
+    fn goes_here(&self, only: Option<LeaderId>) -> bool {
+        only.map_or_else(|| self.node.leads(), |leader_id| leader_id.node_id == self.node.me)
+    }
+
+    /// Puts a write on its way; `done` is told how it ended, if this returns without an error.
+    pub(crate) fn send(
+        self: &Arc<Self>,
+        command: S::Command,
+        terms: Terms,
+        deadline: Option<Instant>,
+        done: OnApply<S::Response>,
+    ) -> Result<(), ClientWriteError> {
+        if let Some(reason) = self.node.closed() {
+            return Err(ClientWriteError::Closed(reason.clone()));
+        }
+        let group = Arc::clone(self);
+        with_scratch(|scratch| {
+            self.encode(&command, scratch)?;
+            let bytes = entry_bytes(scratch.len());
+            if !self.proposals.window.take(bytes, self.limit()) {
+                return Err(ClientWriteError::Overloaded);
+            }
+            if deadline.is_some() || !self.goes_here(terms.only) {
+                let permit = Permit { window: Arc::clone(&self.proposals.window), bytes };
+                let write =
+                    async move { done(group.write_with_patience(command, terms, deadline, None, Some(permit)).await) };
+                drop(self.node.runtime.spawn(write));
+                return Ok(());
+            }
+            let asked = terms.clone();
+            let responder: Responder<S::Response> = Box::new(move |result| match result {
+                Ok((log_id, response)) => {
+                    terms.committed(log_id);
+                    done(Ok(ClientWriteResponse { log_id, response }));
+                }
+                Err(failure @ (Failure::NotLeader(_) | Failure::Replaced)) => {
+                    let runtime = group.node.runtime.clone();
+                    let last = Some(Stop::Failed(failure));
+                    let again = async move { done(group.write_with_patience(command, terms, None, last, None).await) };
+                    drop(runtime.spawn(again));
+                }
+                Err(failure) => done(Err(group.error_of(failure))),
+            });
+            match self.proposals.push_remote(EntryKind::Command, scratch, &asked, responder) {
+                Ok(Duty::Nothing) => Ok(()),
+                Ok(Duty::ComeBack | Duty::Wake) => {
+                    self.node.step_there();
+                    Ok(())
+                }
+                Err(reason) => Err(ClientWriteError::Closed(reason)),
+            }
+        })
     }
 
     /// Writes on this node, now or not at all.
@@ -80,7 +143,7 @@ impl<S: RaftStateMachine> Group<S> {
         if !self.node.leads() {
             return Err(self.not_here());
         }
-        match self.write_here(&mut command, Room::Take).await {
+        match self.write_here(&mut command, &Terms::default(), Room::Take).await {
             Ok((log_id, response)) => Ok(ClientWriteResponse { log_id, response }),
             Err((Stop::Error(error), _)) => Err(error),
             Err((Stop::NoRoom, _)) => Err(ClientWriteError::Overloaded),
@@ -99,6 +162,7 @@ impl<S: RaftStateMachine> Group<S> {
         match failure {
             Failure::NotLeader(leader) => ClientWriteError::NoLeader { leader },
             Failure::Replaced => ClientWriteError::NoLeader { leader: self.node.leader() },
+            Failure::OtherLeader { wanted, leader } => ClientWriteError::LeaderChanged { wanted, leader },
             Failure::StorageFull => ClientWriteError::StorageFull,
             Failure::Closed(reason) => ClientWriteError::Closed(reason),
             // Only entries about sessions end so, and they are not written here.
@@ -110,10 +174,10 @@ impl<S: RaftStateMachine> Group<S> {
 
     /// Puts the command into the queue and waits for its response. The command is lent as mutable because a
     /// shared reference could not be kept across threads.
-    async fn write_here(&self, command: &mut S::Command, room: Room) -> AttemptHere<S::Response> {
+    async fn write_here(&self, command: &mut S::Command, terms: &Terms, room: Room) -> AttemptHere<S::Response> {
         let mut ticket: Option<Ticket<'_, S>> = None;
         std::future::poll_fn(|context| match &mut ticket {
-            None => match self.enqueue(command, room, context.waker()) {
+            None => match self.enqueue(command, terms, room, context.waker()) {
                 Ok(joined) => {
                     ticket = Some(Ticket::new(self, joined, context));
                     Poll::Pending
@@ -133,6 +197,7 @@ impl<S: RaftStateMachine> Group<S> {
     fn enqueue(
         &self,
         command: &mut S::Command,
+        terms: &Terms,
         room: Room,
         waker: &std::task::Waker,
     ) -> Result<Joined<S::Response>, Stop> {
@@ -141,7 +206,7 @@ impl<S: RaftStateMachine> Group<S> {
             if room == Room::Take && !self.proposals.window.take(entry_bytes(scratch.len()), self.limit()) {
                 return Err(Stop::NoRoom);
             }
-            let joined = self.proposals.push(EntryKind::Command, scratch, Some(waker.clone()));
+            let joined = self.proposals.push(EntryKind::Command, scratch, terms, Some(waker.clone()));
             joined.map_err(|reason| Stop::Error(ClientWriteError::Closed(reason)))
         })
     }
@@ -167,8 +232,10 @@ impl<S: RaftStateMachine> Group<S> {
     async fn write_with_patience(
         self: Arc<Self>,
         mut command: S::Command,
+        terms: Terms,
         deadline: Option<Instant>,
         mut last: Option<Stop>,
+        mut permit: Option<Permit>,
     ) -> ClientWriteResult<S::Response> {
         let deadline = deadline.unwrap_or_else(|| Instant::now() + self.host.config.write_timeout);
         let mut leaders = self.node.watch_leader();
@@ -176,8 +243,6 @@ impl<S: RaftStateMachine> Group<S> {
         self.encode(&command, &mut encoded)?;
         let encoded = Bytes::from(encoded);
         loop {
-            // Given back if the caller stops waiting for a leader.
-            let mut permit = None;
             match last {
                 None => {}
                 Some(Stop::Error(error)) => return Err(error),
@@ -187,7 +252,11 @@ impl<S: RaftStateMachine> Group<S> {
                     if timeout_at(deadline.into(), free).await.is_err() {
                         return Err(ClientWriteError::Overloaded);
                     }
+                    // Given back if the caller stops waiting for a leader.
                     permit = Some(Permit { window: Arc::clone(&self.proposals.window), bytes });
+                }
+                Some(Stop::Failed(Failure::Replaced)) if let Some(wanted) = terms.only => {
+                    return Err(ClientWriteError::LeaderChanged { wanted, leader: self.node.leader() });
                 }
                 Some(Stop::Failed(failure @ (Failure::NotLeader(_) | Failure::Replaced))) => {
                     // A known other leader is asked at once; else something has to change first.
@@ -199,25 +268,48 @@ impl<S: RaftStateMachine> Group<S> {
                 }
                 Some(Stop::Failed(failure)) => return Err(self.error_of(failure)),
             }
-            let leader = self.leader_before(deadline, &mut leaders).await?;
+            let leader = match terms.only {
+                Some(leader_id) => {
+                    leaders.borrow_and_update();
+                    // Whatever was tried before never entered a log.
+                    if let Some(error) = self.lost_leader(&terms) {
+                        return Err(error);
+                    }
+                    leader_id.node_id
+                }
+                None => self.leader_before(deadline, &mut leaders).await?,
+            };
             let attempt = if leader == self.node.me {
                 // From here on the queue gives the bytes back: the write is put there before anything is waited for.
-                let room = permit.map_or(Room::Take, |mut permit: Permit| {
+                let room = permit.take().map_or(Room::Take, |mut permit: Permit| {
                     permit.bytes = 0;
                     Room::Taken
                 });
-                let here = self.write_here(&mut command, room);
+                let here = self.write_here(&mut command, &terms, room);
                 timeout_at(deadline.into(), here).await.map(|attempt| attempt.map_err(|(stop, _)| stop))
             } else {
-                drop(permit);
-                timeout_at(deadline.into(), self.write_there(leader, EntryKind::Command, encoded.clone())).await
+                let there = self.write_there(leader, EntryKind::Command, terms.only, encoded.clone());
+                timeout_at(deadline.into(), there).await
             };
             match attempt {
-                Ok(Ok((log_id, response))) => return Ok(ClientWriteResponse { log_id, response }),
+                Ok(Ok((log_id, response))) => {
+                    terms.committed(log_id);
+                    return Ok(ClientWriteResponse { log_id, response });
+                }
                 Ok(Err(stop)) => last = Some(stop),
                 Err(_elapsed) => return Err(ClientWriteError::OutcomeUnknown),
             }
         }
+    }
+
+    /// That the leader which the write is for leads no more, if that is certain: this node is closed, or accepted a
+    /// later leader, so that a quorum takes no more entries of the earlier one.
+    fn lost_leader(&self, terms: &Terms) -> Option<ClientWriteError> {
+        if let Some(reason) = self.node.closed() {
+            return Some(ClientWriteError::Closed(reason.clone()));
+        }
+        let (wanted, accepted) = (terms.only?, self.node.accepted());
+        (accepted > wanted).then(|| ClientWriteError::LeaderChanged { wanted, leader: self.node.leader() })
     }
 
     /// The leader, as soon as there is one.
@@ -240,9 +332,15 @@ impl<S: RaftStateMachine> Group<S> {
     }
 
     /// Sends an entry to the leader and waits for its answer.
-    pub(crate) async fn write_there(&self, leader: NodeId, entry: EntryKind, payload: Bytes) -> Attempt<S::Response> {
+    pub(crate) async fn write_there(
+        &self,
+        leader: NodeId,
+        entry: EntryKind,
+        only: Option<LeaderId>,
+        payload: Bytes,
+    ) -> Attempt<S::Response> {
         let group = self.node.group;
-        let question = |id, low| Call::Write { group, id, low, entry, payload };
+        let question = |id, low| Call::Write { group, id, low, entry, only, payload };
         let mut asked = self.host.calls.ask(&*self.host.network, leader, question);
         if asked.unsent {
             return Err(Stop::Failed(Failure::NotLeader(None)));
@@ -256,6 +354,10 @@ impl<S: RaftStateMachine> Group<S> {
                 Err(error) => Err(Stop::Error(ClientWriteError::Response { log_id, error })),
             },
             Written::NotLeader { leader } => Err(Stop::Failed(Failure::NotLeader(leader))),
+            Written::OtherLeader { leader } => Err(Stop::Failed(match only {
+                Some(wanted) => Failure::OtherLeader { wanted, leader },
+                None => Failure::NotLeader(leader),
+            })),
             Written::Busy => Err(Stop::Failed(Failure::NotLeader(Some(leader)))),
             Written::StorageFull => Err(Stop::Error(ClientWriteError::StorageFull)),
             Written::Malformed { text } => Err(Stop::Error(ClientWriteError::Encode(PayloadError(text)))),
@@ -270,17 +372,18 @@ impl<S: RaftStateMachine> Group<S> {
     pub(crate) async fn write_many(
         self: Arc<Self>,
         mut commands: Vec<S::Command>,
+        only: Option<LeaderId>,
     ) -> Vec<ClientWriteResult<S::Response>> {
         let mut results: Vec<Option<ClientWriteResult<S::Response>>> = Vec::with_capacity(commands.len());
-        if self.node.leads() {
-            self.write_many_here(&mut commands, &mut results).await;
+        if self.goes_here(only) {
+            self.write_many_here(&mut commands, only, &mut results).await;
         }
         results.resize_with(commands.len(), || None);
         let mut done = Vec::with_capacity(commands.len());
         for (command, result) in commands.into_iter().zip(results) {
             done.push(match result {
                 Some(result) => result,
-                None => Arc::clone(&self).write(command, None).await,
+                None => Arc::clone(&self).write(command, Terms { only, on_commit: None }, None).await,
             });
         }
         done
@@ -290,6 +393,7 @@ impl<S: RaftStateMachine> Group<S> {
     async fn write_many_here(
         &self,
         commands: &mut [S::Command],
+        only: Option<LeaderId>,
         results: &mut Vec<Option<ClientWriteResult<S::Response>>>,
     ) {
         let mut refused = Vec::new();
@@ -304,7 +408,7 @@ impl<S: RaftStateMachine> Group<S> {
             }
             let bytes = entry_bytes(0) * ends.len() + scratch.len();
             match self.proposals.window.take(bytes, self.limit()) {
-                true if !ends.is_empty() => runs = self.proposals.push_many(scratch, &ends),
+                true if !ends.is_empty() => runs = self.proposals.push_many(scratch, &ends, only),
                 true => {}
                 false => refused.clear(),
             }
@@ -389,10 +493,11 @@ impl<S: RaftStateMachine> Port for Group<S> {
         &self.node
     }
 
-    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, entry: EntryKind, payload: Bytes) {
+    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, entry: EntryKind, only: Option<LeaderId>, payload: Bytes) {
         let (group, host) = (self.node.group, Arc::clone(&self.host));
         let reply = move |written| answer(&*host.network, from, &Call::Written { group, id, written });
-        if !self.node.leads() {
+        // Whether a given leader id leads is for the driver to say.
+        if only.is_none() && !self.node.leads() {
             return reply(Written::NotLeader { leader: self.node.leader() });
         }
         if let Err(text) = self.check(entry, &payload) {
@@ -404,8 +509,8 @@ impl<S: RaftStateMachine> Port for Group<S> {
         let node = Arc::clone(&self.node);
         let answer_later = reply.clone();
         let responder: Responder<S::Response> = Box::new(move |result| answer_later(written::<S>(result, &node)));
-        match self.proposals.push_remote(entry, &payload, responder) {
-            Ok(()) => self.host.step(&self.node),
+        match self.proposals.push_remote(entry, &payload, &Terms { only, on_commit: None }, responder) {
+            Ok(_duty) => self.host.step(&self.node),
             Err(_closed) => reply(Written::NotLeader { leader: None }),
         }
     }
@@ -447,6 +552,7 @@ fn written<S: RaftStateMachine>(result: Result<(LogId, S::Response), Failure>, n
             }
         }
         Err(Failure::NotLeader(leader)) => Written::NotLeader { leader },
+        Err(Failure::OtherLeader { leader, .. }) => Written::OtherLeader { leader },
         Err(Failure::Replaced | Failure::Closed(ClosedReason::Shutdown)) => {
             Written::NotLeader { leader: node.leader().filter(|leader| *leader != node.me) }
         }

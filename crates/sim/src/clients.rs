@@ -8,7 +8,7 @@ use quorate::advanced::sessions::SessionRefusal;
 use quorate::advanced::wire::EntryKind;
 use quorate::virtual_node::{Answer, CallId};
 use quorate::{Payload, RaftStateMachine, ReadPolicy};
-use quorate_core::NodeId;
+use quorate_core::{LeaderId, LogId, NodeId};
 
 use crate::edits::Decision;
 use crate::goals::Goal;
@@ -27,6 +27,8 @@ const MOST_UNDER_WAY: usize = 16;
 
 enum Asked<W: Workload> {
     Write(Vec<u8>),
+    /// Only for this leader, and asked of it.
+    WriteIf(LeaderId, Vec<u8>),
     /// A command of a session: repeated until it is answered.
     Numbered(Numbered),
     Read(ReadPolicy, LookAt<W::Machine, W::Seen>),
@@ -62,6 +64,8 @@ pub(crate) struct Clients<W: Workload> {
     pub(crate) unknown: u64,
     seen: SeenList<W::Seen>,
     leader: Option<NodeId>,
+    /// The leader that took the last command that was answered.
+    took: Option<LeaderId>,
     /// No more operations are started from here on.
     pub(crate) limit: u64,
 }
@@ -82,6 +86,7 @@ impl<W: Workload> Clients<W> {
             unknown: 0,
             seen: Arc::new(Mutex::new(Vec::new())),
             leader: None,
+            took: None,
             limit: options.operations,
         }
     }
@@ -141,7 +146,10 @@ impl<W: Workload> World<W> {
                     }
                     let payload = bytes.unwrap_or_default();
                     match numbered {
-                        None => Asked::Write(payload),
+                        None => match clients.took.filter(|_| chance.chance(self.options.conditions)) {
+                            Some(leader_id) => Asked::WriteIf(leader_id, payload),
+                            None => Asked::Write(payload),
+                        },
                         Some(command) => Asked::Numbered(Numbered { payload, ..command }),
                     }
                 }
@@ -184,7 +192,11 @@ impl<W: Workload> World<W> {
         let call = self.clients.new_call();
         let Some(attempt) = self.clients.open.get(&op) else { return };
         let leader = if matches!(attempt.asked, Asked::Read(..)) { 0 } else { 900 };
-        let at = self.someone(leader);
+        let named = match attempt.asked {
+            Asked::WriteIf(leader_id, _) => self.places.iter().position(|place| place.id == leader_id.node_id),
+            Asked::Write(_) | Asked::Numbered(_) | Asked::Read(..) => None,
+        };
+        let at = named.unwrap_or_else(|| self.someone(leader));
         let later = self.now + self.patience(attempt_number(self.clients.open.get(&op)));
         let clients = &mut self.clients;
         let Some(attempt) = clients.open.get_mut(&op) else { return };
@@ -202,6 +214,7 @@ impl<W: Workload> World<W> {
         clients.calls.insert(call, op);
         match &mut attempt.asked {
             Asked::Write(bytes) => running.node.write(call, bytes),
+            Asked::WriteIf(leader_id, bytes) => running.node.write_if(call, *leader_id, bytes),
             Asked::Numbered(command) => {
                 clients.sessions.head(client, command);
                 running.node.write_entry(call, EntryKind::SessionCommand, &command.payload);
@@ -266,7 +279,13 @@ impl<W: Workload> World<W> {
         let client = attempt.client;
         match answer {
             Answer::Applied { log_id, response } => {
-                self.finish(op, Some(log_id.index), Returned::Written(response));
+                self.clients.took = Some(log_id.leader_id);
+                self.finish_at(op, log_id, response);
+            }
+            Answer::OtherLeader { leader } => {
+                self.clients.leader = leader;
+                self.reach(Goal::RefusedLeader);
+                self.finish(op, None, Returned::NotApplied);
             }
             Answer::NotLeader { leader } => {
                 attempt.maybe = attempt.maybe_before;
@@ -306,8 +325,23 @@ impl<W: Workload> World<W> {
     fn session_of(&self, op: u64) -> Option<u64> {
         match &self.clients.open.get(&op)?.asked {
             Asked::Numbered(command) => Some(command.session),
-            Asked::Write(_) | Asked::Read(..) => None,
+            Asked::Write(_) | Asked::WriteIf(..) | Asked::Read(..) => None,
         }
+    }
+
+    /// A command is applied: if it was for one leader, then under that.
+    fn finish_at(&mut self, op: u64, log_id: LogId, response: <W::Machine as RaftStateMachine>::Response) {
+        let wanted = self.clients.open.get(&op).and_then(|attempt| match attempt.asked {
+            Asked::WriteIf(leader_id, _) => Some(leader_id),
+            Asked::Write(_) | Asked::Numbered(_) | Asked::Read(..) => None,
+        });
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != log_id.leader_id) {
+            return self.fail(format!("conditional write: operation {op} is for {wanted}, and applied as {log_id}"));
+        }
+        if wanted.is_some() {
+            self.reach(Goal::ConditionHeld);
+        }
+        self.finish(op, Some(log_id.index), Returned::Written(response));
     }
 
     /// An attempt was refused because its session is no more: it is not applied, and no later one will be.
@@ -346,7 +380,7 @@ impl<W: Workload> World<W> {
         }
         // A write that is certainly not in any log now never will be; a read has no effect.
         let idle = match &attempt.asked {
-            Asked::Write(_) => attempt.call.is_none(),
+            Asked::Write(_) | Asked::WriteIf(..) => attempt.call.is_none(),
             Asked::Numbered(_) => !attempt.maybe,
             Asked::Read(..) => true,
         };
@@ -357,7 +391,7 @@ impl<W: Workload> World<W> {
         let place = &self.places[attempt.node];
         let session = match &attempt.asked {
             Asked::Numbered(command) => Some(command.session),
-            Asked::Write(_) | Asked::Read(..) => None,
+            Asked::Write(_) | Asked::WriteIf(..) | Asked::Read(..) => None,
         };
         let by = crate::workload::Asked { node: place.id.0, process: place.run, session, as_of };
         self.digest.word(12 + op * 64);
@@ -385,7 +419,7 @@ impl<W: Workload> World<W> {
             .open
             .iter()
             .filter(|(_, attempt)| attempt.node == at && attempt.call.is_some())
-            .map(|(op, attempt)| (*op, attempt.client, !matches!(attempt.asked, Asked::Write(_))))
+            .map(|(op, attempt)| (*op, attempt.client, !matches!(attempt.asked, Asked::Write(_) | Asked::WriteIf(..))))
             .collect();
         for (op, client, again) in gone {
             match again {

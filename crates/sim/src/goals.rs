@@ -28,6 +28,10 @@ macro_rules! goals {
 }
 
 goals! {
+    /// A write for one leader was applied under it.
+    ConditionHeld = "conditional-write",
+    /// A write for one leader was refused, because that leader led no more.
+    RefusedLeader = "refused-leader",
     /// A session was opened.
     SessionOpened = "session-opened",
     /// A command of a session was applied, and its client told.

@@ -47,6 +47,8 @@ pub struct Options {
     pub batches: u32,
     /// Whether clients ask on without waiting for answers, so that a leader which is cut off takes many writes.
     pub hasty: bool,
+    /// Of a thousand commands without a session, so many are only for the leader that took an earlier one.
+    pub conditions: u32,
     /// Of a thousand clients, so many have sessions.
     pub sessions: u32,
     /// Whether the membership changes.
@@ -99,6 +101,7 @@ impl Options {
             reads: *rng.pick(&[200, 400, 600]),
             batches: *rng.pick(&[0, 100, 300]),
             hasty: false,
+            conditions: 0,
             sessions: 0,
             membership: rng.chance(500),
             triggers: rng.chance(500),
@@ -122,6 +125,7 @@ impl Options {
     fn draw_workload(&mut self, rng: &mut Rng) {
         self.sessions = *rng.pick(&[0, 400, 800]);
         self.hasty = rng.chance(150);
+        self.conditions = *rng.pick(&[0, 100, 400]);
     }
 
     /// Whether this node is a voter of the first membership.
@@ -168,8 +172,8 @@ impl fmt::Display for Options {
         writeln!(f, "  election timeout {election_timeout:?}, latency {latency:?}, disk {:?}", self.disk_latency)?;
         writeln!(
             f,
-            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille, sessions {} permille, hasty {}",
-            self.think, self.reads, self.batches, self.sessions, self.hasty
+            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille, sessions {} permille, hasty {}, conditions {} permille",
+            self.think, self.reads, self.batches, self.sessions, self.hasty, self.conditions
         )?;
         writeln!(
             f,

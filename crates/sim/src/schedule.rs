@@ -147,6 +147,7 @@ fields! {
     "reads": reads,
     "batches": batches,
     "hasty": hasty,
+    "conditions": conditions,
     "sessions": sessions,
     "membership": membership,
     "triggers": triggers,

@@ -24,7 +24,7 @@ use quorate_wire::{BatchBuilder, Batches, Packet};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use crate::group::{Failure, Fired, Permit, Proposals, ReadBatch, Taken, Waits};
+use crate::group::{CommitWaits, Failure, Fired, Permit, Proposals, ReadBatch, Taken, Waits, forget};
 use crate::{
     ChangeError, ClosedReason, InitializeError, RaftLogStorage, RaftNetwork, ReceivedSnapshot, SnapshotData,
     SnapshotError, StorageError,
@@ -228,6 +228,8 @@ pub(crate) struct Driver {
     proposed: VecDeque<u64>,
     /// Most of them.
     max_proposed: usize,
+    /// Who wants to know that a write is committed.
+    commit_waits: CommitWaits,
     waiting: BTreeMap<RequestId, Waiting>,
     next_request: u64,
     /// Acknowledgements of this turn, one a peer where the protocol allows it.
@@ -272,6 +274,7 @@ impl Driver {
             proposal: None,
             proposed: VecDeque::new(),
             max_proposed,
+            commit_waits: CommitWaits::default(),
             waiting: BTreeMap::new(),
             next_request: 0,
             replies: SmallVec::new(),
@@ -335,6 +338,7 @@ impl Driver {
             self.step(now, Event::Timeout, effects);
             self.report_completions(now, effects);
         }
+        self.commit_waits.tell(&self.core, &mut effects.fired);
         self.flush_replies();
         self.sent = None;
     }
@@ -459,7 +463,14 @@ impl Driver {
     /// Offers a batch of writes to the core: it is in the log, or refused, when this returns.
     fn propose(&mut self, now: Now, taken: Taken, effects: &mut Effects) {
         if self.storage.is_full() {
-            return taken.waits.fail(0, &Failure::StorageFull, &mut effects.fired);
+            return self.refuse(taken, &Failure::StorageFull, effects);
+        }
+        if let Some(wanted) = taken.only
+            && !self.leads_as(wanted)
+        {
+            // Nothing comes between this look and the step below: accepted is proposed under this leader id.
+            let leader = self.core.leader();
+            return self.refuse(taken, &Failure::OtherLeader { wanted, leader }, effects);
         }
         let request = self.new_request();
         let (count, bytes) = (taken.builder.count(), taken.builder.bytes() as u64);
@@ -469,6 +480,20 @@ impl Driver {
             debug_assert!(false, "the core answers a proposal in the step that brings it");
             taken.waits.fail(0, &Failure::Unknown, &mut effects.fired);
         }
+    }
+
+    fn leads_as(&self, leader_id: LeaderId) -> bool {
+        self.core.is_leader() && self.core.vote().leader_id == leader_id
+    }
+
+    /// Answers a batch of writes that never enters a log.
+    fn refuse(&mut self, taken: Taken, failure: &Failure, effects: &mut Effects) {
+        let Taken { builder, waits, permit, commits, .. } = taken;
+        self.proposals.recycle(builder);
+        // Room in the window is there again before the callers are woken.
+        drop(permit);
+        waits.fail(0, failure, &mut effects.fired);
+        forget(commits, &mut effects.fired);
     }
 
     /// Steps the core and performs what it asks for, then what that caused.
@@ -524,6 +549,7 @@ impl Driver {
             // Its step panicked: the commands may be on their way to the log.
             taken.waits.fail(0, &Failure::Unknown, fired);
         }
+        self.commit_waits.close(fired);
         for (_, waiting) in std::mem::take(&mut self.waiting) {
             match waiting {
                 Waiting::Read(batch, _) => batch.close(reason, fired),

@@ -7,7 +7,7 @@ use quorate_core::{
 use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries_of};
 
 use super::{ApplyJob, Driver, Effects, Fetch, Now, Ship, Waiting, note};
-use crate::group::{Failure, Permit, Taken};
+use crate::group::{Failure, Permit, Taken, forget};
 use crate::{ChangeError, ClosedReason, InitializeError, LogWrite, SnapshotError};
 
 impl Driver {
@@ -296,12 +296,13 @@ impl Driver {
 
     fn answer_proposal(&mut self, outcome: Outcome, effects: &mut Effects) {
         let Some(taken) = self.proposal.take() else { return };
-        let Taken { builder, waits, permit } = taken;
+        let Taken { builder, waits, permit, commits, only: _ } = taken;
         self.proposals.recycle(builder);
         match outcome {
             Outcome::Proposed(span) => {
                 self.proposed.push_back(span.last.index);
                 let first = LogId::new(span.last.leader_id, span.first_index());
+                self.commit_waits.proposed(first, commits);
                 effects.apply.push(ApplyJob::Expect { first, count: span.count(), waits, permit });
             }
             Outcome::Refused(refusal) => {
@@ -331,6 +332,7 @@ impl Driver {
                 };
                 release(permit);
                 waits.fail(0, &Failure::NotLeader(leader), &mut effects.fired);
+                forget(commits, &mut effects.fired);
             }
             Outcome::Read(_)
             | Outcome::MembershipChanged(_)
@@ -340,6 +342,7 @@ impl Driver {
             | Outcome::LogPurged(_)
             | Outcome::Unknown => {
                 waits.fail(0, &Failure::Unknown, &mut effects.fired);
+                forget(commits, &mut effects.fired);
             }
         }
     }

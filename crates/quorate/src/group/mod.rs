@@ -6,6 +6,7 @@ mod content;
 mod node;
 mod proposals;
 mod reads;
+mod terms;
 mod waits;
 
 pub(crate) use apply::{ApplyParts, ApplyQueue, Shell, Work};
@@ -17,4 +18,5 @@ pub(crate) use node::outgoing;
 pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock};
 pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, ReadBatch};
+pub(crate) use terms::{CommitSlot, CommitWaits, OnCommit, Terms, forget};
 pub(crate) use waits::{Failure, Fired, Permit, Responder, Room, WaitList, Waits};

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 use quorate_core::{
-    Bug, Event, GroupId, Instant, LogId, Membership, NodeId, SendOutcome, ServerState, Vote, WriteId, bug,
+    Bug, Event, GroupId, Instant, LeaderId, LogId, Membership, NodeId, SendOutcome, ServerState, Vote, WriteId, bug,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -127,6 +127,8 @@ struct Seat {
     forced: bool,
     /// What others were told.
     leader: Option<NodeId>,
+    /// The vote whose leader id others see.
+    accepted: Vote,
     /// Of the membership that others see.
     membership_log_id: LogId,
 }
@@ -176,6 +178,8 @@ pub(crate) struct Node {
     /// Whether this run of this node made the cluster.
     founder: AtomicBool,
     leader: watch::Sender<Option<NodeId>>,
+    /// The last leader id that this node accepted, or leads under.
+    accepted: RwLock<LeaderId>,
     membership: RwLock<Arc<Membership>>,
     transfers: Mutex<TransfersShown>,
     metrics: watch::Sender<RaftMetrics>,
@@ -222,6 +226,7 @@ impl Node {
             wall: parts.wall,
             founder: AtomicBool::new(false),
             leader: watch::Sender::new(None),
+            accepted: RwLock::new(LeaderId::default()),
             membership: RwLock::new(membership),
             seat: Mutex::new(Seat {
                 driver,
@@ -233,6 +238,7 @@ impl Node {
                 stale: true,
                 forced: false,
                 leader: None,
+                accepted: Vote::default(),
                 membership_log_id,
             }),
             metrics: parts.metrics,
@@ -435,6 +441,10 @@ impl Node {
         self.leads.store(core.is_leader(), Ordering::Relaxed);
         if self.blank.load(Ordering::Relaxed) && !is_blank(core) {
             self.blank.store(false, Ordering::Release);
+        }
+        if core.vote().committed && core.vote() != seat.accepted {
+            seat.accepted = core.vote();
+            *self.accepted.write() = core.vote().leader_id;
         }
         if core.membership_log_id() != seat.membership_log_id {
             seat.membership_log_id = core.membership_log_id();
@@ -656,6 +666,11 @@ impl Node {
 
     pub(crate) fn leader(&self) -> Option<NodeId> {
         *self.leader.borrow()
+    }
+
+    /// The last leader id that this node accepted, or leads under; the default if there was none.
+    pub(crate) fn accepted(&self) -> LeaderId {
+        *self.accepted.read()
     }
 
     /// The leader as it changes.

@@ -10,8 +10,10 @@ use std::task::Waker;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use quorate_core::LeaderId;
 use quorate_wire::{BatchBuilder, ENTRY_OVERHEAD_BYTES, EntryKind};
 
+use super::terms::{Commits, Terms, forget};
 use super::waits::{Failure, Fired, Permit, Responder, WaitList, Waits, Window};
 use crate::ClosedReason;
 
@@ -23,6 +25,9 @@ pub(crate) struct Taken {
     pub(crate) builder: BatchBuilder,
     pub(crate) waits: Arc<dyn Waits>,
     pub(crate) permit: Permit,
+    /// Refused unless this leader id leads when it is proposed.
+    pub(crate) only: Option<LeaderId>,
+    pub(crate) commits: Commits,
 }
 
 /// What the driver, which knows no types, does with the queue.
@@ -47,6 +52,9 @@ pub(crate) trait Proposals: Send + Sync {
 struct Open<R> {
     builder: BatchBuilder,
     waits: Arc<WaitList<R>>,
+    /// All of it is under the same condition.
+    only: Option<LeaderId>,
+    commits: Commits,
     /// The thread of the caller that opened it.
     thread: u64,
 }
@@ -126,20 +134,21 @@ impl<R: Send + 'static> ProposalQueue<R> {
         &self,
         kind: EntryKind,
         payload: &[u8],
+        terms: &Terms,
         waker: Option<Waker>,
     ) -> Result<Joined<R>, ClosedReason> {
-        self.add(kind, payload, |waits| waits.join(waker))
+        self.add(kind, payload, terms, |waits| waits.join(waker))
     }
 
-    /// Adds a peer's entry whose bytes were taken from the window.
+    /// Adds an entry that nobody polls for, whose bytes were taken from the window.
     pub(crate) fn push_remote(
         &self,
         kind: EntryKind,
         payload: &[u8],
+        terms: &Terms,
         responder: Responder<R>,
-    ) -> Result<(), ClosedReason> {
-        self.add(kind, payload, |waits| waits.join_remote(responder))?;
-        Ok(())
+    ) -> Result<Duty, ClosedReason> {
+        Ok(self.add(kind, payload, terms, |waits| waits.join_remote(responder))?.duty)
     }
 
     /// Whether the driver comes back to the queue without being woken.
@@ -149,7 +158,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
 
     /// Adds commands whose bytes were taken from the window: the parts of `payloads` that end at `ends`. Returns
     /// where each run of them waits, and its length; nothing if the queue is closed.
-    pub(crate) fn push_many(&self, payloads: &[u8], ends: &[usize]) -> Vec<(Joined<R>, usize)> {
+    pub(crate) fn push_many(&self, payloads: &[u8], ends: &[usize], only: Option<LeaderId>) -> Vec<(Joined<R>, usize)> {
         let mut runs: Vec<(Joined<R>, usize)> = Vec::new();
         let mut queue = self.queue.lock();
         if queue.closed.is_some() {
@@ -161,7 +170,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
         for end in ends {
             let payload = &payloads[start..*end];
             start = *end;
-            let open = self.open(&mut queue, payload.len());
+            let open = self.open(&mut queue, payload.len(), only);
             open.builder.push(EntryKind::Command, payload);
             let cell = open.waits.join(None);
             match runs.last_mut() {
@@ -183,6 +192,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
         &self,
         kind: EntryKind,
         payload: &[u8],
+        terms: &Terms,
         join: impl FnOnce(&WaitList<R>) -> usize,
     ) -> Result<Joined<R>, ClosedReason> {
         let mut queue = self.queue.lock();
@@ -192,9 +202,10 @@ impl<R: Send + 'static> ProposalQueue<R> {
             self.window.give(entry_bytes(payload.len()));
             return Err(reason);
         }
-        let open = self.open(&mut queue, payload.len());
+        let open = self.open(&mut queue, payload.len(), terms.only);
         open.builder.push(kind, payload);
         let cell = join(&open.waits);
+        open.commits.extend(terms.on_commit.as_ref().map(|slot| (cell, Arc::clone(slot))));
         let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty: open.duty(cell) };
         drop(queue);
         if joined.duty != Duty::Nothing && self.is_held() {
@@ -203,14 +214,16 @@ impl<R: Send + 'static> ProposalQueue<R> {
         Ok(joined)
     }
 
-    /// The batch that takes a payload of this length.
-    fn open<'a>(&self, queue: &'a mut Queue<R>, payload: usize) -> &'a mut Open<R> {
-        let full = |open: &Open<R>| open.builder.bytes() + entry_bytes(payload) > MAX_BATCH_BYTES;
+    /// The batch that takes a payload of this length under this condition.
+    fn open<'a>(&self, queue: &'a mut Queue<R>, payload: usize, only: Option<LeaderId>) -> &'a mut Open<R> {
+        let full = |open: &Open<R>| open.only != only || open.builder.bytes() + entry_bytes(payload) > MAX_BATCH_BYTES;
         if queue.batches.back().is_none_or(full) {
             let builder = queue.spare.pop().unwrap_or_default();
             queue.batches.push_back(Open {
                 builder,
                 waits: Arc::new(WaitList::new(queue.last_count, Instant::now())),
+                only,
+                commits: Commits::new(),
                 thread: THREAD.with(|id| *id),
             });
             self.waiting.fetch_add(1, Ordering::SeqCst);
@@ -236,7 +249,7 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let permit = Permit { window: Arc::clone(&self.window), bytes: open.builder.bytes() };
-        Some(Taken { builder: open.builder, waits: open.waits, permit })
+        Some(Taken { builder: open.builder, waits: open.waits, permit, only: open.only, commits: open.commits })
     }
 
     fn set_held(&self, held: bool) {
@@ -264,6 +277,7 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
         for open in batches {
             self.window.give(open.builder.bytes());
             open.waits.fail(0, &Failure::Closed(reason.clone()), fired);
+            forget(open.commits, fired);
         }
     }
 
@@ -274,6 +288,7 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.window.give(open.builder.bytes());
             open.waits.fail(0, &Failure::NotLeader(None), fired);
+            forget(open.commits, fired);
         }
     }
 }

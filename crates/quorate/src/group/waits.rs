@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use quorate_core::{LogId, NodeId};
+use quorate_core::{LeaderId, LogId, NodeId};
 use tokio::sync::Notify;
 
 use crate::ClosedReason;
@@ -22,6 +22,8 @@ use crate::session::SessionOutcome;
 pub(crate) enum Failure {
     /// It never entered a log: this node does not lead.
     NotLeader(Option<NodeId>),
+    /// It never entered a log: it was only for this leader, which leads no more.
+    OtherLeader { wanted: LeaderId, leader: Option<NodeId> },
     /// It never entered a log: the disk is full.
     StorageFull,
     /// It entered a log, but another leader's entry was committed in its place.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use quorate_core::{
-    ChangeMembers, ChangeTerms, ClusterId, Event, GroupId, Incarnation, Node as Member, NodeId, Phase, Retain,
+    ChangeMembers, ChangeTerms, ClusterId, Event, GroupId, Incarnation, LeaderId, Node as Member, NodeId, Phase, Retain,
 };
 use quorate_wire::{EntryKind, Packet};
 use tokio::runtime::Handle;
@@ -31,8 +31,8 @@ use crate::{
 pub(crate) trait Port: Send + Sync {
     fn node(&self) -> &Arc<Node>;
 
-    /// A peer forwards a write.
-    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, entry: EntryKind, payload: Bytes);
+    /// A peer forwards a write; `only`: for this leader.
+    fn on_write(self: Arc<Self>, from: NodeId, id: CallId, entry: EntryKind, only: Option<LeaderId>, payload: Bytes);
 }
 
 /// What the groups of a host share.
@@ -246,12 +246,12 @@ impl HostInner {
                 self.maybe_elect(group, cluster);
             }
             Call::Join { group, id, address } => self.on_join(from, group, id, address),
-            Call::Write { group, id, low, entry, payload } => {
+            Call::Write { group, id, low, entry, only, payload } => {
                 if !self.seen.is_new(from, id, low) {
                     return;
                 }
                 match self.port(group) {
-                    Some(port) => port.on_write(from, id, entry, payload),
+                    Some(port) => port.on_write(from, id, entry, only, payload),
                     None => {
                         let written = Written::NotLeader { leader: None };
                         answer(&*self.network, from, &Call::Written { group, id, written });

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::{SessionOutcome, SessionRefusal};
-use crate::group::{Failure, Joined, Permit, Room, entry_bytes};
+use crate::group::{Failure, Joined, Permit, Room, Terms, entry_bytes};
 use crate::raft::{Group, RETRY_PAUSE};
 use crate::write::{Attempt, Stop, Ticket};
 use crate::{ClientWriteError, PayloadError, RaftStateMachine, SessionError};
@@ -117,7 +117,7 @@ impl<S: RaftStateMachine> Group<S> {
         let attempt = async {
             if leader != self.node.me {
                 drop(permit.take());
-                return self.write_there(leader, entry, payload).await;
+                return self.write_there(leader, entry, None, payload).await;
             }
             // From here on the queue gives the bytes back: the entry is put there before anything is waited for.
             let room = permit.take().map_or(Room::Take, |mut permit| {
@@ -140,7 +140,7 @@ impl<S: RaftStateMachine> Group<S> {
         }
         let mut ticket: Option<Ticket<'_, S>> = None;
         std::future::poll_fn(|context| match &mut ticket {
-            None => match self.proposals.push(entry, payload, Some(context.waker().clone())) {
+            None => match self.proposals.push(entry, payload, &Terms::default(), Some(context.waker().clone())) {
                 Ok(joined) => {
                     ticket = Some(Ticket::new(self, joined, context));
                     Poll::Pending

@@ -1,0 +1,181 @@
+//! Writes of which more is asked than their response.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Ledger, PATIENCE, by_id, leader, start, stop};
+use quorate::{ClientWriteError, Config, LeaderId, NodeId, Raft, ReadPolicy};
+use tokio::sync::oneshot;
+
+async fn commands(node: &Raft<Ledger>) -> Vec<String> {
+    node.read(ReadPolicy::ReadIndex, Ledger::commands).await.unwrap()
+}
+
+/// Hands leadership over; returns the new leader id.
+async fn hand_over(nodes: &[Raft<Ledger>], to: NodeId) -> LeaderId {
+    let leader_id = leader(nodes).await.trigger().transfer_leader(to).await.unwrap();
+    for node in nodes {
+        node.wait(PATIENCE).current_leader(to).await.unwrap();
+    }
+    leader_id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_for_one_leader_is_applied_under_it_or_not_at_all() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    let first = leader(&nodes).await.client_write("first".to_owned()).await.unwrap().log_id.leader_id;
+    for node in &nodes {
+        // Also those that forward it.
+        let written = node.write(format!("by {}", node.node_id())).with_leader(first).await.unwrap();
+        assert_eq!(written.log_id.leader_id, first);
+    }
+    let to = NodeId(first.node_id.0 % 3 + 1);
+    hand_over(&nodes, to).await;
+    let back = hand_over(&nodes, first.node_id).await;
+    assert!(back > first, "the node leads again, the leader id does not");
+    let before = commands(&nodes[0]).await;
+    for node in &nodes {
+        let refused = node.write("late".to_owned()).with_leader(first).await.unwrap_err();
+        assert_eq!(refused, ClientWriteError::LeaderChanged { wanted: first, leader: Some(back.node_id) });
+        assert!(refused.is_retryable() && !refused.outcome_is_unknown());
+        let many = node.write_many(vec!["late".to_owned(); 3]).with_leader(first).await;
+        assert!(many.iter().all(|outcome| outcome.as_ref() == Err(&refused)), "{many:?}");
+    }
+    assert_eq!(commands(&nodes[0]).await, before);
+    let many = nodes[0].write_many(vec!["a".to_owned(), "b".to_owned()]).with_leader(back).await;
+    assert!(many.iter().all(|outcome| outcome.as_ref().is_ok_and(|written| written.log_id.leader_id == back)));
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conditions_do_not_spill_over_to_other_writes_of_the_same_moment() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    let node = leader(&nodes).await;
+    let now = node.client_write("first".to_owned()).await.unwrap().log_id.leader_id;
+    let gone = LeaderId { term: now.term - 1, ..now };
+    // All are in the queue before it is taken.
+    let (plain, refused, more) = tokio::join!(
+        async { node.client_write("plain".to_owned()).await },
+        async { node.write("refused".to_owned()).with_leader(gone).await },
+        async { node.client_write("more".to_owned()).await },
+    );
+    let refusal = ClientWriteError::LeaderChanged { wanted: gone, leader: Some(now.node_id) };
+    assert_eq!(refused.unwrap_err(), refusal);
+    assert!(plain.unwrap().log_id < more.unwrap().log_id);
+    assert_eq!(commands(&node).await, ["first", "plain", "more"]);
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_loses_what_only_it_could_write() {
+    let (network, nodes) = start(3, Config::default()).await;
+    let old = leader(&nodes).await;
+    let under = old.client_write("first".to_owned()).await.unwrap().log_id.leader_id;
+    network.isolate(old.node_id());
+    // It believes that it leads: the command enters its log, and is replaced when the others are heard again.
+    let mut lost = old.write("lost".to_owned()).with_leader(under).submit().unwrap();
+    let others: Vec<_> = nodes.iter().filter(|node| node.node_id() != old.node_id()).cloned().collect();
+    let next = loop {
+        let id = others[0].wait(PATIENCE).leader().await.unwrap();
+        if id != old.node_id() {
+            break by_id(&nodes, id).unwrap();
+        }
+        tokio::task::yield_now().await;
+    };
+    next.client_write("second".to_owned()).await.unwrap();
+    network.heal();
+    match lost.committed().await.unwrap_err() {
+        ClientWriteError::LeaderChanged { wanted, .. } => assert_eq!(wanted, under),
+        error => assert!(error.outcome_is_unknown(), "{error}"),
+    }
+    assert_eq!(commands(next).await, ["first", "second"]);
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asked_is_told_of_the_commit_and_then_of_the_response() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    for node in &nodes {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (first, second) = (Arc::clone(&seen), Arc::clone(&seen));
+        let (tell, told) = oneshot::channel();
+        let write =
+            node.write("told".to_owned()).on_commit(move |log_id| first.lock().unwrap().push(("commit", log_id)));
+        write
+            .send_then(move |outcome| {
+                second.lock().unwrap().push(("apply", outcome.unwrap().log_id));
+                tell.send(()).unwrap();
+            })
+            .unwrap();
+        told.await.unwrap();
+        let seen = seen.lock().unwrap().clone();
+        assert_eq!(seen.iter().map(|(what, _)| *what).collect::<Vec<_>>(), ["commit", "apply"]);
+        assert_eq!(seen[0].1, seen[1].1);
+
+        let mut write = node.write("submitted".to_owned()).submit().unwrap();
+        let log_id = write.committed().await.unwrap();
+        assert_eq!(write.applied().await.unwrap().log_id, log_id);
+        let (tell, told) = oneshot::channel();
+        let awaited = node.write("awaited".to_owned()).on_commit(move |log_id| tell.send(log_id).unwrap());
+        assert_eq!(awaited.await.unwrap().log_id, told.await.unwrap());
+        node.write("sent".to_owned()).send().unwrap();
+    }
+    for node in &nodes {
+        node.wait(PATIENCE).applied_index_at_least(2 + 12).await.unwrap();
+    }
+    let applied = commands(&nodes[0]).await;
+    for what in ["told", "submitted", "awaited", "sent"] {
+        assert_eq!(applied.iter().filter(|command| *command == what).count(), 3, "{what}");
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_committed_before_a_slow_machine_applied_it() {
+    let network = quorate::MemoryNetwork::new();
+    let node = Raft::builder(1).peers(common::peers(1..=1)).in_memory(&network).start(Ledger::default()).await.unwrap();
+    node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
+    // The machine is looked at until it is told that the write behind is committed.
+    let (go_on, wait) = std::sync::mpsc::channel();
+    let (tell, looking) = oneshot::channel();
+    let reader = node.clone();
+    let busy = tokio::spawn(async move {
+        let look = move |_: &Ledger| {
+            tell.send(()).unwrap();
+            wait.recv_timeout(PATIENCE).unwrap();
+        };
+        reader.read(ReadPolicy::Stale, look).await.unwrap();
+    });
+    looking.await.unwrap();
+    let mut write = node.write("behind".to_owned()).submit().unwrap();
+    write.committed().await.unwrap();
+    go_on.send(()).unwrap();
+    write.applied().await.unwrap();
+    busy.await.unwrap();
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_end_well_ends_at_its_deadline() {
+    let (network, nodes) = start(3, Config::default()).await;
+    let now = leader(&nodes).await.client_write("first".to_owned()).await.unwrap().log_id.leader_id;
+    let cut_off = nodes.iter().find(|node| node.node_id() != now.node_id).unwrap();
+    network.isolate(cut_off.node_id());
+    let brief = Duration::from_millis(50);
+    let refused = cut_off.write("never".to_owned()).with_leader(now).deadline(brief).await.unwrap_err();
+    assert!(refused.is_retryable() || refused.outcome_is_unknown(), "{refused}");
+    let (tell, told) = oneshot::channel();
+    let write = cut_off.write("never".to_owned()).deadline(brief);
+    write.send_then(move |outcome| tell.send(outcome).unwrap()).unwrap();
+    let refused = told.await.unwrap().unwrap_err();
+    assert!(refused.is_retryable() || refused.outcome_is_unknown(), "{refused}");
+    network.heal();
+    nodes[0].shutdown().await;
+    let closed = nodes[0].write("never".to_owned()).send().unwrap_err();
+    assert!(matches!(closed, ClientWriteError::Closed(_)));
+    stop(nodes).await;
+}
