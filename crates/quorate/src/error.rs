@@ -667,3 +667,62 @@ impl fmt::Display for WaitError {
 }
 
 impl std::error::Error for WaitError {}
+
+/// Why a node does not lead, or could not show that it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeadershipError {
+    /// This node does not lead.
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// This node does not vote, so it cannot be elected.
+    NotVoter,
+    /// The campaign was not won in time, or another node was elected.
+    NotElected {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// This node leads, but no quorum of voters answered it.
+    NoQuorum {
+        /// For how long it waited.
+        after: Duration,
+    },
+    /// This node's group is closed.
+    Closed(ClosedReason),
+}
+
+impl LeadershipError {
+    /// Whether it may go better at another time, or on another node.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, LeadershipError::Closed(_))
+    }
+}
+
+impl fmt::Display for LeadershipError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LeadershipError::NotLeader { leader: None } => f.write_str("this node does not lead, and knows no leader"),
+            LeadershipError::NotLeader { leader: Some(id) } => {
+                write!(f, "this node does not lead, node {id} does; ask there")
+            }
+            LeadershipError::NotVoter => f.write_str("not elected: this node does not vote; make it a voter first"),
+            LeadershipError::NotElected { leader: None } => {
+                f.write_str("not elected: no quorum granted it in time; check that the voters are up")
+            }
+            LeadershipError::NotElected { leader: Some(id) } => {
+                write!(f, "not elected: node {id} leads; to replace it, ask it to transfer leadership")
+            }
+            LeadershipError::NoQuorum { after } => {
+                write!(
+                    f,
+                    "this node leads, but no quorum of voters answered within {after:?}; check that they are reached"
+                )
+            }
+            LeadershipError::Closed(reason) => write!(f, "this node is closed because {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for LeadershipError {}

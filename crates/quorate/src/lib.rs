@@ -25,11 +25,13 @@ mod host;
 #[cfg(feature = "hostile")]
 pub mod hostile;
 mod identity;
+mod leadership;
 mod memory;
 mod metrics;
 mod network;
 #[cfg(feature = "serde")]
 mod payload;
+mod progress;
 mod raft;
 mod read;
 pub mod recover;
@@ -48,16 +50,18 @@ pub use builder::Builder;
 pub use change::CatchUp;
 pub use config::Config;
 pub use error::{
-    ChangeError, ClientWriteError, ClosedReason, InitializeError, ReadError, ReconfigureError, SessionError,
-    SnapshotError, StartError, StorageError, StorageErrorKind, WaitError,
+    ChangeError, ClientWriteError, ClosedReason, InitializeError, LeadershipError, ReadError, ReconfigureError,
+    SessionError, SnapshotError, StartError, StorageError, StorageErrorKind, WaitError,
 };
 pub use host::{GroupBuilder, Host, HostBuilder, Storage};
 pub use identity::{Identity, IdentityStore};
+pub use leadership::{LeaderChanges, Leadership};
 pub use memory::{MemoryNetwork, MemorySnapshots, MemoryStorage};
 pub use metrics::{PeerMetrics, RaftMetrics, Role, TransferMetrics, Wait};
 pub use network::{
     Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotProgress, SnapshotSource,
 };
+pub use progress::{DataMetrics, Progress, ServerMetrics};
 pub use raft::{ClientWriteResponse, ClientWriteResult, Raft, Trigger};
 pub use session::{PendingWrite, Session, SessionOptions};
 pub use snapshot::{ReceivedContent, SnapshotStore, SnapshotWriter, StoredSnapshot};

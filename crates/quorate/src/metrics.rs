@@ -291,6 +291,73 @@ impl Wait {
         self.metrics(|now| now.role == role, format!("this node to be {role:?}")).await
     }
 
+    /// Waits until this is the greatest vote that this node has seen.
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn vote(self, vote: Vote) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.vote == vote, format!("the vote to be {vote}")).await
+    }
+
+    /// Waits until this node leads and a quorum followed it less than `within` ago.
+    ///
+    /// # Errors
+    /// If it does not in time, or the node closes before.
+    pub async fn leader_with_quorum_acked(self, within: Duration) -> Result<RaftMetrics, WaitError> {
+        let holds =
+            |now: &RaftMetrics| now.role == Role::Leader && now.quorum_acked_ago.is_some_and(|ago| ago <= within);
+        self.metrics(holds, format!("this node to lead, and a quorum to follow it within {within:?}")).await
+    }
+
+    /// Waits until exactly the entry at `index` is the last applied here. Who is late may miss it: see
+    /// [`applied_index_at_least`](Self::applied_index_at_least).
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn applied_index(self, index: u64) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.last_applied.index == index, format!("index {index} to be the last applied")).await
+    }
+
+    /// Waits until exactly `index` is the last index of the log here.
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn log_index(self, index: u64) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.last_log_id.index == index, format!("the log to end at index {index}")).await
+    }
+
+    /// Waits until exactly `index` is the last index known to be committed here.
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn committed_index(self, index: u64) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.commit_index == index, format!("index {index} to be the last committed")).await
+    }
+
+    /// Waits until `index` is known to be committed here.
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn committed_index_at_least(self, index: u64) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.commit_index >= index, format!("index {index} to be committed")).await
+    }
+
+    /// Waits until exactly this entry is the last in the newest snapshot here.
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn snapshot(self, last: LogId) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.snapshot == last, format!("a snapshot up to {last}")).await
+    }
+
+    /// Waits until exactly this entry is the last that is forgotten here.
+    ///
+    /// # Errors
+    /// If it is not in time, or the node closes before.
+    pub async fn purged(self, last: LogId) -> Result<RaftMetrics, WaitError> {
+        self.metrics(|now| now.purged == last, format!("the log to be purged up to {last}")).await
+    }
+
     /// Waits until the entry at `index` is applied here.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
 //! [`Raft`]: a handle to one group on one node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_core::{ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, NodeId, Phase, ReadPolicy};
+use quorate_core::{ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, NodeId, ReadPolicy};
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::Input;
@@ -208,6 +208,16 @@ impl<S: RaftStateMachine> Raft<S> {
         self.group.node.leader()
     }
 
+    /// The voters of the membership in force; of both sides, while it is joint.
+    pub fn voter_ids(&self) -> BTreeSet<NodeId> {
+        self.group.node.membership().voter_ids()
+    }
+
+    /// The learners of the membership in force.
+    pub fn learner_ids(&self) -> BTreeSet<NodeId> {
+        self.group.node.membership().learner_ids()
+    }
+
     /// This node.
     pub fn node_id(&self) -> NodeId {
         self.group.node.me
@@ -272,19 +282,12 @@ impl<S: RaftStateMachine> Raft<S> {
 /// Makes things happen now; made by [`Raft::trigger`].
 #[derive(Debug)]
 pub struct Trigger<'a, S: RaftStateMachine> {
-    raft: &'a Raft<S>,
+    pub(crate) raft: &'a Raft<S>,
 }
 
 impl<S: RaftStateMachine> Trigger<'_, S> {
     fn bring(&self, event: Event) {
         self.raft.group.node.bring(Input::Event(event));
-    }
-
-    /// Campaigns, if this node votes and does not lead: [`Phase::Pre`] asks first how it would end, [`Phase::Real`]
-    /// raises the term at once. Nodes that hear from a live leader refuse both; see
-    /// [`transfer_leader`](Self::transfer_leader).
-    pub fn elect(&self, phase: Phase) {
-        self.bring(Event::Elect { phase });
     }
 
     /// Hands leadership over to `to`, or with `None` to the most up-to-date voter; returns the new leader id once
@@ -304,11 +307,6 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     /// Gives up the transfer under way, if there is one: this node takes writes again.
     pub fn abort_transfer(&self) {
         self.bring(Event::AbortTransfer);
-    }
-
-    /// Starts a heartbeat round, if this node leads.
-    pub fn heartbeat(&self) {
-        self.bring(Event::Heartbeat);
     }
 
     /// Builds a snapshot, whatever the policy says; returns once it is durable, with the last entry in it.

@@ -106,7 +106,7 @@ impl<S: RaftStateMachine> Group<S> {
         }
     }
 
-    async fn ask_freshness(&self, policy: ReadPolicy) -> Freshness {
+    pub(crate) async fn ask_freshness(&self, policy: ReadPolicy) -> Freshness {
         let batch = match self.node.reads.join(policy) {
             Ok(batch) => batch,
             Err(reason) => return Freshness::Closed(reason),

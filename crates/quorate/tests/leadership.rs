@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use common::{Ledger, PATIENCE, by_id, leader, peers, start, stop};
 use quorate::{
-    ChangeError, ClosedReason, Config, MemoryNetwork, NodeId, PeerState, Phase, Raft, RaftMetrics, ReconfigureError,
-    Refusal, StartError, Toggle, TransferFailure,
+    ChangeError, ClosedReason, Config, LeadershipError, MemoryNetwork, NodeId, PeerState, Phase, Raft, RaftMetrics,
+    ReconfigureError, Refusal, StartError, Toggle, TransferFailure,
 };
 
 /// Leaders that are not late although the machine is busy.
@@ -145,8 +145,7 @@ async fn tunables_change_while_the_node_runs() {
     let next = &others[0];
     while !next.is_leader() {
         // Refused as long as the other follower's lease lasts.
-        next.trigger().elect(Phase::Real);
-        drop(next.wait(Duration::from_millis(100)).is_leader().await);
+        drop(next.trigger().elect(Phase::Real).await);
     }
     next.client_write("two".to_owned()).await.unwrap();
     stop(nodes).await;
@@ -231,4 +230,145 @@ async fn time_outs_without_end_are_refused_by_name() {
             Raft::builder(1).peers(peers([1])).in_memory(&network).config(config).start(Ledger::inline()).await;
         assert!(matches!(started, Err(StartError::Config(text)) if text.contains("at most a year")));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn triggers_say_how_they_ended() {
+    let (network, nodes) = start(3, Config::default()).await;
+    let first = leader(&nodes).await;
+    let other = nodes.iter().find(|node| node.node_id() != first.node_id()).unwrap();
+    let leading = first.as_leader().await.unwrap();
+    assert_eq!(leading.leader_id.node_id, first.node_id());
+    assert_eq!(first.trigger().heartbeat().await, Ok(leading.leader_id));
+    let acked = first.as_leader().await.unwrap().quorum_acked.unwrap();
+    assert!(leading.quorum_acked.is_none_or(|before| before <= acked));
+    let elsewhere = LeadershipError::NotLeader { leader: Some(first.node_id()) };
+    assert_eq!(other.as_leader().await, Err(elsewhere.clone()));
+    assert_eq!(other.trigger().heartbeat().await, Err(elsewhere));
+    assert_eq!(first.trigger().elect(Phase::Real).await, Ok(leading.leader_id), "it leads already");
+    assert_eq!(first.voter_ids().len(), 3);
+    assert!(first.learner_ids().is_empty());
+
+    network.isolate(first.node_id());
+    assert!(first.trigger().heartbeat().await.is_err(), "nobody hears it");
+    let elected = loop {
+        // Refused as long as the other voter's lease lasts.
+        match other.trigger().elect(Phase::Pre).await {
+            Ok(leader_id) => break leader_id,
+            Err(LeadershipError::NotElected { .. }) if !other.is_leader() => {}
+            Err(error) => unreachable!("{error}"),
+        }
+        if let Some(leader) = other.current_leader().filter(|leader| *leader != first.node_id()) {
+            // By itself, the third was faster.
+            break by_id(&nodes, leader).unwrap().trigger().heartbeat().await.unwrap();
+        }
+    };
+    assert!(elected > leading.leader_id);
+    network.heal();
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_start_of_a_leadership_gets_its_stop() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let watched = leader(&nodes).await;
+    let (starts, stops) = (tell.clone(), tell);
+    let changes = watched.on_leader_change(
+        move |leader_id| {
+            starts.send((true, leader_id)).unwrap();
+            std::future::ready(())
+        },
+        move |leader_id| {
+            stops.send((false, leader_id)).unwrap();
+            std::future::ready(())
+        },
+    );
+    let mut under = Vec::new();
+    for _ in 0..3 {
+        let (starting, leader_id) = told.recv().await.unwrap();
+        assert!(starting && leader_id.node_id == watched.node_id());
+        under.push(leader_id);
+        let next = leader(&nodes).await.trigger().transfer_leader(None).await.unwrap().node_id;
+        assert_eq!(told.recv().await, Some((false, leader_id)));
+        let next = by_id(&nodes, next).unwrap();
+        next.wait(PATIENCE).is_leader().await.unwrap();
+        next.trigger().transfer_leader(watched.node_id()).await.unwrap();
+    }
+    assert!(under.is_sorted_by(|a, b| a < b));
+    let (starting, last) = told.recv().await.unwrap();
+    assert!(starting);
+    changes.close().await;
+    assert_eq!(told.recv().await, Some((false, last)));
+    assert_eq!(told.recv().await, None);
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_group_stops_its_leadership() {
+    let (_network, nodes) = start(1, Config::default()).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let stops = tell.clone();
+    let start = move |_| std::future::ready(tell.send(true).unwrap());
+    drop(nodes[0].on_leader_change(start, move |_| std::future::ready(stops.send(false).unwrap())));
+    assert_eq!(told.recv().await, Some(true), "a handle that is dropped ends nothing");
+    stop(nodes).await;
+    assert_eq!((told.recv().await, told.recv().await), (Some(false), None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_the_state_are_watched_by_themselves() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    let first = leader(&nodes).await;
+    let follower = nodes.iter().find(|node| node.node_id() != first.node_id()).unwrap();
+    let mut applied = follower.watch_apply();
+    let mut commit = follower.watch_commit();
+    let mut server = first.server_metrics();
+    let mut vote = follower.watch_vote();
+    let mut data = first.data_metrics();
+    let before = server.get();
+    assert_eq!((before.role, before.current_leader), (quorate::Role::Leader, Some(first.node_id())));
+    let written = first.client_write("one".to_owned()).await.unwrap().log_id;
+    assert!(applied.wait_until_ge(written).await.unwrap() >= written);
+    assert!(commit.wait_until_ge(written.index).await.unwrap() >= written.index);
+    assert!(follower.watch_log().wait_until_ge(written.index).await.unwrap() >= written.index);
+    data.wait_until(|data| data.last_applied >= written && data.commit_index >= written.index).await.unwrap();
+    assert_eq!(server.get(), before, "a write changes nothing about the cluster");
+    let snapshot = follower.trigger().snapshot().await.unwrap();
+    assert_eq!(follower.watch_snapshot().wait_until_ge(snapshot).await, Ok(snapshot));
+    follower.wait(PATIENCE).snapshot(snapshot).await.unwrap();
+    first.wait(PATIENCE).committed_index_at_least(written.index).await.unwrap();
+    first.wait(PATIENCE).leader_with_quorum_acked(PATIENCE).await.unwrap();
+    let last = first.write_blank().await.unwrap().index;
+    follower.wait(PATIENCE).log_index(last).await.unwrap();
+    follower.wait(PATIENCE).committed_index(last).await.unwrap();
+    follower.wait(PATIENCE).applied_index(last).await.unwrap();
+    let purged = follower.trigger().purge_log(written.index).await.unwrap();
+    follower.wait(PATIENCE).purged(purged).await.unwrap();
+
+    let earlier = vote.get();
+    let next = first.trigger().transfer_leader(follower.node_id()).await.unwrap();
+    assert_ne!(vote.changed().await.unwrap(), earlier);
+    let vote = vote.wait_until(|vote| vote.committed && vote.leader_id == next).await.unwrap();
+    first.wait(PATIENCE).vote(vote).await.unwrap();
+    assert_eq!(server.wait_until(|now| now.current_leader == Some(next.node_id)).await.unwrap().vote, vote);
+    stop(nodes).await;
+    let end = commit.get();
+    assert_eq!(commit.wait_until_ge(end + 1).await, Err(ClosedReason::Shutdown));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_recovers_before_it_serves() {
+    let (network, nodes) = start(3, Config::default()).await;
+    let first = leader(&nodes).await;
+    let away = nodes.iter().find(|node| node.node_id() != first.node_id()).unwrap();
+    network.isolate(away.node_id());
+    let written = first.client_write("missed".to_owned()).await.unwrap().log_id;
+    let alone = away.wait_for_recovery(Duration::from_millis(20)).await;
+    assert!(matches!(alone, Err(quorate::WaitError::Timeout { .. })), "{alone:?}");
+    network.heal();
+    assert!(away.wait_for_recovery(PATIENCE).await.unwrap() >= written);
+    let applied = away.read(quorate::ReadPolicy::Stale, Ledger::commands).await.unwrap();
+    assert_eq!(applied, ["missed"]);
+    stop(nodes).await;
 }

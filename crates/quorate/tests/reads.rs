@@ -80,7 +80,7 @@ async fn a_lease_read_needs_nobody_while_the_lease_holds() {
     assert!(matches!(leading.read(ReadPolicy::ReadIndex, |_| ()).await, Err(ReadError::NoLeader { .. })));
     // What the lease forbids the others: a campaign that an operator asks for.
     for node in others(&nodes, &leading) {
-        node.trigger().elect(Phase::Real);
+        drop(node.trigger().elect(Phase::Real));
     }
     assert_eq!(leading.read(ReadPolicy::LeaseRead, |ledger| ledger.commands()).await.unwrap(), ["a"]);
     // So that the leader can hand over when it stops.

@@ -43,6 +43,14 @@ pub(crate) struct Now {
     pub(crate) wall: u64,
 }
 
+/// That a node leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leading {
+    pub(crate) leader_id: LeaderId,
+    /// A quorum followed it after this moment.
+    pub(crate) quorum_acked: Option<Instant>,
+}
+
 /// Something for a turn.
 pub(crate) enum Input {
     Packet {
@@ -74,6 +82,10 @@ pub(crate) enum Input {
     Transfer {
         to: Option<NodeId>,
         reply: oneshot::Sender<Result<LeaderId, ChangeError>>,
+    },
+    /// What this node leads under, or whom it follows.
+    AskLeading {
+        reply: oneshot::Sender<Result<Leading, Option<NodeId>>>,
     },
     /// Someone wants a snapshot, or the log purged up to this index.
     Compact {
@@ -406,6 +418,11 @@ impl Driver {
                 let request = self.wait(Waiting::Transfer(reply));
                 self.step(now, Event::TransferLeader { request, to }, effects);
             }
+            Input::AskLeading { reply } => {
+                let told = self.leading();
+                // Whoever asked may have gone.
+                effects.fired.calls.push(Box::new(move || _ = reply.send(told)));
+            }
             Input::Compact { purge, reply } => {
                 let request = Some(self.wait(Waiting::Compact(reply)));
                 let event = purge.map_or(Event::Snapshot { request }, |upto| Event::PurgeLog { upto, request });
@@ -479,6 +496,15 @@ impl Driver {
         if let Some(taken) = self.proposal.take() {
             debug_assert!(false, "the core answers a proposal in the step that brings it");
             taken.waits.fail(0, &Failure::Unknown, &mut effects.fired);
+        }
+    }
+
+    fn leading(&self) -> Result<Leading, Option<NodeId>> {
+        match self.core.is_leader() {
+            true => {
+                Ok(Leading { leader_id: self.core.vote().leader_id, quorum_acked: self.core.status().quorum_acked })
+            }
+            false => Err(self.core.leader()),
         }
     }
 

@@ -64,7 +64,7 @@ impl Clock {
         wall_nanos(wall).saturating_sub(self.now().as_nanos())
     }
 
-    fn at(&self, instant: Instant) -> std::time::Instant {
+    pub(crate) fn at(&self, instant: Instant) -> std::time::Instant {
         self.origin + Duration::from_nanos(instant.as_nanos())
     }
 }
