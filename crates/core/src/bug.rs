@@ -324,6 +324,8 @@ bugs! {
     DiskMarksBeforeData,
     /// A read that fails is taken for the end of the log.
     DiskReadErrorEndsLog,
+    /// A read that finds damage does not write down what was durable.
+    DiskNoteIsEmpty,
     /// Mending forgets what was promised beyond the damage.
     DiskForgetsPromisedEnd,
     /// A segment is freed while a group still needs it.

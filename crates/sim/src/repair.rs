@@ -62,7 +62,10 @@ impl<W: Workload> World<W> {
         }
         let dir = Path::new(DIRECTORY);
         let disk = &self.places[at].disk;
-        if disk.create(&dir.join("damage-seen")).and_then(|_| disk.sync_dir(dir)).is_err() {
+        let noted = disk.list(dir).is_ok_and(|names| names.iter().any(|name| name == "damage-seen"));
+        let note = || disk.create(&dir.join("damage-seen")).and_then(|_| disk.sync_dir(dir));
+        // What the node itself noted says more.
+        if !noted && note().is_err() {
             return self.schedule(self.now + timeout, Event::Heal(Cure::Replace(at)));
         }
         self.stop(at, Crash::KeepAll);

@@ -29,6 +29,24 @@ fn a_flipped_byte_on_one_node_is_repaired_from_the_others() {
     assert!(seen[0] > 5 && seen[1] > 5 && seen[3] == 0, "{seen:?}");
 }
 
+/// A disk lost the newest write of one node silently, which found that when it read the entry. It does not forget the
+/// write, which a third node never had: the two elect nobody until a node is back that holds it.
+#[test]
+fn a_lost_write_that_was_read_is_not_forgotten() {
+    let mut trio = Trio::stopped(3).copy();
+    (0..2).for_each(|at| trio.start(at).unwrap());
+    trio.lose_newest(1);
+    trio.stop(1);
+    trio.start(1).unwrap();
+    assert_eq!(trio.set_aside(1), Vec::<String>::new(), "only the log is damaged");
+    trio.stop(0);
+    trio.start(2).unwrap();
+    trio.settle(Duration::from_secs(5));
+    assert_eq!(trio.leader(), None, "lost: who never had the write leads");
+    trio.start(0).unwrap();
+    trio.converge("the write is back");
+}
+
 /// Every part of a snapshot file: header, content, manifest and end.
 #[test]
 fn a_damaged_snapshot_is_put_aside_and_comes_from_the_others() {

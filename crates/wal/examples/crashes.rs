@@ -16,7 +16,9 @@ use std::sync::Mutex;
 
 use common::crashes::{sweep, sweep_recovery};
 use common::faulty::{run, sweep_faults};
-use common::mending::{sweep_giving_up, sweep_mending, sweep_mending_faults, sweep_opening_faults};
+use common::mending::{
+    Misses, sweep_giving_up, sweep_mending, sweep_mending_faults, sweep_noting, sweep_opening_faults,
+};
 
 /// Crash states that one run must see.
 const LEAST_STATES: usize = 100_000;
@@ -53,6 +55,12 @@ fn crash_sweeps(small: u64, recoveries: u64) -> Vec<Outcome> {
         (0..recoveries).map(|seed| sweep_of("while recovering", || sweep_recovery(200 + seed..201 + seed, 17))),
     );
     outcomes.extend((0..recoveries).map(|seed| sweep_of("while mending", || sweep_mending(20 + seed..21 + seed, 4))));
+    outcomes.extend((0..recoveries).map(|seed| {
+        sweep_of("while damage is noted", || {
+            sweep_noting(60 + seed..61 + seed, 1 + seed % 3, Misses::Lost)
+                + sweep_noting(80 + seed..81 + seed, 1 + seed % 3, Misses::Elsewhere)
+        })
+    }));
     outcomes.extend(
         (0..recoveries).map(|seed| sweep_of("while a log is given up", || sweep_giving_up(40 + seed..41 + seed))),
     );
@@ -115,7 +123,8 @@ fn mutants() -> ExitCode {
     let mut missed = 0;
     for bug in Bug::ALL.iter().filter(|bug| bug.name().starts_with("Disk")) {
         plant(Some(*bug));
-        let sweeps: [fn() -> Outcome; 8] = [
+        let sweeps: [fn() -> Outcome; 9] = [
+            || sweep_of("while damage is noted", || sweep_noting(60..61, 1, Misses::Lost)),
             || sweep_of("while a log is given up", || sweep_giving_up(40..42)),
             || sweep_of("a damaged copy of a vote", common::mending::damaged_votes),
             || sweep_of("faults while opening", || sweep_opening_faults(5)),

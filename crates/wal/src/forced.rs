@@ -18,6 +18,7 @@ use crate::disk::{Disk, DiskLock, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::handle::{GroupState, WalHandle, WalWrite, lock, read_membership};
 use crate::identity::{Identity, IdentityFile};
+use crate::note;
 use crate::open::{WalCore, vote_paths};
 use crate::options::WalOptions;
 use crate::recover::recover;
@@ -83,7 +84,8 @@ pub fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Inspection, WalError>
         finish_by_opening(disk, dir, &identity)?;
         return inspect(disk, dir);
     }
-    let recovery = recover(&**disk, &dir.join("wal"), &identity.of_log())?;
+    let note = note::read(&**disk, dir, &identity.of_log())?;
+    let recovery = recover(&**disk, &dir.join("wal"), &identity.of_log(), note.as_ref())?;
     let (votes, _) = VoteFiles::read(&**disk, vote_paths(dir), identity.cluster.base())?;
     let snapshots = SnapshotStore::open(Arc::clone(disk), dir, identity.cluster.base())?;
     let mut logs = recovery.groups;

@@ -14,10 +14,10 @@ use quorate_wire::{Batch, Batches, EntryKind, decode_membership};
 
 use crate::disk::{Disk, read_exact_at};
 use crate::error::{Damage, WalError};
-use crate::frame::Op;
+use crate::frame::{Op, Position};
 use crate::group::{GroupLog, MembershipPlace, Stretch, check_append, check_truncate, reset};
 use crate::identity::{Identity, IdentityFile, PeerVerdict, PeersFile};
-use crate::mend::note_damage;
+use crate::note::{self, DamageNote};
 use crate::options::OnDamage;
 use crate::segment::{Base, take_within};
 use crate::snapshot::SnapshotStore;
@@ -74,8 +74,8 @@ pub struct WalHandle {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// Everything of a log. Lock order: writer, then state; identity and peers are never held with another lock but the
-/// writer's.
+/// Everything of a log. Lock order: writer, noted, then state; identity and peers are never held with another lock but
+/// the writer's and noted.
 pub(crate) struct Shared {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) state: Mutex<State>,
@@ -87,17 +87,27 @@ pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
     /// The data directory.
     pub(crate) dir: PathBuf,
+    /// What was noted of damage since the log was opened.
+    pub(crate) noted: Mutex<Option<DamageNote>>,
     pub(crate) on_damage: OnDamage,
     /// What was found and mended at opening.
     pub(crate) mended: Option<Arc<Damage>>,
 }
 
 impl Shared {
-    /// Notes damage that a read found, so that the next opening mends it. That it cannot be noted changes nothing: it
-    /// will be found again.
+    /// Notes damage that a read found, and what is durable now, before anybody hears of it: the next opening may take the
+    /// newest batch for a torn tail. Waits for the disk, not for the log's thread. That it cannot be noted changes
+    /// nothing: the damage will be found again.
     fn note(&self, error: &WalError) {
-        if self.on_damage == OnDamage::Mend && matches!(error, WalError::Corrupt(_)) {
-            let _ = note_damage(&*self.disk, &self.dir);
+        if !matches!(error, WalError::Corrupt(_)) {
+            return;
+        }
+        let mut noted = lock(&self.noted);
+        let note = lock(&self.state).durable();
+        if noted.as_ref() != Some(&note) {
+            let identity = lock(&self.identity).identity().of_log();
+            let written = note::write(&*self.disk, &self.dir, &identity, &note);
+            *noted = written.is_ok().then_some(note);
         }
     }
 }
@@ -107,6 +117,8 @@ impl Shared {
 pub(crate) struct State {
     pub(crate) cluster: ClusterId,
     pub(crate) groups: BTreeMap<GroupId, Group>,
+    /// Everything before this is durable; all that was acknowledged is.
+    pub(crate) durable: Position,
     /// Writes that no turn has taken yet, in order.
     pub(crate) queue: VecDeque<Queued>,
     /// How far groups want to be purged. Apart from the queue, because purging must go on when the queue waits for
@@ -386,6 +398,12 @@ enum Place {
 }
 
 impl State {
+    /// What is durable now.
+    fn durable(&self) -> DamageNote {
+        let ends = self.groups.iter().map(|(group, found)| (*group, found.written.ids.last()));
+        DamageNote { durable: self.durable, ends: ends.filter(|(_, last)| *last != LogId::ZERO).collect() }
+    }
+
     /// Nothing is acknowledged any more; the next turn tells every group.
     pub(crate) fn fail_all(&mut self, error: &WalError) {
         self.poison.get_or_insert_with(|| error.clone());

@@ -26,7 +26,7 @@
 //!
 //! To read the code: `frame.rs` (the bytes of a batch), `segment.rs` (a file of them), `turn.rs` (what a turn writes),
 //! `recover.rs` (what is believed after a crash), `mend.rs` (what a
-//! damaged log is made into), `group.rs` (the index), `handle.rs` (what callers see). [`WalCore`]
+//! damaged log is made into), `note.rs` (what a process that reads damage leaves to the next), `group.rs` (the index), `handle.rs` (what callers see). [`WalCore`]
 //! is all of it without a thread; `shell.rs` adds the thread and decides nothing.
 
 mod codec;
@@ -40,6 +40,7 @@ mod handle;
 mod identity;
 mod layout;
 mod mend;
+mod note;
 mod open;
 mod options;
 mod recover;

@@ -18,6 +18,7 @@ use crate::frame::{Op, Position, SECTOR_BYTES};
 use crate::group::{GroupLog, Row};
 use crate::handle::{Shared, WalWrite, lock};
 use crate::identity::Identity;
+use crate::note::DamageNote;
 use crate::options::WalOptions;
 use crate::recover::{Break, base_of, logs_of, whole_prefix};
 use crate::segment::{Base, BatchError, DATA_AT, ReadBatch, Segment, SegmentIndex, number_of};
@@ -54,26 +55,6 @@ impl Places {
 /// The whole prefixes of all groups, to be written again once the fresh log is open.
 pub(crate) type Prefixes = BTreeMap<GroupId, GroupLog>;
 
-/// Notes that a read found damage, so that the next opening reads everything.
-pub(crate) fn note_damage(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
-    let path = dir.join("damage-seen");
-    disk.create(&path).map_err(WalError::io("create", &path))?;
-    disk.sync_dir(dir).map_err(WalError::io("sync", dir))
-}
-
-/// Whether a read found damage before.
-pub(crate) fn damage_was_noted(disk: &dyn Disk, dir: &Path) -> Result<bool, WalError> {
-    let names = disk.list(dir).map_err(WalError::io("list", dir))?;
-    Ok(names.iter().any(|name| name == "damage-seen"))
-}
-
-/// The noted damage is dealt with, or was none.
-pub(crate) fn forget_note(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
-    let path = dir.join("damage-seen");
-    disk.remove(&path).map_err(WalError::io("remove", &path))?;
-    disk.sync_dir(dir).map_err(WalError::io("sync", dir))
-}
-
 /// Finishes what an opening before had decided; removes what one had begun without deciding.
 pub(crate) fn finish(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
     let places = Places::of(dir);
@@ -106,15 +87,17 @@ pub(crate) fn mend(
     identity: &Identity,
     mut votes: VoteFiles,
     sound_end: Option<Position>,
+    note: &DamageNote,
 ) -> Result<Option<Prefixes>, WalError> {
     let places = Places::of(dir);
     let (prefixes, broken) = whole_prefix(&**disk, &places.wal, identity)?;
     if sound_end.is_some_and(|end| end == broken.at) {
         return Ok(None);
     }
-    let survey = Survey::of(&**disk, &places.wal, identity, &broken)?;
+    let survey = Survey::of(&**disk, &places.wal, identity, &broken, note)?;
     let mut records = BTreeMap::new();
-    let known = prefixes.keys().chain(survey.greatest.keys()).copied().chain(votes.groups());
+    let named = survey.greatest.keys().chain(note.ends.keys());
+    let known = prefixes.keys().chain(named).copied().chain(votes.groups());
     for group in known.collect::<BTreeSet<GroupId>>() {
         votes.reserve(group)?;
         let mut record = votes.record(group);
@@ -270,24 +253,50 @@ struct Survey {
     greatest: BTreeMap<GroupId, LogId>,
     /// Groups that are named after the last gap: of them nothing later is lost.
     since_gap: BTreeSet<GroupId>,
+    /// Where the last gap ends.
+    gap_end: Position,
+    /// What the process that found the damage knew.
+    note: DamageNote,
     last_number: u64,
 }
 
+/// After everything.
+const NOWHERE: Position = Position { segment: u64::MAX, offset: u64::MAX };
+
 impl Survey {
-    fn of(disk: &dyn Disk, dir: &Path, identity: &Identity, broken: &Break) -> Result<Self, WalError> {
-        let mut survey = Self { last_number: broken.at.segment, ..Self::default() };
+    fn of(
+        disk: &dyn Disk,
+        dir: &Path,
+        identity: &Identity,
+        broken: &Break,
+        note: &DamageNote,
+    ) -> Result<Self, WalError> {
+        let mut survey = Self { note: note.clone(), ..Self::default() };
         let names = disk.list(dir).map_err(WalError::io("list", dir))?;
         let numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
-        survey.last_number = numbers.iter().copied().max().unwrap_or(0).max(broken.at.segment);
+        let newest = numbers.iter().copied().max().unwrap_or(0);
+        // What was noted of the log that is damaged is to say nothing of the fresh one.
+        survey.last_number = newest.max(broken.at.segment).max(note.durable.segment);
         for (i, number) in numbers.iter().enumerate() {
             if *number < broken.at.segment {
                 continue;
             }
-            let from = if *number == broken.at.segment { broken.at.offset } else { DATA_AT };
             let segment = Segment::open_damaged(disk, dir, *number, identity)?;
+            // If it is damaged in other ways than a broken batch, any of its batches may be whole.
+            let breaks = *number == broken.at.segment && broken.at.offset <= segment.limit();
+            let from = if breaks { broken.at.offset } else { DATA_AT };
             survey.take_segment(&segment, from, i + 1 == numbers.len())?;
         }
+        if numbers.is_empty() || newest < note.durable.segment {
+            survey.gap(NOWHERE);
+        }
         Ok(survey)
+    }
+
+    /// Something may be missing before this place.
+    fn gap(&mut self, end: Position) {
+        self.since_gap.clear();
+        self.gap_end = self.gap_end.max(end);
     }
 
     fn name(&mut self, group: GroupId, id: LogId) {
@@ -297,8 +306,9 @@ impl Survey {
     }
 
     fn take_segment(&mut self, segment: &Segment, from: u64, is_last: bool) -> Result<(), WalError> {
+        let place = |offset| Position { segment: segment.number, offset };
         // Where it is broken, something is missing.
-        self.since_gap.clear();
+        self.gap(place(from));
         let mut at = round_up(from, SECTOR_BYTES);
         let mut finished = false;
         while !finished {
@@ -312,23 +322,24 @@ impl Survey {
                         Some(next) => at = next,
                         None => break,
                     }
-                    self.since_gap.clear();
+                    self.gap(place(at));
                 }
                 Err(BatchError::Failed(error)) => return Err(error),
             }
         }
         let mark = segment.newest_mark()?;
         let durable = mark.as_ref().map_or(Position::default(), |mark| mark.durable);
-        let end = Position { segment: segment.number, offset: at };
-        if !finished && durable > end {
-            self.since_gap.clear();
+        if !finished && durable > place(at) {
+            self.gap(durable);
         }
         for (group, last) in mark.into_iter().flat_map(|mark| mark.groups) {
             self.name(group, last);
         }
         // Only the last segment ends without a footer, and it must: else a segment is missing.
-        if finished == is_last {
-            self.since_gap.clear();
+        match (finished, is_last) {
+            (true, true) => self.gap(NOWHERE),
+            (false, false) => self.gap(Position { segment: segment.number + 1, offset: DATA_AT }),
+            (true, false) | (false, true) => {}
         }
         Ok(())
     }
@@ -370,8 +381,11 @@ impl Survey {
 
     /// The last entry of the group that may have been acknowledged.
     fn promised_end(&self, group: GroupId, prefix: LogId, voted: quorate_core::LeaderId) -> LogId {
-        let named = self.greatest.get(&group).copied().unwrap_or_default().max(prefix);
-        match self.since_gap.contains(&group) {
+        let noted = self.note.ends.get(&group).copied();
+        let named = self.greatest.get(&group).copied().unwrap_or_default().max(prefix).max(noted.unwrap_or_default());
+        // The next batch would start at a sector.
+        let noted_end = Position { offset: round_up(self.note.durable.offset, SECTOR_BYTES), ..self.note.durable };
+        match self.since_gap.contains(&group) || (noted.is_some() && self.gap_end <= noted_end) {
             true => named,
             // Whatever was acknowledged is of a leader that this node voted for, or of an earlier one.
             false if voted.term > 0 => named.max(LogId::new(voted, MAX_INDEX)),

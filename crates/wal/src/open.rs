@@ -15,6 +15,7 @@ use crate::frame::{Position, SECTOR_BYTES};
 use crate::handle::{Group, Shared, State, WalHandle, lock};
 use crate::identity::{Identity, IdentityFile, PeersFile};
 use crate::mend::{self, Prefixes, write_again};
+use crate::note;
 use crate::options::{MIN_SEGMENT_BYTES, OnDamage, WalOptions};
 use crate::recover::{Recovery, recover};
 use crate::segment::number_of;
@@ -184,7 +185,7 @@ fn open_formatted(
     }
     let wal = dir.join("wal");
     let forced = forced::pending(&*disk, dir, &identity)?;
-    let Opened { recovery, prefixes, mended } = recover_or_mend(&disk, dir, &options, &identity.of_log())?;
+    let Opened { recovery, prefixes, mended, noted } = recover_or_mend(&disk, dir, &options, &identity.of_log())?;
     let peers = PeersFile::open(&*disk, &dir.join("peers"))?;
     let votes = VoteFiles::open(&*disk, vote_paths(dir), identity.cluster.base())?;
     let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster.base())?;
@@ -201,7 +202,8 @@ fn open_formatted(
         .groups
         .into_iter()
         .map(|(group, written)| (group, Group { view: written.ids.clone(), written, ..Group::default() }));
-    let state = State { cluster: identity.cluster, groups: groups.collect(), ..State::default() };
+    let durable = writer.active.as_ref().map(|active| active.durable).unwrap_or_default();
+    let state = State { cluster: identity.cluster, groups: groups.collect(), durable, ..State::default() };
     let shared = Shared {
         writer: Mutex::new(writer),
         state: Mutex::new(state),
@@ -209,13 +211,17 @@ fn open_formatted(
         identity: Mutex::new(file),
         peers: Mutex::new(peers),
         snapshots,
-        disk,
+        disk: disk.clone(),
         dir: dir.to_path_buf(),
+        noted: Mutex::default(),
         on_damage,
         mended,
     };
     if let Some(prefixes) = prefixes {
         write_again(&shared, prefixes)?;
+    }
+    if noted {
+        note::forget(&*disk, dir)?;
     }
     Ok((shared, forced))
 }
@@ -227,6 +233,8 @@ struct Opened {
     prefixes: Option<Prefixes>,
     /// What was mended.
     mended: Option<Arc<Damage>>,
+    /// Whether a note of damage was heeded, and is to be removed.
+    noted: bool,
 }
 
 /// Reads the log; mends it first if it is damaged and that is wanted.
@@ -238,11 +246,12 @@ fn recover_or_mend(
 ) -> Result<Opened, WalError> {
     let wal = dir.join("wal");
     mend::finish(&**disk, dir)?;
-    let found = recover(&**disk, &wal, identity);
+    let note = note::read(&**disk, dir, identity)?;
+    let found = recover(&**disk, &wal, identity, note.as_ref());
     let may_mend = options.on_damage == OnDamage::Mend && identity.cluster != ClusterId(0);
-    let noted = may_mend && mend::damage_was_noted(&**disk, dir)?;
+    let noted = may_mend && note.is_some();
     let (damage, sound_end) = match found {
-        Ok(recovery) if !noted => return Ok(Opened { recovery, prefixes: None, mended: None }),
+        Ok(recovery) if !noted => return Ok(Opened { recovery, prefixes: None, mended: None, noted }),
         Ok(recovery) => {
             let end = recovery.active.map(|active| Position { segment: active.segment.number, offset: active.end });
             (None, end)
@@ -251,11 +260,8 @@ fn recover_or_mend(
         Err(error) => return Err(error),
     };
     let votes = VoteFiles::open(&**disk, vote_paths(dir), identity.cluster)?;
-    let prefixes = mend::mend(disk, dir, options, identity, votes, sound_end)?;
-    if noted {
-        mend::forget_note(&**disk, dir)?;
-    }
-    let found_when_read = || Arc::new(Damage::noted(dir.join("damage-seen")));
+    let prefixes = mend::mend(disk, dir, options, identity, votes, sound_end, &note.unwrap_or_default())?;
+    let found_when_read = || Arc::new(Damage::noted(dir.join(note::NAME)));
     let mended = prefixes.is_some().then(|| damage.unwrap_or_else(found_when_read));
-    Ok(Opened { recovery: recover(&**disk, &wal, identity)?, prefixes, mended })
+    Ok(Opened { recovery: recover(&**disk, &wal, identity, None)?, prefixes, mended, noted })
 }

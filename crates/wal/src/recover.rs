@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use quorate_core::{Bug, ClusterId, GroupId, LogIds, bug};
+use quorate_core::{Bug, ClusterId, GroupId, LogId, LogIds, bug};
 
 use crate::codec::round_up;
 use crate::disk::Disk;
@@ -16,6 +16,7 @@ use crate::error::WalError;
 use crate::frame::{FrameKind, Mark, Op, Position, SECTOR_BYTES};
 use crate::group::{GroupLog, Row};
 use crate::identity::Identity;
+use crate::note::DamageNote;
 use crate::segment::{Base, BatchError, DATA_AT, Frame, ReadBatch, Segment, SegmentIndex, file_name, number_of};
 
 /// What recovery found.
@@ -90,10 +91,17 @@ struct Replay<'a> {
     dir: &'a Path,
     groups: BTreeMap<GroupId, GroupLog>,
     before: Option<Before>,
+    /// What a process that read damage knew.
+    note: Option<&'a DamageNote>,
 }
 
 /// Reads the log in `dir`. Changes nothing but leftovers of segments that were being made.
-pub(crate) fn recover(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Result<Recovery, WalError> {
+pub(crate) fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    identity: &Identity,
+    note: Option<&DamageNote>,
+) -> Result<Recovery, WalError> {
     let mut numbers = Vec::new();
     for name in disk.list(dir).map_err(WalError::io("list", dir))? {
         if let Some(number) = number_of(&name) {
@@ -110,7 +118,7 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Resul
     for number in numbers {
         segments.push(Arc::new(Segment::open(disk, dir, number, identity)?));
     }
-    let mut replay = Replay { disk, dir, groups: BTreeMap::new(), before: None };
+    let mut replay = Replay { disk, dir, groups: BTreeMap::new(), before: None, note };
     let recovery = match identity.cluster {
         ClusterId(0) => replay.discard_unused(&segments)?,
         _ => replay.run(segments)?,
@@ -129,7 +137,7 @@ pub(crate) fn whole_prefix(
 ) -> Result<(BTreeMap<GroupId, GroupLog>, Break), WalError> {
     let names = disk.list(dir).map_err(WalError::io("list", dir))?;
     let numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
-    let mut replay = Replay { disk, dir, groups: BTreeMap::new(), before: None };
+    let mut replay = Replay { disk, dir, groups: BTreeMap::new(), before: None, note: None };
     let mut at = Position { segment: numbers.first().copied().unwrap_or(1), offset: DATA_AT };
     for (i, number) in numbers.iter().enumerate() {
         if i > 0 && number - 1 != numbers[i - 1] {
@@ -321,6 +329,17 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Says what is lost of what a process that read damage knew to be durable.
+    fn forgotten(&self, note: &DamageNote, broken: BatchError) -> BatchError {
+        let missing = note.missing(|group| self.groups.get(&group).map_or(LogId::ZERO, |log| log.ids.last()));
+        match (broken, missing) {
+            (BatchError::Bad { offset, what, sums }, Some(missing)) => {
+                BatchError::Bad { offset, what: format!("{what}; {missing}"), sums }
+            }
+            (broken, _) => broken,
+        }
+    }
+
     /// Decides whether the log may go on where `walk` stopped.
     fn resume(&mut self, walk: Walk, broken: BatchError, later: &[Arc<Segment>]) -> Result<Recovery, WalError> {
         let segment = walk.segment;
@@ -335,6 +354,10 @@ impl Replay<'_> {
         if was_durable && !bug(Bug::DiskCutsAtDamage) {
             return Err(broken.into_damage(&segment.path));
         }
+        let here = Position { segment: segment.number, offset: walk.end };
+        if let Some(note) = self.note.filter(|note| note.durable > here) {
+            return Err(self.forgotten(note, broken).into_damage(&segment.path));
+        }
         for next in later {
             if next.newest_mark()?.is_some() || next.find_lead(DATA_AT)?.is_some() {
                 return Err(broken.into_damage(&segment.path));
@@ -345,7 +368,6 @@ impl Replay<'_> {
             let what = format!("group {group} has lost entry {index}: a segment up to this one is missing");
             return Err(WalError::damaged(&path, 0, what));
         }
-        let here = Position { segment: segment.number, offset: walk.end };
         let before = self.before.unwrap_or_default();
         let base = Base {
             data_end: before.data_end,

@@ -318,6 +318,7 @@ impl Writer {
         let mut done = Vec::new();
         {
             let mut state = lock(&shared.state);
+            state.durable = self.active.as_ref().map_or(state.durable, |active| active.durable);
             self.touched.clear();
             for ((group, op), offset) in ops.iter().zip(places) {
                 self.note_written(&mut state, *group, op, offset)?;

@@ -7,8 +7,8 @@ mod common;
 use std::path::Path;
 
 use common::mending::{
-    SEGMENT_BYTES, build, check_mended, mending, open_mended, segments, sweep_giving_up, sweep_mending,
-    sweep_mending_faults,
+    Misses, SEGMENT_BYTES, build, check_mended, mending, open_mended, played, segments, sweep_giving_up, sweep_mending,
+    sweep_mending_faults, sweep_noting,
 };
 use common::{Rig, dir, log_id, options};
 use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, VoteAnswer, VoteReply};
@@ -92,6 +92,42 @@ fn what_is_promised_can_be_said() {
         }
     }
     assert!(unknown > 0, "some promise is of what nothing names");
+}
+
+/// No mark calls the newest batch durable. Only the process that read it knows that it is no torn tail, and says so.
+#[test]
+fn a_lost_batch_that_was_read_costs_no_promise() {
+    let states = sweep_noting(60..62, 1, Misses::Lost) + sweep_noting(62..63, 3, Misses::Lost);
+    println!("{states} crash states while noting and mending");
+    assert!(states > 150, "{states}");
+}
+
+#[test]
+fn a_batch_written_elsewhere_that_was_read_costs_no_promise() {
+    let states = sweep_noting(64..65, 1, Misses::Elsewhere) + sweep_noting(65..66, 3, Misses::Elsewhere);
+    assert!(states > 100, "{states}");
+}
+
+/// The header of the newest segment tells nothing of the batches behind it.
+#[test]
+fn a_damaged_header_in_a_killed_log_costs_no_promise() {
+    let mut lost = 0;
+    for seed in 70..74 {
+        let (disk, script, rig) = played(seed, 60, 1);
+        drop(rig);
+        for (path, _) in segments(&disk).into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "seg")) {
+            let what = format!("seed {seed}, the header of {}", path.display());
+            let damaged = disk.crashed(Crash::KeepAll);
+            damaged.flip(&path, 40, 0x10);
+            let found = open_mended(&damaged, &script.models, &what);
+            lost += usize::from(check_mended(&script.models, &found, &what));
+            for (group, (state, _)) in &found {
+                let (last, promised) = (script.models[group].now().last(), state.promised_end);
+                assert!(promised >= last, "{what}: {group:?} promised {last}, and takes {promised} for that");
+            }
+        }
+    }
+    assert!(lost > 4, "{lost}");
 }
 
 /// A crash while a log is mended, at any step, leaves a log that can be mended, and no promise is lost.

@@ -361,6 +361,33 @@ impl Trio {
         self.pass(time);
     }
 
+    /// Writes, of which a node's disk keeps nothing but the mark; then the node reads the entry.
+    pub fn lose_newest(&mut self, at: usize) {
+        const DATA_AT: usize = 12 << 10;
+        let segments = |trio: &Trio| -> Vec<(PathBuf, u64)> {
+            trio.files(at).into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "seg")).collect()
+        };
+        let mut before = self.disks[at].crashed(Crash::KeepAll);
+        for word in 0.. {
+            let files = segments(self);
+            before = self.disks[at].crashed(Crash::KeepAll);
+            self.write(word);
+            // Else a segment was begun.
+            if segments(self) == files && word > 0 {
+                break;
+            }
+        }
+        for (path, _) in segments(self) {
+            let (file, old) = (self.disks[at].open(&path).unwrap(), before.open(&path).unwrap());
+            let mut bytes = vec![0; old.length().unwrap() as usize - DATA_AT];
+            old.read_at(&mut bytes, DATA_AT as u64).unwrap();
+            file.write_at(&bytes, DATA_AT as u64).unwrap();
+            file.sync_data().unwrap();
+        }
+        let found = self.read_log(at);
+        assert!(matches!(found, Err(WalError::Corrupt(_))), "lost: the damage is not seen: {found:?}");
+    }
+
     /// Reads the log of a node from its disk.
     fn read_log(&self, at: usize) -> Result<Vec<(LogId, Vec<u8>)>, WalError> {
         let running = self.nodes[at].as_ref().unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quorate_core::{GroupId, Instant, MAX_INDEX};
 use quorate_wal::fake::{Crash, MemDisk};
-use quorate_wal::{GroupState, OnDamage, WalError, WalOptions};
+use quorate_wal::{Disk, GroupState, OnDamage, WalError, WalOptions};
 
 use super::{Model, ModelEntry, Rig, Script, dir, options};
 
@@ -164,6 +164,110 @@ pub fn sweep_mending_faults(seed: u64, stride: usize) -> usize {
         }
     }
     faults
+}
+
+/// How a disk that says it wrote a batch did not.
+#[derive(Clone, Copy, Debug)]
+pub enum Misses {
+    Lost,
+    /// It wrote the batch over an older one.
+    Elsewhere,
+}
+
+/// Has the disk miss the newest batch, which no mark calls durable yet; returns a group with entries in it.
+fn miss_newest(disk: &MemDisk, script: &mut Script, rig: &mut Rig, misses: Misses) -> GroupId {
+    const DATA_AT: usize = 12 << 10;
+    let content = |disk: &MemDisk, path: &PathBuf| {
+        let file = disk.open(path).unwrap();
+        let mut bytes = vec![0; file.length().unwrap() as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    loop {
+        let before = disk.crashed(Crash::KeepAll);
+        let ends: BTreeMap<_, _> = script.models.iter().map(|(group, model)| (*group, model.now().last())).collect();
+        script.submit(rig);
+        rig.settle();
+        let grown = script.models.iter().find(|(group, model)| model.now().last() > ends[group]);
+        let Some(group) = grown.map(|(group, _)| *group).filter(|_| segments(disk) == segments(&before)) else {
+            continue;
+        };
+        assert!(script.note(rig).is_none());
+        for (path, _) in segments(disk) {
+            let (old, new) = (content(&before, &path), content(disk, &path));
+            let mut changed = (DATA_AT..new.len()).filter(|at| old[*at] != new[*at]);
+            let Some(first) = changed.next().map(|at| at / 512 * 512) else { continue };
+            let end = changed.last().unwrap_or(first) + 1;
+            let file = disk.open(&path).unwrap();
+            file.write_at(&old[first..end], first as u64).unwrap();
+            if matches!(misses, Misses::Elsewhere) {
+                let place = (DATA_AT + (first - DATA_AT) / 2) / 512 * 512;
+                file.write_at(&new[first..end], place as u64).unwrap();
+            }
+            file.sync_data().unwrap();
+        }
+        return group;
+    }
+}
+
+/// A disk misses the newest batch, its process reads that and is killed, at every step of noting it; then it is mended,
+/// and crashes at every step of that. Returns the number of states.
+pub fn sweep_noting(seeds: std::ops::Range<u64>, groups: u64, misses: Misses) -> usize {
+    let crashes = |at: usize| [Crash::DropAll, Crash::KeepAll, Crash::Subset(at as u64)];
+    let mut states = 0;
+    for seed in seeds {
+        let (disk, mut script, mut rig) = played(seed, 40, groups);
+        let group = miss_newest(&disk, &mut script, &mut rig, misses);
+        disk.start_journal();
+        let found = rig.group(group).and_then(|state| rig.read_all(group, &state, 1 << 20));
+        let what = format!("seed {seed}, {misses:?}");
+        assert!(matches!(found, Err(WalError::Corrupt(_))), "{what}: lost: the damage is not seen: {found:?}");
+        let (told, models) = (disk.journal_steps(), &script.models);
+        let mut replay = disk.replay();
+        loop {
+            for crash in crashes(replay.steps()) {
+                let crashed = replay.crashed(crash);
+                let what = format!("{what}, {crash:?} at step {} of noting", replay.steps());
+                let refused = Rig::open(&crashed.crashed(Crash::KeepAll), options(SEGMENT_BYTES)).err();
+                let found = open_mended(&crashed, models, &what);
+                states += 1;
+                if replay.steps() < told {
+                    // Nobody has heard of it yet.
+                    continue;
+                }
+                // A batch over an older one breaks the log at a place that a mark calls durable.
+                let named = |error: &WalError| match misses {
+                    Misses::Lost => error.to_string().contains("was durable up to"),
+                    Misses::Elsewhere => matches!(error, WalError::Corrupt(_)),
+                };
+                let says = refused.as_ref().is_some_and(named);
+                assert!(says, "{what}: lost: refused as {refused:?}");
+                assert!(check_mended(models, &found, &what), "{what}: nothing is missing");
+                let exact = found.values().all(|(state, _)| state.promised_end.index < MAX_INDEX);
+                assert!(exact, "{what}: lost: how far it promised");
+            }
+            if !replay.advance() {
+                break;
+            }
+        }
+        let damaged = disk.crashed(Crash::DropAll);
+        damaged.start_journal();
+        open_mended(&damaged, models, &what);
+        let mut replay = damaged.replay();
+        loop {
+            for crash in crashes(replay.steps()) {
+                let what = format!("{what}, {crash:?} at step {} of mending with a note", replay.steps());
+                check_mended(models, &open_mended(&replay.crashed(crash), models, &what), &what);
+                states += 1;
+            }
+            if !replay.advance() {
+                break;
+            }
+        }
+        let left = damaged.files().into_iter().find(|(path, _)| path.to_string_lossy().contains("damage-seen"));
+        assert!(left.is_none(), "{what}: the note is left behind");
+    }
+    states
 }
 
 /// Damage to either copy of any vote changes nothing; returns the number of flips.
