@@ -4,6 +4,7 @@ use crate::dir;
 use crate::outcome::Outcome;
 use crate::parts::{self, File, Parts};
 use crate::repair as mend;
+use crate::samples::{CLUSTER, GROUP};
 
 /// The files, by their number in an input.
 const NAMES: [&str; 7] = ["identity", "vote.a", "vote.b", "peers", "recovery", "mended", "damage-seen"];
@@ -40,7 +41,22 @@ pub(super) fn corpus() -> Vec<Vec<u8>> {
     mend::tail(&mut decision);
     corpus.push(vec![File { number: 5, bytes: decision }]);
     corpus.push(vec![File { number: 6, bytes: Vec::new() }]);
+    corpus.push(vec![File { number: 6, bytes: note() }]);
     corpus.iter().map(|files| parts::join(files)).collect()
+}
+
+/// A note of damage: more was durable than the log holds.
+fn note() -> Vec<u8> {
+    let mut note = vec![0; 72 + 32 + 4];
+    note[..8].copy_from_slice(b"QRMNOTED");
+    note[8] = 1;
+    note[16..32].copy_from_slice(&CLUSTER.0.to_le_bytes());
+    note[32..48].copy_from_slice(&dir::INCARNATION.to_le_bytes());
+    for (i, field) in [1, 60_000, 1, GROUP.0, 9, 1, 99].into_iter().enumerate() {
+        note[48 + 8 * i..56 + 8 * i].copy_from_slice(&u64::to_le_bytes(field));
+    }
+    mend::tail(&mut note);
+    note
 }
 
 pub(super) fn repair(bytes: &mut [u8]) {
