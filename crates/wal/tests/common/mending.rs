@@ -197,7 +197,7 @@ fn miss_newest(disk: &MemDisk, script: &mut Script, rig: &mut Rig, misses: Misse
             let (old, new) = (content(&before, &path), content(disk, &path));
             let mut changed = (DATA_AT..new.len()).filter(|at| old[*at] != new[*at]);
             let Some(first) = changed.next().map(|at| at / 512 * 512) else { continue };
-            let end = changed.last().unwrap_or(first) + 1;
+            let end = changed.next_back().unwrap_or(first) + 1;
             let file = disk.open(&path).unwrap();
             file.write_at(&old[first..end], first as u64).unwrap();
             if matches!(misses, Misses::Elsewhere) {
