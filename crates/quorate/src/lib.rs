@@ -62,7 +62,7 @@ pub use network::{
     Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotProgress, SnapshotSource,
 };
 pub use progress::{DataMetrics, Progress, ServerMetrics};
-pub use raft::{ClientWriteResponse, ClientWriteResult, Raft, Trigger};
+pub use raft::{ClientWriteResponse, ClientWriteResult, Drain, Raft, Trigger};
 pub use session::{PendingWrite, Session, SessionOptions};
 pub use snapshot::{ReceivedContent, SnapshotStore, SnapshotWriter, StoredSnapshot};
 pub use state_machine::{EntryContext, Frozen, Payload, PayloadError, RaftStateMachine, Raw};

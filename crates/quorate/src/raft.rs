@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_core::{ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, NodeId, ReadPolicy};
+use quorate_core::{ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, NodeId, ReadPolicy, Toggle};
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout_at;
 
 use crate::driver::Input;
 use crate::group::{ApplyQueue, Node, ProposalQueue, Terms};
@@ -49,6 +50,21 @@ impl<S: RaftStateMachine> std::fmt::Debug for Raft<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let node = &self.group.node;
         f.debug_struct("Raft").field("node", &node.me).field("group", &node.group).finish_non_exhaustive()
+    }
+}
+
+/// How a node is shut down; see [`Raft::shutdown_with`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Whether a leader hands over before it stops. On by default.
+    pub transfer: Toggle,
+    /// For how long it hands over and waits for answers, in all. 5 s by default.
+    pub deadline: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { transfer: Toggle::On, deadline: Duration::from_secs(5) }
     }
 }
 
@@ -176,6 +192,22 @@ impl<S: RaftStateMachine> Raft<S> {
         async move { group.read(policy, read).await }
     }
 
+    /// As [`read`](Self::read), but `visit` may await: to ship a consistent picture of the state somewhere, say.
+    ///
+    /// Nothing is applied on this node meanwhile, so nothing in it may wait for a write or read of this group. It
+    /// runs on a thread that may block, and to its end also if the caller gives up; for how long is up to it.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read), before it begins.
+    pub fn with_state_machine<T: Send + 'static>(
+        &self,
+        policy: ReadPolicy,
+        visit: impl AsyncFnOnce(&S) -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T, ReadError>> + Send {
+        let group = Arc::clone(&self.group);
+        async move { group.visit(policy, visit).await }
+    }
+
     /// Waits until a read of this node's state machine is as fresh as `policy` asks for, and says which entry
     /// had to be applied for it.
     ///
@@ -264,12 +296,32 @@ impl<S: RaftStateMachine> Raft<S> {
             // The others elect a leader in any case, only later.
             let _handed_over = self.trigger().transfer_leader(None).await;
         }
+        self.stop().await;
+    }
+
+    async fn stop(&self) {
         if let Some(host) = &self.owned_host {
             return host.shutdown().await;
         }
         self.group.node.bring(Input::Close(ClosedReason::Shutdown));
         self.group.node.wait_closed().await;
         self.group.host.remove_group(self.group.node.group);
+    }
+
+    /// As [`shutdown`](Self::shutdown), but what this node has taken is answered first, as far as `drain` allows: the
+    /// stop of a rolling restart.
+    ///
+    /// A leader hands over, so that later writes go to the next one; then the writes in this node's log and queue, and
+    /// those it forwarded, are waited for. Who still writes through this node may be refused, and try again elsewhere.
+    /// Whatever has no answer at the deadline gets one: [`ClientWriteError::OutcomeUnknown`], or a refusal.
+    pub async fn shutdown_with(&self, drain: Drain) {
+        let deadline = tokio::time::Instant::now() + drain.deadline;
+        if drain.transfer == Toggle::On && self.is_leader() {
+            // The others elect a leader in any case, only later.
+            let _handed_over = timeout_at(deadline, self.trigger().transfer_leader(None)).await;
+        }
+        let _answered = timeout_at(deadline, self.group.proposals.window.until_empty()).await;
+        self.stop().await;
     }
 
     /// Waits until the group is closed, for whatever reason, and says why.

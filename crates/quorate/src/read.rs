@@ -58,6 +58,29 @@ impl<S: RaftStateMachine> Group<S> {
         }
     }
 
+    /// Lets `visit` await while it looks at the state machine, in the queue of applies.
+    pub(crate) async fn visit<T: Send + 'static>(
+        self: Arc<Self>,
+        policy: ReadPolicy,
+        visit: impl AsyncFnOnce(&S) -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        self.ensure_linearizable(policy).await?;
+        let (sender, seen) = oneshot::channel();
+        let runtime = self.node.runtime.clone();
+        let look = move |state: &S| {
+            drop(sender.send(catch_unwind(AssertUnwindSafe(|| runtime.block_on(visit(state))))));
+        };
+        self.applies.visit(Box::new(look));
+        match seen.await {
+            Ok(Ok(seen)) => Ok(seen),
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_dropped) => {
+                self.node.wait_closed().await;
+                Err(ReadError::Closed(self.closed_reason()))
+            }
+        }
+    }
+
     fn read_deadline(&self, started: Instant) -> Instant {
         started + self.host.config.read_timeout
     }

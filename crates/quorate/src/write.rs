@@ -288,6 +288,11 @@ impl<S: RaftStateMachine> Group<S> {
                 let here = self.write_here(&mut command, &terms, room);
                 timeout_at(deadline.into(), here).await.map(|attempt| attempt.map_err(|(stop, _)| stop))
             } else {
+                // Counted if there is room, so that a node which drains waits for the answer.
+                let (window, bytes) = (&self.proposals.window, entry_bytes(encoded.len()));
+                if permit.is_none() && window.take(bytes, self.limit()) {
+                    permit = Some(Permit { window: Arc::clone(window), bytes });
+                }
                 let there = self.write_there(leader, EntryKind::Command, terms.only, encoded.clone());
                 timeout_at(deadline.into(), there).await
             };

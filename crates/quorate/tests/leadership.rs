@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use common::{Ledger, PATIENCE, by_id, leader, peers, start, stop};
 use quorate::{
-    ChangeError, ClosedReason, Config, LeadershipError, MemoryNetwork, NodeId, PeerState, Phase, Raft, RaftMetrics,
-    ReconfigureError, Refusal, StartError, Toggle, TransferFailure,
+    ChangeError, ClosedReason, Config, Drain, LeadershipError, MemoryNetwork, NodeId, PeerState, Phase, Raft,
+    RaftMetrics, ReconfigureError, Refusal, StartError, Toggle, TransferFailure,
 };
 
 /// Leaders that are not late although the machine is busy.
@@ -94,6 +94,38 @@ async fn a_leader_that_is_shut_down_hands_over_first() {
     for node in nodes.iter().filter(|node| node.node_id() != first.node_id()) {
         node.client_write("after".to_owned()).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_drains_answers_what_it_has_taken() {
+    let (_network, nodes) = start(3, patient(2)).await;
+    let first = leader(&nodes).await;
+    let writes: Vec<_> = (0..64).map(|n| first.write(format!("{n}")).submit().unwrap()).collect();
+    first.shutdown_with(Drain { deadline: PATIENCE, ..Drain::default() }).await;
+    let mut answered = 0;
+    for write in writes {
+        match write.applied().await {
+            Ok(_) => answered += 1,
+            // Refused while it handed over, and not yet sent on when it stopped.
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    }
+    let other = nodes.iter().find(|node| node.node_id() != first.node_id()).unwrap();
+    let applied = other.read(quorate::ReadPolicy::ReadIndex, |ledger| ledger.applied.len()).await.unwrap();
+    assert_eq!(applied, answered);
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_at_its_deadline() {
+    let (network, nodes) = start(3, Config::default()).await;
+    let first = leader(&nodes).await;
+    network.isolate(first.node_id());
+    let write = first.write("alone".to_owned()).submit().unwrap();
+    first.shutdown_with(Drain { transfer: Toggle::Off, deadline: Duration::from_millis(20) }).await;
+    let error = write.applied().await.unwrap_err();
+    assert!(error.is_retryable() || error.outcome_is_unknown(), "{error}");
+    stop(nodes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -309,8 +341,15 @@ async fn the_end_of_a_group_stops_its_leadership() {
     let (_network, nodes) = start(1, Config::default()).await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let stops = tell.clone();
-    let start = move |_| std::future::ready(tell.send(true).unwrap());
-    drop(nodes[0].on_leader_change(start, move |_| std::future::ready(stops.send(false).unwrap())));
+    let start = move |_| {
+        tell.send(true).unwrap();
+        std::future::ready(())
+    };
+    let end = move |_| {
+        stops.send(false).unwrap();
+        std::future::ready(())
+    };
+    drop(nodes[0].on_leader_change(start, end));
     assert_eq!(told.recv().await, Some(true), "a handle that is dropped ends nothing");
     stop(nodes).await;
     assert_eq!((told.recv().await, told.recv().await), (Some(false), None));

@@ -179,3 +179,30 @@ async fn what_cannot_end_well_ends_at_its_deadline() {
     assert!(matches!(closed, ClientWriteError::Closed(_)));
     stop(nodes).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_visitor_may_await_and_nothing_is_applied_meanwhile() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    let node = leader(&nodes).await;
+    node.client_write("before".to_owned()).await.unwrap();
+    let (arrived, arrival) = oneshot::channel();
+    let (go_on, may_go) = oneshot::channel::<()>();
+    let visit = node.with_state_machine(ReadPolicy::ReadIndex, async move |ledger: &Ledger| {
+        arrived.send(ledger.commands()).unwrap();
+        may_go.await.unwrap();
+        ledger.commands()
+    });
+    let visitor = async {
+        assert_eq!(arrival.await.unwrap(), ["before"]);
+        let mut write = node.write("meanwhile".to_owned()).submit().unwrap();
+        write.committed().await.unwrap();
+        go_on.send(()).unwrap();
+        write.applied().await.unwrap();
+    };
+    let (seen, ()) = tokio::join!(visit, visitor);
+    assert_eq!(seen.unwrap(), ["before"]);
+    node.shutdown().await;
+    let closed = node.with_state_machine(ReadPolicy::Stale, async |_: &Ledger| ()).await;
+    assert!(matches!(closed, Err(quorate::ReadError::Closed(_))));
+    stop(nodes).await;
+}

@@ -53,6 +53,8 @@ enum Job<S> {
         at: u64,
         read: ReadFn<S>,
     },
+    /// A read that may block.
+    Visit(ReadFn<S>),
 }
 
 /// Where jobs are worked off.
@@ -177,9 +179,18 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     /// Runs `read` once `at` is applied.
     pub(crate) fn read(&self, at: u64, read: ReadFn<S>) {
+        self.enqueue(Job::Read { at, read });
+    }
+
+    /// Runs `visit`, which may block, after what is in the queue.
+    pub(crate) fn visit(&self, visit: ReadFn<S>) {
+        self.enqueue(Job::Visit(visit));
+    }
+
+    fn enqueue(&self, job: Job<S>) {
         {
             let mut jobs = self.jobs.lock();
-            jobs.push_back(Job::Read { at, read });
+            jobs.push_back(job);
             self.any.store(true, Ordering::Release);
         }
         self.pump();
@@ -290,7 +301,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         let blocks = match front {
             Job::Read { .. } => false,
             Job::Driver(ApplyJob::Apply { batches, .. }) => batches.is_none(),
-            Job::Driver(ApplyJob::Install { .. } | ApplyJob::Build) => true,
+            Job::Visit(_) | Job::Driver(ApplyJob::Install { .. } | ApplyJob::Build) => true,
             Job::Driver(ApplyJob::Expect { .. }) => false,
         };
         if blocks && place == Place::Here {
@@ -304,6 +315,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         match job {
             Job::Read { at, read } if machine.applied.index >= at => read(&machine.state),
             Job::Read { at, read } => machine.parked.push((at, read)),
+            Job::Visit(visit) => visit(&machine.state),
             Job::Driver(ApplyJob::Apply { span, batches }) => {
                 self.queued_bytes.fetch_sub(size_of_batches(batches.as_ref()), Ordering::Relaxed);
                 match batches {
