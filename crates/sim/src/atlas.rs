@@ -202,7 +202,9 @@ impl<W: Workload> World<W> {
         self.atlas.copies.clear();
     }
 
-    /// Puts an older copy of a disk back. Every peer has met a later boot of it, and so refuses to hear it (law 15).
+    /// Puts an older copy of a disk back. Every peer has met a later boot of it, and so refuses to hear it (law 15). What
+    /// the disk acknowledged before goes on to count, also where that makes a commit quorum only now: a quorum that elects
+    /// later has to do without this node, so it meets that one in another.
     fn put_back(&mut self, at: usize) -> bool {
         let Some(copy) = self.atlas.copies.get(&at) else { return false };
         let place = &self.places[at];
@@ -224,9 +226,14 @@ impl<W: Workload> World<W> {
         {
             return false;
         }
-        let Some(copy) = self.atlas.copies.remove(&at) else { return false };
+        let Some(mut copy) = self.atlas.copies.remove(&at) else { return false };
+        let place = &self.places[at];
+        let before = self.shadows.get(&(place.id, place.incarnation)).cloned().unwrap_or_default();
+        let (id, had, has) = (place.id, before.log.last(), copy.possible[0].log.last());
+        copy.possible.iter_mut().for_each(|older| older.lost = before.all_it_held());
         self.stop(at, Crash::DropAll);
         self.on_process_gone(at);
+        self.say(|| format!("node {id} gets an older copy of its disk: it held {had}, the copy holds {has}"));
         let place = &mut self.places[at];
         place.disk = copy.disk;
         place.possible = Some(copy.possible);

@@ -65,7 +65,8 @@ impl SkewedClock {
 pub(crate) struct Shadow {
     pub(crate) vote: Vote,
     pub(crate) log: LogIds,
-    /// What the log was before damage took some of it: it votes as if it held that (docs/design/001).
+    /// What the log was before damage took some of it, where it votes as if it held that (docs/design/001), or before an
+    /// older copy was put back, whose votes nobody hears (law 15).
     pub(crate) lost: Vec<LogIds>,
 }
 
@@ -93,7 +94,13 @@ impl Shadow {
         }
     }
 
-    /// Whether this disk has the entry, or has it no more because a snapshot does; or had it, and keeps what it promised.
+    /// Every log that this disk has acknowledged something of.
+    pub(crate) fn all_it_held(&self) -> Vec<LogIds> {
+        self.lost.iter().chain([&self.log]).cloned().collect()
+    }
+
+    /// Whether this disk has the entry, or has it no more because a snapshot does; or had it, and keeps what it promised,
+    /// or elects nobody any more.
     pub(crate) fn holds(&self, id: LogId) -> bool {
         let mut logs = self.lost.iter().chain([&self.log]);
         logs.any(|log| id.index <= log.purged().index || log.holds(id))

@@ -101,6 +101,14 @@ fn a_commit_that_no_quorum_has_on_disk_breaks_acknowledged_is_durable() {
     assert!(check(&empty).starts_with("acknowledged is durable: leader"));
     let of_another_disk: Shadows = disks(&core).into_values().map(|disk| ((NodeId(1), Incarnation(8)), disk)).collect();
     assert!(check(&of_another_disk).starts_with("acknowledged is durable: leader"));
+    // An older copy of the disk counts for what the disk had, and for nothing that it had not.
+    let copy_after =
+        |lost| Shadows::from([((NodeId(1), DISK), Shadow { vote: core.vote(), lost, ..Shadow::default() })]);
+    let before = &disks(&core)[&(NodeId(1), DISK)];
+    assert_eq!(check(&copy_after(before.all_it_held())), "");
+    let mut shorter = before.clone();
+    shorter.log.truncate_after(core.commit() - 1);
+    assert!(check(&copy_after(shorter.all_it_held())).starts_with("acknowledged is durable: leader"));
 }
 
 #[test]
