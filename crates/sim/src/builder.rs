@@ -1,5 +1,7 @@
 //! For users: [`Simulation`] runs a state machine of one's own.
 
+use std::collections::BTreeMap;
+
 use quorate::{RaftStateMachine, ReadPolicy};
 
 use crate::fault::FaultSet;
@@ -100,7 +102,12 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
     /// Runs it.
     pub fn run(self) -> Report {
         let Self { options, machine, next, check } = self;
-        run(options, Closures { machine, next, check, begun: Vec::new(), told: Vec::new(), as_of: Vec::new() }, false).0
+        run(
+            options,
+            Closures { machine, next, check, begun: BTreeMap::new(), told: Vec::new(), as_of: Vec::new() },
+            false,
+        )
+        .0
     }
 }
 
@@ -115,7 +122,7 @@ struct Closures<S: RaftStateMachine, T> {
     next: Next<S, T>,
     check: Check<S, T>,
     /// By operation.
-    begun: Vec<Nanos>,
+    begun: BTreeMap<u64, Nanos>,
     told: AllTold<S, T>,
     /// By what clients were told: the last command of the state that it is of.
     as_of: Vec<Option<u64>>,
@@ -130,12 +137,12 @@ impl<S: RaftStateMachine, T: Send + 'static> Workload for Closures<S, T> {
     }
 
     fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<S, T> {
-        self.begun.push(asked.at);
+        self.begun.insert(asked.id, asked.at);
         (self.next)(asked.id, chance)
     }
 
     fn on_return(&mut self, id: u64, by: Asked, at: Nanos, returned: Returned<S::Response, T>) {
-        let begun = self.begun.get(id as usize).copied().unwrap_or(0);
+        let begun = self.begun.get(&id).copied().unwrap_or(0);
         self.as_of.push(by.as_of);
         self.told.push(Told { id, begun, ended: at, returned });
     }

@@ -189,6 +189,13 @@ impl Call {
 /// Everything clients asked in a run, and what they were told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// In the order of invocation.
+    /// In the order of invocation, which is that of their ids. Ids are missing where operations were left out of the run.
     pub operations: Vec<Operation>,
+}
+
+impl History {
+    /// Where the operation of this id is.
+    pub fn place_of(&self, id: u64) -> Option<usize> {
+        self.operations.binary_search_by_key(&id, |operation| operation.id).ok()
+    }
 }

@@ -213,7 +213,7 @@ pub struct LedgerClients {
     lease_reads: bool,
     /// About the time between two confirmations of a leader.
     max_age: Nanos,
-    /// By operation: the last command of the state that its answer is of.
+    /// By operation, in the order of the history: the last command of the state that its answer is of.
     as_of: Vec<Option<u64>>,
     /// What each register was last seen to hold, so that comparing succeeds now and then.
     seen: BTreeMap<Key, u64>,
@@ -233,8 +233,9 @@ impl LedgerClients {
         self
     }
 
-    fn draw(&mut self, chance: &mut Rng) -> Call {
-        let value = self.history.operations.len() as u64 + 1;
+    /// The operation of this id, which names the value that it writes.
+    fn draw(&mut self, id: u64, chance: &mut Rng) -> Call {
+        let value = id + 1;
         let key = chance.below(KEYS.into()) as Key;
         if chance.chance(self.reads) {
             let freshness = match chance.below(20) {
@@ -266,7 +267,7 @@ impl Workload for LedgerClients {
     }
 
     fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<Ledger, Outcome> {
-        let call = self.draw(chance);
+        let call = self.draw(asked.id, chance);
         self.as_of.push(None);
         self.history.operations.push(Operation {
             id: asked.id,
@@ -294,11 +295,10 @@ impl Workload for LedgerClients {
     }
 
     fn on_return(&mut self, id: u64, by: Asked, at: Nanos, returned: Returned<LedgerResponse, Outcome>) {
-        let Some(operation) = self.history.operations.get_mut(id as usize) else { return };
+        let Some(place) = self.history.place_of(id) else { return };
+        let operation = &mut self.history.operations[place];
         (operation.node, operation.process, operation.session) = (by.node, by.process, by.session);
-        if let Some(as_of) = self.as_of.get_mut(id as usize) {
-            *as_of = by.as_of;
-        }
+        self.as_of[place] = by.as_of;
         operation.returned_at = Some(at);
         operation.outcome = match returned {
             Returned::Written(response) => response.0,

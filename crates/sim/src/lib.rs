@@ -55,7 +55,7 @@ pub use history::History;
 pub use ledger::{FIRST_REGISTER, Ledger, LedgerClients, LedgerCommand, LedgerResponse};
 pub use options::Options;
 pub use rng::Rng;
-pub use run::{Report, run, run_options, run_seed};
+pub use run::{Report, run, run_options, run_seed, run_within};
 pub use schedule::Schedule;
 pub use search::{Search, Summary, search};
 pub use shrink::{Shrunk, check_of, shrink};

@@ -70,7 +70,8 @@ fn past_of(history: &History, key: Key, values: &[u64]) -> Result<Past, String> 
         if past.place.insert(*value, version).is_some() {
             return Err(format!("exactly once: key {key} took the value {value} twice"));
         }
-        let writer = value.checked_sub(1).and_then(|id| history.operations.get(id as usize));
+        let writer = value.checked_sub(1).and_then(|id| history.place_of(id));
+        let writer = writer.map(|place| &history.operations[place]);
         match writer {
             None => return Err(format!("phantom: key {key} took the value {value}, which nobody wrote")),
             Some(writer) if writer.call.key() != key || !writer.call.is_write() => {

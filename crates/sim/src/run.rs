@@ -17,7 +17,7 @@ use crate::ledger::LedgerClients;
 use crate::machine::{Watched, with_book};
 use crate::options::Options;
 use crate::workload::Workload;
-use crate::world::{Down, World};
+use crate::world::{Down, MOST_EVENTS, World};
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,16 +94,31 @@ pub fn run_seed(seed: u64, trace: bool) -> (Report, History) {
 
 /// Runs with these options and the default workload.
 pub fn run_options(options: Options, trace: bool) -> (Report, History) {
+    run_ledger(options, trace, MOST_EVENTS)
+}
+
+/// The same, and cut short, with a violation that says so, if it is not over after so many events: whoever looks for a
+/// shorter run need not see the end of a longer one.
+pub fn run_within(options: &Options, events: u64) -> Report {
+    run_ledger(options.clone(), false, events.saturating_add(1).min(MOST_EVENTS)).0
+}
+
+fn run_ledger(options: Options, trace: bool, most_events: u64) -> (Report, History) {
     let clients = LedgerClients::new(options.reads, options.lease_reads, options.inline_applies);
     let clients = clients.max_age(options.election_timeout);
-    let (mut report, clients) = run(options, clients, trace);
+    let (mut report, clients) = run_at_most(options, clients, trace, most_events);
     (report.search_steps, report.undecided) = (clients.steps, clients.undecided);
     (report, clients.history)
 }
 
 /// Runs with these options and a workload, which is given back.
 pub fn run<W: Workload>(options: Options, workload: W, trace: bool) -> (Report, W) {
+    run_at_most(options, workload, trace, MOST_EVENTS)
+}
+
+fn run_at_most<W: Workload>(options: Options, workload: W, trace: bool, most_events: u64) -> (Report, W) {
     let mut world = World::new(options, workload, trace);
+    world.most_events = most_events;
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.play())) {
         world.violation.get_or_insert(format!("panic: {}", panic_text(&*panic)));
     }

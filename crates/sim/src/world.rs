@@ -90,13 +90,15 @@ pub(crate) enum Event {
 }
 
 /// No run has so many events: the longest of many thousand seeds have a tenth of them.
-const MOST_EVENTS: u64 = 2_000_000;
+pub(crate) const MOST_EVENTS: u64 = 2_000_000;
 
 /// Nodes take no more turns than this between two moments of time.
 pub(crate) const MOST_TURNS: u64 = 100_000;
 
 /// What is wrong with a run beyond these limits.
 pub(crate) const NEVER_ENDS: &str = "liveness: a run that never ends";
+/// What is said of a run that was to be a shorter one.
+const CUT_SHORT: &str = "cut short: a run of more events than asked for";
 
 /// Why a run failed.
 pub(crate) type Violation = String;
@@ -168,6 +170,8 @@ pub(crate) struct World<W: Workload> {
     pub(crate) atlas: crate::atlas::Atlas,
     pub(crate) digest: Digest,
     pub(crate) events: u64,
+    /// Above so many it is cut short.
+    pub(crate) most_events: u64,
     pub(crate) decisions: crate::edits::Decisions,
     pub(crate) trace: bool,
     pub(crate) disk_rng: Rng,
@@ -213,6 +217,7 @@ impl<W: Workload> World<W> {
             atlas: crate::atlas::Atlas::default(),
             digest: Digest::default(),
             events: 0,
+            most_events: MOST_EVENTS,
             decisions: crate::edits::Decisions::default(),
             trace,
             disk_rng: Rng::new(options.seed, 2),
@@ -320,8 +325,8 @@ impl<W: Workload> World<W> {
             if done(self) {
                 return true;
             }
-            if self.events >= MOST_EVENTS {
-                self.fail(NEVER_ENDS);
+            if self.events >= self.most_events {
+                self.fail(if self.most_events < MOST_EVENTS { CUT_SHORT } else { NEVER_ENDS });
                 return false;
             }
             if !self.advance(until) {

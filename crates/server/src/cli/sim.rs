@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use quorate_sim::{Options, Report, Schedule, Search, Shrunk, check_of, run_options, search, shrink};
+use quorate_sim::{Options, Schedule, Search, Shrunk, check_of, run_options, run_within, search, shrink};
 
 use super::Failure;
 
@@ -235,8 +235,7 @@ fn shorten(args: &ShrinkArgs) -> Result<ExitCode, Failure> {
     let Some(Schedule { mut notes, mutant, options, .. }) = args.which.schedule()? else {
         return Err(Failure::new("say which run: --seed N, or --schedule FILE"));
     };
-    let run = |options: &Options| -> Report { run_options(options.clone(), false).0 };
-    let Some(Shrunk { before, after, runs }) = shrink(options, args.tries, run) else {
+    let Some(Shrunk { before, after, runs }) = shrink(options, args.tries, run_within) else {
         return Err(Failure::new("this run does not fail"));
     };
     let (long, short, seed) = (before.events, after.events, before.options.seed);
