@@ -17,6 +17,7 @@ const TESTS: &[(&str, &str, &[&str])] = &[
     ("DamagedSnapshotIsEmptyState", "quorate-sim", &["--test", "damage"]),
     ("SendsUnverifiedSnapshot", "quorate-sim", &["--test", "damage"]),
     ("GapAccepted", "quorate", &["--test", "published", "malformed"]),
+    ("WriteConditionIgnored", "quorate", &["--test", "writes"]),
     ("ResumedTransferMixesSnapshots", "quorate-net", &["--test", "snapshots"]),
 ];
 

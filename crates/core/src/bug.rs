@@ -304,6 +304,8 @@ bugs! {
     AnswerWaitsForTheDisk,
     /// Entries that do not follow on what their append names are decoded.
     GapAccepted,
+    /// A write that is only for one leader id is proposed under another.
+    WriteConditionIgnored,
     /// A write that completes before an earlier one is never reported.
     EarlyCompletionIsDropped,
     /// A write that completes before an earlier one is reported as if the earlier one were durable.

@@ -26,6 +26,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("EarlyCompletionIsDropped", TESTS),
     ("EarlyCompletionCoversEarlier", TESTS),
     ("GapAccepted", TESTS),
+    ("WriteConditionIgnored", TESTS),
     ("DamagedSnapshotIsEmptyState", TESTS),
     ("SendsUnverifiedSnapshot", TESTS),
     ("ResumedTransferMixesSnapshots", TESTS),

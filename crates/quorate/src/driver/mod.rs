@@ -484,6 +484,7 @@ impl Driver {
         }
         if let Some(wanted) = taken.only
             && !self.leads_as(wanted)
+            && !bug(Bug::WriteConditionIgnored)
         {
             // Nothing comes between this look and the step below: accepted is proposed under this leader id.
             let leader = self.core.leader();
