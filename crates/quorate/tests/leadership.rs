@@ -411,3 +411,29 @@ async fn a_node_that_was_away_recovers_before_it_serves() {
     assert_eq!(applied, ["missed"]);
     stop(nodes).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_for_the_first_time_sees_who_leads_however_busy_the_node_is() {
+    for _ in 0..20 {
+        let network = quorate::MemoryNetwork::new();
+        let builder = Raft::builder(1).peers(common::peers(1..=1)).in_memory(&network);
+        let node = builder.start(common::Ledger::inline()).await.unwrap();
+        let busy: Vec<_> = (0..4)
+            .map(|_| {
+                let node = node.clone();
+                tokio::spawn(async move {
+                    while node.client_write("more".to_owned()).await.is_ok() {
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        node.client_write("first".to_owned()).await.unwrap();
+        let seen = node.metrics().borrow().clone();
+        assert_eq!((seen.role, seen.current_leader), (Role::Leader, Some(quorate::NodeId(1))));
+        node.shutdown().await;
+        for writer in busy {
+            writer.await.unwrap();
+        }
+    }
+}

@@ -454,21 +454,21 @@ impl Node {
         News { leader: changed.then_some(leader), metrics: self.maybe_publish(seat, now) }
     }
 
-    /// The metrics, if somebody watches them and they changed: at once what is rare, indexes once in a while.
+    /// The metrics, if they changed: at once what is rare, and for those who watch them indexes, once in a while.
     fn maybe_publish(&self, seat: &mut Seat, now: Instant) -> Option<RaftMetrics> {
-        if self.metrics.receiver_count() == 0 {
+        let core = seat.driver.core();
+        let coarse = (Some(core.state()), core.leader(), core.vote(), core.membership_log_id());
+        let at_once = coarse != seat.mark.coarse;
+        // What is rare is kept up to date for whoever comes: another thread may step then, and nobody waits for it.
+        if self.metrics.receiver_count() == 0 && !at_once {
             seat.stale = true;
             return None;
         }
-        let core = seat.driver.core();
-        let mark = Mark {
-            coarse: (Some(core.state()), core.leader(), core.vote(), core.membership_log_id()),
-            fine: (core.last_log_id(), core.commit(), core.applied(), core.log().purged().index),
-        };
+        let fine = (core.last_log_id(), core.commit(), core.applied(), core.log().purged().index);
+        let mark = Mark { coarse, fine };
         // Ages grow while nothing else changes.
         let aged = core.is_leader() && now.since(seat.published_at) >= REFRESH_INTERVAL;
         seat.stale |= std::mem::take(&mut seat.forced) || aged || mark != seat.mark;
-        let at_once = mark.coarse != seat.mark.coarse;
         if !seat.stale || !at_once && now.since(seat.published_at) < PUBLISH_INTERVAL {
             return None;
         }
