@@ -82,6 +82,9 @@ impl<S: RaftStateMachine> Builder<S> {
 
     /// Starts the node. `machine` is its state if there is no snapshot.
     ///
+    /// It must be the same on every node, also on those that join later: a node without a snapshot applies the whole log
+    /// to it.
+    ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(self, machine: S) -> Result<Raft<S>, StartError> {

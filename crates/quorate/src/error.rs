@@ -51,6 +51,8 @@ impl fmt::Display for ClosedReason {
     }
 }
 
+impl std::error::Error for ClosedReason {}
+
 /// Why a write was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -194,6 +196,28 @@ impl SessionError {
             SessionError::Expired | SessionError::Acknowledged => true,
             SessionError::TooManyInFlight | SessionError::Options { .. } => false,
             SessionError::Write(error) => error.outcome_is_unknown(),
+        }
+    }
+}
+
+impl SessionError {
+    /// Whether the same [`PendingWrite`](crate::PendingWrite) is worth sending again through this node: it may still get
+    /// its answer, and is applied at most once. `false` once the session or the node is over.
+    pub fn may_resend(&self) -> bool {
+        match self {
+            SessionError::Write(error) => match error {
+                ClientWriteError::Overloaded
+                | ClientWriteError::StorageFull
+                | ClientWriteError::NoLeader { .. }
+                | ClientWriteError::OutcomeUnknown => true,
+                ClientWriteError::TooLarge { .. }
+                | ClientWriteError::Encode(_)
+                | ClientWriteError::LeaderChanged { .. }
+                | ClientWriteError::Response { .. }
+                | ClientWriteError::Closed(_) => false,
+            },
+            SessionError::TooManyInFlight => true,
+            SessionError::Expired | SessionError::Acknowledged | SessionError::Options { .. } => false,
         }
     }
 }

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, NodeId, SendOutcome, SnapshotMeta};
 use quorate_wire::Packet;
 
+use crate::IdentityStore;
+
 /// Called by the network with what arrives. Never blocks.
 pub trait Inbound: Send + Sync {
     /// A message arrived. The network vouches for the sender by its handshake.
@@ -113,10 +115,19 @@ pub enum SnapshotSource {
 
 /// How nodes reach each other. One-way messages; a lost reply equals a lost request.
 pub trait RaftNetwork: Send + Sync + 'static {
+    /// Tells who this node is, before [`start`](Self::start): what the network's handshake says to a peer, and the
+    /// [place to note](IdentityStore::record_peer) what the peer says. A network inside one process need not know.
+    fn introduce(&self, identity: Arc<dyn IdentityStore>) {
+        let _ = identity;
+    }
+
     /// Starts delivering to `inbound`.
     fn start(&self, inbound: Arc<dyn Inbound>);
 
     /// Tells where a node is reached, or that it is reached elsewhere from now on.
+    ///
+    /// A blank node that a cluster takes in is told no address of its peers before it has answered one: the network must
+    /// be able to answer whoever reached this node, on the same connection or at an address from its hello.
     fn set_address(&self, node: NodeId, address: &str);
 
     /// Tells that this node, blank until now, belongs to a cluster from now on.

@@ -92,6 +92,27 @@ pub trait Payload: Sized + Send + 'static {
     fn decode_part(buffer: &Bytes, part: Range<usize>) -> Result<Self, PayloadError> {
         Self::decode(buffer.slice(part))
     }
+
+    /// Writes the encoding: the whole of a [snapshot](RaftStateMachine::snapshot), for a state machine that is small
+    /// enough to be encoded in memory first.
+    ///
+    /// # Errors
+    /// If the value cannot be encoded, or `out` fails.
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        self.encode(&mut bytes).map_err(io::Error::other)?;
+        out.write_all(&bytes)
+    }
+
+    /// Reads what [`write_to`](Self::write_to) wrote, to the end of the input.
+    ///
+    /// # Errors
+    /// If the input fails, or its bytes are not an encoding.
+    fn read_from(input: &mut dyn Read) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        input.read_to_end(&mut bytes)?;
+        Self::decode(bytes.into()).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
 }
 
 /// Bytes that are stored as they are.

@@ -213,6 +213,9 @@ pub struct GroupBuilder {
 impl GroupBuilder {
     /// Starts the group on this node. `machine` is its state if there is no snapshot.
     ///
+    /// It must be the same on every node, also on those that join later: a node without a snapshot applies the whole log
+    /// to it.
+    ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start<S: RaftStateMachine>(self, machine: S) -> Result<Raft<S>, StartError> {
