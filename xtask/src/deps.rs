@@ -21,6 +21,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quorate-explore", &["quorate-core"]),
     // Hostile bytes for all that reads bytes from outside.
     ("quorate-fuzz", &["quorate-server", "quorate", "quorate-net", "quorate-wal", "quorate-wire", "quorate-core"]),
+    ("quorate-guide", &["quorate", "quorate-sim", "quorate-testkit"]),
+    // Examples use what users do.
+    ("bank", &["quorate", "quorate-sim"]),
+    ("kv-http", &["quorate"]),
     ("xtask", &[]),
 ];
 

@@ -44,10 +44,10 @@ pub(crate) fn check() -> Result<(), String> {
     }
 }
 
-/// Our pages: what lies at the root, in docs/ and beside the tests.
+/// Our pages: what lies at the root, in docs/, the guide's chapters, and beside the tests.
 fn pages(root: &Path) -> Result<Vec<std::path::PathBuf>, String> {
     let mut found = Vec::new();
-    for folder in ["", "docs", "docs/design", "testdata", "tests/etcd-process"] {
+    for folder in ["", "docs", "docs/design", "docs/guide/src", "testdata", "tests/etcd-process"] {
         let folder = root.join(folder);
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for entry in entries {

@@ -1,5 +1,6 @@
 //! Project chores: `cargo xtask help`.
 
+mod book;
 mod coverage;
 mod deps;
 mod docs;
@@ -18,6 +19,7 @@ usage: cargo xtask COMMAND
   check-deps   the arrows between crates (server -> quorate -> {net, wal} -> wire -> core), and what the
                protocol core must not touch: files, sockets, threads, clocks, chance, logging, hash order
   check-docs   links between our pages, scripts that COMPARE.md names, and the program that README.md shows
+  book         makes the guide's pages, in target/book, with mdBook
   mutants      plants each bug of crates/core/src/bug.rs in turn and counts the golden scripts that notice;
                `cargo xtask mutants NAME ..` plants only those, and names every script
                `cargo xtask mutants --sim [--seeds N] [--jobs J] [NAME ..]` counts the random seeds until one notices;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("check-deps") => deps::check(),
         Some("check-docs") => docs::check(),
+        Some("book") => book::build(),
         Some("sizes") => sizes::print(),
         None | Some("help" | "--help" | "-h") => {
             println!("{HELP}");
