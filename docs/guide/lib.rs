@@ -144,6 +144,7 @@ chapters! {
     operations "operations.md",
     observability "observability.md",
     tuning "tuning.md",
+    examples "examples.md",
     openraft "openraft.md",
     faq "faq.md",
 }

@@ -1,11 +1,14 @@
-//! `check-docs`: links between our pages lead somewhere, the scripts that COMPARE.md names are there, and the program that
-//! README.md shows is the one that is tested.
+//! `check-docs`: links between our pages lead somewhere, the scripts that COMPARE.md names are there, the guide names every
+//! example, and the program that README.md shows is the one that is tested.
 
 use std::fs;
 use std::path::Path;
 
 /// The example that README.md shows, and CI runs.
 const EXAMPLE: &str = "examples/counter.rs";
+
+/// Where the guide lists all examples.
+const EXAMPLES: &str = "docs/guide/src/examples.md";
 
 /// Prints every broken link; fails if there is one, or if README.md shows another program.
 pub(crate) fn check() -> Result<(), String> {
@@ -27,6 +30,13 @@ pub(crate) fn check() -> Result<(), String> {
     for script in scripts(&read(&root.join("COMPARE.md"))?) {
         if !root.join("testdata").join(format!("{script}.txt")).exists() {
             eprintln!("COMPARE.md: there is no script {script}");
+            broken += 1;
+        }
+    }
+    let listed = read(&root.join(EXAMPLES))?;
+    for name in names(&root.join("examples"))? {
+        if !listed.contains(&format!("| `{name}` |")) {
+            eprintln!("{EXAMPLES}: there is no row for examples/{name}");
             broken += 1;
         }
     }
@@ -59,6 +69,18 @@ fn pages(root: &Path) -> Result<Vec<std::path::PathBuf>, String> {
     }
     found.sort();
     Ok(found)
+}
+
+/// What lies in a folder, by name.
+fn names(folder: &Path) -> Result<Vec<String>, String> {
+    let cannot = |error| format!("cannot list {}: {error}", folder.display());
+    let entries = fs::read_dir(folder).map_err(cannot)?;
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    let mut names = names.collect::<Result<Vec<_>, _>>().map_err(cannot)?;
+    // What an example leaves behind when it is run there.
+    names.retain(|name| name != "data");
+    names.sort();
+    Ok(names)
 }
 
 /// The golden scripts that a table names: `dir/name` in the last cell of a row.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{Ledger, PATIENCE, by_id, leader, peers, start, stop};
 use quorate::{
     ChangeError, ClosedReason, Config, Drain, LeadershipError, MemoryNetwork, NodeId, PeerState, Phase, Raft,
-    RaftMetrics, ReconfigureError, Refusal, StartError, Toggle, TransferFailure,
+    RaftMetrics, ReconfigureError, Refusal, Role, StartError, Toggle, TransferFailure,
 };
 
 /// Leaders that are not late although the machine is busy.
@@ -415,9 +415,9 @@ async fn a_node_that_was_away_recovers_before_it_serves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_looks_for_the_first_time_sees_who_leads_however_busy_the_node_is() {
     for _ in 0..20 {
-        let network = quorate::MemoryNetwork::new();
-        let builder = Raft::builder(1).peers(common::peers(1..=1)).in_memory(&network);
-        let node = builder.start(common::Ledger::inline()).await.unwrap();
+        let network = MemoryNetwork::new();
+        let builder = Raft::builder(1).peers(peers(1..=1)).in_memory(&network);
+        let node = builder.start(Ledger::inline()).await.unwrap();
         let busy: Vec<_> = (0..4)
             .map(|_| {
                 let node = node.clone();
@@ -430,7 +430,7 @@ async fn who_looks_for_the_first_time_sees_who_leads_however_busy_the_node_is() 
             .collect();
         node.client_write("first".to_owned()).await.unwrap();
         let seen = node.metrics().borrow().clone();
-        assert_eq!((seen.role, seen.current_leader), (Role::Leader, Some(quorate::NodeId(1))));
+        assert_eq!((seen.role, seen.current_leader), (Role::Leader, Some(NodeId(1))));
         node.shutdown().await;
         for writer in busy {
             writer.await.unwrap();
