@@ -39,7 +39,7 @@ pub(crate) async fn listen(inner: Arc<Inner>, listener: TcpListener) {
                     let limit = inner.options.max_incoming;
                     let text = format!("dropped a connection: {limit} are open, the most that max_incoming allows");
                     if inner.is_news(remote.ip(), None, &text) {
-                        tracing::warn!(%remote, "{text}");
+                        tracing::warn!(name: "too_many_connections", target: crate::EVENTS, node = inner.me(), %remote, "{text}");
                     }
                     continue;
                 };
@@ -51,7 +51,7 @@ pub(crate) async fn listen(inner: Arc<Inner>, listener: TcpListener) {
             }
             Err(error) => {
                 if !failing {
-                    tracing::error!("cannot accept connections: {error}");
+                    tracing::error!(name: "cannot_accept", target: crate::EVENTS, node = inner.me(), %error, "cannot accept connections");
                 }
                 failing = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -86,13 +86,13 @@ async fn connection(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr) {
     };
     // A port that is merely probed sends nothing, and says nothing about a peer.
     if matches!(ended, Break::Closed) {
-        tracing::debug!(%remote, "closed before the handshake");
+        tracing::debug!(name: "handshake_ended", target: crate::EVENTS, node = inner.me(), %remote, "closed before the handshake");
         return;
     }
     let text = ended.to_string();
     if inner.is_news(remote.ip(), claimed, &text) {
         let node = claimed.map_or_else(|| "an unknown node".to_owned(), |node| format!("node {node}"));
-        tracing::warn!(%remote, "no connection from {node}: {text}");
+        tracing::warn!(name: "not_welcome", target: crate::EVENTS, node = inner.me(), %remote, "no connection from {node}: {text}");
     }
 }
 
@@ -165,7 +165,7 @@ async fn serve(inner: &Arc<Inner>, accepted: Accepted, remote: SocketAddr) {
     inner.forget_refusals(remote.ip(), peer.node);
     let entered = inner.enter(peer);
     inner.note_hello(&peer);
-    tracing::debug!(peer = %peer.node, lane = %peer.lane, %remote, "accepted");
+    tracing::debug!(name: "accepted", target: crate::EVENTS, node = inner.me(), peer = peer.node.0, lane = %peer.lane, %remote, "accepted");
     let reading = async {
         match peer.lane {
             Lane::Control | Lane::Data => read(inner, accepted).await,
@@ -179,12 +179,18 @@ async fn serve(inner: &Arc<Inner>, accepted: Accepted, remote: SocketAddr) {
     };
     match ended {
         Break::Closed | Break::Io(_) | Break::Local => {
-            tracing::debug!(peer = %peer.node, lane = %peer.lane, %remote, "connection ended: {ended}");
+            tracing::debug!(
+                name: "accepted_ended", target: crate::EVENTS, node = inner.me(), peer = peer.node.0, lane = %peer.lane, %remote,
+                "connection ended: {ended}"
+            );
         }
         ended => {
             let text = ended.to_string();
             if inner.is_news(remote.ip(), Some(peer.node), &text) {
-                tracing::warn!(peer = %peer.node, lane = %peer.lane, %remote, "closed the connection: {text}");
+                tracing::warn!(
+                    name: "accepted_broken", target: crate::EVENTS, node = inner.me(), peer = peer.node.0, lane = %peer.lane, %remote,
+                    "closed the connection: {text}"
+                );
             }
         }
     }
@@ -243,7 +249,7 @@ fn packet_of(inner: &Inner, peer: &PeerHello, frame: Frame) -> Result<Option<Pac
     match Packet::decode(cluster, frame.content) {
         Ok(packet) => Ok(Some(packet)),
         Err(error) if error.is_from_newer_version() => {
-            tracing::debug!(peer = %peer.node, "skipped a message: {error}");
+            tracing::debug!(name: "message_skipped", target: crate::EVENTS, node = inner.me(), peer = peer.node.0, "skipped a message: {error}");
             Ok(None)
         }
         Err(error) => Err(Break::Content(error.to_string())),

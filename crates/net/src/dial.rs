@@ -50,7 +50,7 @@ pub(crate) async fn run(inner: Arc<Inner>, peer: Arc<Peer>, lane: Lane) {
         if matches!(ended, Break::Local) {
             continue;
         }
-        note_failure(queue, &peer, lane, &ended);
+        note_failure(&inner, queue, &peer, lane, &ended);
         if lane == Lane::Control
             && matches!(ended, Break::ConnectRefused { .. })
             && let Some(handler) = inner.handler.get()
@@ -85,7 +85,8 @@ async fn one_connection(inner: &Inner, peer: &Peer, lane: Lane, epoch: u64, back
     inner.note_hello(&connection.peer);
     queue.counters.connected.store(true, Relaxed);
     *lock(&queue.counters.last_error) = None;
-    tracing::info!(peer = %peer.node, %lane, version = connection.version, "connected");
+    let version = connection.version;
+    tracing::info!(name: "connected", target: crate::EVENTS, node = inner.me(), peer = peer.node.0, %lane, version, "connected");
 
     let since = Instant::now();
     let mut writer = Writer { queue, items: VecDeque::new(), assembly: Assembly::default(), carried: false };
@@ -107,15 +108,20 @@ fn report_lost(inner: &Inner, peer: &Peer) {
 }
 
 /// Logs why there is no connection, once for each reason.
-fn note_failure(queue: &LaneQueue, peer: &Peer, lane: Lane, ended: &Break) {
+fn note_failure(inner: &Inner, queue: &LaneQueue, peer: &Peer, lane: Lane, ended: &Break) {
     let text = ended.to_string();
     let mut last = lock(&queue.counters.last_error);
     if last.as_ref() == Some(&text) {
         return;
     }
     match ended {
-        Break::Closed | Break::Io(_) => tracing::info!(peer = %peer.node, %lane, "disconnected: {text}"),
-        _ => tracing::warn!(peer = %peer.node, address = peer.address(), %lane, "not connected: {text}"),
+        Break::Closed | Break::Io(_) => {
+            tracing::info!(name: "disconnected", target: crate::EVENTS, node = inner.me(), peer = peer.node.0, %lane, "disconnected: {text}");
+        }
+        _ => tracing::warn!(
+            name: "not_connected", target: crate::EVENTS, node = inner.me(), peer = peer.node.0, address = peer.address(), %lane,
+            "not connected: {text}"
+        ),
     }
     *last = Some(text);
 }
@@ -190,7 +196,10 @@ impl Writer<'_> {
             self.assembly.fill(&mut self.items, to.version, to.max_frame);
             if let Some(length) = self.assembly.too_large {
                 let limit = to.max_frame;
-                tracing::error!(peer = %peer.node, length, limit, "dropped a frame larger than the peer accepts");
+                tracing::error!(
+                    name: "frame_too_large", target: crate::EVENTS, node = inner.me(), peer = peer.node.0, length, limit,
+                    "dropped a frame larger than the peer accepts"
+                );
                 report_lost(inner, peer);
             }
             self.assembly.write_to(&mut to.stream).await?;

@@ -11,6 +11,9 @@
 //! Reading order: `hello` (who may talk to whom), `frame` (how bytes become messages), both without I/O; `lane`
 //! (what waits for a connection), `dial` (who connects and writes), `accept` (who reads), `snapshot`, `tls`.
 
+/// The target of this crate's events, which `quorate::events` lists.
+pub(crate) const EVENTS: &str = "quorate::network";
+
 mod accept;
 mod backoff;
 mod dial;

@@ -156,11 +156,13 @@ pub(crate) async fn send(inner: Arc<Inner>, to: NodeId, snapshot: OutgoingSnapsh
     };
     match sent {
         Ok(length) => {
-            tracing::info!(peer = %to, %group, length, "snapshot delivered");
+            tracing::info!(name: "snapshot_sent", target: crate::EVENTS, node = inner.me(), peer = to.0, group = group.0, length, "snapshot delivered");
             done.tell(SendOutcome::Delivered);
         }
         Err(ended) => {
-            tracing::warn!(peer = %to, %group, "snapshot not delivered: {ended}");
+            tracing::warn!(
+                name: "snapshot_not_sent", target: crate::EVENTS, node = inner.me(), peer = to.0, group = group.0, "snapshot not delivered: {ended}"
+            );
             done.tell(SendOutcome::Failed);
         }
     }
@@ -181,7 +183,10 @@ async fn transfer(inner: &Inner, to: NodeId, snapshot: OutgoingSnapshot) -> Resu
     let has = resume_point(&within(idle * REREAD_FACTOR, reader.next(&mut incoming)).await?)?;
     let start = source.start_after(has).await?;
     if start.offset > 0 {
-        tracing::info!(peer = %to, %group, offset = start.offset, length, "a broken snapshot transfer goes on");
+        tracing::info!(
+            name: "snapshot_goes_on", target: crate::EVENTS, node = inner.me(), peer = to.0, group = group.0, offset = start.offset, length,
+            "a broken snapshot transfer goes on"
+        );
     }
     let pace = Pace { inner, version, idle, progress: &progress };
     let writing = write_all(&mut outgoing, &mut source, start, pace);
@@ -364,7 +369,9 @@ pub(crate) async fn receive(inner: &Arc<Inner>, stream: Stream, version: u16, pe
     let (reply, ended) = match receive_whole(inner, &mut reader, (&mut incoming, &mut outgoing), version, &peer).await {
         Ok(received) => {
             let (group, length) = (received.group, received.len);
-            tracing::info!(peer = %peer.node, %group, length, "snapshot received");
+            tracing::info!(
+                name: "snapshot_received", target: crate::EVENTS, node = inner.me(), peer = peer.node.0, group = group.0, length, "snapshot received"
+            );
             handler.on_snapshot(peer.node, peer.incarnation, received);
             (vec![0, 0], Break::Closed)
         }

@@ -309,6 +309,11 @@ impl Drop for Transport {
 }
 
 impl Inner {
+    /// This node, for events.
+    pub(crate) fn me(&self) -> u64 {
+        self.options.identity.node.0
+    }
+
     pub(crate) fn identity(&self) -> LocalIdentity {
         *self.identity.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -394,12 +399,15 @@ impl Inner {
             let (older, newer) =
                 (hello.boot_counter.min(other.boot_counter), hello.boot_counter.max(other.boot_counter));
             if other.boot_counter < hello.boot_counter {
-                tracing::debug!(peer = %hello.node, "start {newer} of its disk is here: closed a connection of start {older}");
+                tracing::debug!(
+                    name: "earlier_start_closed", target: crate::EVENTS, node = self.me(), peer = hello.node.0, older, newer,
+                    "a later start of its disk is here: closed a connection of an earlier one"
+                );
                 its_close.notify_one();
             } else {
                 tracing::error!(
-                    peer = %hello.node,
-                    "closed a connection from an older copy of the node's disk: start {older}, but start {newer} is here"
+                    name: "older_copy_closed", target: crate::EVENTS, node = self.me(), peer = hello.node.0, older, newer,
+                    "closed a connection from an older copy of the node's disk: a later start of it is here"
                 );
                 close.notify_one();
             }

@@ -15,6 +15,7 @@ use quorate_core::{
 use quorate_wal::{Disk, OnDamage, PeerVerdict, Wal, WalError, WalHandle, WalOptions, WalWrite};
 use quorate_wire::Batches;
 
+use crate::events::{MEMBERSHIP, SNAPSHOT, STORAGE};
 use crate::{
     Completions, Identity, IdentityStore, LogWrite, RaftLogStorage, ReceivedContent, SnapshotData, SnapshotSource,
     SnapshotStore, SnapshotWriter, StorageError, StorageErrorKind, StoredSnapshot,
@@ -36,7 +37,10 @@ impl Durable {
         let options = WalOptions { on_damage: OnDamage::Mend, ..WalOptions::new(node) };
         let wal = Wal::open(disk, directory, options)?;
         if let Some(damage) = wal.handle().mended() {
-            tracing::error!(%damage, "the log was damaged; what is whole was kept, the rest will come from peers");
+            tracing::error!(
+                name: "log_damaged", target: STORAGE, node = node.0, %damage,
+                "the log was damaged; what is whole was kept, the rest will come from peers"
+            );
         }
         Ok(Arc::new(Self { handle: wal.handle(), wal: Mutex::new(Some(wal)) }))
     }
@@ -51,7 +55,7 @@ impl Durable {
     pub(crate) fn shutdown(&self) {
         let Some(wal) = self.wal.lock().take() else { return };
         if let Err(error) = wal.shutdown() {
-            tracing::error!(%error, "the log did not close cleanly");
+            tracing::error!(name: "log_not_closed", target: STORAGE, %error, "the log did not close cleanly");
         }
     }
 }
@@ -125,7 +129,11 @@ impl IdentityStore for Durable {
             Ok(PeerVerdict::Fine) => Ok(()),
             Ok(PeerVerdict::OtherIncarnation { known }) => {
                 // It is served as a learner: its word does not count for the voter it replaced (law 15).
-                tracing::warn!(%peer, %known, %incarnation, "a peer came back with another disk");
+                let node = self.handle.identity().node.0;
+                tracing::warn!(
+                    name: "peer_came_back_with_other_disk", target: MEMBERSHIP, node, peer = peer.0, %known,
+                    seen = %incarnation, "a peer came back with another disk"
+                );
                 Ok(())
             }
             Ok(PeerVerdict::OlderCopy { seen_boot }) => Err(format!(
@@ -316,7 +324,9 @@ impl ReceivedContent for Received {
 /// Removes all but the newest snapshot. That it cannot is no reason to fail: they are only in the way.
 fn prune(store: &quorate_wal::SnapshotStore, group: GroupId) {
     if let Err(error) = store.prune(group) {
-        tracing::warn!(%group, %error, "cannot remove old snapshots");
+        tracing::warn!(
+            name: "snapshot_not_pruned", target: SNAPSHOT, group = group.0, %error, "cannot remove old snapshots"
+        );
     }
 }
 

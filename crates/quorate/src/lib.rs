@@ -20,6 +20,7 @@ mod config;
 mod driver;
 mod durable;
 mod error;
+pub mod events;
 mod group;
 mod host;
 #[cfg(feature = "hostile")]

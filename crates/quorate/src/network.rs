@@ -61,7 +61,11 @@ impl SnapshotData {
         if let SnapshotData::File(path) = self
             && let Err(error) = std::fs::remove_file(&path)
         {
-            tracing::debug!(path = %path.display(), %error, "cannot remove an unwanted snapshot");
+            let path = path.display();
+            tracing::debug!(
+                name: "snapshot_not_removed", target: crate::events::SNAPSHOT, %path, %error,
+                "cannot remove an unwanted snapshot"
+            );
         }
     }
 }

@@ -283,7 +283,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let reports = Reports { completed: Arc::clone(&completed), shell: Arc::clone(&shell) };
         let disks = Disks { log: &*log, snapshots: &*snapshots, has_met_peers };
         let found = find(disks, (id, group), Arc::new(reports), machine)?;
-        let (applies, recovered, last_time) = found.into_applies(group, Arc::clone(&log), Arc::clone(&snapshots));
+        let (applies, recovered, last_time) = found.into_applies((id, group), Arc::clone(&log), Arc::clone(&snapshots));
         let proposals = Arc::new(ProposalQueue::new());
         let driver = DriverParts {
             config: config.to_core(id, incarnation, seed),

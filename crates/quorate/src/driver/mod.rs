@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use quorate_core::{
     Actions, AppendHeader, AppendReply, Bug, ChangeMembers, ChangeTerms, ClusterId, Core, Entries, Envelope, Event,
-    GroupId, Incarnation, Instant, LeaderId, LogId, Membership, NodeId, ReadPolicy, Recovered, Refusal, RequestId,
-    Retain, SnapshotMeta, Span, StreamId, WriteId, bug,
+    GroupId, Incarnation, Instant, LeaderId, LogId, Membership, Message, NodeId, ReadPolicy, Recovered, Refusal,
+    RequestId, Retain, SnapshotMeta, Span, StreamId, WriteId, bug,
 };
 use quorate_wire::{BatchBuilder, Batches, Packet};
 use smallvec::SmallVec;
@@ -30,6 +30,8 @@ use crate::{
     SnapshotError, StorageError,
 };
 
+#[cfg(test)]
+pub(crate) use self::note::{denied, refused, trace};
 pub(crate) use self::tail::Tail;
 pub(crate) use self::tune::{Switch, Tune};
 use self::writes::Writes;
@@ -381,6 +383,9 @@ impl Driver {
         match input {
             Input::Packet { from, incarnation, packet } => {
                 self.at_hand = packet.batches;
+                if let Message::VoteReply(reply) = &packet.message {
+                    note::denied(self.me, self.group, from, reply);
+                }
                 let envelope = Envelope { from, incarnation, message: packet.message };
                 self.step(now, Event::Message(envelope), effects);
                 self.at_hand.clear();

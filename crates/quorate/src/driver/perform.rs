@@ -174,6 +174,9 @@ impl Driver {
 
     /// Sends a message without entries; one that cannot be sent is lost, which the protocol allows.
     fn post(&self, to: NodeId, message: Message) {
+        if let Message::VoteReply(reply) = &message {
+            note::refused(self.me, self.group, to, reply);
+        }
         let packet = Packet { group: self.group, message, batches: Batches::new() };
         drop(self.network.send(to, packet));
     }

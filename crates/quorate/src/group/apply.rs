@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use quorate_core::{Bug, Event, GroupId, LogId, Membership, SnapshotMeta, Span, bug};
+use quorate_core::{Bug, Event, GroupId, LogId, Membership, NodeId, SnapshotMeta, Span, bug};
 use quorate_wire::{Batch, Batches, Entry, EntryKind, SESSION_HEADER_BYTES, SessionHeader, SessionOpening};
 use quorate_wire::{decode_membership, decode_session_ids};
 
@@ -19,6 +19,7 @@ use super::content::{Restored, restore, write_header};
 use super::node::{Applies, panic_text};
 use super::{Failure, Fired, Permit, WaitList, Waits};
 use crate::driver::{ApplyJob, Input};
+use crate::events::{NODE, SNAPSHOT};
 use crate::session::{Answer, LogPlace, SessionOutcome, SessionRefusal, SessionTable, Verdict};
 use crate::{
     ClosedReason, EntryContext, Payload, RaftLogStorage, RaftStateMachine, SnapshotData, SnapshotStore, StorageError,
@@ -114,6 +115,7 @@ pub(crate) struct ApplyParts<S> {
     /// Of the last entry applied.
     pub(crate) time: u64,
     pub(crate) sessions: SessionTable,
+    pub(crate) node: NodeId,
     pub(crate) group: GroupId,
     pub(crate) storage: Arc<dyn RaftLogStorage>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
@@ -123,6 +125,7 @@ pub(crate) struct ApplyParts<S> {
 pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     me: Weak<Self>,
     pub(crate) shell: OnceLock<Weak<dyn Shell>>,
+    node: NodeId,
     group: GroupId,
     inline: bool,
     storage: Arc<dyn RaftLogStorage>,
@@ -162,6 +165,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             shell: OnceLock::new(),
+            node: parts.node,
             group: parts.group,
             inline,
             storage: parts.storage,
@@ -351,6 +355,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     }
 
     fn apply(&self, machine: &mut Machine<S>, batches: &Batches, fired: &mut Fired) -> Result<(), Fatal> {
+        let _span = tracing::trace_span!(
+            target: NODE, "apply", node = self.node.0, group = self.group.0,
+            first = batches.first().map(|batch| batch.first().index), last = batches.last().map(|batch| batch.last().index)
+        )
+        .entered();
         for batch in batches {
             let first = batch.first().index.max(machine.applied.index + 1);
             if first > batch.last().index {
@@ -419,6 +428,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// First the new state, then the durable snapshot; only then is the old state let go, and only then does the
     /// core reset the log (law 11).
     fn install(&self, machine: &mut Machine<S>, meta: SnapshotMeta, data: SnapshotData, fired: &mut Fired) {
+        let _span = tracing::debug_span!(
+            target: SNAPSHOT, "snapshot_install", node = self.node.0, group = self.group.0, last = %meta.last_log_id
+        )
+        .entered();
         let restored = self.snapshots.receive(self.group, data).and_then(|received| {
             if received.meta() != &meta {
                 let text = "a received snapshot holds something else than its header said";
@@ -442,7 +455,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 self.tell(Input::Installed { meta, time });
             }
             Err(error) => {
-                tracing::error!(group = self.group.0, %error, "cannot install the leader's snapshot");
+                let (node, group) = (self.node.0, self.group.0);
+                tracing::error!(
+                    name: "snapshot_install_failed", target: SNAPSHOT, node, group, %error,
+                    "cannot install the leader's snapshot"
+                );
                 self.tell(Input::Event(Event::SnapshotInstallFailed));
             }
         }
@@ -501,6 +518,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         sessions: &SessionTable,
         write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
     ) -> Result<(), StorageError> {
+        let _span = tracing::debug_span!(
+            target: SNAPSHOT, "snapshot_build", node = self.node.0, group = self.group.0, last = %meta.last_log_id
+        )
+        .entered();
         let mut out = BufWriter::with_capacity(1 << 16, self.snapshots.create(self.group, meta)?);
         write_header(&mut out, time, sessions)?;
         write(&mut out)?;
@@ -508,11 +529,18 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     }
 
     fn built(&self, meta: SnapshotMeta, written: Result<(), StorageError>) {
+        let (node, group) = (self.node.0, self.group.0);
         let error = match written {
-            Ok(()) => return self.tell(Input::Event(Event::SnapshotBuilt(meta))),
+            Ok(()) => {
+                let last = meta.last_log_id;
+                tracing::info!(name: "snapshot_built", target: SNAPSHOT, node, group, %last, "built a snapshot");
+                return self.tell(Input::Event(Event::SnapshotBuilt(meta)));
+            }
             Err(error) => error,
         };
-        tracing::error!(group = self.group.0, %error, "cannot build a snapshot; will try again");
+        tracing::error!(
+            name: "snapshot_build_failed", target: SNAPSHOT, node, group, %error, "cannot build a snapshot; will try again"
+        );
         self.tell(Input::Event(Event::SnapshotBuildFailed));
     }
 

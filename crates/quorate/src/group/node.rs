@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
 use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
+use crate::events::{NODE, SNAPSHOT};
 use crate::group::reads::ReadQueue;
 use crate::metrics::{TransfersShown, metrics_of};
 use crate::{
@@ -389,7 +390,9 @@ impl Node {
             let Seat { driver, inputs, effects, .. } = seat;
             seat.forced |= inputs.iter().any(|input| !matches!(input, Input::Packet { .. }));
             let outer = IN_TURN.replace(self.address());
+            let span = tracing::trace_span!(target: NODE, "turn", node = self.me.0, group = self.group.0).entered();
             let turn = catch_unwind(AssertUnwindSafe(|| driver.turn(now, inputs, effects)));
+            drop(span);
             IN_TURN.set(outer);
             if let Err(panic) = turn {
                 effects.closed.get_or_insert(ClosedReason::Internal(panic_text(&*panic)));
@@ -567,6 +570,10 @@ impl Node {
         let node = Arc::clone(self);
         drop(self.runtime.spawn_blocking(move || {
             let (to, stream) = (ship.to, ship.header.stream);
+            let _span = tracing::debug_span!(
+                target: SNAPSHOT, "snapshot_send", node = node.me.0, group = node.group.0, peer = to.0
+            )
+            .entered();
             let report = {
                 let node = Arc::clone(&node);
                 move |outcome| {
@@ -579,10 +586,15 @@ impl Node {
                 SnapshotProgress::new(move |bytes, total| node.note_sending(to, Some((bytes, total))))
             };
             match outgoing(&*node.snapshots, node.group, &ship) {
-                Ok(Some(snapshot)) => node.network.send_snapshot(to, OutgoingSnapshot { progress, ..snapshot }, Box::new(report)),
+                Ok(Some(snapshot)) => {
+                    node.network.send_snapshot(to, OutgoingSnapshot { progress, ..snapshot }, Box::new(report))
+                }
                 Ok(None) => report(SendOutcome::Failed),
                 Err(error) => {
-                    tracing::error!(node = node.me.0, group = node.group.0, %error, "cannot read the snapshot for a peer");
+                    tracing::error!(
+                        name: "snapshot_unreadable", target: SNAPSHOT, node = node.me.0,
+                        group = node.group.0, peer = to.0, %error, "cannot read the snapshot for a peer"
+                    );
                     if error.kind() == StorageErrorKind::Corrupt {
                         node.leave(Input::Event(Event::SnapshotDamaged));
                     }
@@ -612,8 +624,12 @@ impl Node {
             return;
         }
         match &reason {
-            ClosedReason::Shutdown => tracing::info!(node = self.me.0, group = self.group.0, "closed"),
-            reason => tracing::error!(node = self.me.0, group = self.group.0, %reason, "closed"),
+            ClosedReason::Shutdown => {
+                tracing::info!(name: "closed", target: NODE, node = self.me.0, group = self.group.0, "closed");
+            }
+            reason => tracing::error!(
+                name: "failed", target: NODE, node = self.me.0, group = self.group.0, %reason, "closed"
+            ),
         }
         let mut fired = Fired::default();
         self.leads.store(false, Ordering::Relaxed);

@@ -93,7 +93,8 @@ impl Fired {
 /// Runs what is not this library's own, such as an executor's waker.
 fn guard(run: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-        tracing::error!(text = super::node::panic_text(&*panic), "a waker or responder panicked");
+        let panic = super::node::panic_text(&*panic);
+        tracing::error!(name: "caller_panicked", target: crate::events::NODE, panic, "a waker or responder panicked");
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::HostInner;
 use crate::call::{Call, Standing};
 use crate::driver::Input;
+use crate::events::MEMBERSHIP;
 use crate::group::Node;
 use crate::identity::random_u128;
 use crate::{ClosedReason, InitializeError, Refusal};
@@ -48,7 +49,8 @@ pub(super) async fn run(host: Arc<HostInner>, node: Arc<Node>) {
             Round::Progress => pause = PAUSE.0,
             Round::Waits(text) if pause >= PAUSE.1 && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) => {
                 said = Some(Instant::now());
-                tracing::info!(node = host.id.0, group = node.group.0, "blank: {text}");
+                let (node, group) = (host.id.0, node.group.0);
+                tracing::info!(name: "cluster_awaited", target: MEMBERSHIP, node, group, "blank: {text}");
             }
             Round::Waits(_) => {}
         }
@@ -114,8 +116,7 @@ async fn follow(host: &Arc<HostInner>, node: &Arc<Node>, peer: NodeId, answer: A
         Standing::Named => true,
         Standing::NamedOtherwise => {
             tracing::warn!(
-                node = host.id.0,
-                group = node.group.0,
+                name: "named_otherwise", target: MEMBERSHIP, node = host.id.0, group = node.group.0,
                 "the cluster knows this node with another disk; `on_lost_log` says what becomes of it"
             );
             true
@@ -130,7 +131,8 @@ async fn follow(host: &Arc<HostInner>, node: &Arc<Node>, peer: NodeId, answer: A
     }
     match host.adopt(answer.cluster).await {
         Ok(()) => {
-            tracing::info!(node = host.id.0, group = node.group.0, cluster = %answer.cluster, "joined the cluster");
+            let (node, group, cluster) = (host.id.0, node.group.0, answer.cluster);
+            tracing::info!(name: "cluster_joined", target: MEMBERSHIP, node, group, %cluster, "joined the cluster");
             Round::Progress
         }
         Err(error) => Round::Waits(error.to_string()),
@@ -193,7 +195,8 @@ pub(crate) async fn found(
         Err(_) => Err(InitializeError::Closed(node.closed().cloned().unwrap_or(ClosedReason::Shutdown))),
     };
     if founded.is_ok() {
-        tracing::info!(node = host.id.0, group = node.group.0, cluster = %host.cluster(), "made a cluster");
+        let (node, group, cluster) = (host.id.0, node.group.0, host.cluster());
+        tracing::info!(name: "cluster_made", target: MEMBERSHIP, node, group, %cluster, "made a cluster");
     }
     founded
 }

@@ -336,7 +336,10 @@ impl Inbound for Arrivals {
     fn on_call(&self, from: NodeId, body: Bytes) {
         match Call::decode(body) {
             Some(call) => self.0.on_call(from, call),
-            None => tracing::warn!(node = self.0.id.0, from = from.0, "a call that this version does not know"),
+            None => tracing::warn!(
+                name: "unknown_call", target: crate::events::NODE, node = self.0.id.0, peer = from.0,
+                "a call that this version does not know"
+            ),
         }
     }
 

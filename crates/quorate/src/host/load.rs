@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use quorate_core::{Bug, GroupId, LogId, LogIds, Membership, NodeId, Recovered, SnapshotMeta, bug};
 
 use super::start::Disks;
+use crate::events::STORAGE;
 use crate::group::{Restored, restore};
 use crate::session::{SessionLimits, SessionTable};
 use crate::snapshot::damage_of;
@@ -43,7 +44,10 @@ pub(super) fn load<S: RaftStateMachine>(
         return Err(nobody_to_repair_from(group, recovered, damaged.first()).into());
     }
     if let Some(newest) = damaged.first() {
-        tracing::error!(group = group.0, error = %newest.error, "a snapshot is damaged; it is put aside");
+        tracing::error!(
+            name: "snapshot_damaged", target: STORAGE, node = me.0, group = group.0, error = %newest.error,
+            "a snapshot is damaged; it is put aside"
+        );
         if !disks.snapshots.set_aside(group, damaged.len())? {
             return Err(newest.error.clone().into());
         }
@@ -51,7 +55,7 @@ pub(super) fn load<S: RaftStateMachine>(
     if !reached {
         let promised = disks.log.give_up(group)?;
         tracing::error!(
-            group = group.0, %promised, purged = %recovered.log.purged(),
+            name: "log_given_up", target: STORAGE, node = me.0, group = group.0, %promised, purged = %recovered.log.purged(),
             "no snapshot leads up to the log: both will come from the leader"
         );
         recovered.promised_end = recovered.promised_end.max(promised);

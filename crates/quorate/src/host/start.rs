@@ -35,7 +35,7 @@ impl<S: RaftStateMachine> Found<S> {
     /// and the greatest time in it.
     pub(crate) fn into_applies(
         self,
-        group: GroupId,
+        (node, group): (NodeId, GroupId),
         storage: Arc<dyn RaftLogStorage>,
         snapshots: Arc<dyn SnapshotStore>,
     ) -> (Arc<ApplyQueue<S>>, Recovered, u64) {
@@ -48,6 +48,7 @@ impl<S: RaftStateMachine> Found<S> {
             membership: snapshot.membership,
             time: applied_time,
             sessions,
+            node,
             group,
             storage,
             snapshots,
@@ -174,7 +175,7 @@ fn assemble<S: RaftStateMachine>(
 ) -> Result<Arc<Group<S>>, StartError> {
     let seed = random_u128()? as u64;
     let (applies, recovered, last_time) =
-        found.into_applies(id, Arc::clone(&host.storage.log), Arc::clone(&host.storage.snapshots));
+        found.into_applies((host.id, id), Arc::clone(&host.storage.log), Arc::clone(&host.storage.snapshots));
     let proposals = Arc::new(ProposalQueue::new());
     let driver = DriverParts {
         config: host.config.to_core(host.id, host.incarnation, seed),

@@ -90,7 +90,7 @@ fn execute(cli: Cli, begun: Instant) -> Result<ExitCode, Failure> {
     let code = match cli.command {
         Command::Dev(args) => {
             // Its nodes start one after the other: that the first do not reach the last yet is no news.
-            log_to_stderr("warn,quorate_net=error");
+            log_to_stderr("warn,quorate::network=error");
             runtime.block_on(dev::run(args, begun))?;
             ExitCode::SUCCESS
         }
