@@ -1,5 +1,7 @@
 //! Keeps the events and spans of this library, and compares them with their list. Tests of other crates include it.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
