@@ -39,7 +39,8 @@ fn every_note_is_an_event_of_its_own_name_with_the_fields_of_the_list() {
     let (vote, log_id) = (Vote { leader_id: leader, committed: false }, LogId::new(leader, 9));
     let (peer, disk, phase) = (NodeId(2), Incarnation(1), Phase::Pre);
     let state = |state| Note::PeerState { peer, state };
-    let notes: [(Note, &str, &[(&str, &str)]); 22] = [
+    type Values = &'static [(&'static str, &'static str)];
+    let notes: [(Note, &str, Values); 22] = [
         (Note::Campaigning { phase, vote }, "campaign_started", &[("phase", "Pre"), ("vote", "4-2")]),
         (Note::BecameLeader(leader), "leader_elected", &[("leader_id", "4-2")]),
         (
