@@ -43,6 +43,7 @@ impl Core {
         step.check_reads();
         step.check_applies();
         step.check_callers();
+        step.check_deadline();
         actions.0.iter().for_each(|action| step.check_action(action));
     }
 
@@ -452,6 +453,12 @@ impl Step<'_> {
             let held = |held: &Held| matches!(held, Held::Act(Action::Reply { request: to, .. }) if to == request);
             I::NoCallerForgotten.check(answered(request) || self.after.disk.held().any(|(_, what)| held(what)));
         }
+    }
+
+    fn check_deadline(&self) {
+        let after = self.after;
+        let moved = after.deadline().is_none_or(|due| due > after.now);
+        I::TimeoutMovesDeadline.check(moved || !matches!(self.event, Event::Timeout));
     }
 }
 

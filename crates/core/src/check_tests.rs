@@ -428,6 +428,7 @@ fn broken_requests() -> Vec<I> {
             Event::Read { request: RequestId(9), policy: ReadPolicy::ReadIndex },
             |core, _| core.asked_reads.clear(),
         ),
+        after(I::TimeoutMovesDeadline, follower(), Event::Timeout, |core, _| core.election_deadline = core.now),
     ]
 }
 

@@ -165,6 +165,8 @@ invariants! {
     NoCallerForgotten,
     /// After a failed write nothing happens any more.
     HaltedIsSilent,
+    /// After a time-out nothing is due yet: who waits for the next one does not spin.
+    TimeoutMovesDeadline,
 }
 
 impl Invariant {

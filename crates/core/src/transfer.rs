@@ -154,22 +154,26 @@ impl Core {
         if self.now >= transfer.until {
             return self.fail_transfer(TransferFailure::TimedOut { to }, out);
         }
-        let last = transfer.last;
-        let Role::Leader(leader) = &self.role else { return };
-        let up_to_date = leader.peer(to).is_some_and(|peer| peer.matched == last) || bug(Bug::TransferToLaggard);
-        // A removed leader stays until everything that it was given is committed.
-        let waits_for_commit = transfer.request.is_none() && self.commit < last.index;
         let again = self.config.heartbeat_interval;
         let due = transfer.asked_at.is_none_or(|at| self.now >= at + again);
-        if !up_to_date || waits_for_commit || !due {
+        if !due || !self.may_take_over(&transfer) {
             return;
         }
-        self.ask_to_take_over(to, last, out);
+        self.ask_to_take_over(to, transfer.last, out);
         if transfer.request.is_none() {
             self.transfer = None;
             return self.step_down_removed(out);
         }
         self.transfer = Some(Transfer { asked_at: Some(self.now), ..transfer });
+    }
+
+    /// Whether the target has everything that is handed over. One that was asked may not any more: damage took it.
+    fn may_take_over(&self, transfer: &Transfer) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let up_to_date = leader.peer(transfer.to).is_some_and(|peer| peer.matched == transfer.last);
+        // A removed leader stays until everything that it was given is committed.
+        let waits_for_commit = transfer.request.is_none() && self.commit < transfer.last.index;
+        (up_to_date || bug(Bug::TransferToLaggard)) && !waits_for_commit
     }
 
     fn ask_to_take_over(&mut self, to: NodeId, last_log_id: LogId, out: &mut Actions) {
@@ -212,7 +216,9 @@ impl Core {
     /// When a transfer has to be looked at again.
     pub(crate) fn transfer_deadline(&self) -> Option<Instant> {
         let transfer = self.transfer?;
-        let again = transfer.asked_at.filter(|_| self.is_leader()).map(|at| at + self.config.heartbeat_interval);
+        // A target that lags is not asked again when the time comes, but when its acknowledgement does.
+        let again = transfer.asked_at.filter(|_| self.may_take_over(&transfer));
+        let again = again.map(|at| at + self.config.heartbeat_interval);
         Some(again.map_or(transfer.until, |again| again.min(transfer.until)))
     }
 
