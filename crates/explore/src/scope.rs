@@ -83,18 +83,13 @@ impl Scope {
 
     /// Every scope, by name.
     pub(crate) fn all() -> Vec<Scope> {
-        let base = Scope::BASE;
-        let standard = LeaderIdMode::Standard;
+        [Scope::of_elections(), Scope::of_logs(), Scope::of_memberships()].concat()
+    }
+
+    /// Campaigns, and little else.
+    fn of_elections() -> Vec<Scope> {
         vec![
-            Scope { name: "two-campaigns", max_term: 2, campaigns: 2, messages: 6, ..base.clone() },
-            Scope {
-                name: "one-leader",
-                begins: Beginning::Led,
-                campaigns: 0,
-                proposals: 2,
-                messages: 6,
-                ..base.clone()
-            },
+            Scope { name: "two-campaigns", max_term: 2, campaigns: 2, messages: 6, ..Scope::BASE },
             Scope {
                 name: "elections",
                 disk: Disk::AnyTime,
@@ -103,16 +98,16 @@ impl Scope {
                 campaigns: 2,
                 crashes: 1,
                 duplicates: 1,
-                ..base.clone()
+                ..Scope::BASE
             },
             Scope {
                 name: "standard",
-                mode: standard,
+                mode: LeaderIdMode::Standard,
                 disk: Disk::AnyTime,
                 max_term: 2,
                 campaigns: 3,
                 crashes: 1,
-                ..base.clone()
+                ..Scope::BASE
             },
             Scope {
                 name: "pre-vote",
@@ -122,9 +117,23 @@ impl Scope {
                 campaigns: 2,
                 beats: 1,
                 crashes: 1,
-                ..base.clone()
+                ..Scope::BASE
             },
-            Scope { name: "figure-3-7", begins: Beginning::Led, proposals: 1, beats: 1, ..base.clone() },
+        ]
+    }
+
+    /// What leaders append, and what becomes of it.
+    fn of_logs() -> Vec<Scope> {
+        vec![
+            Scope {
+                name: "one-leader",
+                begins: Beginning::Led,
+                campaigns: 0,
+                proposals: 2,
+                messages: 6,
+                ..Scope::BASE
+            },
+            Scope { name: "figure-3-7", begins: Beginning::Led, proposals: 1, beats: 1, ..Scope::BASE },
             Scope {
                 name: "replication",
                 disk: Disk::AnyTime,
@@ -135,7 +144,7 @@ impl Scope {
                 crashes: 1,
                 duplicates: 1,
                 lost_sends: 1,
-                ..base.clone()
+                ..Scope::BASE
             },
             Scope {
                 name: "reordered",
@@ -145,8 +154,14 @@ impl Scope {
                 campaigns: 0,
                 proposals: 2,
                 beats: 1,
-                ..base.clone()
+                ..Scope::BASE
             },
+        ]
+    }
+
+    /// Changes of the voters, and at last everything at once.
+    fn of_memberships() -> Vec<Scope> {
+        vec![
             Scope {
                 name: "joint",
                 begins: Beginning::Led,
@@ -154,7 +169,7 @@ impl Scope {
                 campaigns: 2,
                 change: Some(&[2, 3]),
                 beats: 1,
-                ..base.clone()
+                ..Scope::BASE
             },
             Scope {
                 name: "one-to-three",
@@ -166,7 +181,7 @@ impl Scope {
                 proposals: 1,
                 change: Some(&[2, 3]),
                 beats: 2,
-                ..base.clone()
+                ..Scope::BASE
             },
             Scope {
                 name: "everything",
@@ -181,7 +196,7 @@ impl Scope {
                 beats: 2,
                 change: Some(&[1, 2]),
                 messages: 16,
-                ..base
+                ..Scope::BASE
             },
         ]
     }

@@ -216,9 +216,27 @@ impl<'a> Stepper<'a> {
     /// Takes a choice; `None`: it leads out of bounds, or changes nothing.
     pub(crate) fn take(&mut self, world: &World, choice: Choice) -> Result<Option<World>, Broken> {
         let mut next = world.clone();
-        let used = &mut next.used;
-        let mut taken = None;
-        let (place, code) = match choice {
+        let (place, code) = self.pay_for(world, choice, &mut next.used);
+        let step = self.local_step(world.nodes[place], code);
+        let (local, sent) = match step.as_ref() {
+            Ok(step) => step,
+            Err(broken) => return Err(broken.clone()),
+        };
+        next.nodes[place] = *local;
+        next.messages = self.messages_after(world, choice, sent, &next.nodes);
+        let out_of_bounds = self.locals.at(*local).core.vote().leader_id.term > self.scope.max_term;
+        if out_of_bounds || next.messages.len() > self.scope.messages {
+            return Ok(None);
+        }
+        if *local != world.nodes[place] {
+            self.check(&mut next, place)?;
+        }
+        Ok(Some(next))
+    }
+
+    /// Which node meets what, and what of the scope's budget it uses up.
+    fn pay_for(&self, world: &World, choice: Choice, used: &mut Used) -> (usize, Code) {
+        match choice {
             Choice::Persisted(place) => (place, Code::Persisted),
             Choice::Timeout(place, moment) => {
                 match self.locals.at(world.nodes[place]).core.is_leader() {
@@ -240,7 +258,6 @@ impl<'a> Stepper<'a> {
                 (place, Code::Crash)
             }
             Choice::Deliver(number, moment) => {
-                taken = Some(number);
                 (self.place_of(self.packets.at(number).to).unwrap_or(0), Code::Message(number, moment))
             }
             Choice::DeliverOneOfTwo(number) => {
@@ -249,19 +266,16 @@ impl<'a> Stepper<'a> {
             }
             Choice::ReportLost(number) => {
                 used.lost_sends += 1;
-                taken = Some(number);
                 (self.place_of(self.packets.at(number).from).unwrap_or(0), Code::Lost(number))
             }
-        };
-        let step = self.local_step(world.nodes[place], code);
-        let (local, sent) = match step.as_ref() {
-            Ok(step) => step,
-            Err(broken) => return Err(broken.clone()),
-        };
-        next.nodes[place] = *local;
+        }
+    }
+
+    /// What is on its way after a choice, with what was sent at it.
+    fn messages_after(&self, world: &World, choice: Choice, sent: &[u32], nodes: &[u32; NODES]) -> Box<[u32]> {
         let mut messages: Vec<u32> = Vec::with_capacity(world.messages.len() + sent.len());
         messages.extend_from_slice(&world.messages);
-        if let Some(gone) = taken
+        if let Choice::Deliver(gone, _) | Choice::ReportLost(gone) = choice
             && let Some(at) = messages.iter().position(|number| *number == gone)
         {
             messages.remove(at);
@@ -274,20 +288,12 @@ impl<'a> Stepper<'a> {
             });
         }
         messages.extend(sent.iter().copied().filter(|number| self.place_of(self.packets.at(*number).to).is_some()));
-        self.leave_out_the_dead(&next.nodes, &mut messages);
+        self.leave_out_the_dead(nodes, &mut messages);
         match self.scope.links {
             Links::AnyOrder => messages.sort_unstable(),
             Links::InOrder => messages.sort_by_key(|number| self.link(*number)),
         }
-        next.messages = messages.into_boxed_slice();
-        let out_of_bounds = self.locals.at(*local).core.vote().leader_id.term > self.scope.max_term;
-        if out_of_bounds || next.messages.len() > self.scope.messages {
-            return Ok(None);
-        }
-        if *local != world.nodes[place] {
-            self.check(&mut next, place)?;
-        }
-        Ok(Some(next))
+        messages.into_boxed_slice()
     }
 
     fn check(&mut self, world: &mut World, place: usize) -> Result<(), Broken> {
