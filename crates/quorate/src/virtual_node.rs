@@ -274,9 +274,10 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     /// Starts a node from what its disk holds.
     ///
     /// # Errors
-    /// If the disk is damaged or cannot be read.
+    /// If the tunables do not go together, or the disk is damaged or cannot be read.
     pub fn start(parts: VirtualParts<S>, now: Instant) -> Result<Self, StartError> {
         let VirtualParts { id, incarnation, group, cluster, config, seed, .. } = parts;
+        config.check()?;
         let VirtualParts { log, snapshots, network, has_met_peers, machine, .. } = parts;
         let shell = Arc::new(VirtualShell::default());
         let completed = Arc::new(Completed::default());

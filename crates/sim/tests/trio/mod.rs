@@ -157,6 +157,10 @@ impl Trio {
     }
 
     pub fn start(&mut self, at: usize) -> Result<(), String> {
+        self.start_with(at, config())
+    }
+
+    pub fn start_with(&mut self, at: usize, config: Config) -> Result<(), String> {
         let options = WalOptions {
             segment_bytes: 16 << 10,
             incarnation: Some(incarnation(at)),
@@ -178,7 +182,7 @@ impl Trio {
             incarnation: incarnation(at),
             group: GROUP,
             cluster: CLUSTER,
-            config: config(),
+            config,
             seed: self.starts * 77,
             log: storage.log,
             snapshots: storage.snapshots,
