@@ -1,9 +1,9 @@
 //! Faults of disks and lost nodes, inside what a cluster promises to survive: of each committed entry one good copy
 //! stays, and a quorum that can go on. Beyond that budget only safety, or a clean halt, is required.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_core::{ChangeMembers, ChangeTerms, Incarnation, Node as Member, NodeId, Retain};
+use quorate_core::{ChangeMembers, ChangeTerms, Incarnation, Membership, Node as Member, NodeId, Retain};
 
 use crate::chaos::Cure;
 use crate::disk::{Armed, Crash, SimDisk};
@@ -123,13 +123,17 @@ impl<W: Workload> World<W> {
                 self.on_process_gone(at);
                 self.schedule(self.now + timeout, Event::Start(at));
             }
-            Fault::LostWrite | Fault::MisdirectedWrite if self.can_do_without(at) && !self.will_panic(at) => {
+            // A disk that nothing else is wrong with: if nothing is written meanwhile, nothing was done to it.
+            Fault::LostWrite | Fault::MisdirectedWrite
+                if !place.damaged && self.can_do_without(at) && !self.will_panic(at) =>
+            {
                 let armed = if fault == Fault::LostWrite { Armed::LostWrite } else { Armed::Misdirected };
-                self.places[at].disk.arm(Some(armed));
+                let place = &mut self.places[at];
+                place.disk.arm(Some(armed));
+                place.hurt.lacked = place.impaired;
                 // Until its log has said that everything is durable, nobody could tell this from a torn tail.
-                (self.places[at].fragile, self.places[at].impaired) = (true, true);
-                self.places[at].damaged = true;
-                self.places[at].hurt.ever = true;
+                (place.fragile, place.impaired, place.damaged) = (true, true, true);
+                place.hurt.ever = true;
                 self.schedule(self.now + timeout * 2, Event::Heal(Cure::Expose(at)));
             }
             Fault::OldDisk => self.old_disk(at, OLD_DISK_TRIES),
@@ -156,7 +160,7 @@ impl<W: Workload> World<W> {
         if self.places[at].disk.armed().is_some() {
             // Nothing was written meanwhile.
             self.places[at].disk.arm(None);
-            (self.places[at].impaired, self.places[at].damaged) = (false, false);
+            (self.places[at].impaired, self.places[at].damaged) = (self.places[at].hurt.lacked, false);
             return;
         }
         self.schedule(self.now + timeout * 8, Event::Heal(Cure::Replace(at)));
@@ -249,15 +253,14 @@ impl<W: Workload> World<W> {
     /// The operator brings a node back that lost its disk: out of the membership, then in again as what it is now.
     pub(crate) fn readmit(&mut self) {
         let Some(at) = self.leader() else { return };
-        let wanting = |place: &Place<W>| place.impaired && !place.damaged && !place.hurt.mending;
-        let Some(lost) = self.places.iter().position(wanting) else { return };
-        let (id, incarnation) = (self.places[lost].id, self.places[lost].incarnation);
-        let up = self.places[lost].running.is_some();
-        let call = self.clients.new_call();
-        let patience = self.options.election_timeout * 2;
-        let Some(running) = &mut self.places[at].running else { return };
+        let Some(running) = &self.places[at].running else { return };
         let core = running.node.core();
         let membership = core.membership();
+        // Voters first: while they are counted on and not there, others may not be able to join.
+        let lost = (0..self.places.len()).filter(|at| self.places[*at].wants_back());
+        let Some(lost) = lost.min_by_key(|at| !membership.is_voter(self.places[*at].id)) else { return };
+        let (id, incarnation) = (self.places[lost].id, self.places[lost].incarnation);
+        let up = self.places[lost].running.is_some();
         if core.membership_log_id().index > core.commit() || membership.is_joint() {
             return;
         }
@@ -268,28 +271,54 @@ impl<W: Workload> World<W> {
             }
             return;
         }
+        let mut after = membership.target().voter_ids();
         let change = if membership.is_voter(id) {
-            if membership.voter_ids().len() < 2 {
+            if after.len() < 2 {
                 return;
             }
-            let mut after = membership.target().voter_ids();
-            after.remove(&id);
-            with_rule(membership, ChangeMembers::RemoveVoters([id].into()), &after)
+            let mut leaving = BTreeSet::from([id]);
+            if !self.is_sound_majority(membership, &without(&after, &leaving)) {
+                // With the others that are lost, or those that are left could not decide.
+                let others = self.places.iter().filter(|place| place.wants_back()).map(|place| place.id);
+                leaving.extend(others.filter(|other| after.contains(other)));
+            }
+            after = without(&after, &leaving);
+            with_rule(membership, ChangeMembers::RemoveVoters(leaving), &after)
         } else {
             // As what it is now: the leader must have heard it since.
             let heard = |peer: &quorate_core::PeerStatus| peer.id == id && peer.incarnation == Some(incarnation);
             if !up || membership.nodes.contains_key(&id) && !core.status().peers.iter().any(heard) {
                 return;
             }
-            let mut after = membership.target().voter_ids();
             after.insert(id);
             let record = BTreeMap::from([(id, Member::at(format!("node-{id}")))]);
             with_rule(membership, ChangeMembers::AddVoters(record), &after)
         };
+        if !self.is_sound_majority(membership, &after) {
+            return;
+        }
+        let patience = self.options.election_timeout * 2;
         let terms = ChangeTerms { patience, ..ChangeTerms::default() };
+        let call = self.clients.new_call();
+        let Some(running) = &mut self.places[at].running else { return };
         running.node.change(call, change.clone(), Retain::Remove, terms);
         self.pending.insert(call, at);
         self.touch(at);
         self.say(|| format!("operator: {change:?} at node {}", at + 1));
     }
+
+    /// Whether these voters, by majority, could do without those of them that lost something. One that joins has
+    /// everything first.
+    fn is_sound_majority(&self, membership: &Membership, voters: &BTreeSet<NodeId>) -> bool {
+        let good = |place: &&Place<W>| {
+            let joins = !membership.is_voter(place.id);
+            voters.contains(&place.id)
+                && (joins || !place.impaired && membership.is_voter_as(place.id, place.incarnation))
+        };
+        self.options.beyond_budget || self.places.iter().filter(good).count() * 2 > voters.len()
+    }
+}
+
+fn without(voters: &BTreeSet<NodeId>, leaving: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    voters.difference(leaving).copied().collect()
 }

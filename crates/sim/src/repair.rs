@@ -29,6 +29,8 @@ pub(crate) struct Hurt {
     pub(crate) outdated: bool,
     /// It lost something, and does not have it back yet.
     pub(crate) mending: bool,
+    /// Before a write of it was to be lost or misplaced, it had lost something already.
+    pub(crate) lacked: bool,
     /// Where its log ended when it was opened.
     kept: u64,
 }

@@ -453,6 +453,11 @@ impl<W: Workload> World<W> {
 pub(crate) type SeenList<T> = Arc<Mutex<Vec<(CallId, u64, T)>>>;
 
 impl<W: Workload> Place<W> {
+    /// It has lost something for good, and waits for the operator.
+    pub(crate) fn wants_back(&self) -> bool {
+        self.impaired && !self.damaged && !self.hurt.mending
+    }
+
     /// Whether its log has nothing to write, and has said that everything is durable.
     pub(crate) fn is_disk_idle(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.wal_at.is_none() && !running.wal.has_work())
