@@ -1,5 +1,5 @@
 //! What operators are told in clusters with faults of every kind: the events occur, and are as they are listed.
-#![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, dead_code, reason = "helpers of tests")]
 
 #[path = "../../quorate/src/events/tests/capture.rs"]
 mod capture;

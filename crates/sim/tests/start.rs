@@ -12,7 +12,8 @@ use trio::Trio;
 
 #[test]
 fn tunables_that_production_refuses_are_refused_by_name() {
-    let wrong: [(&str, fn(&mut Config)); 6] = [
+    type Change = fn(&mut Config);
+    let wrong: [(&str, Change); 6] = [
         ("max_inflight_appends", |config| config.max_inflight_appends = 0),
         ("max_inflight_bytes", |config| config.max_inflight_bytes = config.max_append_bytes - 1),
         ("heartbeat_interval", |config| config.heartbeat_interval = config.election_timeout_min),
