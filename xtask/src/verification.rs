@@ -252,6 +252,10 @@ fn tables(report: &str) -> Result<(String, String, String), String> {
             ("figure", 3) => &mut figures,
             ("fault", 4) => &mut faults,
             ("counter", 6) => &mut counters,
+            ("missing", 3) => {
+                let _ = writeln!(figures, "| {} `{}` | NEVER HAPPENED |", fields[1], fields[2]);
+                continue;
+            }
             ("failure", 3) => {
                 let _ = writeln!(figures, "| seed {} FAILED | {} |", fields[1], fields[2].replace('|', "\\|"));
                 continue;

@@ -76,7 +76,7 @@ impl Core {
     }
 
     /// Whom this leader hands over to, if it does.
-    pub(crate) fn transferring_to(&self) -> Option<NodeId> {
+    pub fn transferring_to(&self) -> Option<NodeId> {
         let is_mine = |from: LeaderId| from == self.vote.leader_id || bug(Bug::TransferFlagStays);
         self.transfer.filter(|transfer| self.is_leader() && is_mine(transfer.from)).map(|it| it.to)
     }

@@ -1,6 +1,7 @@
 //! Questions to other nodes' libraries that wait for an answer, and the writes of others that were seen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quorate_core::NodeId;
@@ -23,8 +24,8 @@ struct Open {
 }
 
 /// A question under way; dropped, its answer is ignored.
-pub(crate) struct Asked<'a> {
-    calls: &'a Calls,
+pub(crate) struct Asked {
+    calls: Arc<Calls>,
     number: u64,
     answer: oneshot::Receiver<Call>,
     /// Certainly not sent.
@@ -38,11 +39,11 @@ impl Calls {
 
     /// Asks a peer. `question` is given the call's id and the lowest number that is still open.
     pub(crate) fn ask(
-        &self,
+        self: &Arc<Self>,
         network: &dyn RaftNetwork,
         to: NodeId,
         question: impl FnOnce(CallId, u64) -> Call,
-    ) -> Asked<'_> {
+    ) -> Asked {
         let (sender, answer) = oneshot::channel();
         let (number, low) = {
             let mut open = self.open.lock();
@@ -51,7 +52,7 @@ impl Calls {
             open.waiting.insert(number, (to, sender));
             (number, open.waiting.first_key_value().map_or(number, |(low, _)| *low))
         };
-        let mut asked = Asked { calls: self, number, answer, unsent: true };
+        let mut asked = Asked { calls: Arc::clone(self), number, answer, unsent: true };
         asked.unsent = !network.call(to, question(CallId { run: self.run, number }, low).encode());
         asked
     }
@@ -75,7 +76,7 @@ impl Calls {
     }
 }
 
-impl Asked<'_> {
+impl Asked {
     /// The answer; `None`: there will be none.
     pub(crate) async fn answer(&mut self) -> Option<Call> {
         match self.unsent {
@@ -83,9 +84,15 @@ impl Asked<'_> {
             false => (&mut self.answer).await.ok(),
         }
     }
+
+    /// The answer, if it is there already.
+    #[cfg(feature = "sim")]
+    pub(crate) fn take_answer(&mut self) -> Option<Call> {
+        self.answer.try_recv().ok()
+    }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Asked {
     fn drop(&mut self) {
         self.calls.open.lock().waiting.remove(&self.number);
     }

@@ -21,6 +21,7 @@ mod driver;
 mod durable;
 mod error;
 pub mod events;
+mod forward;
 mod group;
 mod host;
 #[cfg(feature = "hostile")]

@@ -4,6 +4,8 @@
 //! (the pump of `group`) is replaced by calls that a simulator makes when its own clock says so. Like the pump, it
 //! decides nothing. Not part of the stable API: the feature `sim` exists for `quorate-sim`.
 
+mod forwards;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -65,7 +67,7 @@ pub struct VirtualParts<S> {
     pub log: Arc<dyn RaftLogStorage>,
     /// Snapshots.
     pub snapshots: Arc<dyn SnapshotStore>,
-    /// Where messages go. Only [`RaftNetwork::send`], `send_snapshot` and `set_address` are called.
+    /// Where messages go. Only [`RaftNetwork::send`], `call`, `send_snapshot` and `set_address` are called.
     pub network: Arc<dyn RaftNetwork>,
     /// Whether its disk ever noted a peer.
     pub has_met_peers: bool,
@@ -259,6 +261,7 @@ pub struct VirtualNode<S: RaftStateMachine> {
     /// What it was started with.
     start: Config,
     incarnation: Incarnation,
+    forwards: forwards::Forwards,
     initialize: Option<(CallId, oneshot::Receiver<Result<LogId, InitializeError>>)>,
     answers: Answers<S::Response>,
     closed: Option<ClosedReason>,
@@ -322,6 +325,8 @@ impl<S: RaftStateMachine> VirtualNode<S> {
             transfers: BTreeMap::new(),
             compactions: BTreeMap::new(),
             tunings: BTreeMap::new(),
+            // Another one at every start of every node, as random numbers are in production.
+            forwards: forwards::Forwards::new(u128::from(seed) << 64 | u128::from(id.0)),
             start: config,
             incarnation,
             initialize: None,
@@ -442,13 +447,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let responder = move |result: Result<(LogId, S::Response), Failure>| {
             let answer = match result {
                 Ok((log_id, response)) => Answer::Applied { log_id, response },
-                Err(Failure::NotLeader(leader)) => Answer::NotLeader { leader },
-                Err(Failure::OtherLeader { leader, .. }) => Answer::OtherLeader { leader },
-                Err(Failure::StorageFull | Failure::Replaced | Failure::Closed(_)) => Answer::Refused,
-                Err(Failure::Unknown) => Answer::Unknown,
-                Err(Failure::Session(SessionOutcome::Done(log_id))) => Answer::SessionDone { log_id },
-                Err(Failure::Session(SessionOutcome::Unreadable(_))) => Answer::Unknown,
-                Err(Failure::Session(SessionOutcome::Refused(refusal))) => Answer::SessionRefused(refusal),
+                Err(failure) => answer_of(failure),
             };
             answers.lock().push((call, answer));
         };
@@ -574,6 +573,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     }
 
     fn look_for_answers(&mut self) {
+        self.take_forwarded();
         let mut answers = self.answers.lock();
         for PendingRead { call, batch, look } in self.reads.extract_if(.., |read| read.batch.is_answered()) {
             match batch.poll(&mut Context::from_waker(Waker::noop())) {
@@ -626,6 +626,19 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     /// Why the group is over, if it is.
     pub fn closed(&self) -> Option<&ClosedReason> {
         self.closed.as_ref()
+    }
+}
+
+/// How a write ended that was not applied, or has no response.
+fn answer_of<R>(failure: Failure) -> Answer<R> {
+    match failure {
+        Failure::NotLeader(leader) => Answer::NotLeader { leader },
+        Failure::OtherLeader { leader, .. } => Answer::OtherLeader { leader },
+        Failure::StorageFull | Failure::Replaced | Failure::Closed(_) => Answer::Refused,
+        Failure::Unknown => Answer::Unknown,
+        Failure::Session(SessionOutcome::Done(log_id)) => Answer::SessionDone { log_id },
+        Failure::Session(SessionOutcome::Unreadable(_)) => Answer::Unknown,
+        Failure::Session(SessionOutcome::Refused(refusal)) => Answer::SessionRefused(refusal),
     }
 }
 

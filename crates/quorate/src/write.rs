@@ -14,25 +14,15 @@ use tokio::time::timeout_at;
 
 use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
+use crate::forward::{Attempt, Stop, told, written};
 use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Terms, entry_bytes};
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::check_session_entry;
-use crate::{ClientWriteError, ClosedReason, Payload, PayloadError, RaftStateMachine};
-
-/// Why an attempt to write ended.
-pub(crate) enum Stop {
-    Failed(Failure),
-    /// The window is full: it never entered a log.
-    NoRoom,
-    /// For good.
-    Error(ClientWriteError),
-}
+use crate::{ClientWriteError, Payload, RaftStateMachine};
 
 /// Told how a write ended.
 pub(crate) type OnApply<R> = Box<dyn FnOnce(ClientWriteResult<R>) + Send>;
-
-pub(crate) type Attempt<R> = Result<(LogId, R), Stop>;
 
 /// Also says when a command that failed was put into the queue, if it was.
 type AttemptHere<R> = Result<(LogId, R), (Stop, Option<Instant>)>;
@@ -353,22 +343,7 @@ impl<S: RaftStateMachine> Group<S> {
         let Some(Call::Written { written, .. }) = asked.answer().await else {
             return Err(Stop::Failed(Failure::Unknown));
         };
-        match written {
-            Written::Applied { log_id, response } => match S::Response::decode(response) {
-                Ok(response) => Ok((log_id, response)),
-                Err(error) => Err(Stop::Error(ClientWriteError::Response { log_id, error })),
-            },
-            Written::NotLeader { leader } => Err(Stop::Failed(Failure::NotLeader(leader))),
-            Written::OtherLeader { leader } => Err(Stop::Failed(match only {
-                Some(wanted) => Failure::OtherLeader { wanted, leader },
-                None => Failure::NotLeader(leader),
-            })),
-            Written::Busy => Err(Stop::Failed(Failure::NotLeader(Some(leader)))),
-            Written::StorageFull => Err(Stop::Error(ClientWriteError::StorageFull)),
-            Written::Malformed { text } => Err(Stop::Error(ClientWriteError::Encode(PayloadError(text)))),
-            Written::Unknown => Err(Stop::Failed(Failure::Unknown)),
-            Written::Session(outcome) => Err(Stop::Failed(Failure::Session(outcome))),
-        }
+        told(written, leader, only)
     }
 
     // ---- many at once ----
@@ -513,7 +488,8 @@ impl<S: RaftStateMachine> Port for Group<S> {
         }
         let node = Arc::clone(&self.node);
         let answer_later = reply.clone();
-        let responder: Responder<S::Response> = Box::new(move |result| answer_later(written::<S>(result, &node)));
+        let responder: Responder<S::Response> =
+            Box::new(move |result| answer_later(written(result, || node.leader().filter(|leader| *leader != node.me))));
         match self.proposals.push_remote(entry, &payload, &Terms { only, on_commit: None }, responder) {
             Ok(_duty) => self.host.step(&self.node),
             Err(_closed) => reply(Written::NotLeader { leader: None }),
@@ -543,27 +519,5 @@ impl<S: RaftStateMachine> Group<S> {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_panic) => Err("decoding it panicked".into()),
         }
-    }
-}
-
-/// What the forwarding node is told.
-fn written<S: RaftStateMachine>(result: Result<(LogId, S::Response), Failure>, node: &Node) -> Written {
-    match result {
-        Ok((log_id, response)) => {
-            let mut encoded = Vec::new();
-            match catch_unwind(AssertUnwindSafe(|| response.encode(&mut encoded))) {
-                Ok(Ok(())) => Written::Applied { log_id, response: encoded.into() },
-                Ok(Err(_)) | Err(_) => Written::Unknown,
-            }
-        }
-        Err(Failure::NotLeader(leader)) => Written::NotLeader { leader },
-        Err(Failure::OtherLeader { leader, .. }) => Written::OtherLeader { leader },
-        Err(Failure::Replaced | Failure::Closed(ClosedReason::Shutdown)) => {
-            Written::NotLeader { leader: node.leader().filter(|leader| *leader != node.me) }
-        }
-        Err(Failure::Closed(_)) => Written::NotLeader { leader: None },
-        Err(Failure::StorageFull) => Written::StorageFull,
-        Err(Failure::Unknown) => Written::Unknown,
-        Err(Failure::Session(outcome)) => Written::Session(outcome),
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct OldDisk {
     boot: u64,
 }
 
+/// Of a thousand flipped bits, so many are in a snapshot, if there is one.
+const FLIPS_IN_SNAPSHOTS: u32 = 400;
 /// So often it is tried to put an old copy of a disk back.
 const OLD_DISK_TRIES: u32 = 8;
 
@@ -94,8 +96,10 @@ impl<W: Workload> World<W> {
 
     /// Does something to a disk, if the cluster can bear it; returns whether it did.
     pub(crate) fn disk_fault(&mut self, fault: Fault, at: usize) -> bool {
-        let place = &self.places[at];
-        if place.running.is_none() || place.fragile || self.options.mends && place.damaged {
+        if self.places[at].running.is_none() {
+            return self.fail_an_opening(fault, at);
+        }
+        if self.places[at].fragile || self.options.mends && self.places[at].damaged {
             return false;
         }
         let timeout = self.options.election_timeout.as_nanos() as u64;
@@ -113,7 +117,7 @@ impl<W: Workload> World<W> {
                 self.counts.add(fault, 1);
             }
             Fault::BitFlip if self.may_lose(at) && self.places[at].is_disk_idle() => {
-                let Some(what) = self.places[at].disk.flip("") else { return false };
+                let Some(what) = self.places[at].disk.flip(FLIPS_IN_SNAPSHOTS) else { return false };
                 self.say(|| format!("flipped a bit of {what}"));
                 (self.places[at].impaired, self.places[at].damaged) = (true, true);
                 self.places[at].hurt.ever = true;
@@ -139,6 +143,23 @@ impl<W: Workload> World<W> {
             Fault::OldDisk => self.old_disk(at, OLD_DISK_TRIES),
             _ => return false,
         }
+        true
+    }
+
+    /// A call fails while a stopped node's disk is opened: it must not start, say why, and start the next time.
+    fn fail_an_opening(&mut self, fault: Fault, at: usize) -> bool {
+        let armed = match fault {
+            Fault::ReadError => Armed::Read,
+            Fault::WriteError => Armed::Write,
+            Fault::SyncError => Armed::Sync,
+            _ => return false,
+        };
+        // What an opening does about damage is judged by what it found; that it may fail on the way is tried elsewhere.
+        let place = &self.places[at];
+        if place.impaired || place.damaged || place.fragile || place.hurt.ever {
+            return false;
+        }
+        place.disk.arm(Some(armed));
         true
     }
 

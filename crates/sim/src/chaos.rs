@@ -5,8 +5,10 @@ use quorate_core::Event as CoreEvent;
 use crate::disk::Crash;
 use crate::edits::Decision;
 use crate::fault::Fault;
+use crate::goals::Goal;
 use crate::history::Nanos;
 use crate::machine::with_book;
+use crate::net::{Arrival, HeldSnapshot};
 use crate::options::Options;
 use crate::rng::Rng;
 use crate::workload::Workload;
@@ -35,6 +37,8 @@ pub(crate) struct Chaos {
     rng: Rng,
     /// Nothing goes wrong any more.
     pub(crate) over: bool,
+    /// Operations that were answered when the quiet window began.
+    served_before: Option<u64>,
     /// What is done to the cluster, without what only happens to single messages.
     deeds: Vec<Fault>,
 }
@@ -70,7 +74,7 @@ const DEEDS: &[Fault] = &[
 impl Chaos {
     pub(crate) fn new(options: &Options) -> Self {
         let deeds = DEEDS.iter().copied().filter(|fault| options.faults.has(*fault)).collect();
-        Self { rng: Rng::new(options.seed, 5), over: false, deeds }
+        Self { rng: Rng::new(options.seed, 5), over: false, served_before: None, deeds }
     }
 }
 
@@ -101,6 +105,7 @@ impl<W: Workload> World<W> {
             // A quiet window: what was broken gets well, and the cluster shows that it can serve.
             self.say(|| "quiet".to_owned());
             self.calm();
+            self.chaos.served_before = Some(self.clients.acknowledged);
             after += self.span(8, 30);
             let end = self.now + after;
             self.schedule(end, Event::Heal(Cure::Loud));
@@ -114,102 +119,35 @@ impl<W: Workload> World<W> {
     fn commit_fault(&mut self, fault: Fault) {
         let at = self.chaos.rng.below(self.places.len() as u64) as usize;
         self.say(|| format!("fault {fault} at node {}", at + 1));
-        match fault {
-            Fault::Clog => {
-                let until = self.now + self.span(1, 6);
-                let others = self.places.len() - 1;
-                if others == 0 {
-                    return;
-                }
-                let to = (at + 1 + self.chaos.rng.below(others as u64) as usize) % self.places.len();
-                self.net.clog(at, to, until);
-            }
+        // Some are counted where they happen, later or never.
+        let happened = match fault {
+            Fault::Clog => self.clog(at),
             Fault::SymmetricPartition | Fault::AsymmetricPartition | Fault::BridgePartition | Fault::ChainPartition => {
                 self.partition(fault)
             }
-            Fault::HoldAndReplay => {
-                let held = self.net.release();
-                if held.is_empty() {
-                    return;
-                }
-                for flight in held {
-                    let after = self.span(0, 2);
-                    self.schedule(self.now + after, Event::Packet(flight));
-                }
+            Fault::HoldAndReplay => self.replay(),
+            Fault::Kill => self.stop_for_a_while(at, Crash::KeepAll),
+            Fault::LostUnsynced => self.cut_power(at),
+            Fault::Restart => self.restart_otherwise(at),
+            Fault::Pause => self.pause_for_a_while(at),
+            Fault::SlowDisk => self.slow_disk(at),
+            Fault::SlowApply => self.slow_apply(at),
+            Fault::ClockJump => self.jump(at),
+            Fault::MachinePanic => self.plan_a_panic(at),
+            Fault::MixedVersions => {
+                self.places[at].newer = !self.places[at].newer;
+                true
             }
-            Fault::Kill => {
-                if !self.stop_for_a_while(at, Crash::KeepAll) {
-                    return;
-                }
-            }
-            Fault::LostUnsynced => {
-                let crash = if self.chaos.rng.chance(300) { Crash::DropAll } else { Crash::Some };
-                // A power cut may hit everybody.
-                match self.chaos.rng.chance(200) {
-                    true => {
-                        for at in 0..self.places.len() {
-                            self.stop_for_a_while(at, crash);
-                        }
-                    }
-                    // Best when the log is at work.
-                    false if self.places[at].running.is_some() => self.places[at].cut_off = Some(crash),
-                    false => {}
-                }
-                return;
-            }
-            Fault::Restart => {
-                if self.places[at].running.is_none() || self.places[at].fragile {
-                    return;
-                }
-                self.stop(at, Crash::KeepAll);
-                self.on_process_gone(at);
-                self.places[at].config = self.options.draw_config(&mut self.chaos.rng);
-                self.schedule(self.now + 1_000_000, Event::Start(at));
-            }
-            Fault::Pause => {
-                if self.places[at].running.is_none() {
-                    return;
-                }
-                let until = self.now + self.span(1, 10);
-                self.pause(at, until);
-            }
-            Fault::SlowDisk => {
-                self.places[at].slow_disk = self.chaos.rng.between(5, 200);
-                let until = self.now + self.span(2, 16);
-                self.schedule(until, Event::Heal(Cure::SlowDisk(at)));
-            }
-            Fault::ClockJump => {
-                let second = 1_000_000_000;
-                let jump = self.chaos.rng.below(20 * second) as i64 - 10 * second as i64;
-                self.places[at].offset += jump;
-                if let Some(running) = &mut self.places[at].running {
-                    running.clock.offset += jump;
-                    // As the pump does before anything else in a turn that sees its two clocks disagree.
-                    running.node.trigger(CoreEvent::ClockJumped);
-                    self.touch(at);
-                }
-            }
-            Fault::SlowApply => {
-                self.places[at].slow_apply = self.chaos.rng.between(10, 2000);
-                let until = self.now + self.span(2, 16);
-                self.schedule(until, Event::Heal(Cure::SlowApply(at)));
-            }
-            Fault::MachinePanic => {
-                if self.places[at].fragile {
-                    return;
-                }
-                // Counted when it panics: it may never apply anything more.
-                return with_book(|book| book.panic_at = Some(self.places[at].id.0));
-            }
-            Fault::MixedVersions => self.places[at].newer = !self.places[at].newer,
             _ => {
                 // What a disk did wrong is counted where it does it.
                 self.disk_fault(fault, at);
-                return;
+                false
             }
-        }
-        self.counts.add(fault, 1);
+        };
+        self.counts.add(fault, u64::from(happened));
     }
+
+    // ---- processes ----
 
     /// Whether there was a process to stop.
     pub(crate) fn stop_for_a_while(&mut self, at: usize, crash: Crash) -> bool {
@@ -224,7 +162,106 @@ impl<W: Workload> World<W> {
         true
     }
 
-    fn partition(&mut self, fault: Fault) {
+    /// A power cut may hit everybody.
+    fn cut_power(&mut self, at: usize) -> bool {
+        let crash = if self.chaos.rng.chance(300) { Crash::DropAll } else { Crash::Some };
+        match self.chaos.rng.chance(200) {
+            true => {
+                for at in 0..self.places.len() {
+                    self.stop_for_a_while(at, crash);
+                }
+            }
+            // Best when the log is at work.
+            false if self.places[at].running.is_some() => self.places[at].cut_off = Some(crash),
+            false => {}
+        }
+        false
+    }
+
+    fn restart_otherwise(&mut self, at: usize) -> bool {
+        if self.places[at].running.is_none() || self.places[at].fragile {
+            return false;
+        }
+        self.stop(at, Crash::KeepAll);
+        self.on_process_gone(at);
+        self.places[at].config = self.options.draw_config(&mut self.chaos.rng);
+        self.schedule(self.now + 1_000_000, Event::Start(at));
+        true
+    }
+
+    fn pause_for_a_while(&mut self, at: usize) -> bool {
+        if self.places[at].running.is_none() {
+            return false;
+        }
+        let until = self.now + self.span(1, 10);
+        self.pause(at, until);
+        true
+    }
+
+    fn slow_disk(&mut self, at: usize) -> bool {
+        self.places[at].slow_disk = self.chaos.rng.between(5, 200);
+        let until = self.now + self.span(2, 16);
+        self.schedule(until, Event::Heal(Cure::SlowDisk(at)));
+        true
+    }
+
+    fn slow_apply(&mut self, at: usize) -> bool {
+        self.places[at].slow_apply = self.chaos.rng.between(10, 2000);
+        let until = self.now + self.span(2, 16);
+        self.schedule(until, Event::Heal(Cure::SlowApply(at)));
+        true
+    }
+
+    fn jump(&mut self, at: usize) -> bool {
+        let second = 1_000_000_000;
+        let jump = self.chaos.rng.below(20 * second) as i64 - 10 * second as i64;
+        self.places[at].offset += jump;
+        if let Some(running) = &mut self.places[at].running {
+            running.clock.offset += jump;
+            // As the pump does before anything else in a turn that sees its two clocks disagree.
+            running.node.trigger(CoreEvent::ClockJumped);
+            self.touch(at);
+        }
+        true
+    }
+
+    /// Counted when it panics: it may never apply anything more.
+    fn plan_a_panic(&mut self, at: usize) -> bool {
+        if !self.places[at].fragile {
+            with_book(|book| book.panic_at = Some(self.places[at].id.0));
+        }
+        false
+    }
+
+    // ---- the network ----
+
+    fn clog(&mut self, at: usize) -> bool {
+        let until = self.now + self.span(1, 6);
+        let others = self.places.len() - 1;
+        if others == 0 {
+            return false;
+        }
+        let to = (at + 1 + self.chaos.rng.below(others as u64) as usize) % self.places.len();
+        self.net.clog(at, to, until);
+        true
+    }
+
+    /// Messages of the past arrive, whatever happened since to those who sent them and to those whom they reach.
+    fn replay(&mut self) -> bool {
+        let (flights, snapshots) = self.net.release();
+        let happened = !flights.is_empty() || !snapshots.is_empty();
+        for flight in flights {
+            let at = self.now + self.span(0, 2);
+            self.schedule(at, Event::Packet(flight));
+        }
+        for HeldSnapshot { from, to, sender, shipment } in snapshots {
+            let (at, shipment) = (self.now + self.span(0, 2), Box::new(shipment));
+            self.schedule(at, Event::Snapshot { to, from, sender, shipment, arrival: Arrival::Whole });
+        }
+        happened
+    }
+
+    fn partition(&mut self, fault: Fault) -> bool {
         let size = self.places.len();
         let mut order: Vec<usize> = (0..size).collect();
         self.chaos.rng.shuffle(&mut order);
@@ -249,6 +286,7 @@ impl<W: Workload> World<W> {
         self.tell_refused();
         let until = self.now + self.span(2, 30);
         self.schedule(until, Event::Heal(Cure::Network));
+        true
     }
 
     /// Some nodes notice that they have no connection: their sends fail at once, and they hear that it was refused.
@@ -276,7 +314,12 @@ impl<W: Workload> World<W> {
             Cure::Expose(at) => self.expose(at),
             Cure::OldDisk(at, tries) => self.old_disk(at, tries),
             Cure::Replace(at) => self.replace(at),
-            Cure::Loud => self.net.quiet = self.chaos.over,
+            Cure::Loud => {
+                self.net.quiet = self.chaos.over;
+                if self.chaos.served_before.take().is_some_and(|before| self.clients.acknowledged > before) {
+                    self.reach(Goal::QuietServed);
+                }
+            }
         }
     }
 
@@ -306,6 +349,25 @@ impl<W: Workload> World<W> {
             }
             if self.places[at].running.is_none() {
                 self.schedule(self.now, Event::Start(at));
+            }
+        }
+    }
+
+    /// The last fault, at the moment at which everything heals, in half of the runs: most others end with a leader that serves,
+    /// and show nothing of elections. The leader dies, or everybody.
+    pub(crate) fn last_blow(&mut self) {
+        let mut chance = Rng::new(self.options.seed, 13);
+        let leader = self.leader().filter(|_| self.options.faults.has(Fault::Kill) && chance.chance(600));
+        let all = self.options.faults.has(Fault::LostUnsynced) && chance.chance(300);
+        let crash = *chance.pick(&[Crash::KeepAll, Crash::DropAll, Crash::Some]);
+        let (struck, crash) = match all {
+            true => ((0..self.places.len()).collect(), crash),
+            false => (Vec::from_iter(leader), Crash::KeepAll),
+        };
+        for at in struck {
+            if self.places[at].running.is_some() && !self.places[at].fragile {
+                self.stop(at, crash);
+                self.on_process_gone(at);
             }
         }
     }

@@ -8,7 +8,7 @@ use quorate::advanced::sessions::SessionRefusal;
 use quorate::advanced::wire::EntryKind;
 use quorate::virtual_node::{Answer, CallId};
 use quorate::{Payload, RaftStateMachine, ReadPolicy};
-use quorate_core::{LeaderId, LogId, NodeId};
+use quorate_core::{LeaderId, LogId, NodeId, Vote};
 
 use crate::edits::Decision;
 use crate::goals::Goal;
@@ -16,6 +16,7 @@ use crate::history::Nanos;
 use crate::options::Options;
 use crate::rng::Rng;
 use crate::sessions::{Numbered, Sessions};
+use crate::situations;
 use crate::workload::{Invoked, LookAt, Op, Returned, Workload};
 use crate::world::{Event, SeenList, World};
 
@@ -47,6 +48,10 @@ struct Attempt<W: Workload> {
     maybe: bool,
     /// As it was before the attempt under way.
     maybe_before: bool,
+    /// The vote of the node that is asked, when it was asked.
+    under: Vote,
+    /// The node hands it on to the leader.
+    forwarded: bool,
 }
 
 /// All clients of a run.
@@ -158,7 +163,9 @@ impl<W: Workload> World<W> {
             clients.under_way[client as usize] += 1;
             let timeouts = if matches!(asked, Asked::Numbered(_)) { 24 } else { 8 };
             let (begun, tries, maybe, maybe_before) = (self.now, 0, false, false);
-            let attempt = Attempt { asked, client, node: 0, call: None, begun, tries, maybe, maybe_before };
+            let (under, forwarded) = (Vote::default(), false);
+            let attempt =
+                Attempt { asked, client, node: 0, call: None, begun, tries, maybe, maybe_before, under, forwarded };
             clients.open.insert(op, attempt);
             let patience = self.options.election_timeout.as_nanos() as u64 * timeouts;
             self.schedule(self.now + patience, Event::GiveUp { client, op });
@@ -191,7 +198,14 @@ impl<W: Workload> World<W> {
         self.digest.word(10 + op * 64);
         let call = self.clients.new_call();
         let Some(attempt) = self.clients.open.get(&op) else { return };
-        let leader = if matches!(attempt.asked, Asked::Read(..)) { 0 } else { 900 };
+        let anywhere = match attempt.asked {
+            Asked::Read(..) => true,
+            Asked::WriteIf(..) => false,
+            Asked::Write(_) | Asked::Numbered(_) => {
+                self.options.forwards > 0 && self.clients.rng.chance(self.options.forwards)
+            }
+        };
+        let leader = if anywhere { 0 } else { 900 };
         let named = match attempt.asked {
             Asked::WriteIf(leader_id, _) => self.places.iter().position(|place| place.id == leader_id.node_id),
             Asked::Write(_) | Asked::Numbered(_) | Asked::Read(..) => None,
@@ -200,8 +214,14 @@ impl<W: Workload> World<W> {
         let later = self.now + self.patience(attempt_number(self.clients.open.get(&op)));
         let clients = &mut self.clients;
         let Some(attempt) = clients.open.get_mut(&op) else { return };
+        // Nobody waits for the attempt before.
+        if let Some(call) = attempt.call.filter(|_| attempt.forwarded)
+            && let Some(running) = &mut self.places[attempt.node].running
+        {
+            running.node.forget(call);
+        }
         attempt.node = at;
-        attempt.call = None;
+        (attempt.call, attempt.forwarded) = (None, false);
         let node = self.places[at].id.0;
         // Who was told of the recovery does not ask a node of before.
         let current = self.places[at].cluster == self.cluster;
@@ -212,12 +232,18 @@ impl<W: Workload> World<W> {
         attempt.tries += 1;
         (attempt.maybe_before, attempt.maybe) = (attempt.maybe, true);
         clients.calls.insert(call, op);
+        attempt.under = running.seen.vote;
+        attempt.forwarded = anywhere && running.seen.leading.is_none() && !matches!(attempt.asked, Asked::Read(..));
         match &mut attempt.asked {
+            Asked::Write(bytes) if attempt.forwarded => running.node.forward(call, EntryKind::Command, bytes),
             Asked::Write(bytes) => running.node.write(call, bytes),
             Asked::WriteIf(leader_id, bytes) => running.node.write_if(call, *leader_id, bytes),
             Asked::Numbered(command) => {
                 clients.sessions.head(client, command);
-                running.node.write_entry(call, EntryKind::SessionCommand, &command.payload);
+                match attempt.forwarded {
+                    true => running.node.forward(call, EntryKind::SessionCommand, &command.payload),
+                    false => running.node.write_entry(call, EntryKind::SessionCommand, &command.payload),
+                }
                 self.schedule(later, Event::Late(call));
             }
             Asked::Read(policy, look) => {
@@ -258,6 +284,7 @@ impl<W: Workload> World<W> {
             None if self.on_errand_answer(call, &answer) => return,
             None => return self.on_other_answer(at, call, answer),
         };
+        self.note_answer(op, call, &answer);
         if let Some(numbered) = self.session_of(op) {
             match &answer {
                 Answer::Applied { log_id, response } => {
@@ -356,12 +383,62 @@ impl<W: Workload> World<W> {
         self.finish(op, None, Returned::Unknown);
     }
 
+    /// What an answer shows of the way that it came.
+    fn note_answer(&mut self, op: u64, call: CallId, answer: &AnswerOf<W>) {
+        let Some(attempt) = self.clients.open.get(&op).filter(|attempt| attempt.call == Some(call)) else { return };
+        match answer {
+            Answer::Applied { .. } if attempt.forwarded => {
+                let in_session = matches!(attempt.asked, Asked::Numbered(_));
+                self.reach(if in_session { Goal::ForwardedInSession } else { Goal::Forwarded });
+            }
+            Answer::NotLeader { .. } if attempt.forwarded => self.reach(Goal::ForwardRefused),
+            Answer::ReadRefused(_) => self.note_crossing(op),
+            _ => {}
+        }
+    }
+
+    /// A read is served: by which policy, and in which role.
+    fn note_read(&mut self, op: u64) {
+        self.note_crossing(op);
+        let Some(attempt) = self.clients.open.get(&op) else { return };
+        let Asked::Read(policy, _) = attempt.asked else { return };
+        let place = &self.places[attempt.node];
+        let Some(core) = place.running.as_ref().map(|running| running.node.core()) else { return };
+        let role = match core.membership() {
+            _ if core.is_leader() => ReadRole::Leader,
+            membership if membership.is_voter_as(place.id, place.incarnation) => ReadRole::Follower,
+            membership if membership.nodes.contains_key(&place.id) => ReadRole::Learner,
+            _ => return,
+        };
+        self.reach(goal_of_read(policy, role));
+    }
+
+    /// A read that needs its leader's word is answered under another leader than it was asked under.
+    fn note_crossing(&mut self, op: u64) {
+        let Some(attempt) = self.clients.open.get(&op) else { return };
+        let by_round = matches!(attempt.asked, Asked::Read(ReadPolicy::ReadIndex | ReadPolicy::LeaseRead, _));
+        let now = self.places[attempt.node].running.as_ref().map(|running| running.node.core().vote());
+        let changed = now.is_some_and(|now| now.leader_id != attempt.under.leader_id);
+        self.counters.add(situations::READ_CROSSED, u64::from(by_round && attempt.under.committed && changed));
+    }
+
+    /// Whether a client waits for a read at this node.
+    pub(crate) fn reads_at(&self, at: usize) -> bool {
+        let by_round =
+            |asked: &Asked<W>| matches!(asked, Asked::Read(ReadPolicy::ReadIndex | ReadPolicy::LeaseRead, _));
+        self.clients
+            .open
+            .values()
+            .any(|attempt| attempt.node == at && attempt.call.is_some() && by_round(&attempt.asked))
+    }
+
     /// Takes what reads saw.
     pub(crate) fn take_seen(&mut self) {
         let seen = std::mem::take(&mut *self.clients.seen.lock());
         for (call, as_of, saw) in seen {
             let Some(op) = self.clients.calls.remove(&call) else { continue };
             if self.clients.open.get(&op).is_some_and(|attempt| attempt.call == Some(call)) {
+                self.note_read(op);
                 self.finish(op, Some(as_of), Returned::Seen(saw));
             }
         }
@@ -432,6 +509,30 @@ impl<W: Workload> World<W> {
                 false => self.finish(op, None, Returned::Unknown),
             }
         }
+    }
+}
+
+/// What the node is that serves a read.
+enum ReadRole {
+    Leader,
+    Follower,
+    Learner,
+}
+
+fn goal_of_read(policy: ReadPolicy, role: ReadRole) -> Goal {
+    match (policy, role) {
+        (ReadPolicy::ReadIndex, ReadRole::Leader) => Goal::ReadIndexLeader,
+        (ReadPolicy::ReadIndex, ReadRole::Follower) => Goal::ReadIndexFollower,
+        (ReadPolicy::ReadIndex, ReadRole::Learner) => Goal::ReadIndexLearner,
+        (ReadPolicy::LeaseRead, ReadRole::Leader) => Goal::LeaseReadLeader,
+        (ReadPolicy::LeaseRead, ReadRole::Follower) => Goal::LeaseReadFollower,
+        (ReadPolicy::LeaseRead, ReadRole::Learner) => Goal::LeaseReadLearner,
+        (ReadPolicy::MaxAge(_), ReadRole::Leader) => Goal::MaxAgeLeader,
+        (ReadPolicy::MaxAge(_), ReadRole::Follower) => Goal::MaxAgeFollower,
+        (ReadPolicy::MaxAge(_), ReadRole::Learner) => Goal::MaxAgeLearner,
+        (ReadPolicy::Stale, ReadRole::Leader) => Goal::StaleLeader,
+        (ReadPolicy::Stale, ReadRole::Follower) => Goal::StaleFollower,
+        (ReadPolicy::Stale, ReadRole::Learner) => Goal::StaleLearner,
     }
 }
 

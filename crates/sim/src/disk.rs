@@ -288,15 +288,17 @@ impl SimDisk {
         inner.capacity = bytes.map(|bytes| used + bytes);
     }
 
-    /// Flips a bit of what was written to files whose name starts so; returns whether there was one.
-    pub(crate) fn flip(&self, name: &str) -> Option<String> {
+    /// Flips a bit of what was written to some file, of so many of a thousand times to a snapshot if there is one: segments
+    /// are many and snapshots are few. Returns which, if there was any.
+    pub(crate) fn flip(&self, snapshots: u32) -> Option<String> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let named = |path: &&PathBuf| {
-            let aside = path.parent().is_some_and(|dir| dir.ends_with("damaged"));
-            !aside && path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
-        };
-        let paths: Vec<PathBuf> = inner.names.keys().filter(named).cloned().collect();
+        let aside = |path: &&PathBuf| path.parent().is_some_and(|dir| dir.ends_with("damaged"));
+        let mut paths: Vec<PathBuf> = inner.names.keys().filter(|path| !aside(path)).cloned().collect();
+        let is_snapshot = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "snap");
+        if inner.rng.chance(snapshots) && paths.iter().any(is_snapshot) {
+            paths.retain(is_snapshot);
+        }
         if paths.is_empty() {
             return None;
         }

@@ -57,7 +57,7 @@ faults! {
     Wipe = "wipe",
     /// An older copy of a node's disk is put back.
     OldDisk = "old-disk",
-    /// A node runs with its optional features off.
+    /// A node begins to speak as a later version might, with optional fields that its peers do not know, or ends it.
     MixedVersions = "mixed-versions",
     /// A power cut loses what was not synced.
     LostUnsynced = "lost-unsynced",
@@ -133,11 +133,6 @@ impl FaultCounts {
     /// Faults of all kinds together, without clocks that are off from the beginning to the end.
     pub fn happened(&self) -> u64 {
         self.total() - self.of(Fault::ClockSkew) - self.of(Fault::ClockDrift)
-    }
-
-    /// Kinds that never happened.
-    pub fn missing(&self) -> Vec<Fault> {
-        Fault::ALL.iter().copied().filter(|fault| self.of(*fault) == 0).collect()
     }
 }
 

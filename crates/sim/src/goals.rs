@@ -32,6 +32,38 @@ goals! {
     ConditionHeld = "conditional-write",
     /// A write for one leader was refused, because that leader led no more.
     RefusedLeader = "refused-leader",
+    /// A node that did not lead handed a write to the leader, and told its client how it ended.
+    Forwarded = "forwarded-write",
+    /// The same, of a command of a session.
+    ForwardedInSession = "forwarded-session-write",
+    /// A node handed a write to one that did not lead.
+    ForwardRefused = "forward-refused",
+    /// A linearizable read was served by the leader.
+    ReadIndexLeader = "read-index-leader",
+    /// A linearizable read was served by a follower.
+    ReadIndexFollower = "read-index-follower",
+    /// A linearizable read was served by a learner.
+    ReadIndexLearner = "read-index-learner",
+    /// A lease read was served by the leader.
+    LeaseReadLeader = "lease-read-leader",
+    /// A lease read was served by a follower.
+    LeaseReadFollower = "lease-read-follower",
+    /// A lease read was served by a learner.
+    LeaseReadLearner = "lease-read-learner",
+    /// A read of a maximum age was served by the leader.
+    MaxAgeLeader = "max-age-read-leader",
+    /// A read of a maximum age was served by a follower.
+    MaxAgeFollower = "max-age-read-follower",
+    /// A read of a maximum age was served by a learner.
+    MaxAgeLearner = "max-age-read-learner",
+    /// A read of whatever is there was served by the leader.
+    StaleLeader = "stale-read-leader",
+    /// A read of whatever is there was served by a follower.
+    StaleFollower = "stale-read-follower",
+    /// A read of whatever is there was served by a learner.
+    StaleLearner = "stale-read-learner",
+    /// Clients were answered in a quiet window.
+    QuietServed = "quiet-served",
     /// A session was opened.
     SessionOpened = "session-opened",
     /// A command of a session was applied, and its client told.

@@ -104,6 +104,7 @@ impl Invariants {
             leading,
             last: core.last_log_id().index,
             membership: core.membership_log_id(),
+            transfers: core.transferring_to().is_some(),
         };
         if seen.commit < before.commit {
             return Err(format!("commit of node {id} goes back from {} to {}", before.commit, seen.commit));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate::{Inbound, OutgoingSnapshot, RaftNetwork, SnapshotSource};
-use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, Message, NodeId, SendOutcome, SnapshotMeta};
+use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, Message, NodeId, SendOutcome, SnapshotMeta, Vote};
 use quorate_wire::Packet;
 
 use crate::edits::{Decision, Edits};
@@ -16,6 +16,21 @@ use crate::rng::Rng;
 
 /// Messages that are kept to be replayed.
 const MAX_HELD: usize = 64;
+/// Snapshots that are.
+const MAX_HELD_SNAPSHOTS: usize = 4;
+/// Of a thousand messages so many are kept, beside those that are kept back.
+const HELD_PERMILLE: u32 = 10;
+
+/// What a message carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// A message of the protocol without entries.
+    Control,
+    /// One with entries: its sender is told if the connection breaks.
+    Entries,
+    /// A call of the library.
+    Call,
+}
 
 /// A message on its way, as bytes.
 #[derive(Clone, Debug)]
@@ -28,8 +43,13 @@ pub(crate) struct Flight {
     /// How often its disk was opened, as its handshake says.
     pub(crate) boot: u64,
     pub(crate) bytes: Bytes,
-    /// It carries entries, so its sender is told if the connection breaks.
-    pub(crate) entries: bool,
+    pub(crate) carries: Carries,
+    /// The receiver's process when it was sent.
+    pub(crate) to_run: u64,
+    /// The receiver's vote when it was sent.
+    pub(crate) to_vote: Vote,
+    /// It was kept, and released later.
+    pub(crate) held: bool,
 }
 
 /// What becomes of a message.
@@ -52,6 +72,7 @@ pub(crate) struct Net {
     /// The last delivery on each link: without the fault "reorder" a link keeps its order.
     last: Vec<Nanos>,
     held: Vec<Flight>,
+    held_snapshots: Vec<HeldSnapshot>,
     latency: u64,
     permille: u32,
     faults: crate::fault::FaultSet,
@@ -71,6 +92,7 @@ impl Net {
             clogged_until: vec![0; size * size],
             last: vec![0; size * size],
             held: Vec::new(),
+            held_snapshots: Vec::new(),
             latency: options.latency.as_nanos() as u64,
             permille: options.message_faults,
             faults: options.faults,
@@ -109,9 +131,33 @@ impl Net {
         self.last.iter().copied().max().unwrap_or(0)
     }
 
-    /// Messages of the past, to be delivered again.
-    pub(crate) fn release(&mut self) -> Vec<Flight> {
-        std::mem::take(&mut self.held)
+    /// Messages of the past, to be delivered again: half of them, so that others grow older yet. A snapshot is kept back
+    /// too, after it arrived.
+    pub(crate) fn release(&mut self) -> (Vec<Flight>, Vec<HeldSnapshot>) {
+        let (mut flights, mut kept) = (Vec::new(), Vec::new());
+        for flight in self.held.drain(..) {
+            if self.rng.chance(500) { flights.push(Flight { held: true, ..flight }) } else { kept.push(flight) }
+        }
+        self.held = kept;
+        (flights, std::mem::take(&mut self.held_snapshots))
+    }
+
+    /// Keeps a copy: of messages of any age, the last ones no more often than the first.
+    fn hold(&mut self, flight: &Flight) {
+        if self.held.len() < MAX_HELD {
+            self.held.push(flight.clone());
+        } else {
+            let at = self.rng.below(MAX_HELD as u64) as usize;
+            self.held[at] = flight.clone();
+        }
+    }
+
+    /// Keeps a copy of a snapshot now and then.
+    pub(crate) fn hold_snapshot(&mut self, snapshot: impl FnOnce() -> HeldSnapshot) {
+        let holds = self.faults.has(Fault::HoldAndReplay) && self.rng.chance(HELD_PERMILLE * 10);
+        if holds && self.held_snapshots.len() < MAX_HELD_SNAPSHOTS {
+            self.held_snapshots.push(snapshot());
+        }
     }
 
     fn suffers(&mut self, fault: Fault) -> bool {
@@ -132,8 +178,13 @@ impl Net {
             return Fate::Lost;
         }
         let mut at = now + self.travel();
-        if self.faults.has(Fault::HoldAndReplay) && self.held.len() < MAX_HELD && self.rng.chance(10) {
-            self.held.push(flight.clone());
+        if self.faults.has(Fault::HoldAndReplay) && self.rng.chance(HELD_PERMILLE) {
+            self.hold(flight);
+        }
+        if self.suffers(Fault::HoldAndReplay) {
+            // Kept back: nothing of it arrives now.
+            self.hold(flight);
+            return Fate::Lost;
         }
         if self.suffers(Fault::Drop) {
             counts.add(Fault::Drop, 1);
@@ -161,11 +212,34 @@ impl Net {
         Fate::At(at)
     }
 
-    /// How long a snapshot of so many bytes takes; `None`: it does not arrive.
-    pub(crate) fn send_snapshot(&mut self, from: usize, to: usize, bytes: usize) -> Option<u64> {
-        let lost = self.is_cut(from, to) || self.suffers(Fault::Drop);
-        let time = self.travel() * 3 + bytes as u64 * 100;
-        (!lost).then_some(time)
+    /// When a snapshot of so many bytes arrives, and how; it has a connection of its own, so that nothing else waits for it.
+    pub(crate) fn send_snapshot(
+        &mut self,
+        now: Nanos,
+        from: usize,
+        to: usize,
+        bytes: usize,
+        counts: &mut FaultCounts,
+    ) -> (Nanos, Arrival) {
+        let mut at = now + self.travel() * 3 + bytes as u64 * 100;
+        if self.is_cut(from, to) {
+            return (now + self.latency * 4, Arrival::Not);
+        }
+        if self.suffers(Fault::Drop) {
+            counts.add(Fault::Drop, 1);
+            let unheard = self.rng.chance(500);
+            return (at, if unheard { Arrival::Unheard } else { Arrival::Not });
+        }
+        if self.suffers(Fault::CorruptFrame) {
+            // A chunk's checksum tells, and the transfer is given up.
+            counts.add(Fault::CorruptFrame, 1);
+            return (at, Arrival::Not);
+        }
+        if self.suffers(Fault::Delay) {
+            counts.add(Fault::Delay, 1);
+            at += self.latency * self.rng.between(4, 60);
+        }
+        (at.max(self.clogged_until[self.link(from, to)]), Arrival::Whole)
     }
 
     /// Damages a byte.
@@ -179,6 +253,31 @@ impl Net {
     }
 }
 
+/// How a snapshot arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    Whole,
+    /// Whole, and its sender does not hear of that.
+    Unheard,
+    Not,
+}
+
+/// A snapshot that was sent once, to be delivered again.
+pub(crate) struct HeldSnapshot {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) sender: Sender,
+    pub(crate) shipment: Shipment,
+}
+
+/// Who sends a snapshot, as its handshake says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) cluster: ClusterId,
+    pub(crate) boot: u64,
+}
+
 /// A snapshot that a node wants to send.
 pub(crate) struct Shipment {
     pub(crate) to: NodeId,
@@ -189,6 +288,23 @@ pub(crate) struct Shipment {
     pub(crate) done: Box<dyn FnOnce(SendOutcome) + Send>,
 }
 
+impl Shipment {
+    /// The same, with nobody who waits for its end.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            to: self.to,
+            group: self.group,
+            header: self.header,
+            meta: self.meta.clone(),
+            bytes: self.bytes.clone(),
+            done: Box::new(drop),
+        }
+    }
+}
+
+/// Messages of one node: to whom, and what.
+pub(crate) type Packets = Vec<(NodeId, Bytes, Carries)>;
+
 /// What a node sent and the world has not yet taken.
 #[derive(Default)]
 pub(crate) struct Outbox {
@@ -197,7 +313,7 @@ pub(crate) struct Outbox {
 
 #[derive(Default)]
 struct OutboxState {
-    packets: Vec<(NodeId, Bytes, bool)>,
+    packets: Packets,
     shipments: Vec<Shipment>,
     /// Peers to which there is no connection, and the node knows.
     refused: Vec<NodeId>,
@@ -205,7 +321,7 @@ struct OutboxState {
 }
 
 impl Outbox {
-    pub(crate) fn take(&self, packets: &mut Vec<(NodeId, Bytes, bool)>, shipments: &mut Vec<Shipment>) {
+    pub(crate) fn take(&self, packets: &mut Packets, shipments: &mut Vec<Shipment>) {
         let mut state = self.state.lock();
         std::mem::swap(packets, &mut state.packets);
         shipments.append(&mut state.shipments);
@@ -231,12 +347,18 @@ impl RaftNetwork for Outbox {
         packet.encode_head(&mut state.scratch);
         packet.batches.iter().for_each(|batch| state.scratch.extend_from_slice(batch.bytes()));
         let entries = matches!(packet.message, Message::Append(_)) && !packet.batches.is_empty();
-        state.packets.push((to, Bytes::copy_from_slice(&state.scratch), entries));
+        let carries = if entries { Carries::Entries } else { Carries::Control };
+        state.packets.push((to, Bytes::copy_from_slice(&state.scratch), carries));
         Ok(())
     }
 
-    fn call(&self, _to: NodeId, _body: Bytes) -> bool {
-        false
+    fn call(&self, to: NodeId, body: Bytes) -> bool {
+        let mut state = self.state.lock();
+        let refused = state.refused.contains(&to);
+        if !refused {
+            state.packets.push((to, body, Carries::Call));
+        }
+        !refused
     }
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {

@@ -136,7 +136,9 @@ impl<W: Workload> World<W> {
     /// Other tunables while the node runs; some of which cannot be.
     fn reconfigure(&mut self, at: usize, chance: &mut Rng) {
         let mut config = self.options.draw_config(chance);
-        config.tail_cache_bytes = self.places[at].config.tail_cache_bytes;
+        let now = &self.places[at].config;
+        (config.tail_cache_bytes, config.max_command_bytes) = (now.tail_cache_bytes, now.max_command_bytes);
+        config.proposal_window_bytes = now.proposal_window_bytes;
         let valid = chance.chance(700);
         if !valid {
             match chance.below(3) {

@@ -49,6 +49,8 @@ pub struct Options {
     pub hasty: bool,
     /// Of a thousand commands without a session, so many are only for the leader that took an earlier one.
     pub conditions: u32,
+    /// Of a thousand attempts to write, so many go to any node, which hands them to the leader.
+    pub forwards: u32,
     /// Of a thousand clients, so many have sessions.
     pub sessions: u32,
     /// Whether the membership changes.
@@ -102,6 +104,7 @@ impl Options {
             batches: *rng.pick(&[0, 100, 300]),
             hasty: false,
             conditions: 0,
+            forwards: 0,
             sessions: 0,
             membership: rng.chance(500),
             triggers: rng.chance(500),
@@ -126,6 +129,7 @@ impl Options {
         self.sessions = *rng.pick(&[0, 400, 800]);
         self.hasty = rng.chance(150);
         self.conditions = *rng.pick(&[0, 100, 400]);
+        self.forwards = *rng.pick(&[0, 0, 200, 600]);
     }
 
     /// Whether this node is a voter of the first membership.
@@ -137,7 +141,7 @@ impl Options {
     pub(crate) fn draw_config(&self, rng: &mut Rng) -> Config {
         let timeout = self.election_timeout;
         let max_append_bytes = *rng.pick(&[1, 200, 2000, 1 << 20]);
-        Config {
+        let mut config = Config {
             election_timeout_min: timeout,
             election_timeout_max: timeout * 2,
             heartbeat_interval: timeout / *rng.pick(&[3, 5, 8]),
@@ -156,8 +160,15 @@ impl Options {
             // Two clocks of the simulation differ by 2 % at most.
             max_clock_drift: timeout / 40,
             tail_cache_bytes: *rng.pick(&[1, 1000, 1 << 20]),
+            snapshot_bytes: *rng.pick(&[0, 0, 0, 500, 20_000]),
+            snapshot_interval: timeout * *rng.pick(&[0, 0, 0, 1, 10]),
+            max_kept_bytes: *rng.pick(&[0, 1000, 256 << 20, 256 << 20]),
+            replication_lag_threshold: *rng.pick(&[0, 3, 5000, 5000]),
+            proposal_window_bytes: *rng.pick(&[250, 2000, 64 << 20, 64 << 20]),
             ..Config::default()
-        }
+        };
+        config.max_command_bytes = config.max_command_bytes.min(config.proposal_window_bytes);
+        config
     }
 }
 
@@ -172,8 +183,8 @@ impl fmt::Display for Options {
         writeln!(f, "  election timeout {election_timeout:?}, latency {latency:?}, disk {:?}", self.disk_latency)?;
         writeln!(
             f,
-            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille, sessions {} permille, hasty {}, conditions {} permille",
-            self.think, self.reads, self.batches, self.sessions, self.hasty, self.conditions
+            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille, sessions {} permille, hasty {}, conditions {} permille, forwarded {} permille",
+            self.think, self.reads, self.batches, self.sessions, self.hasty, self.conditions, self.forwards
         )?;
         writeln!(
             f,
@@ -201,8 +212,19 @@ impl fmt::Display for Options {
         )?;
         writeln!(
             f,
-            "  retransmit {:?}, snapshot every {} entries, keep {}, tail {} bytes",
-            config.retransmit_timeout, config.snapshot_entries, config.keep_entries, config.tail_cache_bytes
+            "  retransmit {:?}, snapshot every {} entries, {} bytes, {:?}, keep {} entries, {} bytes for peers, tail {} bytes",
+            config.retransmit_timeout,
+            config.snapshot_entries,
+            config.snapshot_bytes,
+            config.snapshot_interval,
+            config.keep_entries,
+            config.max_kept_bytes,
+            config.tail_cache_bytes
+        )?;
+        writeln!(
+            f,
+            "  caught up within {} entries, {} bytes of writes wait at once",
+            config.replication_lag_threshold, config.proposal_window_bytes
         )?;
         writeln!(f, "  a fault every {:?}, {} permille of messages", self.fault_interval, self.message_faults)?;
         write!(f, "  faults {}", self.faults)?;

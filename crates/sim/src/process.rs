@@ -216,6 +216,8 @@ pub(crate) struct Seen {
     pub(crate) last: u64,
     /// Where its membership stands in its log.
     pub(crate) membership: LogId,
+    /// Whether it hands its leadership over.
+    pub(crate) transfers: bool,
 }
 
 /// What a start is given.
@@ -318,6 +320,7 @@ fn open<S: RaftStateMachine>(
         leading: None,
         last: core.last_log_id().index,
         membership: core.membership_log_id(),
+        transfers: false,
     };
     let identity = storage.identity;
     let boot = identity.identity().boot;

@@ -12,7 +12,7 @@ use quorate_wal::{Disk, ForcedRecovery};
 use crate::chaos::Cure;
 use crate::disk::Crash;
 use crate::machine::with_book;
-use crate::net::Flight;
+use crate::net::{Carries, Flight};
 use crate::options::Options;
 use crate::process::{DIRECTORY, GROUP, Shadow, SkewedClock};
 use crate::repair::Hurt;
@@ -263,7 +263,7 @@ impl<W: Workload> World<W> {
         }
         let peer = self.places[flight.to].id;
         let sender = &self.places[flight.from];
-        if flight.entries
+        if flight.carries == Carries::Entries
             && sender.paused_until.is_none()
             && let Some(running) = &sender.running
         {

@@ -212,6 +212,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(crate) fn heal_and_serve(&mut self) {
+        self.last_blow();
         self.say(|| "everything heals".to_owned());
         self.chaos.over = true;
         self.calm();

@@ -15,6 +15,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use quorate::Config;
 use quorate_core::{LeaderIdMode, Toggle};
 
 use crate::edits::Decision;
@@ -148,6 +149,7 @@ fields! {
     "batches": batches,
     "hasty": hasty,
     "conditions": conditions,
+    "forwards": forwards,
     "sessions": sessions,
     "membership": membership,
     "triggers": triggers,
@@ -170,6 +172,12 @@ fields! {
     "config.snapshot-entries": config.snapshot_entries,
     "config.keep-entries": config.keep_entries,
     "config.tail-cache-bytes": config.tail_cache_bytes,
+    "config.snapshot-bytes": config.snapshot_bytes,
+    "config.snapshot-interval": config.snapshot_interval,
+    "config.max-kept-bytes": config.max_kept_bytes,
+    "config.replication-lag-threshold": config.replication_lag_threshold,
+    "config.proposal-window-bytes": config.proposal_window_bytes,
+    "config.max-command-bytes": config.max_command_bytes,
     "config.max-disk-lag": config.max_disk_lag,
     "config.max-clock-drift": config.max_clock_drift,
 }
@@ -200,8 +208,13 @@ impl FromStr for Schedule {
         let words = |line: &'static str| move |l: &&str| l.split_once(' ').is_some_and(|(word, _)| word == line);
         let seed = text.lines().find(words("seed")).and_then(|line| line.split_once(' '));
         let seed = u64::read(seed.ok_or("the file names no seed")?.1.trim())?;
-        // A file that does not name it is from before there was any.
-        let options = Options { recovery: false, ..Options::of_seed(seed) };
+        // A file that does not name them is from before there were any.
+        let mut options = Options { recovery: false, forwards: 0, ..Options::of_seed(seed) };
+        let (config, usual) = (&mut options.config, Config::default());
+        (config.snapshot_bytes, config.snapshot_interval) = (usual.snapshot_bytes, usual.snapshot_interval);
+        (config.max_kept_bytes, config.proposal_window_bytes) = (usual.max_kept_bytes, usual.proposal_window_bytes);
+        (config.replication_lag_threshold, config.max_command_bytes) =
+            (usual.replication_lag_threshold, usual.max_command_bytes);
         let mut schedule = Schedule { notes: Vec::new(), mutant: None, shows: None, options };
         for (number, line) in text.lines().enumerate() {
             schedule.read(line.trim()).map_err(|error| format!("line {}: {error}", number + 1))?;

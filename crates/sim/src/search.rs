@@ -6,12 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::counters::{Counters, Total, Totals};
-use crate::fault::{Fault, FaultCounts, FaultSet};
-use crate::goals::Goal;
-use crate::recovery::RECOVERIES;
-use crate::repair::REPAIRS;
+use crate::fault::{Fault, FaultCounts};
+use crate::musts::Must;
 use crate::run::{Report, run_seed};
-use crate::situations::SITUATIONS;
 
 /// Of so many seeds one is run twice, to compare the trace hashes.
 const HASHED_EVERY: u64 = 50;
@@ -89,24 +86,13 @@ impl Summary {
         self.busy.as_secs_f64() / 3600.0
     }
 
-    /// Goals of clients and the operator that no seed reached.
-    pub fn missing_goals(&self) -> Vec<Goal> {
-        Goal::ALL.iter().copied().filter(|goal| self.totals.of(goal.name()).sum == 0).collect()
-    }
-
-    /// Kinds of faults that some seed enabled and none suffered, and kinds that no seed enabled.
-    pub fn missing_faults(&self) -> FaultSet {
-        self.faults.missing().into_iter().collect()
-    }
-
-    /// Repairs of damaged disks, and recoveries of lost quorums, that no seed saw.
-    pub fn missing_repairs(&self) -> Vec<&'static str> {
-        REPAIRS.iter().chain(&RECOVERIES).copied().filter(|name| self.totals.of(name).sum == 0).collect()
-    }
-
-    /// Rare situations of the protocol that no seed met.
-    pub fn missing_situations(&self) -> Vec<&'static str> {
-        SITUATIONS.iter().copied().filter(|name| self.totals.of(name).sum == 0).collect()
+    /// What should have happened in some seed, and did in none.
+    pub fn missing(&self) -> Vec<Must> {
+        let never = |must: &Must| match must {
+            Must::Suffer(fault) => self.faults.of(*fault) == 0,
+            Must::Reach(_) | Must::Repair(_) | Must::Recover(_) | Must::Meet(_) => self.totals.of(must.name()).sum == 0,
+        };
+        Must::all().filter(never).collect()
     }
 
     /// What there is one of, with its name.
@@ -137,6 +123,7 @@ impl Summary {
             let Total { sum, runs, median, most } = total;
             format!("counter\t{name}\t{sum}\t{runs}\t{median}\t{most}")
         }));
+        lines.extend(self.missing().into_iter().map(|must| format!("missing\t{}\t{}", must.kind(), must.name())));
         lines.extend(self.failures.iter().map(|report| {
             let violation = report.violation.as_deref().unwrap_or_default().replace(['\n', '\t'], " ");
             format!("failure\t{}\t{violation}", report.options.seed)

@@ -1,7 +1,7 @@
 //! Rare situations of the protocol that a search must have met: what never happens is not tested.
 
 use quorate::virtual_node::Answer;
-use quorate_core::{Core, Incarnation, ServerState};
+use quorate_core::{Core, Incarnation, ServerState, Vote};
 
 use crate::counters::Counters;
 use crate::net::Flight;
@@ -10,7 +10,7 @@ use crate::workload::Workload;
 use crate::world::World;
 
 /// Every situation. A search with `--every-fault` fails if one was never met.
-pub const SITUATIONS: &[&str] = &[
+pub(crate) const SITUATIONS: &[&str] = &[
     TWO_LEADERS,
     SPLIT_VOTE,
     STEPPED_DOWN,
@@ -27,9 +27,14 @@ pub const SITUATIONS: &[&str] = &[
     STARTED_ON_SNAPSHOT,
     INSTALLED_UNDER_LOAD,
     READ_REFUSED,
+    READ_CROSSED,
+    READ_AT_OLD_LEADER,
     WRITE_UNKNOWN,
+    TRANSFER_ABORTED,
     EARLIER_PROCESS,
     EARLIER_DISK,
+    HELD_PAST_RESTART,
+    HELD_PAST_ELECTION,
     EVERYBODY_DOWN,
 ];
 
@@ -65,12 +70,22 @@ const STARTED_ON_SNAPSHOT: &str = "started with a snapshot alone";
 const INSTALLED_UNDER_LOAD: &str = "snapshot installed under load";
 /// A read that waited is refused: its leader does not lead any more, or does not answer.
 const READ_REFUSED: &str = "waiting read refused";
+/// A read that needs its leader's word is answered, or refused, under another leader than it was asked under.
+pub(crate) const READ_CROSSED: &str = "read crosses a leader change";
+/// A node begins to lead while a read waits for another one, which leads under an earlier leader id.
+const READ_AT_OLD_LEADER: &str = "read waits at a replaced leader";
+/// A leader gives a transfer up and leads on, takes proposals again.
+const TRANSFER_ABORTED: &str = "transfer aborted, leader leads on";
 /// A write is answered with "unknown": its leader lost its place.
 const WRITE_UNKNOWN: &str = "waiting write left unknown";
 /// A message of a process that is gone arrives.
 const EARLIER_PROCESS: &str = "message of an earlier process";
 /// A message of a disk that is gone arrives.
 const EARLIER_DISK: &str = "message of an earlier disk";
+/// A message that was kept arrives, and its receiver was started again since.
+const HELD_PAST_RESTART: &str = "kept message after a restart";
+/// A message that was kept arrives, and its receiver votes for a later leader since.
+const HELD_PAST_ELECTION: &str = "kept message after an election";
 /// No process runs.
 const EVERYBODY_DOWN: &str = "everybody down at once";
 
@@ -78,7 +93,7 @@ const EVERYBODY_DOWN: &str = "everybody down at once";
 pub(crate) fn after_step(counters: &mut Counters, core: &Core, before: Seen, seen: Seen, loaded: bool) {
     let (id, log) = (core.config().node_id, core.log());
     let elected = seen.leading.is_some() && seen.leading != before.leading;
-    let own = |vote: quorate_core::Vote| !vote.committed && vote.leader_id.node_id == id;
+    let own = |vote: Vote| !vote.committed && vote.leader_id.node_id == id;
     if own(before.vote) && own(seen.vote) && seen.vote != before.vote && core.state() == ServerState::Candidate {
         counters.add(SPLIT_VOTE, 1);
     }
@@ -98,6 +113,8 @@ pub(crate) fn after_step(counters: &mut Counters, core: &Core, before: Seen, see
     } else if seen.last < before.last {
         counters.add(CUT_OFF, 1);
     }
+    let led_on = seen.leading.is_some() && seen.leading == before.leading;
+    counters.add(TRANSFER_ABORTED, u64::from(led_on && before.transfers && !seen.transfers));
     let membership = core.membership();
     if seen.membership != before.membership {
         if before.membership.index > log.purged().index && !log.holds(before.membership) {
@@ -132,12 +149,21 @@ pub(crate) fn on_answer<R>(counters: &mut Counters, answer: &Answer<R>) {
     }
 }
 
-/// What arrives, from a node whose disk and start are now these.
-pub(crate) fn on_arrival(counters: &mut Counters, flight: &Flight, incarnation: Incarnation, boot: u64) {
+/// What arrives, from a node whose disk and start are now these, at a process with this number and this vote.
+pub(crate) fn on_arrival(
+    counters: &mut Counters,
+    flight: &Flight,
+    (incarnation, boot): (Incarnation, u64),
+    (run, vote): (u64, Vote),
+) {
     if flight.incarnation != incarnation {
         counters.add(EARLIER_DISK, 1);
     } else if flight.boot < boot {
         counters.add(EARLIER_PROCESS, 1);
+    }
+    if flight.held {
+        counters.add(HELD_PAST_RESTART, u64::from(run != flight.to_run));
+        counters.add(HELD_PAST_ELECTION, u64::from(vote.leader_id > flight.to_vote.leader_id));
     }
 }
 
@@ -154,6 +180,9 @@ impl<W: Workload> World<W> {
         };
         let others = self.places.iter().enumerate().any(|(other, place)| other != at && leads(place));
         self.counters.add(TWO_LEADERS, others.into());
+        let asked = |other: usize| other != at && leads(&self.places[other]) && self.reads_at(other);
+        let reads = others && (0..self.places.len()).any(asked);
+        self.counters.add(READ_AT_OLD_LEADER, reads.into());
     }
 
     /// After a process stopped.

@@ -22,7 +22,7 @@ use crate::fault::{Fault, FaultCounts};
 use crate::history::Nanos;
 use crate::invariants::{Invariants, Shadows};
 use crate::machine::with_book;
-use crate::net::{Flight, Net, Shipment};
+use crate::net::{Arrival, Flight, Net, Packets, Sender, Shipment};
 use crate::options::Options;
 use crate::process::{Running, Shadow};
 use crate::rng::Rng;
@@ -37,10 +37,9 @@ pub(crate) enum Event {
     Snapshot {
         to: usize,
         from: usize,
-        incarnation: Incarnation,
-        cluster: ClusterId,
+        sender: Sender,
         shipment: Box<Shipment>,
-        arrives: bool,
+        arrival: Arrival,
     },
     /// Entries that this node sent may be lost.
     Lost {
@@ -189,7 +188,7 @@ pub(crate) struct World<W: Workload> {
     pub(crate) changes: u64,
     /// Membership changes under way, and where they were asked for.
     pub(crate) pending: std::collections::BTreeMap<CallId, usize>,
-    packets: Vec<(NodeId, bytes::Bytes, bool)>,
+    packets: Packets,
     shipments: Vec<Shipment>,
     chores: Vec<Chore>,
     appended: Vec<(LogId, Batches)>,
@@ -357,9 +356,8 @@ impl<W: Workload> World<W> {
         }
         match event {
             Event::Packet(flight) => self.on_packet(flight),
-            Event::Snapshot { to, from, incarnation, cluster, shipment, arrives } => {
-                let arrives = arrives && cluster == self.places[to].cluster && cluster == self.cluster;
-                self.on_snapshot(to, from, incarnation, *shipment, arrives);
+            Event::Snapshot { to, from, sender, shipment, arrival } => {
+                self.on_snapshot(to, from, sender, *shipment, arrival);
             }
             Event::Lost { at, run, to } => {
                 self.digest.word(3);

@@ -50,7 +50,7 @@ pub(crate) struct HostInner {
     pub(crate) runtime: Handle,
     pub(crate) storage: Storage,
     pub(crate) network: Arc<dyn RaftNetwork>,
-    pub(crate) calls: Calls,
+    pub(crate) calls: Arc<Calls>,
     seen: Seen,
     cluster: RwLock<ClusterId>,
     /// Whether `cluster` is zero.
@@ -123,7 +123,7 @@ impl HostInner {
             runtime,
             storage,
             network,
-            calls: Calls::new(random_u128()?),
+            calls: Arc::new(Calls::new(random_u128()?)),
             seen: Seen::default(),
             cluster: RwLock::new(identity.cluster),
             blank: AtomicBool::new(identity.cluster == ClusterId(0)),

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::{SessionOutcome, SessionRefusal};
+use crate::forward::{Attempt, Stop};
 use crate::group::{Failure, Joined, Permit, Room, Terms, entry_bytes};
 use crate::raft::{Group, RETRY_PAUSE};
-use crate::write::{Attempt, Stop, Ticket};
+use crate::write::Ticket;
 use crate::{ClientWriteError, PayloadError, RaftStateMachine, SessionError};
 
 /// Each attempt may take twice as long as the one before, up to this many times the first: a slow leader is not

@@ -1,12 +1,12 @@
 //! Messages: on their way, where they arrive, and where nobody listens.
 
 use quorate::{ReceivedSnapshot, SnapshotData};
-use quorate_core::{Incarnation, NodeId, SendOutcome};
+use quorate_core::{NodeId, SendOutcome};
 use quorate_wire::Packet;
 
 use super::{Event, Place, World};
 use crate::digest::hash_of;
-use crate::net::{Fate, Flight, Shipment};
+use crate::net::{Arrival, Carries, Fate, Flight, HeldSnapshot, Sender, Shipment};
 use crate::situations;
 use crate::workload::Workload;
 
@@ -16,11 +16,11 @@ impl<W: Workload> World<W> {
         self.digest.word(hash_of(&flight.bytes));
         let to = self.places[flight.to].id;
         let Place { id: from, incarnation, boot, .. } = self.places[flight.from];
-        let cluster = self.places[flight.to].cluster;
+        let Place { cluster, run, .. } = self.places[flight.to];
         let Some(running) = &mut self.places[flight.to].running else {
             return self.refuse(flight);
         };
-        situations::on_arrival(&mut self.counters, &flight, incarnation, boot);
+        situations::on_arrival(&mut self.counters, &flight, (incarnation, boot), (run, running.seen.vote));
         if cluster != flight.cluster || cluster != self.cluster {
             // As any handshake: nodes of different recoveries refuse each other (law 16). And the connections of the
             // cluster of before are gone: one node of it runs, at most.
@@ -30,6 +30,14 @@ impl<W: Workload> World<W> {
             // An older copy of a disk, or its log could not write down whom it met, and fails.
             self.say(|| format!("{to} refuses to hear {from}"));
             return self.touch(flight.to);
+        }
+        if flight.carries == Carries::Call {
+            // A later process has other connections. What is repeated on one is for the library to see.
+            if flight.to_run == run {
+                self.say(|| format!("{from} -> {to} call of {} bytes", flight.bytes.len()));
+                self.called(flight.to, from, flight.bytes);
+            }
+            return;
         }
         match Packet::decode(flight.cluster, flight.bytes) {
             Ok(packet) => {
@@ -46,8 +54,8 @@ impl<W: Workload> World<W> {
     /// A paused process stops: the senders of the snapshots on their way to it hear that they did not arrive.
     pub(super) fn fail_deferred(&mut self, deferred: Vec<Event>) {
         for event in deferred {
-            if let Event::Snapshot { to, from, incarnation, cluster, shipment, .. } = event {
-                self.schedule(self.now, Event::Snapshot { to, from, incarnation, cluster, shipment, arrives: false });
+            if let Event::Snapshot { to, from, sender, shipment, .. } = event {
+                self.schedule(self.now, Event::Snapshot { to, from, sender, shipment, arrival: Arrival::Not });
             }
         }
     }
@@ -60,48 +68,65 @@ impl<W: Workload> World<W> {
             && self.places[flight.from].paused_until.is_none()
         {
             running.node.refused(peer);
-            if flight.entries {
+            if flight.carries == Carries::Entries {
                 running.node.lost(peer);
             }
             self.touch(flight.from);
         }
     }
 
-    pub(super) fn on_snapshot(
-        &mut self,
-        to: usize,
-        from: usize,
-        incarnation: Incarnation,
-        shipment: Shipment,
-        arrives: bool,
-    ) {
+    fn called(&mut self, to: usize, from: NodeId, body: bytes::Bytes) {
+        if let Some(running) = &mut self.places[to].running {
+            running.node.called(from, body);
+            self.touch(to);
+        }
+    }
+
+    /// Puts a snapshot on its way.
+    pub(super) fn ship(&mut self, from: usize, shipment: Shipment) {
+        let Some(to) = self.places.iter().position(|place| place.id == shipment.to) else { return };
+        let place = &self.places[from];
+        let boot = place.running.as_ref().map_or(0, |running| running.boot);
+        let sender = Sender { incarnation: place.incarnation, cluster: place.cluster, boot };
+        self.net.hold_snapshot(|| HeldSnapshot { from, to, sender, shipment: shipment.again() });
+        let bytes = shipment.bytes.len();
+        let (later, arrival) = self.net.send_snapshot(self.now, from, to, bytes, &mut self.counts);
+        self.schedule(later, Event::Snapshot { to, from, sender, shipment: Box::new(shipment), arrival });
+    }
+
+    pub(super) fn on_snapshot(&mut self, to: usize, from: usize, sender: Sender, shipment: Shipment, arrival: Arrival) {
         self.digest.word(2 + to as u64 * 64);
+        let Sender { incarnation, cluster, boot } = sender;
         let Shipment { group, header, meta, bytes, done, .. } = shipment;
-        let sender = self.places[from].id;
-        let arrived = arrives && !self.net.is_cut(from, to);
-        match &self.places[to].running {
-            Some(running) if arrived => {
+        let (id, cut) = (self.places[from].id, self.net.is_cut(from, to));
+        let shakes_hands = cluster == self.places[to].cluster && cluster == self.cluster;
+        let travels = arrival != Arrival::Not && !cut && shakes_hands;
+        let there = self.places[to].running.as_mut().filter(|_| travels);
+        match there.and_then(|running| running.meets(id, incarnation, boot).then_some(running)) {
+            Some(running) => {
                 let data = SnapshotData::Memory(bytes);
-                running.node.snapshot(sender, incarnation, ReceivedSnapshot { group, header, meta, data });
-                done(SendOutcome::Delivered);
+                running.node.snapshot(id, incarnation, ReceivedSnapshot { group, header, meta, data });
+                done(if arrival == Arrival::Whole { SendOutcome::Delivered } else { SendOutcome::Failed });
                 self.touch(to);
-                self.say(|| format!("{sender} -> {} snapshot", to + 1));
+                self.say(|| format!("{id} -> {} snapshot, {arrival:?}", to + 1));
             }
-            _ => done(SendOutcome::Failed),
+            None => done(SendOutcome::Failed),
         }
         if self.places[from].running.is_some() && self.places[from].paused_until.is_none() {
             self.touch(from);
         }
     }
 
-    pub(super) fn send(&mut self, from: usize, to: NodeId, bytes: bytes::Bytes, entries: bool) {
+    pub(super) fn send(&mut self, from: usize, to: NodeId, bytes: bytes::Bytes, carries: Carries) {
         let Some(to) = self.places.iter().position(|place| place.id == to) else { return };
         let place = &self.places[from];
         let boot = place.running.as_ref().map_or(0, |running| running.boot);
-        let bytes = if place.newer { with_unknown_fields(&bytes) } else { bytes };
+        let bytes = if place.newer && carries != Carries::Call { with_unknown_fields(&bytes) } else { bytes };
         let (incarnation, cluster) = (place.incarnation, place.cluster);
-        let flight = Flight { from, to, incarnation, cluster, boot, bytes, entries };
         let (run, now, peer) = (place.run, self.now, self.places[to].id);
+        let (to_run, there) = (self.places[to].run, &self.places[to].running);
+        let to_vote = there.as_ref().map(|running| running.seen.vote).unwrap_or_default();
+        let flight = Flight { from, to, incarnation, cluster, boot, bytes, carries, to_run, to_vote, held: false };
         match self.net.send(now, &flight, &mut self.counts) {
             Fate::At(at) => self.schedule(at, Event::Packet(flight)),
             Fate::Twice(at, again) => {
@@ -111,11 +136,12 @@ impl<W: Workload> World<W> {
             Fate::Corrupt => {
                 let damaged = self.net.damage(&flight.bytes);
                 // The frame's checksum keeps it from the node; decoding it must be harmless all the same.
-                drop(Packet::decode(flight.cluster, damaged));
+                if carries != Carries::Call {
+                    drop(Packet::decode(flight.cluster, damaged));
+                }
                 let later = now + self.options.latency.as_nanos() as u64;
                 self.schedule(later, Event::Lost { at: from, run, to: peer });
             }
-            Fate::Lost if entries && self.net.is_cut(from, to) => {}
             Fate::Lost => {}
         }
     }

@@ -152,18 +152,12 @@ impl<W: Workload> World<W> {
 
     fn take_effects(&mut self, at: usize, run: u64, work: bool) {
         let mut packets = std::mem::take(&mut self.packets);
-        for (to, bytes, entries) in packets.drain(..) {
-            self.send(at, to, bytes, entries);
+        for (to, bytes, carries) in packets.drain(..) {
+            self.send(at, to, bytes, carries);
         }
         self.packets = packets;
-        let (incarnation, cluster) = (self.places[at].incarnation, self.places[at].cluster);
         for shipment in std::mem::take(&mut self.shipments) {
-            let Some(to) = self.places.iter().position(|place| place.id == shipment.to) else { continue };
-            let time = self.net.send_snapshot(at, to, shipment.bytes.len());
-            let later = self.now + time.unwrap_or(self.options.latency.as_nanos() as u64 * 4);
-            let shipment = Box::new(shipment);
-            let arrives = time.is_some();
-            self.schedule(later, Event::Snapshot { to, from: at, incarnation, cluster, shipment, arrives });
+            self.ship(at, shipment);
         }
         for chore in std::mem::take(&mut self.chores) {
             let time = match chore.kind {
