@@ -1,21 +1,14 @@
 //! `fuzz`: the targets of `crates/fuzz`, built fast and with every check.
 
-use std::path::Path;
-use std::process::Command;
+use crate::cargo::{cargo, root, succeed};
 
 /// Runs them with these arguments.
 pub(crate) fn run(args: Vec<String>) -> Result<(), String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let mut command = cargo();
+    command
         .args(["run", "--quiet", "--profile", "fuzz", "--package", "quorate-fuzz", "--manifest-path"])
-        .arg(root.join("Cargo.toml"))
+        .arg(root().join("Cargo.toml"))
         .arg("--")
-        .args(args)
-        .status()
-        .map_err(|error| format!("cannot run cargo: {error}"))?;
-    match status.success() {
-        true => Ok(()),
-        false => Err("hostile bytes did harm, or were not tried".to_owned()),
-    }
+        .args(args);
+    succeed(&mut command, || "hostile bytes did harm, or were not tried".to_owned())
 }

@@ -1,6 +1,7 @@
 //! Project chores: `cargo xtask help`.
 
 mod book;
+mod cargo;
 mod coverage;
 mod deps;
 mod docs;

@@ -1,7 +1,8 @@
 //! `mutants`: the golden scripts, or random runs, against every planted bug, built apart from everything else.
 
-use std::path::Path;
 use std::process::Command;
+
+use crate::cargo::{root, succeed};
 
 /// Bugs that neither scripts nor crashing disks nor random runs need show, and the test that turns red with each.
 const TESTS: &[(&str, &str, &[&str])] = &[
@@ -89,26 +90,18 @@ fn example(package: &str, name: &str, args: &[String]) -> Result<(), String> {
 }
 
 fn cargo(what: &[&str], package: &str, args: &[String]) -> Result<(), String> {
-    let status = command(what, package, "mutants")
-        .arg("--")
-        .args(args)
-        .status()
-        .map_err(|error| format!("cannot run cargo: {error}"))?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(format!("{package} does not notice every planted bug")),
-    }
+    let mut command = command(what, package, "mutants");
+    succeed(command.arg("--").args(args), || format!("{package} does not notice every planted bug"))
 }
 
 /// Cargo on a package with the feature, in the target directory for planted bugs.
 fn command(what: &[&str], package: &str, feature: &str) -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = crate::cargo::cargo();
     command
         .args(what)
         .args(["--profile", "ci", "--package", package, "--features", feature])
         .arg("--target-dir")
-        .arg(root.join("target/mutants"))
-        .current_dir(root);
+        .arg(root().join("target/mutants"))
+        .current_dir(root());
     command
 }

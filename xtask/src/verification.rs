@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::cargo::{cargo, root};
+
 /// The page with `{{name}}` where a part's result goes.
 const TEMPLATE: &str = include_str!("verification.md");
 
@@ -78,7 +80,7 @@ const PARTS: &[Part] = &[
 
 /// `run NAME [ARGS ..]` runs one part and keeps its output; `run` alone runs them all; nothing composes the page.
 pub(crate) fn command(args: &[String]) -> Result<(), String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root();
     match args {
         [] => compose(&root),
         [run] if run == "run" => PARTS.iter().try_for_each(|part| perform(&root, part, &[])),
@@ -121,7 +123,7 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
     println!("=== {}: {typed}", part.name);
     // Said before it begins: the tree may change while it runs.
     let (code, began) = (commit(root)?, Instant::now());
-    let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut child = cargo()
         .args(part.args.split_whitespace())
         .args(part.arguments(more))
         .envs(part.env.iter().copied())

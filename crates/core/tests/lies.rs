@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
+#[path = "../src/rng.rs"]
+#[allow(dead_code, reason = "the core draws from it in other ways too")]
 mod rng;
 
 use std::time::Duration;
@@ -181,7 +183,7 @@ impl World {
             Core::new(config, Recovered::default(), Instant::ORIGIN)
         });
         let mut world = Self {
-            rng: Rng(seed),
+            rng: Rng::new(seed),
             now: Instant::ORIGIN,
             cores: cores.collect(),
             wire: Vec::new(),

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
+#[path = "../src/rng.rs"]
+#[allow(dead_code, reason = "the core draws from it in other ways too")]
 mod rng;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -110,7 +112,7 @@ enum Wire {
 
 impl World {
     fn new(seed: u64, wipes: bool) -> Self {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         let nodes = [1, 2, 3, 3, 4, 5][rng.below(6) as usize];
         let mode = if rng.chance(50) { LeaderIdMode::Standard } else { LeaderIdMode::Advanced };
         let pre_vote = if rng.chance(70) { Toggle::On } else { Toggle::Off };

@@ -314,56 +314,58 @@ fn take_bytes(bytes: &mut Bytes) -> Option<Bytes> {
     (length <= bytes.len()).then(|| bytes.split_to(length))
 }
 
+/// A call of each kind, with every answer: for tests, and for hostile bytes to start from.
+#[cfg(any(test, feature = "hostile"))]
+pub(crate) fn samples() -> Vec<Call> {
+    let (group, id) = (GroupId(3), CallId { run: 7 << 100, number: 9 });
+    let log_id = LogId::new(LeaderId::new(4, 2), 17);
+    let written = [
+        Written::Applied { log_id, response: Bytes::from_static(b"yes") },
+        Written::NotLeader { leader: Some(NodeId(0)) },
+        Written::NotLeader { leader: None },
+        Written::OtherLeader { leader: Some(NodeId(2)) },
+        Written::Busy,
+        Written::StorageFull,
+        Written::Malformed { text: "no".into() },
+        Written::Unknown,
+        Written::Session(SessionOutcome::Done(log_id)),
+        Written::Session(SessionOutcome::Unreadable(log_id)),
+        Written::Session(SessionOutcome::Refused(SessionRefusal::Expired)),
+        Written::Session(SessionOutcome::Refused(SessionRefusal::Acknowledged)),
+        Written::Session(SessionOutcome::Refused(SessionRefusal::TooManyInFlight)),
+    ];
+    let mut calls = vec![
+        Call::Probe { group, id, cluster: ClusterId(4), incarnation: Incarnation(5), address: "here:1".into() },
+        Call::Join { group, id, address: "there:1".into() },
+        Call::Joined { group, id, done: true, leader: None },
+        Call::Write {
+            group,
+            id,
+            low: 3,
+            entry: EntryKind::Command,
+            only: Some(log_id.leader_id),
+            payload: Bytes::from_static(b"put"),
+        },
+        Call::Write {
+            group,
+            id,
+            low: 3,
+            entry: EntryKind::SessionCommand,
+            only: None,
+            payload: Bytes::from_static(b"put"),
+        },
+    ];
+    for standing in [Standing::Blank, Standing::Named, Standing::NamedOtherwise, Standing::NotNamed] {
+        let (cluster, incarnation) = (ClusterId(1), Incarnation(2));
+        calls.push(Call::Standing { group, id, standing, cluster, incarnation, leader: Some(NodeId(6)) });
+    }
+    calls.extend(written.into_iter().map(|written| Call::Written { group, id, written }));
+    calls
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn samples() -> Vec<Call> {
-        let (group, id) = (GroupId(3), CallId { run: 7 << 100, number: 9 });
-        let log_id = LogId::new(LeaderId::new(4, 2), 17);
-        let written = [
-            Written::Applied { log_id, response: Bytes::from_static(b"yes") },
-            Written::NotLeader { leader: Some(NodeId(0)) },
-            Written::NotLeader { leader: None },
-            Written::OtherLeader { leader: Some(NodeId(2)) },
-            Written::Busy,
-            Written::StorageFull,
-            Written::Malformed { text: "no".into() },
-            Written::Unknown,
-            Written::Session(SessionOutcome::Done(log_id)),
-            Written::Session(SessionOutcome::Unreadable(log_id)),
-            Written::Session(SessionOutcome::Refused(SessionRefusal::Expired)),
-            Written::Session(SessionOutcome::Refused(SessionRefusal::Acknowledged)),
-            Written::Session(SessionOutcome::Refused(SessionRefusal::TooManyInFlight)),
-        ];
-        let mut calls = vec![
-            Call::Probe { group, id, cluster: ClusterId(4), incarnation: Incarnation(5), address: "here:1".into() },
-            Call::Join { group, id, address: "there:1".into() },
-            Call::Joined { group, id, done: true, leader: None },
-            Call::Write {
-                group,
-                id,
-                low: 3,
-                entry: EntryKind::Command,
-                only: Some(log_id.leader_id),
-                payload: Bytes::from_static(b"put"),
-            },
-            Call::Write {
-                group,
-                id,
-                low: 3,
-                entry: EntryKind::SessionCommand,
-                only: None,
-                payload: Bytes::from_static(b"put"),
-            },
-        ];
-        for standing in [Standing::Blank, Standing::Named, Standing::NamedOtherwise, Standing::NotNamed] {
-            let (cluster, incarnation) = (ClusterId(1), Incarnation(2));
-            calls.push(Call::Standing { group, id, standing, cluster, incarnation, leader: Some(NodeId(6)) });
-        }
-        calls.extend(written.into_iter().map(|written| Call::Written { group, id, written }));
-        calls
-    }
 
     #[test]
     fn what_is_encoded_decodes_to_the_same_call() {

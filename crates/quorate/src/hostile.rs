@@ -3,13 +3,12 @@
 use std::io;
 
 use bytes::Bytes;
-use quorate_core::{ClusterId, GroupId, Incarnation, LeaderId, LogId, NodeId};
 use quorate_wire::EntryKind;
 
 use crate::RaftStateMachine;
-use crate::call::{Call, CallId, Standing, Written};
+use crate::call::Call;
 use crate::group;
-use crate::session::{SessionOutcome, SessionTable, check_session_entry};
+use crate::session::{SessionTable, check_session_entry};
 
 /// Reads a call; whether it is one.
 ///
@@ -64,27 +63,5 @@ pub fn content<S: RaftStateMachine>(restored: &Restored<S>) -> io::Result<Vec<u8
 
 /// A call of each kind.
 pub fn calls() -> Vec<Bytes> {
-    let (group, id) = (GroupId(1), CallId { run: 7 << 100, number: 9 });
-    let (cluster, incarnation) = (ClusterId(7), Incarnation(5));
-    let log_id = LogId::new(LeaderId::new(4, 2), 17);
-    let calls = [
-        Call::Probe { group, id, cluster, incarnation, address: "host:1".to_owned() },
-        Call::Standing { group, id, standing: Standing::Named, cluster, incarnation, leader: Some(NodeId(2)) },
-        Call::Join { group, id, address: "host:2".to_owned() },
-        Call::Joined { group, id, done: false, leader: Some(NodeId(3)) },
-        Call::Write { group, id, low: 3, entry: EntryKind::Command, only: None, payload: Bytes::from_static(b"put") },
-        Call::Write {
-            group,
-            id,
-            low: 3,
-            entry: EntryKind::Command,
-            only: Some(log_id.leader_id),
-            payload: Bytes::from_static(b"put"),
-        },
-        Call::Written { group, id, written: Written::OtherLeader { leader: Some(NodeId(2)) } },
-        Call::Written { group, id, written: Written::Applied { log_id, response: Bytes::from_static(b"done") } },
-        Call::Written { group, id, written: Written::Malformed { text: "no".to_owned() } },
-        Call::Written { group, id, written: Written::Session(SessionOutcome::Done(log_id)) },
-    ];
-    calls.iter().map(Call::encode).collect()
+    crate::call::samples().iter().map(Call::encode).collect()
 }

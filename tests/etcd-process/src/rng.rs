@@ -1,4 +1,5 @@
-//! A small seeded generator (SplitMix64): a printed seed replays the same order of faults.
+//! A small seeded generator (SplitMix64): a printed seed replays the same order of faults. These tests drive the server from
+//! outside, and so depend on no crate of the workspace, `quorate-fuzz` with a generator like it included.
 
 /// The generator.
 #[derive(Clone, Debug)]

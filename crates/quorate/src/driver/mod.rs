@@ -391,20 +391,7 @@ impl Driver {
                 self.at_hand.clear();
             }
             Input::Received { from, incarnation, snapshot } => {
-                let ReceivedSnapshot { header, meta, data, .. } = snapshot;
-                // The core may hold an install until the disk has the vote it was accepted under; its data stays.
-                let busy = self.core.is_installing();
-                let mut unused = match busy {
-                    true => Some(data),
-                    false => self.received.replace(data),
-                };
-                self.step(now, Event::SnapshotReceived { from, incarnation, header, meta }, effects);
-                if !self.core.is_installing() {
-                    unused = unused.or(self.received.take());
-                }
-                if let Some(unused) = unused {
-                    effects.fired.calls.push(Box::new(move || unused.discard()));
-                }
+                self.on_received(now, (from, incarnation), snapshot, effects);
             }
             Input::Event(event) => self.step(now, event, effects),
             Input::Read { policy, batch } => {
@@ -439,13 +426,7 @@ impl Driver {
                 }
             }
             Input::Fetched { fetch, found } => {
-                if let Some(place) = self.fetching.iter().position(|to| *to == fetch.to) {
-                    self.fetching.swap_remove(place);
-                }
-                match found {
-                    Some(batches) => self.send_fetched(fetch.to, fetch.header, fetch.span.prev, batches),
-                    None => self.lost(fetch.to, fetch.header.stream),
-                }
+                self.on_fetched(fetch, found);
                 self.step_caused(now, effects);
             }
             Input::Installed { meta, time } => {
@@ -459,6 +440,39 @@ impl Driver {
             Input::Close(reason) => {
                 effects.closed.get_or_insert(reason);
             }
+        }
+    }
+
+    fn on_received(
+        &mut self,
+        now: Now,
+        (from, incarnation): (NodeId, Incarnation),
+        snapshot: ReceivedSnapshot,
+        effects: &mut Effects,
+    ) {
+        let ReceivedSnapshot { header, meta, data, .. } = snapshot;
+        // The core may hold an install until the disk has the vote it was accepted under; its data stays.
+        let busy = self.core.is_installing();
+        let mut unused = match busy {
+            true => Some(data),
+            false => self.received.replace(data),
+        };
+        self.step(now, Event::SnapshotReceived { from, incarnation, header, meta }, effects);
+        if !self.core.is_installing() {
+            unused = unused.or(self.received.take());
+        }
+        if let Some(unused) = unused {
+            effects.fired.calls.push(Box::new(move || unused.discard()));
+        }
+    }
+
+    fn on_fetched(&mut self, fetch: Fetch, found: Option<Batches>) {
+        if let Some(place) = self.fetching.iter().position(|to| *to == fetch.to) {
+            self.fetching.swap_remove(place);
+        }
+        match found {
+            Some(batches) => self.send_fetched(fetch.to, fetch.header, fetch.span.prev, batches),
+            None => self.lost(fetch.to, fetch.header.stream),
         }
     }
 

@@ -232,28 +232,23 @@ impl Window {
 
     /// Waits until nothing waits any more.
     pub(crate) async fn until_empty(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let _leaves = Leaves(&self.waiting);
-        loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            if self.used.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            room.await;
-        }
+        self.until(|| self.used.load(Ordering::SeqCst) == 0).await;
     }
 
     /// Waits until `bytes` could be taken.
     pub(crate) async fn take_when_free(&self, bytes: usize, limit: usize) {
+        self.until(|| self.take(bytes, limit)).await;
+    }
+
+    /// Looks again whenever something was given back, until `done`.
+    async fn until(&self, done: impl Fn() -> bool) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let _leaves = Leaves(&self.waiting);
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            if self.take(bytes, limit) {
+            if done() {
                 return;
             }
             room.await;

@@ -86,36 +86,20 @@ impl Stage {
             return self.cluster(&mut words);
         }
         match name {
-            "disk" => self.disk(&mut words)?,
-            "damage" => self.damage(&mut words)?,
-            "propose" => self.propose(&mut words)?,
-            "persist" => self.persist(&mut words)?,
-            "autopersist" => self.world_mut()?.autopersist = auto(words.word("on or off")?)?,
-            "autoapply" => self.world_mut()?.autoapply = auto(words.word("on or off")?)?,
-            "fronts" => self.world_mut()?.fronts = auto(words.word("on or off")?)?,
-            "apply" => self.apply(&mut words)?,
             "deliver" | "drop" | "duplicate" | "hold" | "release" => return self.messages(name, &mut words),
             "cut" | "heal" => self.partition(name, &mut words)?,
-            "crash" => self.crash(&mut words)?,
-            "restart" => self.restart(&mut words)?,
-            "recover" => {
-                let id = words.node()?;
-                self.world_mut()?.recover(id)?;
+            "refuse-link" => self.event(&mut words, |words| Ok(Event::LinkRefused { peer: words.node()? }))?,
+            "inject" => self.inject(&mut words)?,
+            "disk" | "damage" | "copy-disk" | "recover" | "persist" | "autopersist" | "fronts" | "fail-write"
+            | "fail-read" => self.of_disks(name, &mut words)?,
+            "snapshot" | "purge" | "capture" | "built" | "fail-snapshot" | "defer-snapshot" => {
+                self.of_snapshots(name, &mut words)?;
             }
-            "timeout" => self.timeout(&mut words)?,
-            "advance" => {
-                let by = words.millis()?;
-                self.world_mut()?.advance(by)?;
-            }
-            "run" => {
-                self.detail = Detail::Brief;
-                let by = words.millis()?;
-                self.world_mut()?.run(by)?;
-            }
-            "stabilize" => {
-                self.detail = Detail::Brief;
-                self.world_mut()?.stabilize()?;
-            }
+            "crash" | "restart" | "stall" | "unstall" => self.of_processes(name, &mut words)?,
+            "timeout" | "advance" | "run" | "stabilize" | "clock-jump" => self.of_time(name, &mut words)?,
+            "propose" => self.propose(&mut words)?,
+            "apply" => self.apply(&mut words)?,
+            "autoapply" => self.world_mut()?.autoapply = auto(words.word("on or off")?)?,
             "elect" => self.elect(&mut words)?,
             "read" => self.read(&mut words)?,
             "change" => return self.change(&mut words),
@@ -124,42 +108,82 @@ impl Stage {
             "transfer" => self.transfer(&mut words)?,
             "abort-transfer" => self.event(&mut words, |_| Ok(Event::AbortTransfer))?,
             "heartbeat" => self.event(&mut words, |_| Ok(Event::Heartbeat))?,
-            "clock-jump" => self.event(&mut words, |_| Ok(Event::ClockJumped))?,
-            "snapshot" | "purge" => self.snapshot_or_purge(name, &mut words)?,
-            "capture" | "built" => {
+            "status" => self.status(&mut words)?,
+            "log" => self.log(&mut words)?,
+            other => return Err(unknown(other)),
+        }
+        words.end()
+    }
+
+    fn of_disks(&mut self, name: &str, words: &mut Words<'_>) -> Done {
+        match name {
+            "disk" => return self.disk(words),
+            "damage" => return self.damage(words),
+            "persist" => return self.persist(words),
+            "autopersist" => self.world_mut()?.autopersist = auto(words.word("on or off")?)?,
+            "fronts" => self.world_mut()?.fronts = auto(words.word("on or off")?)?,
+            _ => {
                 let id = words.node()?;
+                let world = self.world_mut()?;
                 match name {
-                    "capture" => self.world_mut()?.capture(id)?,
-                    _ => self.world_mut()?.built(id)?,
+                    "copy-disk" => world.node_mut(id)?.copy_disk(),
+                    "recover" => world.recover(id)?,
+                    "fail-write" => world.fail_write(id)?,
+                    "fail-read" => world.node_mut(id)?.fails_to_read = true,
+                    other => return Err(unknown(other)),
                 }
             }
-            "fail-snapshot" | "defer-snapshot" => {
-                let id = words.node()?;
-                self.world_mut()?.end_snapshot(id, name == "defer-snapshot")?;
-            }
-            "refuse-link" => self.event(&mut words, |words| Ok(Event::LinkRefused { peer: words.node()? }))?,
+        }
+        Ok(())
+    }
+
+    fn of_snapshots(&mut self, name: &str, words: &mut Words<'_>) -> Done {
+        if matches!(name, "snapshot" | "purge") {
+            return self.snapshot_or_purge(name, words);
+        }
+        let id = words.node()?;
+        let world = self.world_mut()?;
+        match name {
+            "capture" => world.capture(id),
+            "built" => world.built(id),
+            "fail-snapshot" | "defer-snapshot" => world.end_snapshot(id, name == "defer-snapshot"),
+            other => Err(unknown(other)),
+        }
+    }
+
+    fn of_processes(&mut self, name: &str, words: &mut Words<'_>) -> Done {
+        match name {
+            "crash" => self.crash(words),
+            "restart" => self.restart(words),
             "stall" | "unstall" => {
                 for id in nodes(words.word("nodes")?)? {
                     self.world_mut()?.node_mut(id)?.stalled = name == "stall";
                 }
+                Ok(())
             }
-            "copy-disk" => {
-                let id = words.node()?;
-                self.world_mut()?.node_mut(id)?.copy_disk();
-            }
-            "fail-write" | "fail-read" => {
-                let id = words.node()?;
-                match name {
-                    "fail-read" => self.world_mut()?.node_mut(id)?.fails_to_read = true,
-                    _ => self.world_mut()?.fail_write(id)?,
-                }
-            }
-            "inject" => self.inject(&mut words)?,
-            "status" => self.status(&mut words)?,
-            "log" => self.log(&mut words)?,
-            other => return Err(format!("there is no command `{other}`; see testdata/README.md")),
+            other => Err(unknown(other)),
         }
-        words.end()
+    }
+
+    fn of_time(&mut self, name: &str, words: &mut Words<'_>) -> Done {
+        match name {
+            "timeout" => self.timeout(words),
+            "clock-jump" => self.event(words, |_| Ok(Event::ClockJumped)),
+            "advance" => {
+                let by = words.millis()?;
+                self.world_mut()?.advance(by)
+            }
+            "run" => {
+                self.detail = Detail::Brief;
+                let by = words.millis()?;
+                self.world_mut()?.run(by)
+            }
+            "stabilize" => {
+                self.detail = Detail::Brief;
+                self.world_mut()?.stabilize()
+            }
+            other => Err(unknown(other)),
+        }
     }
 
     fn event(&mut self, words: &mut Words<'_>, make: impl Fn(&mut Words<'_>) -> Result<Event, String>) -> Done {
@@ -520,6 +544,10 @@ fn told(world: &mut World, what: &str, act: impl Fn(&mut World) -> Vec<crate::wo
         world.tell(Kind::Told, format!("{} {what}", packet.line()));
     }
     packets.len()
+}
+
+fn unknown(name: &str) -> String {
+    format!("there is no command `{name}`; see testdata/README.md")
 }
 
 fn line_of(trace: &Trace) -> String {

@@ -16,7 +16,7 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0x0123_4567_89ab_cdef_0011_2233_
 /// Number of message kinds.
 pub(crate) const KINDS: u64 = 7;
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
+/// SplitMix64 (Steele, Lea, Flood 2014). The core's own is not public, and a generator for tests is not worth an export.
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
