@@ -6,7 +6,8 @@
 //! of valid ones and puts checksums right after most changes, so that what is behind them is reached.
 //!
 //! `cargo xtask fuzz` runs them; `tests/targets.rs` runs a fixed number of inputs of each, and those that once found
-//! something (`testdata/hostile`); the wrappers in `fuzz/`, outside of the workspace, hand them to libFuzzer.
+//! something (`testdata/hostile`); `benches/hostile.rs` of `quorate-bench` bounds what they allocate; the wrappers in
+//! `fuzz/`, outside of the workspace, hand them to libFuzzer.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a target fails by panicking")]
 

@@ -4,6 +4,8 @@ use crate::rng::Rng;
 
 /// Longest input that is made, in bytes.
 pub const MAX_INPUT_BYTES: usize = 256 << 10;
+/// What files are written in.
+const SECTOR_BYTES: usize = 512;
 /// Most changes to one input.
 const MAX_CHANGES: usize = 5;
 /// Numbers at which lengths, counts and indexes break.
@@ -74,12 +76,17 @@ fn change(input: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
     }
 }
 
-/// Somewhere in the input, more often near its start, and rather where there is something else than zeros.
+/// Somewhere in the input, rather where there is something else than zeros, and half of the time near the start of the input
+/// or of one of its sectors: a log has its batches at those, and is refused for nearly any change to its first bytes.
 fn place(input: &[u8], rng: &mut Rng) -> usize {
     let mut at = 0;
     for _ in 0..8 {
-        let within = if rng.one_in(2) { input.len().min(128) } else { input.len() };
-        at = rng.below(within);
+        at = if rng.one_in(2) {
+            let sector = if rng.one_in(4) { 0 } else { SECTOR_BYTES * rng.below(input.len().div_ceil(SECTOR_BYTES)) };
+            sector + rng.below(input.len().saturating_sub(sector).min(128))
+        } else {
+            rng.below(input.len())
+        };
         if rng.one_in(2) {
             at &= !3;
         }

@@ -1,10 +1,10 @@
-//! The kinds of faults, and how often each happened.
+//! The kinds of faults, and how often each happened. `docs/faults.md` has a table of what each does.
 
 use std::fmt;
 
 macro_rules! faults {
     ($($(#[doc = $what:literal])+ $fault:ident = $name:literal,)+) => {
-        /// A kind of fault.
+        /// A kind of fault. `docs/faults.md` says what each does.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Fault {
             $($(#[doc = $what])+ $fault,)+
@@ -174,5 +174,21 @@ impl fmt::Display for FaultSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = Fault::ALL.iter().filter(|fault| self.has(**fault)).map(|fault| fault.name()).collect();
         f.write_str(&names.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_row_in_the_docs() {
+        let page = include_str!("../../../docs/faults.md");
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).collect();
+        let named = |fault: &Fault| rows.iter().any(|row| row.contains(&format!("`{fault}`")));
+        let missing: Vec<&Fault> = Fault::ALL.iter().filter(|fault| !named(fault)).collect();
+        assert_eq!(missing, Vec::<&Fault>::new());
+        let names = rows.iter().flat_map(|row| row.split('|').nth(2)).flat_map(str::split_whitespace);
+        assert_eq!(names.filter(|name| name.starts_with('`')).count(), Fault::ALL.len(), "a row of no kind");
     }
 }
