@@ -99,7 +99,8 @@ impl<W: Workload> World<W> {
         if self.places[at].running.is_none() {
             return self.fail_an_opening(fault, at);
         }
-        if self.places[at].fragile || self.options.mends && self.places[at].damaged {
+        let place = &self.places[at];
+        if place.fragile || self.options.mends && place.damaged {
             return false;
         }
         let timeout = self.options.election_timeout.as_nanos() as u64;

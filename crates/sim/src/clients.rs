@@ -451,6 +451,11 @@ impl<W: Workload> World<W> {
         returned: Returned<<W::Machine as RaftStateMachine>::Response, W::Seen>,
     ) {
         let Some(attempt) = self.clients.open.remove(&op) else { return };
+        if let Some(call) = attempt.call.filter(|_| attempt.forwarded)
+            && let Some(running) = &mut self.places[attempt.node].running
+        {
+            running.node.forget(call);
+        }
         match &returned {
             Returned::Written(_) | Returned::Seen(_) => self.clients.acknowledged += 1,
             Returned::NotApplied | Returned::Unknown => self.clients.unknown += 1,
