@@ -46,6 +46,18 @@ bugs! {
     CampaignsWithLostEntries,
     /// A node that lost acknowledged entries to damage votes as if it had never acknowledged them.
     ForgetsPromisedEnd,
+    /// A node that lost entries takes any message of its leader for proof that the leader heard of it.
+    HealsWithoutAnEcho,
+    /// It takes what it said after an earlier start for what it said after this one.
+    AnyStartIsEchoed,
+    /// It ends its promise before its log holds what the leader had committed.
+    HealsBeforeItCaughtUp,
+    /// It ends its promise though its log holds nothing of the leader that has it committed.
+    HealsOnEarlierLeadersEntries,
+    /// The promise of a node that lost entries ends in its memory only.
+    PromiseEndsInMemoryOnly,
+    /// A leader that hears of lost entries goes on counting what was acknowledged before.
+    KeepsCountingWhatWasLost,
     /// Vote requests leave before the candidate's own vote is durable.
     RequestBeforePersist,
     /// A second candidate of a term is granted a vote, in standard mode.

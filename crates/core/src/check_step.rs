@@ -38,6 +38,7 @@ impl Core {
         step.check_leading();
         step.check_writes();
         step.check_held();
+        step.check_promised_end();
         step.check_nothing_changed();
         step.check_lease();
         step.check_reads();
@@ -150,7 +151,7 @@ impl Step<'_> {
                 }
                 WriteOp::Reset { to, tail: Tail::Discard } => end = *to,
                 WriteOp::Reset { to, tail: Tail::Keep } => I::LogWritesReplay.check(before.log.holds(*to)),
-                WriteOp::PromiseLease(_) => {}
+                WriteOp::PromiseLease(_) | WriteOp::ForgetPromisedEnd => {}
             }
         }
         I::WriteIdsGrowByOne.check(id == after.disk.asked());
@@ -186,7 +187,8 @@ impl Step<'_> {
         };
         for peer in &leader.peers {
             let Some(known) = old.peer(peer.id).filter(|known| known.incarnation == peer.incarnation) else { continue };
-            let lost = self.says_that_entries_are_lost(peer.id);
+            let lost = peer.heard != known.heard;
+            I::CountsSinceTheLoss.check(!lost || peer.matched == LogId::ZERO && peer.stream > known.stream);
             I::MatchedForward.check(lost || peer.regressed || peer.matched.index >= known.matched.index);
             if let (Mode::Replicate { inflight: now, .. }, Mode::Replicate { inflight: then, .. }) =
                 (&peer.mode, &known.mode)
@@ -207,14 +209,6 @@ impl Step<'_> {
             let is_own = after.log.at(after.commit).is_some_and(|id| id.leader_id == leader_id);
             I::CommitsByQuorum.check(is_own && reached.is_some_and(|reached| reached >= after.commit));
         }
-    }
-
-    /// Whether this step brings word that a peer's log is damaged: it holds less than it did, and says so.
-    fn says_that_entries_are_lost(&self, peer: NodeId) -> bool {
-        let Event::Message(Envelope { from, message: Message::AppendReply(reply), .. }) = self.event else {
-            return false;
-        };
-        *from == peer && matches!(reply.answer, AppendAnswer::Lost { .. })
     }
 
     fn was_elected(&self, leader_id: LeaderId) -> bool {
@@ -247,6 +241,22 @@ impl Step<'_> {
         for (_, held) in due {
             let Held::Act(action) = held else { continue };
             I::HeldUntilDurable.check(self.actions.contains(action));
+        }
+    }
+
+    fn check_promised_end(&self) {
+        let (before, after) = (self.before, self.after);
+        if before.promised_end > LogId::ZERO && after.promised_end == LogId::ZERO {
+            let reached = before.promised_end <= after.log.last();
+            I::PromisedEndIsKept.check(reached || after.is_settled());
+        }
+        if after.settles != before.settles {
+            let header = match self.event {
+                Event::Message(Envelope { message: Message::Append(append), .. }) => Some(&append.header),
+                Event::SnapshotReceived { header, .. } => Some(header),
+                _ => None,
+            };
+            I::PromisedEndIsKept.check(header.is_some_and(|header| header.heard == Some(after.start())));
         }
     }
 

@@ -13,8 +13,8 @@ use crate::transfer::Transfer;
 use crate::{
     Action, Actions, Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, Config, CoreEntry,
     Entries, Envelope, Event, Incarnation, Instant, LeaderId, LeaderIdMode, LogId, LogIds, Membership, Message, Node,
-    NodeId, Note, Outcome, Phase, ReadPolicy, Recovered, RequestId, Round, Run, Runs, Source, Span, StreamId, Tail,
-    Vote, VoteAnswer, VoteReply, VoteRequest, Write, WriteId, WriteOp,
+    NodeId, Note, Outcome, Phase, ReadPolicy, Recovered, RequestId, Round, Run, Runs, Source, Span, StartId, StreamId,
+    Tail, Vote, VoteAnswer, VoteReply, VoteRequest, Write, WriteId, WriteOp,
 };
 
 fn incarnation(id: u64) -> Incarnation {
@@ -57,7 +57,8 @@ fn message(from: u64, message: Message) -> Event {
 
 fn header(vote: LeaderId, stream: u64, round: u64, commit: u64) -> AppendHeader {
     let (stream, round) = (StreamId(stream), Round(round));
-    AppendHeader { vote: Vote::committed(vote), stream, round, commit, lease: Duration::ZERO, named: None }
+    let (lease, vote) = (Duration::ZERO, Vote::committed(vote));
+    AppendHeader { vote, stream, round, commit, lease, named: None, heard: None }
 }
 
 fn append(vote: LeaderId, prev: LogId, last: u64, commit: u64) -> Event {
@@ -84,7 +85,7 @@ fn grant(requested: Vote, campaign: Campaign) -> Message {
 fn matched(vote: Vote, stream: u64, round: u64, matched: LogId) -> Message {
     let answer = AppendAnswer::Accepted { matched };
     let (stream, round, promised) = (StreamId(stream), Round(round), Duration::ZERO);
-    Message::AppendReply(AppendReply { vote, stream, round, promised, answer })
+    Message::AppendReply(AppendReply { vote, stream, round, promised, lost: None, answer })
 }
 
 fn send(message: Message) -> Action {
@@ -94,6 +95,15 @@ fn send(message: Message) -> Action {
 /// Node 2 follows 2-1, which sent it entry 5 and committed 4. Everything is durable but entry 5.
 fn follower() -> Core {
     let mut core = node(2, LeaderIdMode::Advanced);
+    step(&mut core, append(leader_id(2, 1), at(1, 3, 4), 5, 4));
+    step(&mut core, Event::Persisted(WriteId(1)));
+    core
+}
+
+/// Node 2 follows 2-1 and lost entries of it; what it promised has no end.
+fn damaged() -> Core {
+    let mut core = node(2, LeaderIdMode::Advanced);
+    core.promised_end = at(2, 1, crate::MAX_INDEX);
     step(&mut core, append(leader_id(2, 1), at(1, 3, 4), 5, 4));
     step(&mut core, Event::Persisted(WriteId(1)));
     core
@@ -289,6 +299,9 @@ fn broken_progress() -> Vec<I> {
         after(I::MatchedForward, leader(), ack(&leader()), |core, _| {
             lead(core, |leader| leader.peers[0].matched = at(1, 3, 4));
         }),
+        after(I::CountsSinceTheLoss, leader(), ack(&leader()), |core, _| {
+            lead(core, |leader| leader.peers[0].heard = Some(StartId(7)));
+        }),
     ]
 }
 
@@ -355,6 +368,12 @@ fn broken_promises() -> Vec<I> {
         core
     };
     vec![
+        after(I::PromisedEndIsKept, damaged(), append(leader_id(2, 1), at(2, 1, 5), 5, 5), |core, _| {
+            core.promised_end = LogId::ZERO;
+        }),
+        after(I::PromisedEndIsKept, damaged(), append(leader_id(2, 1), at(2, 1, 5), 5, 5), |core, _| {
+            core.settles = Some(crate::lost_entries::Settlement { leader_id: leader_id(2, 1), commit: 5 });
+        }),
         after(I::GrantIsDurable, granting(), Event::Timeout, |_, actions| {
             actions.push(send(grant(vote, Campaign(7))));
         }),

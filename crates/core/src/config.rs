@@ -66,7 +66,8 @@ pub struct Config {
     /// How much less time may pass on this node's clock than on a voter's while a lease of `election_timeout_min` runs;
     /// a leader counts its lease that much shorter. At most half of `election_timeout_min`.
     pub max_clock_drift: Duration,
-    /// Seeds the jitter of election timeouts. Give every node, and every start, another one.
+    /// Seeds the jitter of election timeouts. Give every start of a node another one, at random: it names the start to
+    /// a leader that has to know one from another ([`StartId`](crate::StartId)).
     pub seed: u64,
 }
 

@@ -9,6 +9,7 @@ use crate::ids::{Campaign, LeaderId, LogId, NodeId, RequestId, Vote, WriteId};
 use crate::leader::Leader;
 use crate::lease::Promises;
 use crate::log::{LogIds, Span};
+use crate::lost_entries::Settlement;
 use crate::membership::Membership;
 use crate::message::{Envelope, Message};
 use crate::pieces::Pieces;
@@ -33,6 +34,8 @@ pub struct Core {
     /// The last entry that was acknowledged before damage took the end of the log; zero: nothing is lost. See
     /// [`Core::lost_entries`].
     pub(crate) promised_end: LogId,
+    /// When nothing is promised any more beyond the log; see [`Core::settle_promise`].
+    pub(crate) settles: Option<Settlement>,
     pub(crate) pieces: Pieces,
     /// The membership at `applied` and every later one in the log. Never empty; the last is in force.
     pub(crate) memberships: Vec<(LogId, Membership)>,
@@ -135,6 +138,7 @@ impl Core {
             halted: false,
             // A whole log promises what it holds, and no more once a leader replaced its end.
             promised_end: if recovered.promised_end > last { recovered.promised_end } else { LogId::ZERO },
+            settles: None,
             log: recovered.log,
             config,
         };
@@ -188,6 +192,7 @@ impl Core {
         }
         self.advance_transfer(out);
         self.retry_changes(out);
+        self.settle_promise(out);
         self.release_held(out);
         self.maybe_build_snapshot(out);
         self.maybe_apply(out);
@@ -419,22 +424,6 @@ impl Core {
 
     pub(crate) fn is_voter(&self) -> bool {
         self.membership().is_voter_as(self.config.node_id, self.config.incarnation)
-    }
-
-    /// What damage took from the log and is not there again: from after the log's end up to what this node may have
-    /// acknowledged. It votes as if it held that, and does not campaign (docs/design/001).
-    pub fn lost_entries(&self) -> Option<Span> {
-        let prev = self.log.last();
-        (self.promised_end > prev).then_some(Span { prev, last: self.promised_end })
-    }
-
-    /// Entries came. When the log reaches the promised end this node is whole, and what a later leader replaces is no
-    /// loss: an entry of a leader after the promised end's comes after everything that was committed before it.
-    pub(crate) fn forget_promised_end(&mut self, out: &mut Actions) {
-        if self.promised_end > LogId::ZERO && self.lost_entries().is_none() {
-            out.note(Note::Repaired { promised_end: self.promised_end });
-            self.promised_end = LogId::ZERO;
-        }
     }
 
     pub(crate) fn is_only_voter(&self) -> bool {

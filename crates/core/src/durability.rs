@@ -71,7 +71,7 @@ impl Durability {
                 }
                 self.extends.push_back((self.asked, to.index));
             }
-            WriteOp::PromiseLease(_) => {}
+            WriteOp::PromiseLease(_) | WriteOp::ForgetPromisedEnd => {}
         }
         out.push(Action::Persist(Write { id: self.asked, op }));
     }

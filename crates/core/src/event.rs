@@ -233,6 +233,8 @@ pub enum WriteOp {
     },
     /// Keep that a lease of this length may have been promised (law 17).
     PromiseLease(Duration),
+    /// Everything that this node promised is in its log: forget the promised end (docs/design/001).
+    ForgetPromisedEnd,
 }
 
 /// What becomes of the entries after an installed snapshot (law 11).

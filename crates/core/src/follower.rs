@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::bug::{Bug, bug};
 use crate::core::{Core, Role};
 use crate::event::{Action, Actions, Note, Source, WriteOp};
-use crate::ids::{LogId, NodeId, Round, StreamId, Vote};
+use crate::ids::{LogId, NodeId, Round, StartId, StreamId, Vote};
 use crate::log::Span;
 use crate::message::{Append, AppendAnswer, AppendHeader, AppendReply, Message};
 
@@ -66,7 +66,7 @@ impl Core {
             }
             let answer = AppendAnswer::Refused { seen: self.vote };
             let (stream, round) = (header.stream, header.round);
-            let reply = AppendReply { vote, stream, round, promised: Duration::ZERO, answer };
+            let reply = AppendReply { vote, stream, round, promised: Duration::ZERO, lost: None, answer };
             out.push(Action::Send { to: from, message: Message::AppendReply(reply) });
             return false;
         }
@@ -74,6 +74,7 @@ impl Core {
             return false;
         }
         self.follow(from, vote, out);
+        self.note_echo(header);
         true
     }
 
@@ -139,13 +140,10 @@ impl Core {
         let prev = append.prev;
         // The leader can skip everything of a leader that is not in its log (dissertation 3.5, end).
         let hint = self.log.last_at_most(prev.index, prev.leader_id);
-        let answer = match self.lost_entries() {
-            Some(_) => AppendAnswer::Lost { prev, hint },
-            None => AppendAnswer::Conflict { prev, hint },
-        };
+        let (answer, lost) = (AppendAnswer::Conflict { prev, hint }, self.start_with_a_loss());
         let promised = self.promise_lease(&append.header, out);
         let AppendHeader { vote, stream, round, .. } = append.header;
-        let reply = AppendReply { vote, stream, round, promised, answer };
+        let reply = AppendReply { vote, stream, round, promised, lost, answer };
         out.push(Action::Send { to: from, message: Message::AppendReply(reply) });
     }
 
@@ -213,6 +211,7 @@ impl Core {
     pub(crate) fn answer_append(&mut self, from: NodeId, header: &AppendHeader, out: &mut Actions) {
         let matched = self.durable_match();
         let promised = self.promise_lease(header, out);
+        let lost = self.start_with_a_loss();
         let Role::Follower(follower) = &mut self.role else { return };
         let AppendHeader { vote, stream, round, .. } = *header;
         let ack = Ack { to: from, vote, stream, round, promised, matched };
@@ -220,22 +219,22 @@ impl Core {
         if bug(Bug::AnswerWaitsForTheDisk) && matched.index < follower.accepted {
             return;
         }
-        out.push(ack.into_action());
+        out.push(ack.into_action(lost));
     }
 
     /// A write completed: a second answer, if it makes more durable.
     pub(crate) fn maybe_acknowledge(&mut self, out: &mut Actions) {
-        let matched = self.durable_match();
+        let (matched, lost) = (self.durable_match(), self.start_with_a_loss());
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(ack) = &mut follower.ack else { return };
         if matched.index > ack.matched.index && !bug(Bug::NoSecondAnswer) {
             ack.matched = matched;
-            out.push(ack.into_action());
+            out.push(ack.into_action(lost));
         }
     }
 
     /// Durable here, equal to the leader's log, and under a vote that is durable: what may be acknowledged.
-    fn durable_match(&self) -> LogId {
+    pub(crate) fn durable_match(&self) -> LogId {
         let Role::Follower(follower) = &self.role else { return LogId::ZERO };
         if !self.disk.vote_is_durable() {
             return LogId::ZERO;
@@ -248,10 +247,10 @@ impl Core {
 }
 
 impl Ack {
-    fn into_action(self) -> Action {
+    fn into_action(self, lost: Option<StartId>) -> Action {
         let answer = AppendAnswer::Accepted { matched: self.matched };
         let Ack { vote, stream, round, promised, .. } = self;
-        let reply = AppendReply { vote, stream, round, promised, answer };
+        let reply = AppendReply { vote, stream, round, promised, lost, answer };
         Action::Send { to: self.to, message: Message::AppendReply(reply) }
     }
 }

@@ -56,6 +56,11 @@ number! {
     /// Names one campaign of a candidate. A grant counts only for the campaign it echoes.
     Campaign(u64)
 }
+number! {
+    /// Names one start of a node that lost entries to damage: no other start of the node has the same. A leader that
+    /// echoes it counts nothing that the node acknowledged before it (docs/design/001).
+    StartId(u64)
+}
 
 impl ClusterId {
     /// Where the count of recoveries begins.
@@ -128,7 +133,7 @@ macro_rules! debug_decimal {
         })*
     };
 }
-debug_decimal!(NodeId => "n", GroupId => "g", WriteId => "w", RequestId => "r", StreamId => "s", Round => "round-", Campaign => "c");
+debug_decimal!(NodeId => "n", GroupId => "g", WriteId => "w", RequestId => "r", StartId => "start-", StreamId => "s", Round => "round-", Campaign => "c");
 
 /// Who leads: a term and the node that leads in it.
 ///

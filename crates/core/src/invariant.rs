@@ -117,6 +117,8 @@ invariants! {
     AcceptedStays,
     /// What a peer matched never goes back on one disk, unless it contradicts itself or says that entries are lost.
     MatchedForward,
+    /// When a leader hears that a peer lost entries, it counts nothing any more that the peer acknowledged before.
+    CountsSinceTheLoss,
     // ---- of a step: the disk is told everything, in one order ----
     /// Write ids grow by one.
     WriteIdsGrowByOne,
@@ -146,6 +148,9 @@ invariants! {
     PreVoteChangesNothing,
     /// What an earlier leader or campaign is told or says changes nothing (laws 1, 2).
     StaleChangesNothing,
+    /// A node that lost entries keeps its promised end until its log reaches it, or holds all that a leader had
+    /// committed when it echoed this start.
+    PromisedEndIsKept,
     /// A node leads after an elect quorum granted its real campaign.
     LeadsByQuorum,
     /// A leader commits an entry of its own that a commit quorum matched (dissertation 3.6.2).

@@ -349,6 +349,9 @@ impl Core {
             return;
         }
         self.on_lease_promised(from, reply.round, reply.promised);
+        if self.brings_word_of_a_loss(from, &reply) {
+            return self.on_lost_entries(from, reply, out);
+        }
         match reply.answer {
             AppendAnswer::Accepted { matched } => {
                 if self.on_round_acked(from, reply.round, out) {
@@ -360,11 +363,6 @@ impl Core {
                 self.note_older_copy(from, reply.round, prev, out);
                 if self.on_round_acked(from, reply.round, out) {
                     self.on_conflict(from, reply.round, prev, hint, out);
-                }
-            }
-            AppendAnswer::Lost { prev, hint } => {
-                if self.on_round_acked(from, reply.round, out) {
-                    self.on_lost_entries(from, reply.round, prev, hint, out);
                 }
             }
             AppendAnswer::Refused { seen } => self.on_refused(from, seen, out),
@@ -416,7 +414,7 @@ impl Core {
         self.replicate_to(from, out);
     }
 
-    fn on_conflict(&mut self, from: NodeId, round: Round, prev: LogId, hint: LogId, out: &mut Actions) {
+    pub(crate) fn on_conflict(&mut self, from: NodeId, round: Round, prev: LogId, hint: LogId, out: &mut Actions) {
         // The last entry of ours that can be in the peer's log, by its hint.
         let mut bound = hint.index.min(prev.index.saturating_sub(1));
         if bug(Bug::BackOffSkipsTheConflict) {
@@ -449,23 +447,6 @@ impl Core {
                 out.note(Note::OlderCopy { peer: from, held });
             }
         });
-    }
-
-    /// A peer lost entries and keeps its promises: it holds less than it acknowledged, and counts for what it holds
-    /// from now on. What it helped to commit stays committed: it votes as if it held it (docs/design/001).
-    fn on_lost_entries(&mut self, from: NodeId, round: Round, prev: LogId, hint: LogId, out: &mut Actions) {
-        let lowered = self.with_peer(from, |_, peer, _| {
-            let denies = prev.index > 0 && prev.index <= peer.matched.index;
-            if denies {
-                peer.matched = LogId::ZERO;
-                peer.matched_in = round;
-            }
-            denies
-        });
-        if lowered == Some(true) {
-            out.note(Note::PeerLostEntries { peer: from, hint });
-        }
-        self.on_conflict(from, round, prev, hint, out);
     }
 
     /// A peer has seen a greater vote.
@@ -514,7 +495,7 @@ impl Core {
     // ---- rounds and commit ----
 
     /// Takes in that a peer followed this leader in `round`; returns whether that can be.
-    fn on_round_acked(&mut self, from: NodeId, round: Round, out: &mut Actions) -> bool {
+    pub(crate) fn on_round_acked(&mut self, from: NodeId, round: Round, out: &mut Actions) -> bool {
         let Role::Leader(leader) = &mut self.role else { return false };
         if round > leader.round && !bug(Bug::RoundsToComeCount) {
             out.note(Note::Impossible { from, what: "an acknowledgement of a round that was not begun" });
@@ -659,6 +640,7 @@ impl Sending<'_> {
             commit: self.commit,
             lease: self.lease,
             named: peer.named(),
+            heard: peer.heard,
         }
     }
 

@@ -22,6 +22,7 @@ mod kept;
 mod leader;
 mod lease;
 mod log;
+mod lost_entries;
 mod lost_log;
 mod membership;
 mod message;
@@ -51,8 +52,8 @@ pub use event::{
 };
 pub use follower::MAX_INDEX;
 pub use ids::{
-    Campaign, ClusterId, GroupId, Incarnation, LeaderId, LeaderIdMode, LogId, NodeId, RequestId, Round, StreamId, Vote,
-    WriteId,
+    Campaign, ClusterId, GroupId, Incarnation, LeaderId, LeaderIdMode, LogId, NodeId, RequestId, Round, StartId,
+    StreamId, Vote, WriteId,
 };
 pub use invariant::Invariant;
 pub use lease::MAX_LEASE;

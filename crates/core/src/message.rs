@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ids::{Campaign, Incarnation, LeaderId, LogId, NodeId, RequestId, Round, StreamId, Vote};
+use crate::ids::{Campaign, Incarnation, LeaderId, LogId, NodeId, RequestId, Round, StartId, StreamId, Vote};
 use crate::log::Runs;
 use crate::membership::Membership;
 
@@ -145,6 +145,9 @@ pub struct AppendHeader {
     pub lease: Duration,
     /// The disk under which the leader's membership names the receiver as a voter; `None`: it does not vote (law 15).
     pub named: Option<Incarnation>,
+    /// The last [`AppendReply::lost`] that the leader took in: since then it counts nothing that the receiver
+    /// acknowledged before that start (docs/design/001).
+    pub heard: Option<StartId>,
 }
 
 /// The log ids, memberships and size of a run of entries.
@@ -169,6 +172,9 @@ pub struct AppendReply {
     pub round: Round,
     /// The lease that the receiver promises, counted from the moment that round began; zero: none (law 17).
     pub promised: Duration,
+    /// This start of the receiver, if it lost entries to damage which it may have acknowledged, and does not know yet
+    /// that nobody counts them (docs/design/001).
+    pub lost: Option<StartId>,
     /// The answer.
     pub answer: AppendAnswer,
 }
@@ -188,14 +194,6 @@ pub enum AppendAnswer {
         /// The receiver's last log id that can still be in the leader's log at or before `prev`.
         hint: LogId,
     },
-    /// As `Conflict`, from a receiver that lost entries to damage which it may have acknowledged, and that keeps
-    /// what it promised (docs/design/001).
-    Lost {
-        /// The `prev` of the append that conflicted.
-        prev: LogId,
-        /// As in `Conflict`.
-        hint: LogId,
-    },
     /// The receiver has seen this greater vote.
     Refused {
         /// The greater vote.
@@ -210,6 +208,7 @@ impl AppendReply {
     /// immediate answer, and the one that follows the write (law 8).
     pub fn absorb(&mut self, later: &AppendReply) -> bool {
         let same = self.vote == later.vote && self.stream == later.stream && self.round <= later.round;
+        let same = same && self.lost == later.lost;
         match (&mut self.answer, &later.answer) {
             (AppendAnswer::Accepted { matched }, AppendAnswer::Accepted { matched: next })
                 if same && *matched <= *next =>

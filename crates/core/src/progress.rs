@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::bug::{Bug, bug};
 use crate::event::PeerState;
-use crate::ids::{Incarnation, LogId, NodeId, Round, StreamId};
+use crate::ids::{Incarnation, LogId, NodeId, Round, StartId, StreamId};
 use crate::time::Instant;
 
 /// A peer as its leader sees it.
@@ -15,7 +15,7 @@ pub(crate) struct Progress {
     pub(crate) incarnation: Option<Incarnation>,
     /// The disks under which the membership in force names it as a voter.
     pub(crate) named: Vec<Incarnation>,
-    /// The peer holds this and everything before it, durably. Never goes back within an incarnation.
+    /// The peer holds this and everything before it, durably. Goes back only if it says that entries are lost.
     pub(crate) matched: LogId,
     /// Next entry to send. Invariant: `matched.index < next <= last + 1`.
     pub(crate) next: u64,
@@ -40,6 +40,8 @@ pub(crate) struct Progress {
     /// It denied holding what it had acknowledged: an older copy of its disk was put back. It is served, but
     /// no longer counted (law 15).
     pub(crate) regressed: bool,
+    /// The last start of which it said that entries are lost. Nothing counts that it acknowledged before that start.
+    pub(crate) heard: Option<StartId>,
     /// How often it was sent a snapshot since it last replicated.
     pub(crate) snapshot_tries: u32,
 }
@@ -90,6 +92,7 @@ impl Progress {
             sent_at: None,
             sent_commit: 0,
             regressed: false,
+            heard: None,
             snapshot_tries: 0,
         }
     }

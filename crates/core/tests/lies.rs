@@ -14,7 +14,7 @@ use std::time::Duration;
 use quorate_core::{
     Action, Actions, Append, AppendAnswer, AppendHeader, Config, Core, Entries, Envelope, Event, Incarnation, Instant,
     LeaderId, LeaderIdMode, LogId, Membership, Message, Node, NodeId, Phase, ReadPolicy, Recovered, RequestId, Round,
-    Run, Runs, SendOutcome, SnapshotMeta, StreamId, Vote, VoteAnswer, WriteId,
+    Run, Runs, SendOutcome, SnapshotMeta, StartId, StreamId, Vote, VoteAnswer, WriteId,
 };
 use rng::Rng;
 
@@ -75,7 +75,8 @@ impl Rng {
                     }
                     (AppendAnswer::Accepted { matched }, 1) => {
                         let (prev, hint) = (self.bend_log_id(matched), self.bend_log_id(matched));
-                        AppendAnswer::Lost { prev, hint }
+                        reply.lost = Some(StartId(self.next() % 3));
+                        AppendAnswer::Conflict { prev, hint }
                     }
                     (AppendAnswer::Accepted { matched }, _) => {
                         AppendAnswer::Accepted { matched: self.bend_log_id(matched) }
@@ -103,6 +104,7 @@ impl Rng {
         header.commit = self.bend(header.commit);
         header.round = Round(self.bend(header.round.0));
         header.stream = StreamId(self.bend(header.stream.0));
+        header.heard = (self.below(4) == 0).then(|| StartId(self.next() % 3));
     }
 
     fn bend_meta(&mut self, meta: &mut SnapshotMeta) {
@@ -437,7 +439,7 @@ fn a_snapshot_whose_description_cannot_be_is_not_installed() {
         let meta = SnapshotMeta { last_log_id, membership_log_id, membership: Membership::majority(members.clone()) };
         let (stream, round) = (StreamId(1), Round(1));
         let vote = Vote::committed(leader);
-        let header = AppendHeader { vote, stream, round, commit: 0, lease: Duration::ZERO, named: None };
+        let header = AppendHeader { vote, stream, round, commit: 0, lease: Duration::ZERO, named: None, heard: None };
         let mut core = Core::new(Config::new(2, Incarnation(2)), Recovered::default(), Instant::ORIGIN);
         let mut out = Actions::new();
         let event =

@@ -14,9 +14,9 @@ use std::time::Duration;
 use quorate_core::{
     Action, Actions, Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ChangeMembers,
     ChangeTerms, Config, Core, CoreEntry, Entries, Envelope, Event, Incarnation, Instant, LeaderId, LeaderIdMode,
-    LeasePolicy, LogId, LogIds, Membership, Message, Node, NodeId, OnLostLog, Outcome, Phase, ReadPolicy, Readiness,
-    Recovered, RequestId, Retain, Round, Run, SendOutcome, Settings, SnapshotMeta, Source, StreamId, Tail, Toggle,
-    Vote, VoteAnswer, VoteReply, VoteRequest, WriteId, WriteOp,
+    LeasePolicy, LogId, LogIds, MAX_INDEX, Membership, Message, Node, NodeId, OnLostLog, Outcome, Phase, ReadPolicy,
+    Readiness, Recovered, RequestId, Retain, Round, Run, SendOutcome, Settings, SnapshotMeta, Source, StreamId, Tail,
+    Toggle, Vote, VoteAnswer, VoteReply, VoteRequest, WriteId, WriteOp,
 };
 use rng::Rng;
 
@@ -65,6 +65,7 @@ impl Disk {
                 }
             }
             WriteOp::PromiseLease(lease) => self.promised_lease = self.promised_lease.max(lease),
+            WriteOp::ForgetPromisedEnd => self.promised_end = LogId::ZERO,
         }
         Some(id)
     }
@@ -386,8 +387,11 @@ impl World {
         }
         let keep = first.max(1) + self.rng.below(last - first.max(1) + 1);
         let loses_all = first > 0 && self.rng.chance(30);
+        // Nothing after the damage names the group.
+        let unnamed = self.rng.chance(50);
         let disk = &mut self.peers.get_mut(&id).unwrap().disk;
-        disk.promised_end = disk.promised_end.max(disk.log.last());
+        let end = if unnamed { LogId::new(disk.vote.leader_id, MAX_INDEX) } else { disk.log.last() };
+        disk.promised_end = disk.promised_end.max(end);
         if loses_all {
             // Its snapshot is damaged, and nothing leads up to the log (docs/design/003).
             (disk.snapshot, disk.log) = (None, LogIds::default());
@@ -544,11 +548,25 @@ impl World {
             }),
             1 => {
                 let answer = AppendAnswer::Accepted { matched: log_id };
-                Message::AppendReply(AppendReply { vote, stream, round, promised: Duration::from_secs(1), answer })
+                Message::AppendReply(AppendReply {
+                    vote,
+                    stream,
+                    round,
+                    promised: Duration::from_secs(1),
+                    lost: None,
+                    answer,
+                })
             }
             2 => {
                 let answer = AppendAnswer::Conflict { prev: log_id, hint: log_id };
-                Message::AppendReply(AppendReply { vote, stream, round, promised: Duration::from_secs(1), answer })
+                Message::AppendReply(AppendReply {
+                    vote,
+                    stream,
+                    round,
+                    promised: Duration::from_secs(1),
+                    lost: None,
+                    answer,
+                })
             }
             3 => Message::ReadReply { request: RequestId(number()), log_id: Some(log_id) },
             _ => Message::VoteRequest(VoteRequest {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quorate_core::{
     AppendAnswer, AppendReply, Bug, ClusterId, Config, Incarnation, Instant, LeaderId, LogId, LogIds, NodeId,
-    Precondition, Round, RuleError, Run, Runs, ServerState, Span, StreamId, Vote,
+    Precondition, Round, RuleError, Run, Runs, ServerState, Span, StartId, StreamId, Vote,
 };
 
 #[test]
@@ -92,6 +92,7 @@ fn a_reply_takes_in_a_later_one_of_its_stream() {
         stream: StreamId(1),
         round: Round(round),
         promised: Duration::from_millis(promised),
+        lost: None,
         answer: accepted(index),
     };
     let absorbed = |mut first: AppendReply, later: AppendReply| first.absorb(&later).then_some(first);
@@ -100,6 +101,8 @@ fn a_reply_takes_in_a_later_one_of_its_stream() {
     assert_eq!(absorbed(reply(2, 5, 0), reply(1, 9, 0)), None, "an earlier round");
     assert_eq!(absorbed(reply(1, 9, 0), reply(1, 5, 0)), None, "a match goes back");
     assert_eq!(absorbed(reply(1, 5, 0), AppendReply { stream: StreamId(2), ..reply(1, 9, 0) }), None, "another stream");
+    let lost = AppendReply { lost: Some(StartId(1)), ..reply(1, 5, 0) };
+    assert_eq!(absorbed(lost, reply(1, 9, 0)), None, "the word of a loss must arrive");
     let refused = AppendReply { answer: AppendAnswer::Refused { seen: Vote::committed(leader) }, ..reply(1, 9, 0) };
     assert_eq!(absorbed(reply(1, 5, 0), refused), None, "not an acceptance");
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quorate_core::{
     Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ClusterId, GroupId, Incarnation,
     LeaderId, LogId, Membership, Message, Node, NodeId, Phase, Quorum, ReadConfirmation, RequestId, Round,
-    SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
+    SnapshotMeta, StartId, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
 };
 use quorate_wire::{
     Batch, BatchBuilder, Batches, EntryKind, Packet, SessionHeader, SessionOpening, encode_membership,
@@ -60,6 +60,7 @@ pub(crate) fn header() -> AppendHeader {
         commit: 5,
         lease: Duration::from_millis(200),
         named: Some(Incarnation(9)),
+        heard: Some(StartId(7)),
     }
 }
 
@@ -101,10 +102,11 @@ pub(crate) fn packets() -> Vec<Packet> {
     let (phase, campaign, last_log_id) = (Phase::Real, Campaign(6), log_id(2, 9));
     let request = |reason| Message::VoteRequest(VoteRequest { phase, campaign, vote: asked, last_log_id, reason });
     let vote_reply = |answer| Message::VoteReply(VoteReply { phase: Phase::Pre, campaign, requested: asked, answer });
-    let reply = |answer| {
+    let answered = |answer, lost| {
         let promised = Duration::from_millis(100);
-        Message::AppendReply(AppendReply { vote, stream: StreamId(4), round: Round(8), promised, answer })
+        Message::AppendReply(AppendReply { vote, stream: StreamId(4), round: Round(8), promised, lost, answer })
     };
+    let reply = |answer| answered(answer, None);
     let (prev, hint) = (log_id(2, 8), log_id(1, 3));
     let mut packets: Vec<Packet> = [
         request(CampaignReason::Timeout),
@@ -115,7 +117,7 @@ pub(crate) fn packets() -> Vec<Packet> {
         vote_reply(VoteAnswer::LeaderAlive),
         reply(AppendAnswer::Accepted { matched: prev }),
         reply(AppendAnswer::Conflict { prev, hint }),
-        reply(AppendAnswer::Lost { prev, hint }),
+        answered(AppendAnswer::Conflict { prev, hint }, Some(StartId(7))),
         reply(AppendAnswer::Refused { seen: asked }),
         Message::ReadRequest { request: RequestId(3), by: ReadConfirmation::Round },
         Message::ReadReply { request: RequestId(3), log_id: Some(prev) },

@@ -83,6 +83,7 @@ impl RaftLogStorage for Durable {
             LogWrite::Truncate { after } => WalWrite::Truncate { after },
             LogWrite::Reset { to, tail } => WalWrite::Reset { to, tail },
             LogWrite::PromiseLease(lease) => WalWrite::PromiseLease(lease),
+            LogWrite::ForgetPromisedEnd => WalWrite::ForgetPromisedEnd,
         };
         self.handle.submit(group, write, op);
     }

@@ -27,6 +27,8 @@ pub enum LogWrite {
     },
     /// A lease of this length may have been promised.
     PromiseLease(Duration),
+    /// Forget [`Recovered::promised_end`]: nothing beyond the end of the log is promised any more.
+    ForgetPromisedEnd,
 }
 
 /// Told when a write is durable. One for a group, shared by all its writes.

@@ -36,6 +36,7 @@ fn arrives(prev: LogId, batches: &[Batch]) -> Result<Packet, WireError> {
         commit: 0,
         lease: Duration::ZERO,
         named: None,
+        heard: None,
     };
     let message = Message::Append(Append { header, prev, entries: Entries::default() });
     let packet = Packet { group: GROUP, message, batches: Batches::from_iter(batches.iter().cloned()) };

@@ -154,7 +154,7 @@ impl RaftLogStorage for Spy {
                 }
                 LogWrite::Truncate { after } => ShadowOp::Truncate(*after),
                 LogWrite::Reset { to, tail } => ShadowOp::Reset(*to, *tail),
-                LogWrite::PromiseLease(_) => ShadowOp::Nothing,
+                LogWrite::PromiseLease(_) | LogWrite::ForgetPromisedEnd => ShadowOp::Nothing,
             };
             let mut end = Shadow { log: std::mem::take(&mut state.end), ..Shadow::default() };
             end.apply(&shadow);

@@ -50,6 +50,8 @@ pub enum WalWrite {
     },
     /// Keep that a lease of this length may have been promised; the longest one is kept.
     PromiseLease(Duration),
+    /// Forget [`GroupState::promised_end`]: nothing beyond the end of the log is promised any more.
+    ForgetPromisedEnd,
 }
 
 /// What the log holds of a group.
@@ -167,6 +169,7 @@ pub(crate) enum Work {
     /// Goes to the vote files.
     Vote(Vote),
     Lease(Duration),
+    ForgetPromisedEnd,
     /// Is refused, in its turn.
     Refuse(WalError),
 }
@@ -483,6 +486,7 @@ impl Group {
         let ops = match op {
             WalWrite::Vote(vote) => return Ok(Work::Vote(vote)),
             WalWrite::PromiseLease(lease) => return Ok(Work::Lease(lease)),
+            WalWrite::ForgetPromisedEnd => return Ok(Work::ForgetPromisedEnd),
             WalWrite::Append(batches) => {
                 for batch in &batches {
                     check_append(&self.view, batch.first().index, batch.last()).map_err(invalid)?;

@@ -168,7 +168,7 @@ impl State {
                     blocked.insert(item.group);
                     self.queue.push_back(item);
                 }
-                Work::Vote(_) | Work::Lease(_) => {
+                Work::Vote(_) | Work::Lease(_) | Work::ForgetPromisedEnd => {
                     voted.insert(item.group);
                     plan.votes.push(item);
                 }
@@ -360,6 +360,7 @@ impl Writer {
             match item.work {
                 Work::Vote(vote) => record.vote = vote,
                 Work::Lease(lease) => record.promised_lease = record.promised_lease.max(lease),
+                Work::ForgetPromisedEnd => record.promised_end = LogId::ZERO,
                 Work::Log(_) | Work::Refuse(_) => {}
             }
         }
@@ -640,7 +641,7 @@ fn refuse(shared: &Shared, items: Vec<Queued>) {
         let state = lock(&shared.state);
         let reason = |item: &Queued| match &item.work {
             Work::Refuse(error) => Err(error.clone()),
-            Work::Log(_) | Work::Vote(_) | Work::Lease(_) => Ok(()),
+            Work::Log(_) | Work::Vote(_) | Work::Lease(_) | Work::ForgetPromisedEnd => Ok(()),
         };
         items.iter().filter_map(|item| state.done(item, reason(item))).collect()
     };

@@ -8,7 +8,7 @@ use quorate_core::{
 
 use crate::codec::{Reader, put_duration, put_leader_id, put_log_id, put_vote};
 use crate::membership::decode_membership;
-use crate::snapshot::{put_append_header, read_append_header};
+use crate::snapshot::{put_append_header, put_start, read_append_header, read_start};
 use crate::{Batch, Batches, EntryKind, Packet, WireError};
 
 /// Bytes of a packet before its fields.
@@ -277,6 +277,7 @@ fn put_append_reply(out: &mut Vec<u8>, reply: &AppendReply) {
     out.put_u64_le(reply.stream.0);
     out.put_u64_le(reply.round.0);
     put_duration(out, reply.promised);
+    put_start(out, reply.lost);
     match reply.answer {
         AppendAnswer::Accepted { matched } => {
             out.put_u8(0);
@@ -284,11 +285,6 @@ fn put_append_reply(out: &mut Vec<u8>, reply: &AppendReply) {
         }
         AppendAnswer::Conflict { prev, hint } => {
             out.put_u8(1);
-            put_log_id(out, prev);
-            put_log_id(out, hint);
-        }
-        AppendAnswer::Lost { prev, hint } => {
-            out.put_u8(3);
             put_log_id(out, prev);
             put_log_id(out, hint);
         }
@@ -304,14 +300,14 @@ fn read_append_reply(fields: &mut Reader<'_>) -> Result<AppendReply, WireError> 
     let stream = StreamId(fields.u64()?);
     let round = Round(fields.u64()?);
     let promised = fields.duration()?;
+    let lost = read_start(fields)?;
     let answer = match fields.u8()? {
         0 => AppendAnswer::Accepted { matched: fields.log_id()? },
         1 => AppendAnswer::Conflict { prev: fields.log_id()?, hint: fields.log_id()? },
         2 => AppendAnswer::Refused { seen: fields.vote()? },
-        3 => AppendAnswer::Lost { prev: fields.log_id()?, hint: fields.log_id()? },
         other => return Err(WireError::Value { field: "append reply's answer", value: other.into() }),
     };
-    Ok(AppendReply { vote, stream, round, promised, answer })
+    Ok(AppendReply { vote, stream, round, promised, lost, answer })
 }
 
 fn put_phase(out: &mut Vec<u8>, phase: Phase) {

@@ -1,7 +1,7 @@
 //! What stands before a snapshot's content, on its way and on disk. The layout is in FORMAT.md, "Snapshots".
 
 use bytes::BufMut;
-use quorate_core::{AppendHeader, Incarnation, Round, SnapshotMeta, StreamId};
+use quorate_core::{AppendHeader, Incarnation, Round, SnapshotMeta, StartId, StreamId};
 
 use crate::WireError;
 use crate::codec::{Reader, put_block, put_duration, put_log_id, put_vote};
@@ -54,6 +54,20 @@ pub(crate) fn put_append_header(out: &mut Vec<u8>, header: &AppendHeader) {
     out.put_u64_le(header.commit);
     put_duration(out, header.lease);
     out.put_u128_le(header.named.map_or(0, |named| named.0));
+    put_start(out, header.heard);
+}
+
+/// Writes which start of a node is meant, if any.
+pub(crate) fn put_start(out: &mut Vec<u8>, start: Option<StartId>) {
+    out.put_u8(u8::from(start.is_some()));
+    if let Some(start) = start {
+        out.put_u64_le(start.0);
+    }
+}
+
+/// Reads which start of a node is meant, if any.
+pub(crate) fn read_start(reader: &mut Reader<'_>) -> Result<Option<StartId>, WireError> {
+    reader.flag("start that lost entries")?.then(|| reader.u64().map(StartId)).transpose()
 }
 
 /// Reads the header's fields.
@@ -65,5 +79,6 @@ pub(crate) fn read_append_header(reader: &mut Reader<'_>) -> Result<AppendHeader
         commit: reader.ordinal("commit")?,
         lease: reader.duration()?,
         named: Some(Incarnation(reader.u128()?)).filter(|named| named.0 != 0),
+        heard: read_start(reader)?,
     })
 }

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use quorate_core::{
     Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ClusterId, Entries, GroupId,
     Incarnation, LeaderId, LeasePolicy, LogId, Membership, Message, Node, NodeId, Phase, Quorum, ReadConfirmation,
-    RequestId, Retain, Round, Settings, SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest, VoterSet,
+    RequestId, Retain, Round, Settings, SnapshotMeta, StartId, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
+    VoterSet,
 };
 use quorate_wire::{
     Batch, BatchBuilder, Batches, EntryKind, Packet, SessionHeader, SessionOpening, decode_append_header,
@@ -49,6 +50,7 @@ fn header() -> AppendHeader {
         commit: 16,
         lease: Duration::from_millis(300),
         named: Some(Incarnation(21)),
+        heard: None,
     }
 }
 
@@ -58,7 +60,16 @@ fn append(batches: &[Batch]) -> Message {
 
 fn append_reply(answer: AppendAnswer) -> Message {
     let promised = Duration::from_millis(300);
-    Message::AppendReply(AppendReply { vote: leader(), stream: StreamId(11), round: Round(12), promised, answer })
+    let (stream, round) = (StreamId(11), Round(12));
+    Message::AppendReply(AppendReply { vote: leader(), stream, round, promised, lost: None, answer })
+}
+
+/// The same from a node that lost entries.
+fn after_a_loss(message: Message) -> Message {
+    match message {
+        Message::AppendReply(reply) => Message::AppendReply(AppendReply { lost: Some(StartId(77)), ..reply }),
+        other => other,
+    }
 }
 
 fn vote_reply(answer: VoteAnswer) -> Message {
@@ -146,7 +157,7 @@ fn appends() {
     check(
         append(&[]),
         Batches::new(),
-        "03 00 0000 59000000 (9) (0)  (5) (2) 01 (11) (12) (16) (300000000) (21) (0)  (4) (3) (17)",
+        "03 00 0000 5a000000 (9) (0)  (5) (2) 01 (11) (12) (16) (300000000) (21) (0) 00  (4) (3) (17)",
     );
     let mut builder = BatchBuilder::new();
     builder.push(EntryKind::Blank, b"");
@@ -155,7 +166,7 @@ fn appends() {
     check(
         append(std::slice::from_ref(&batch)),
         [batch].into_iter().collect(),
-        "03 00 0000 59000000 (9) (107)  (5) (2) 01 (11) (12) (16) (300000000) (21) (0)  (4) (3) (17)
+        "03 00 0000 5a000000 (9) (107)  (5) (2) 01 (11) (12) (16) (300000000) (21) (0) 00  (4) (3) (17)
          34000000 00 000000 (9) (5) (2) (18) (1000)        0a1fc8cd
          37000000 01 000000 (9) (5) (2) (19) (1000) 736574 b297e2ec",
     );
@@ -178,7 +189,7 @@ fn session_entries() {
     check(
         append(std::slice::from_ref(&batch)),
         [batch].into_iter().collect(),
-        "03 00 0000 59000000 (9) (305)  (5) (2) 01 (11) (12) (16) (300000000) (21) (0)  (4) (3) (17)
+        "03 00 0000 5a000000 (9) (305)  (5) (2) 01 (11) (12) (16) (300000000) (21) (0) 00  (4) (3) (17)
          46000000 03 000000 (9) (5) (2) (18) (1000) 0e000000 0000 (1000000000) 40000000  f3cda24d
          4f000000 04 000000 (9) (5) (2) (19) (1000) (18) (3) (2) 736574                  96671c3e
          4e000000 05 000000 (9) (5) (2) (20) (1000) 16000000 0000 02000000 (18) (19)     e996b597
@@ -191,22 +202,22 @@ fn append_replies() {
     check(
         append_reply(AppendAnswer::Accepted { matched: log_id() }),
         Batches::new(),
-        "04 00 0000 42000000 (9) (0)  (5) (2) 01 (11) (12) (300000000)  00 (4) (3) (17)",
+        "04 00 0000 43000000 (9) (0)  (5) (2) 01 (11) (12) (300000000) 00  00 (4) (3) (17)",
     );
     check(
         append_reply(AppendAnswer::Conflict { prev: log_id(), hint: LogId::ZERO }),
         Batches::new(),
-        "04 00 0000 5a000000 (9) (0)  (5) (2) 01 (11) (12) (300000000)  01 (4) (3) (17) (0) (0) (0)",
+        "04 00 0000 5b000000 (9) (0)  (5) (2) 01 (11) (12) (300000000) 00  01 (4) (3) (17) (0) (0) (0)",
     );
     check(
-        append_reply(AppendAnswer::Lost { prev: log_id(), hint: LogId::ZERO }),
+        after_a_loss(append_reply(AppendAnswer::Conflict { prev: log_id(), hint: LogId::ZERO })),
         Batches::new(),
-        "04 00 0000 5a000000 (9) (0)  (5) (2) 01 (11) (12) (300000000)  03 (4) (3) (17) (0) (0) (0)",
+        "04 00 0000 63000000 (9) (0)  (5) (2) 01 (11) (12) (300000000) 01 (77)  01 (4) (3) (17) (0) (0) (0)",
     );
     check(
         append_reply(AppendAnswer::Refused { seen: Vote::uncommitted(LeaderId::new(6, 1)) }),
         Batches::new(),
-        "04 00 0000 3b000000 (9) (0)  (5) (2) 01 (11) (12) (300000000)  02 (6) (1) 00",
+        "04 00 0000 3c000000 (9) (0)  (5) (2) 01 (11) (12) (300000000) 00  02 (6) (1) 00",
     );
 }
 
@@ -252,9 +263,16 @@ fn snapshot_metas_and_headers() {
 
     bytes.clear();
     encode_append_header(&header(), &mut bytes);
-    let expected = hex("43000000 0000 (5) (2) 01 (11) (12) (16) (300000000) (21) (0)");
+    let expected = hex("44000000 0000 (5) (2) 01 (11) (12) (16) (300000000) (21) (0) 00");
     assert_eq!(format!("{bytes:02x?}"), format!("{expected:02x?}"));
     assert_eq!(decode_append_header(&bytes), Ok(header()));
+
+    let heard = AppendHeader { heard: Some(StartId(77)), ..header() };
+    bytes.clear();
+    encode_append_header(&heard, &mut bytes);
+    let expected = hex("4c000000 0000 (5) (2) 01 (11) (12) (16) (300000000) (21) (0) 01 (77)");
+    assert_eq!(bytes, expected);
+    assert_eq!(decode_append_header(&bytes), Ok(heard));
 }
 
 #[test]

@@ -184,6 +184,7 @@ pub fn header() -> AppendHeader {
         commit: 2,
         lease: Duration::ZERO,
         named: None,
+        heard: None,
     }
 }
 
@@ -206,7 +207,7 @@ pub fn append(batches: Vec<Batch>) -> Packet {
 pub fn ack(number: u64) -> Packet {
     let answer = AppendAnswer::Accepted { matched: LogId::new(LeaderId::new(3, 1), number) };
     let AppendHeader { vote, stream, round, lease, .. } = header();
-    let reply = AppendReply { vote, stream, round, promised: lease, answer };
+    let reply = AppendReply { vote, stream, round, promised: lease, lost: None, answer };
     Packet { group: GROUP, message: Message::AppendReply(reply), batches: Batches::new() }
 }
 

@@ -67,6 +67,7 @@ impl Driver {
         let op = match write.op {
             WriteOp::Vote(vote) => LogWrite::Vote(vote),
             WriteOp::PromiseLease(lease) => LogWrite::PromiseLease(lease),
+            WriteOp::ForgetPromisedEnd => LogWrite::ForgetPromisedEnd,
             WriteOp::Truncate { after } => {
                 self.keep_time();
                 self.tail.truncate_after(after);

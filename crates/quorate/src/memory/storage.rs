@@ -65,6 +65,8 @@ impl Group {
                 self.purged = to;
             }
             LogWrite::PromiseLease(lease) => self.promised_lease = self.promised_lease.max(lease),
+            // Nothing damages a memory: it never promised more than its log holds.
+            LogWrite::ForgetPromisedEnd => {}
         }
     }
 

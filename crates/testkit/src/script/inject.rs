@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_core::{
     Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Membership, Message, NodeId, Phase,
-    ReadConfirmation, RequestId, Round, SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
+    ReadConfirmation, RequestId, Round, SnapshotMeta, StartId, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
 };
 
 use super::words::{Words, campaign, leader_id, log_id};
@@ -101,6 +101,7 @@ fn header(words: &mut Words<'_>) -> Result<AppendHeader, String> {
         commit: 0,
         lease: Duration::ZERO,
         named: None,
+        heard: None,
     })
 }
 
@@ -115,6 +116,7 @@ fn append(words: &mut Words<'_>) -> Made {
             "round" => header.round = Round(words.number("a round")?),
             "commit" => header.commit = words.number("an index")?,
             "lease" => header.lease = words.millis()?,
+            "heard" => header.heard = Some(StartId(words.number("a start")?)),
             "prev" => prev = words.log_id()?,
             "entries" => {
                 while let Some(word) = words.peek().filter(|word| word.contains('.')) {
@@ -136,13 +138,14 @@ fn append(words: &mut Words<'_>) -> Made {
 fn append_reply(words: &mut Words<'_>) -> Made {
     let vote = Vote::committed(words.vote()?.leader_id);
     let (mut stream, mut round) = (StreamId(1), Round(1));
-    let mut promised = Duration::ZERO;
+    let (mut promised, mut lost) = (Duration::ZERO, None);
     let mut answer = None;
     while let Some(word) = words.maybe() {
         match word {
             "stream" => stream = StreamId(words.number("a stream")?),
             "round" => round = Round(words.number("a round")?),
             "promises" => promised = words.millis()?,
+            "lost" => lost = Some(StartId(words.number("a start")?)),
             "matched" => answer = Some(AppendAnswer::Accepted { matched: words.log_id()? }),
             "refused" => answer = Some(AppendAnswer::Refused { seen: words.vote()? }),
             "conflict" => {
@@ -157,5 +160,5 @@ fn append_reply(words: &mut Words<'_>) -> Made {
         }
     }
     let answer = answer.ok_or("an append reply has `matched`, `conflict` or `refused`")?;
-    Ok((Message::AppendReply(AppendReply { vote, stream, round, promised, answer }), Vec::new()))
+    Ok((Message::AppendReply(AppendReply { vote, stream, round, promised, lost, answer }), Vec::new()))
 }

@@ -156,6 +156,7 @@ pub(crate) enum DiskOp {
     Truncate(LogId),
     Reset { to: LogId, tail: Tail },
     PromiseLease(Duration),
+    ForgetPromisedEnd,
 }
 
 /// What survives a crash.
@@ -187,6 +188,10 @@ impl Disk {
             DiskOp::Reset { to, tail } => self.log.reset(to, tail),
             DiskOp::PromiseLease(longest) => {
                 self.promised_lease = self.promised_lease.max(longest);
+                Ok(())
+            }
+            DiskOp::ForgetPromisedEnd => {
+                self.promised_end = LogId::ZERO;
                 Ok(())
             }
         };

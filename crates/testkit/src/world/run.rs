@@ -310,6 +310,7 @@ impl World {
         let op = match write.op {
             WriteOp::Vote(vote) => DiskOp::Vote(vote),
             WriteOp::PromiseLease(longest) => DiskOp::PromiseLease(longest),
+            WriteOp::ForgetPromisedEnd => DiskOp::ForgetPromisedEnd,
             WriteOp::Truncate { after } => {
                 node.log.truncate(after).map_err(broken)?;
                 DiskOp::Truncate(after)

@@ -49,6 +49,9 @@ fn header(header: &AppendHeader) -> String {
     if !header.lease.is_zero() {
         text.push_str(&format!(" lease {}ms", header.lease.as_millis()));
     }
+    if let Some(start) = header.heard {
+        text.push_str(&format!(" heard {}", start.0));
+    }
     text
 }
 
@@ -106,7 +109,6 @@ fn append_reply(reply: &AppendReply) -> String {
     let answer = match reply.answer {
         AppendAnswer::Accepted { matched } => format!("matched {}", log_id(matched)),
         AppendAnswer::Conflict { prev, hint } => format!("conflict {} hint {}", log_id(prev), log_id(hint)),
-        AppendAnswer::Lost { prev, hint } => format!("lost {} hint {}", log_id(prev), log_id(hint)),
         AppendAnswer::Refused { seen } => format!("refused {seen}"),
     };
     let promised = match reply.promised.as_millis() {
@@ -114,7 +116,8 @@ fn append_reply(reply: &AppendReply) -> String {
         promised => format!("promises {promised}ms "),
     };
     let (stream, round) = (reply.stream.0, reply.round.0);
-    format!("AppendReply {} stream {stream} round {round} {promised}{answer}", reply.vote.leader_id)
+    let lost = reply.lost.map_or(String::new(), |start| format!("lost {} ", start.0));
+    format!("AppendReply {} stream {stream} round {round} {promised}{lost}{answer}", reply.vote.leader_id)
 }
 
 pub(crate) fn note(note: &Note) -> String {
@@ -165,6 +168,7 @@ pub(crate) fn write(write: &PendingWrite) -> String {
         DiskOp::Truncate(after) => format!("truncate after {}", log_id(*after)),
         DiskOp::Reset { to, tail: Tail::Keep } => format!("reset to {} keep tail", log_id(*to)),
         DiskOp::Reset { to, tail: Tail::Discard } => format!("reset to {} discard tail", log_id(*to)),
+        DiskOp::ForgetPromisedEnd => "forget promised end".to_string(),
         DiskOp::PromiseLease(longest) => format!("promise lease {}ms", longest.as_millis()),
     };
     format!("writes w{} {op}", write.id.0)

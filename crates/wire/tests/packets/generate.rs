@@ -6,7 +6,8 @@ use std::time::Duration;
 use quorate_core::{
     Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, ClusterId, GroupId, Incarnation,
     LeaderId, LeasePolicy, LogId, MAX_QUORUM_DEPTH, Membership, Message, Node, NodeId, Phase, Quorum, ReadConfirmation,
-    RequestId, Retain, Round, Settings, SnapshotMeta, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest, VoterSet,
+    RequestId, Retain, Round, Settings, SnapshotMeta, StartId, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
+    VoterSet,
 };
 use quorate_wire::{BatchBuilder, Batches, EntryKind, Packet, encode_membership, entries_of};
 
@@ -71,6 +72,7 @@ pub(crate) fn header(rng: &mut Rng) -> AppendHeader {
         commit: rng.number(),
         lease: Duration::from_nanos(rng.number()),
         named: rng.coin().then(|| Incarnation(u128::from(rng.number().max(1)))),
+        heard: rng.coin().then(|| StartId(rng.number())),
     }
 }
 
@@ -183,10 +185,10 @@ pub(crate) fn packet(rng: &mut Rng, kind: u64) -> Packet {
             stream: StreamId(rng.number()),
             round: Round(rng.number()),
             promised: Duration::from_nanos(rng.number()),
-            answer: match rng.below(4) {
+            lost: rng.coin().then(|| StartId(rng.number())),
+            answer: match rng.below(3) {
                 0 => AppendAnswer::Accepted { matched: log_id(rng) },
                 1 => AppendAnswer::Conflict { prev: log_id(rng), hint: log_id(rng) },
-                2 => AppendAnswer::Lost { prev: log_id(rng), hint: log_id(rng) },
                 _ => AppendAnswer::Refused { seen: vote(rng) },
             },
         }),
