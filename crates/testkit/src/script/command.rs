@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use quorate_core::{
-    Config, Event, Incarnation, LeasePolicy, LogId, Membership, NodeId, OnLostLog, Phase, ReadPolicy, Tail, VoterSet,
-    WriteId,
+    Config, Event, Incarnation, LeasePolicy, LogId, MAX_INDEX, Membership, NodeId, OnLostLog, Phase, ReadPolicy, Tail,
+    VoterSet, WriteId,
 };
 
 use super::change::{self, Asked, record, rule, threshold};
@@ -274,13 +274,16 @@ impl Stage {
             return self.damage_snapshot(id);
         }
         let keep: u64 = words.number("the last index that stays")?;
+        let unnamed = words.take("unnamed");
         let node = self.world_mut()?.node_mut(id)?;
         if node.core.is_some() {
             return Err(format!("node {id} runs: damage is found when a node starts"));
         }
         let log = &mut node.disk.log;
         let Some(after) = log.id_at(keep) else { return Err(format!("the log of node {id} does not hold {keep}")) };
-        node.disk.promised_end = node.disk.promised_end.max(log.last());
+        let voted_for = node.disk.vote.leader_id;
+        let end = if unnamed { LogId::new(voted_for, MAX_INDEX) } else { log.last() };
+        node.disk.promised_end = node.disk.promised_end.max(end);
         log.truncate(after)
     }
 
