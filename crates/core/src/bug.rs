@@ -52,7 +52,7 @@ bugs! {
     AnyStartIsEchoed,
     /// It ends its promise before its log holds what the leader had committed.
     HealsBeforeItCaughtUp,
-    /// It ends its promise though its log holds nothing of the leader that has it committed.
+    /// It ends its promise though its log holds nothing of that leader's own.
     HealsOnEarlierLeadersEntries,
     /// The promise of a node that lost entries ends in its memory only.
     PromiseEndsInMemoryOnly,

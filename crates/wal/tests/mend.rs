@@ -11,9 +11,9 @@ use common::mending::{
     sweep_mending_faults, sweep_noting,
 };
 use common::{Rig, dir, log_id, options};
-use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, VoteAnswer, VoteReply};
-use quorate_wal::Disk;
+use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, VoteAnswer, VoteReply, WriteId};
 use quorate_wal::fake::{Crash, MemDisk};
+use quorate_wal::{Disk, WalWrite};
 use quorate_wire::{Batches, Packet};
 
 #[test]
@@ -165,9 +165,8 @@ fn a_lost_segment_costs_entries_and_no_promise() {
     }
 }
 
-/// The damaged segments are kept aside, the damage is named, and the log goes on.
-#[test]
-fn a_mended_log_goes_on() {
+/// A closed log of three entries of group 1, the second of them damaged.
+fn damaged_in_the_middle() -> MemDisk {
     let disk = MemDisk::new();
     let mut rig = Rig::open(&disk, mending()).unwrap();
     rig.handle.set_cluster(common::CLUSTER, quorate_core::LeaderIdMode::Advanced).unwrap();
@@ -182,6 +181,33 @@ fn a_mended_log_goes_on() {
     let path = common::segment(1);
     let at = (0..24 << 10).find(|at| holds(&disk, &path, *at, b"secnd")).unwrap();
     disk.flip(&path, at, 0xff);
+    disk
+}
+
+/// What was promised beyond the damage outlives every start, until it is said to have ended; then it is forgotten durably.
+#[test]
+fn a_promised_end_is_kept_until_it_is_forgotten() {
+    let disk = damaged_in_the_middle();
+    let group = GroupId(1);
+    for _ in 0..2 {
+        let rig = Rig::open(&disk, mending()).unwrap();
+        assert_eq!(rig.group(group).unwrap().promised_end, log_id(1, 3));
+    }
+    let mut rig = Rig::open(&disk, mending()).unwrap();
+    rig.group(group).unwrap();
+    rig.handle.submit(group, WriteId(1), WalWrite::ForgetPromisedEnd);
+    rig.settle();
+    assert!(rig.told().iter().all(|(_, _, result, _)| result.is_ok()));
+    drop(rig);
+    let rig = Rig::open(&disk.crashed(Crash::DropAll), mending()).unwrap();
+    let state = rig.group(group).unwrap();
+    assert_eq!((state.log.last(), state.promised_end), (log_id(1, 1), log_id(1, 1)));
+}
+
+/// The damaged segments are kept aside, the damage is named, and the log goes on.
+#[test]
+fn a_mended_log_goes_on() {
+    let (disk, group, path) = (damaged_in_the_middle(), GroupId(1), common::segment(1));
     let mut rig = Rig::open(&disk, mending()).unwrap();
     let damage = rig.handle.mended().unwrap();
     assert_eq!(damage.path, path);

@@ -91,6 +91,7 @@ impl ModelState {
         match write {
             WalWrite::Vote(vote) => self.vote = *vote,
             WalWrite::PromiseLease(lease) => self.lease = self.lease.max(*lease),
+            WalWrite::ForgetPromisedEnd => {}
             WalWrite::Append(batches) => {
                 for batch in batches {
                     self.entries.extend(batch.iter().map(|entry| ModelEntry {
