@@ -9,12 +9,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use quorate::advanced::core::{AppendHeader, SendOutcome};
+use quorate::advanced::core::SendOutcome;
 use quorate::advanced::wire::Packet;
 use quorate::{
-    CatchUp, ClusterId, Config, GroupId, Host, Identity, IdentityStore, Inbound, Node, NodeId, OutgoingSnapshot,
-    Payload, Raft, RaftNetwork, RaftStateMachine, ReadPolicy, ReceivedSnapshot, SnapshotData, SnapshotMeta,
-    SnapshotSource,
+    CatchUp, ClusterId, Config, Host, Identity, IdentityStore, Inbound, Node, NodeId, OutgoingSnapshot, Payload, Raft,
+    RaftNetwork, RaftStateMachine, ReadPolicy, ReceivedSnapshot, SnapshotData, SnapshotSource,
 };
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
@@ -32,7 +31,7 @@ struct Frame {
 enum Body {
     Packet(Bytes),
     Call(Bytes),
-    Snapshot { group: GroupId, header: AppendHeader, meta: SnapshotMeta, content: Bytes },
+    Snapshot(Box<ReceivedSnapshot>),
 }
 
 /// The cable: who listens at which address.
@@ -101,10 +100,7 @@ async fn deliver(
                 Err(error) => eprintln!("a packet of node {} is thrown away: {error}", from.node),
             },
             Body::Call(bytes) => inbound.on_call(from.node, bytes),
-            Body::Snapshot { group, header, meta, content } => {
-                let data = SnapshotData::Memory(content);
-                inbound.on_snapshot(from.node, from.incarnation, ReceivedSnapshot { group, header, meta, data });
-            }
+            Body::Snapshot(snapshot) => inbound.on_snapshot(from.node, from.incarnation, *snapshot),
         }
     }
 }
@@ -147,7 +143,8 @@ impl RaftNetwork for Port {
                 }
             }
         };
-        let sent = self.put(to, Body::Snapshot { group, header, meta, content });
+        let data = SnapshotData::Memory(content);
+        let sent = self.put(to, Body::Snapshot(Box::new(ReceivedSnapshot { group, header, meta, data })));
         done(if sent { SendOutcome::Delivered } else { SendOutcome::Failed });
     }
 

@@ -68,7 +68,8 @@ impl<S: RaftStateMachine> Builder<S> {
         self
     }
 
-    /// Takes the time of entries from this clock instead of the system's: for tests of what expires.
+    /// Takes the time of entries from this clock instead of the system's: for tests of what expires. It is looked at
+    /// four times a second; in between its time goes on by itself.
     pub fn wall_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.host = self.host.wall_clock(clock);
         self

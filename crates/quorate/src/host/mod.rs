@@ -123,8 +123,8 @@ impl HostBuilder {
         self
     }
 
-    /// Takes the time of entries from this clock instead of the system's: for tests of what expires. It may jump;
-    /// the time of a log never goes back.
+    /// Takes the time of entries from this clock instead of the system's: for tests of what expires. It is looked at
+    /// four times a second; in between its time goes on by itself. It may jump; the time of a log never goes back.
     pub fn wall_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.wall = Arc::new(clock);
         self
