@@ -378,8 +378,9 @@ impl<W: Workload> World<W> {
         // A disk that is mended is opened once more.
         let place = &self.places[at];
         let hopeless = !self.options.mends || place.hurt.outdated || place.halts > 0;
-        // One that noticed before its log had said that everything is durable could take it for a torn tail next time.
-        if place.damaged && (hopeless || place.fragile) {
+        // What no read noted before its log said that everything is durable, the next opening takes for a torn tail.
+        let silent = place.fragile && self.is_unnoted(at);
+        if place.damaged && (hopeless || silent) {
             // It says that its disk is damaged, and the cluster can do without it.
             return self.wipe(at);
         }

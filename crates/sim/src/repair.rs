@@ -9,7 +9,7 @@ use crate::chaos::Cure;
 use crate::disk::Crash;
 use crate::process::{DIRECTORY, Mended};
 use crate::workload::Workload;
-use crate::world::{Event, World};
+use crate::world::{Down, Event, World};
 
 /// Disks that were damaged, noticed it when they were opened, and went on.
 const MENDED: &str = "disks mended";
@@ -19,6 +19,9 @@ const ENTRIES: &str = "entries refetched";
 const SNAPSHOTS: &str = "snapshots refetched";
 /// Counters of repairs; over many seeds none may be 0.
 pub(crate) const REPAIRS: [&str; 3] = [MENDED, ENTRIES, SNAPSHOTS];
+
+/// What a log that read damage makes of it, for the next opening.
+const NOTE: &str = "damage-seen";
 
 /// What was done to a node's disk since it was formatted, and what became of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,8 +67,8 @@ impl<W: Workload> World<W> {
         }
         let dir = Path::new(DIRECTORY);
         let disk = &self.places[at].disk;
-        let noted = disk.list(dir).is_ok_and(|names| names.iter().any(|name| name == "damage-seen"));
-        let note = || disk.create(&dir.join("damage-seen")).and_then(|_| disk.sync_dir(dir));
+        let noted = disk.list(dir).is_ok_and(|names| names.iter().any(|name| name == NOTE));
+        let note = || disk.create(&dir.join(NOTE)).and_then(|_| disk.sync_dir(dir));
         // What the node itself noted says more.
         if !noted && note().is_err() {
             return self.schedule(self.now + timeout, Event::Heal(Cure::Replace(at)));
@@ -74,6 +77,17 @@ impl<W: Workload> World<W> {
         self.on_process_gone(at);
         self.places[at].damaged = false;
         self.schedule(self.now + timeout, Event::Start(at));
+    }
+
+    /// Whether a node stopped for something else than damage that it read, or had no space to note what was durable then
+    /// (docs/design/001). One that read damage and noted nothing has a bug, and shows it at its next start.
+    pub(crate) fn is_unnoted(&self, at: usize) -> bool {
+        let place = &self.places[at];
+        let note = place.disk.open(&Path::new(DIRECTORY).join(NOTE)).and_then(|file| file.length());
+        match note {
+            Ok(bytes) => bytes == 0,
+            Err(_) => !matches!(&place.down, Down::Halted(why) if why.contains("damaged file")),
+        }
     }
 
     /// Notes which nodes have back what they lost. One that cannot know when that is the case needs another leader.
