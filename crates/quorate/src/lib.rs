@@ -12,6 +12,7 @@
 //! that it may have. Writes of a [`Session`] are applied exactly once, however often they are sent. Many groups
 //! share one log and one transport through a [`Host`]. [`advanced`] has the layers below.
 
+mod asynchronous;
 mod builder;
 mod call;
 mod calls;
@@ -37,6 +38,7 @@ mod progress;
 mod raft;
 mod read;
 pub mod recover;
+mod replay;
 mod session;
 mod snapshot;
 mod state_machine;
@@ -48,6 +50,7 @@ pub mod virtual_node;
 mod write;
 mod write_builder;
 
+pub use asynchronous::{AsyncStateMachine, Asynchronous};
 pub use builder::Builder;
 pub use change::CatchUp;
 pub use config::Config;
@@ -55,10 +58,11 @@ pub use error::{
     ChangeError, ClientWriteError, ClosedReason, InitializeError, LeadershipError, ReadError, ReconfigureError,
     SessionError, SnapshotError, StartError, StorageError, StorageErrorKind, WaitError,
 };
+pub use group::{Checkpoint, Commands};
 pub use host::{GroupBuilder, Host, HostBuilder, Storage};
 pub use identity::{Identity, IdentityStore};
 pub use leadership::{LeaderChanges, Leadership};
-pub use memory::{MemoryNetwork, MemorySnapshots, MemoryStorage};
+pub use memory::{MemoryEndpoint, MemoryNetwork, MemorySnapshots, MemoryStorage};
 pub use metrics::{PeerMetrics, RaftMetrics, Role, TransferMetrics, Wait};
 pub use network::{
     Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotProgress, SnapshotSource,
@@ -67,8 +71,9 @@ pub use progress::{DataMetrics, Progress, ServerMetrics};
 pub use raft::{ClientWriteResponse, ClientWriteResult, Drain, Raft, Trigger};
 pub use session::{PendingWrite, Session, SessionOptions};
 pub use snapshot::{ReceivedContent, SnapshotStore, SnapshotWriter, StoredSnapshot};
-pub use state_machine::{EntryContext, Frozen, Payload, PayloadError, RaftStateMachine, Raw};
+pub use state_machine::{EntryContext, Frozen, LastApplied, Payload, PayloadError, RaftStateMachine, Raw};
 pub use storage::{Completions, LogWrite, RaftLogStorage};
+pub use tcp::TcpNetwork;
 pub use tuning::RuntimeConfig;
 pub use write_builder::{Submitted, WriteBuilder, WriteManyBuilder};
 
@@ -77,6 +82,10 @@ pub use quorate_core::{
     LogId, Membership, Node, NodeId, OnLostLog, PeerState, Phase, Precondition, Quorum, ReadPolicy, Readiness, Refusal,
     Retain, RuleError, Settings, SnapshotMeta, Toggle, TransferFailure, Vote, VoterSet,
 };
+
+// What storages and networks are handed.
+pub use quorate_core::{AppendHeader, LogIds, Recovered, Run, SendOutcome, Span, Tail, WriteId};
+pub use quorate_wire::{Batch, Batches, Entry, EntryKind, Packet};
 
 /// Certificates for mutual TLS between peers, as PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +105,11 @@ pub mod advanced {
     pub use quorate_core as core;
     pub use quorate_wal as wal;
     pub use quorate_wire as wire;
+
+    /// A state machine on its own, for tests of it.
+    pub mod machines {
+        pub use crate::replay::Replay;
+    }
 
     /// The session table, for drivers that apply entries themselves, and the numbers of those who write in a session.
     pub mod sessions {

@@ -90,7 +90,8 @@ pub struct OutgoingSnapshot {
 pub struct SnapshotProgress(Option<Arc<dyn Fn(u64, u64) + Send + Sync>>);
 
 impl SnapshotProgress {
-    pub(crate) fn new(tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+    /// Hands on what is told.
+    pub fn new(tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(tell)))
     }
 

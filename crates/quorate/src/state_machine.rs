@@ -7,10 +7,50 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use quorate_core::LogId;
 
+use crate::{Checkpoint, Commands};
+
 /// A deterministic state machine: the same commands in the same order give the same state and responses.
 ///
-/// Three methods are required. Applies wait while [`snapshot`](Self::snapshot) runs, unless
-/// [`freeze`](Self::freeze) is provided.
+/// Three methods are required:
+///
+/// ```
+/// use std::io::{self, Read, Write};
+///
+/// struct Counter(u64);
+///
+/// impl quorate::RaftStateMachine for Counter {
+///     type Command = u64;
+///     type Response = u64;
+///
+///     fn apply(&mut self, add: u64) -> u64 {
+///         self.0 += add;
+///         self.0
+///     }
+///
+///     fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
+///         out.write_all(&self.0.to_le_bytes())
+///     }
+///
+///     fn restore(input: &mut dyn Read) -> io::Result<Self> {
+///         let mut bytes = [0; 8];
+///         input.read_exact(&mut bytes)?;
+///         Ok(Self(u64::from_le_bytes(bytes)))
+///     }
+/// }
+/// ```
+///
+/// The others are provided, and make it better at something:
+///
+/// - [`apply_entry`](Self::apply_entry) tells a command's place in the log and the leader's time;
+/// - [`apply_batch`](Self::apply_batch) takes what is committed together, for example into one transaction;
+/// - [`freeze`](Self::freeze) captures the state cheaply: without it applies wait while a snapshot is written;
+/// - [`last_applied`](Self::last_applied) and [`install`](Self::install) are those of a durable machine, which keeps its
+///   state itself and goes on from it after a restart;
+/// - [`applies_inline`](Self::applies_inline) saves a change of threads where applies take about a microsecond.
+///
+/// A machine with `async` methods is an [`AsyncStateMachine`](crate::AsyncStateMachine). A panic in any of these methods
+/// is caught: it closes this group on this node, with [`ClosedReason::StateMachine`](crate::ClosedReason::StateMachine),
+/// and no other group. `quorate-testkit` has a suite that checks an implementation of any of them.
 pub trait RaftStateMachine: Sized + Send + 'static {
     /// What clients write.
     type Command: Payload;
@@ -38,6 +78,73 @@ pub trait RaftStateMachine: Sized + Send + 'static {
         self.apply(command)
     }
 
+    /// Applies commands that are committed together. Provided: each by [`apply_entry`](Self::apply_entry).
+    ///
+    /// A machine that keeps its state in a database takes them in one transaction:
+    ///
+    /// ```
+    /// # use std::io::{self, Read, Write};
+    /// # use quorate::{Checkpoint, Commands, LastApplied, Raw, RaftStateMachine};
+    /// # #[derive(Default)]
+    /// # struct Database { rows: Vec<Raw>, kept: Option<Vec<u8>> }
+    /// # impl Database { fn begin(&mut self) {} fn insert(&mut self, row: Raw) { self.rows.push(row) }
+    /// #     fn put_checkpoint(&mut self, bytes: &[u8]) { self.kept = Some(bytes.to_vec()) }
+    /// #     fn commit(&mut self) -> io::Result<()> { Ok(()) } }
+    /// # struct Table { database: Database }
+    /// # impl RaftStateMachine for Table {
+    /// #     type Command = Raw;
+    /// #     type Response = ();
+    /// #     fn apply(&mut self, row: Raw) { self.database.insert(row) }
+    /// #     fn snapshot(&self, _: &mut dyn Write) -> io::Result<()> { Ok(()) }
+    /// #     fn restore(_: &mut dyn Read) -> io::Result<Self> { Err(io::ErrorKind::Unsupported.into()) }
+    /// fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
+    ///     self.database.begin();
+    ///     while let Some((_, row)) = commands.next_command() {
+    ///         self.database.insert(row);
+    ///         commands.respond(());
+    ///     }
+    ///     self.database.put_checkpoint(commands.checkpoint().as_bytes());
+    ///     self.database.commit()
+    /// }
+    ///
+    /// fn last_applied(&mut self) -> io::Result<LastApplied> {
+    ///     Ok(LastApplied::kept(self.database.kept.clone()))
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If they cannot be applied: the group is closed on this node, as after a panic.
+    fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
+        while let Some((entry, command)) = commands.next_command() {
+            let response = self.apply_entry(entry, command);
+            commands.respond(response);
+        }
+        Ok(())
+    }
+
+    /// How far a durable machine has applied the log: the [checkpoint](Commands::checkpoint) that it kept last, asked once
+    /// when the group starts. A machine that keeps one need not do so after every batch, but only together with
+    /// the state that belongs to it: what is later is applied again. Provided: the machine is in memory, and starts from
+    /// the library's snapshot.
+    ///
+    /// # Errors
+    /// If that cannot be read: the group does not start.
+    fn last_applied(&mut self) -> io::Result<LastApplied> {
+        Ok(LastApplied::InMemory)
+    }
+
+    /// Replaces all that a durable machine holds by what [`snapshot`](Self::snapshot) wrote, and keeps `checkpoint` with it,
+    /// in one step. Called only if [`last_applied`](Self::last_applied) says that the machine is durable.
+    ///
+    /// # Errors
+    /// If that fails: the group is closed on this node, and the next start installs it again.
+    fn install(&mut self, input: &mut dyn Read, checkpoint: Checkpoint) -> io::Result<()> {
+        let _ = checkpoint;
+        *self = Self::restore(input)?;
+        Ok(())
+    }
+
     /// Captures the state cheaply; the returned closure writes it elsewhere while applies go on. `None`: not
     /// provided, [`snapshot`](Self::snapshot) is used.
     fn freeze(&self) -> Option<Frozen> {
@@ -54,6 +161,24 @@ pub trait RaftStateMachine: Sized + Send + 'static {
     /// commit instead of on one of their own.
     fn applies_inline(&self) -> bool {
         false
+    }
+}
+
+/// What a state machine keeps of itself, see [`RaftStateMachine::last_applied`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LastApplied {
+    /// Nothing: its state goes with the process, and the library restores it.
+    InMemory,
+    /// It is durable, and nothing was applied to it yet.
+    Nothing,
+    /// It is durable, and has applied everything up to this.
+    UpTo(Checkpoint),
+}
+
+impl LastApplied {
+    /// Of a durable machine that found these bytes of a checkpoint, or none.
+    pub fn kept(bytes: Option<Vec<u8>>) -> Self {
+        bytes.map_or(Self::Nothing, |bytes| Self::UpTo(Checkpoint::from_bytes(bytes)))
     }
 }
 

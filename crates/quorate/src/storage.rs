@@ -41,7 +41,39 @@ pub trait Completions: Send + Sync {
     fn complete(&self, write: WriteId, result: Result<(), StorageError>);
 }
 
-/// A durable log for many groups. The default is the write-ahead log that comes with the library.
+/// A durable log for many groups. The default is the write-ahead log that comes with the library; another one is given
+/// to [`HostBuilder::storage`](crate::HostBuilder::storage), the rest of which comes from
+/// [`Storage::open`](crate::Storage::open). `quorate-testkit` has a suite that checks an implementation.
+///
+/// A log that refuses everything, to show the shape:
+///
+/// ```
+/// use std::sync::Arc;
+/// use quorate::{Batches, Completions, GroupId, LogId, LogWrite, RaftLogStorage, Recovered, Span, StorageError};
+/// use quorate::{StorageErrorKind, WriteId};
+///
+/// struct Full(std::sync::Mutex<Option<Arc<dyn Completions>>>);
+///
+/// impl RaftLogStorage for Full {
+///     fn recover(&self, _: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
+///         *self.0.lock().unwrap() = Some(completions);
+///         Ok(Recovered::default()) // No vote, no entries.
+///     }
+///
+///     fn submit(&self, _: GroupId, write: WriteId, _: LogWrite) {
+///         // A log that is not full makes it durable first, here or on a thread of its own.
+///         let completions = self.0.lock().unwrap().clone();
+///         let full = StorageError::new(StorageErrorKind::Full, "no space");
+///         completions.expect("recovered before").complete(write, Err(full));
+///     }
+///
+///     fn read(&self, _: GroupId, _: Span, _: u64) -> Result<Option<Batches>, StorageError> {
+///         Ok(None)
+///     }
+///
+///     fn purge(&self, _: GroupId, _: LogId) {}
+/// }
+/// ```
 pub trait RaftLogStorage: Send + Sync + 'static {
     /// Opens a group and returns what it holds; `completions` is told of all its writes from now on.
     /// The snapshot and applied fields are the caller's to fill.
@@ -78,5 +110,32 @@ pub trait RaftLogStorage: Send + Sync + 'static {
     /// Whether there is no space for more entries; proposals are refused until there is.
     fn is_full(&self) -> bool {
         false
+    }
+}
+
+/// Shared, it is the same log.
+impl<L: RaftLogStorage + ?Sized> RaftLogStorage for std::sync::Arc<L> {
+    fn recover(&self, group: GroupId, completions: std::sync::Arc<dyn Completions>) -> Result<Recovered, StorageError> {
+        (**self).recover(group, completions)
+    }
+
+    fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
+        (**self).submit(group, write, op);
+    }
+
+    fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError> {
+        (**self).read(group, span, max_bytes)
+    }
+
+    fn purge(&self, group: GroupId, upto: LogId) {
+        (**self).purge(group, upto);
+    }
+
+    fn give_up(&self, group: GroupId) -> Result<LogId, StorageError> {
+        (**self).give_up(group)
+    }
+
+    fn is_full(&self) -> bool {
+        (**self).is_full()
     }
 }

@@ -14,16 +14,30 @@ use crate::{
     StartError, TlsFiles,
 };
 
-/// Peers over TCP.
-pub(crate) struct Tcp {
+/// Peers over TCP: what a node uses unless it is given another network.
+pub struct TcpNetwork {
     transport: Transport,
     local: Mutex<LocalIdentity>,
     identity: Arc<dyn IdentityStore>,
 }
 
-impl Tcp {
-    /// Listens on `address`.
-    pub(crate) async fn bind(
+impl std::fmt::Debug for TcpNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TcpNetwork").field("port", &self.port()).finish_non_exhaustive()
+    }
+}
+
+impl TcpNetwork {
+    /// Listens on `address`, for a node with this identity: for [`HostBuilder::network`](crate::HostBuilder::network).
+    /// Must be called on a tokio runtime, which it then uses.
+    ///
+    /// # Errors
+    /// [`StartError::Network`] if that cannot be listened on.
+    pub async fn bind(identity: Arc<dyn IdentityStore>, address: &str) -> Result<Self, StartError> {
+        Self::bind_with(identity, address, None, None, None).await
+    }
+
+    pub(crate) async fn bind_with(
         identity: Arc<dyn IdentityStore>,
         address: &str,
         incoming: Option<PathBuf>,
@@ -45,7 +59,7 @@ impl Tcp {
     }
 
     /// The port that is listened on.
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.transport.local_addr().port()
     }
 }
@@ -54,7 +68,7 @@ fn network(error: NetError) -> StartError {
     StartError::Network(std::io::Error::other(error))
 }
 
-impl RaftNetwork for Tcp {
+impl RaftNetwork for TcpNetwork {
     fn start(&self, inbound: Arc<dyn Inbound>) {
         self.transport.start(Arc::new(Arrivals { inbound, identity: Arc::clone(&self.identity) }));
     }

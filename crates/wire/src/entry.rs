@@ -131,14 +131,8 @@ impl Batch {
     }
 
     /// The entries, in log order.
-    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> + '_ {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let rest = self.bytes.get(at..).filter(|rest| !rest.is_empty())?;
-            let (entry, length) = parse(rest, at)?;
-            at += length;
-            Some(entry)
-        })
+    pub fn iter(&self) -> BatchIter<'_> {
+        BatchIter { bytes: &self.bytes, at: 0 }
     }
 
     /// The payload of one of this batch's entries as a buffer of its own, without copying.
@@ -203,6 +197,24 @@ impl Batch {
             batches.push(Batch { first, last, bytes: bytes.slice(start..at), special });
         }
         Ok(batches)
+    }
+}
+
+/// The entries of a [`Batch`], in log order.
+#[derive(Clone, Debug)]
+pub struct BatchIter<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for BatchIter<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
+        let (entry, length) = parse(rest, self.at)?;
+        self.at += length;
+        Some(entry)
     }
 }
 

@@ -10,8 +10,8 @@ mod session;
 mod snapshot;
 
 pub use entry::{
-    Batch, BatchBuilder, ENTRY_CHECKSUM_BYTES, ENTRY_HEADER_BYTES, ENTRY_OVERHEAD_BYTES, Entry, EntryError, EntryKind,
-    MAX_PAYLOAD_BYTES, body_length, checksum_seed, verify,
+    Batch, BatchBuilder, BatchIter, ENTRY_CHECKSUM_BYTES, ENTRY_HEADER_BYTES, ENTRY_OVERHEAD_BYTES, Entry, EntryError,
+    EntryKind, MAX_PAYLOAD_BYTES, body_length, checksum_seed, verify,
 };
 pub use error::WireError;
 pub use membership::{MAX_MEMBERSHIP_BYTES, decode_membership, encode_membership};

@@ -4,25 +4,25 @@
 //! the machine says that its applies are cheap, else on a thread that may block.
 
 use std::collections::VecDeque;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use quorate_core::{Bug, Event, GroupId, LogId, Membership, NodeId, SnapshotMeta, Span, bug};
-use quorate_wire::{Batch, Batches, Entry, EntryKind, SESSION_HEADER_BYTES, SessionHeader, SessionOpening};
-use quorate_wire::{decode_membership, decode_session_ids};
+use quorate_core::{Bug, Event, GroupId, LogId, NodeId, SnapshotMeta, Span, bug};
+use quorate_wire::{Batch, Batches};
 
-use super::content::{Restored, restore, write_header};
+use super::book::Book;
+use super::commands::{Applied, Commands};
+use super::content::{Restored, read_header, restore, restored_by, write_header};
 use super::node::{Applies, panic_text};
 use super::{Failure, Fired, Permit, WaitList, Waits};
 use crate::driver::{ApplyJob, Input};
 use crate::events::{NODE, SNAPSHOT};
-use crate::session::{Answer, LogPlace, SessionOutcome, SessionRefusal, SessionTable, Verdict};
+use crate::session::SessionTable;
 use crate::{
-    ClosedReason, EntryContext, Payload, RaftLogStorage, RaftStateMachine, SnapshotData, SnapshotStore, StorageError,
+    ClosedReason, RaftLogStorage, RaftStateMachine, SnapshotData, SnapshotStore, StorageError, StorageErrorKind,
 };
 
 const IDLE: u8 = 0;
@@ -69,12 +69,9 @@ enum Place {
 
 struct Machine<S> {
     state: S,
+    book: Book,
+    /// The last entry of the last batch that was applied whole.
     applied: LogId,
-    membership_log_id: LogId,
-    membership: Membership,
-    /// The leader's time of the last entry applied.
-    time: u64,
-    sessions: SessionTable,
     /// Reads of what is not yet applied.
     parked: Vec<(u64, ReadFn<S>)>,
 }
@@ -109,12 +106,10 @@ fn size_of_batches(batches: Option<&Batches>) -> usize {
 /// What an apply queue is made of.
 pub(crate) struct ApplyParts<S> {
     pub(crate) state: S,
-    pub(crate) applied: LogId,
-    pub(crate) membership_log_id: LogId,
-    pub(crate) membership: Membership,
-    /// Of the last entry applied.
-    pub(crate) time: u64,
-    pub(crate) sessions: SessionTable,
+    /// Of what is in the state.
+    pub(crate) book: Book,
+    /// Whether the machine keeps its state itself.
+    pub(crate) durable: bool,
     pub(crate) node: NodeId,
     pub(crate) group: GroupId,
     pub(crate) storage: Arc<dyn RaftLogStorage>,
@@ -128,6 +123,8 @@ pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     node: NodeId,
     group: GroupId,
     inline: bool,
+    /// Whether the machine keeps its state itself.
+    durable: bool,
     storage: Arc<dyn RaftLogStorage>,
     snapshots: Arc<dyn SnapshotStore>,
     word: AtomicU8,
@@ -153,28 +150,22 @@ enum Fatal {
 impl<S: RaftStateMachine> ApplyQueue<S> {
     pub(crate) fn new(parts: ApplyParts<S>) -> Arc<Self> {
         let inline = parts.state.applies_inline();
-        let machine = Machine {
-            state: parts.state,
-            applied: parts.applied,
-            membership_log_id: parts.membership_log_id,
-            membership: parts.membership,
-            time: parts.time,
-            sessions: parts.sessions,
-            parked: Vec::new(),
-        };
+        let applied = parts.book.applied;
+        let machine = Machine { state: parts.state, book: parts.book, applied, parked: Vec::new() };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             shell: OnceLock::new(),
             node: parts.node,
             group: parts.group,
             inline,
+            durable: parts.durable,
             storage: parts.storage,
             snapshots: parts.snapshots,
             word: AtomicU8::new(IDLE),
             jobs: Mutex::new(VecDeque::new()),
             queued_bytes: AtomicUsize::new(0),
             any: AtomicBool::new(false),
-            session_counts: (machine.sessions.sessions().into(), machine.sessions.answers().into()),
+            session_counts: (machine.book.sessions.sessions().into(), machine.book.sessions.answers().into()),
             machine: Mutex::new(machine),
             expected: Mutex::new(VecDeque::new()),
             over: AtomicBool::new(false),
@@ -225,7 +216,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     #[cfg(feature = "sim")]
     pub(crate) fn peek_sessions<T>(&self, look: impl FnOnce(&SessionTable, LogId) -> T) -> Option<T> {
         let machine = self.machine.try_lock().filter(|_| !self.over.load(Ordering::Acquire))?;
-        Some(look(&machine.sessions, machine.applied))
+        Some(look(&machine.book.sessions, machine.applied))
     }
 
     /// Lets go of the bytes of an apply if too many wait already.
@@ -280,8 +271,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             fired.calls.push(Box::new(move || drop(unread)));
         }
         let applied = machine.applied;
-        self.session_counts.0.store(machine.sessions.sessions(), Ordering::Relaxed);
-        self.session_counts.1.store(machine.sessions.answers(), Ordering::Relaxed);
+        self.session_counts.0.store(machine.book.sessions.sessions(), Ordering::Relaxed);
+        self.session_counts.1.store(machine.book.sessions.answers(), Ordering::Relaxed);
         drop(machine);
         fired.fire();
         if applied > before
@@ -329,7 +320,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 machine.serve_parked();
             }
             Job::Driver(ApplyJob::Install { meta, data }) => {
-                self.install(machine, meta, data, fired);
+                self.install(machine, meta, data, fired)?;
                 machine.serve_parked();
             }
             Job::Driver(ApplyJob::Build) => self.build(machine),
@@ -346,7 +337,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             let found = self.storage.read(self.group, rest, 1 << 20).map_err(Fatal::Storage)?;
             let Some(last) = found.as_ref().and_then(|batches| batches.last()).map(Batch::last) else {
                 let text = format!("committed entries {rest:?} are no longer in the log");
-                return Err(Fatal::Storage(StorageError::new(crate::StorageErrorKind::Corrupt, text)));
+                return Err(Fatal::Storage(StorageError::new(StorageErrorKind::Corrupt, text)));
             };
             self.apply(machine, &found.unwrap_or_default(), fired)?;
             rest.prev = last;
@@ -366,18 +357,13 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 continue;
             }
             self.fail_replaced(batch, fired);
-            let mut results = Vec::new();
+            let mut results: Vec<Applied<S::Response>> = Vec::new();
             if let Some((from, count)) = self.awaited(batch) {
                 results.reserve(usize::try_from(count).unwrap_or(0));
-                machine.apply(batch, first, |log_id, outcome| {
-                    if log_id.index >= from {
-                        results.push(result_of::<S>(log_id, outcome));
-                    }
-                })?;
+                machine.apply(batch, first, Some((from, &mut results)))?;
             } else {
-                machine.apply(batch, first, |_, _| {})?;
+                machine.apply(batch, first, None)?;
             }
-            machine.applied = batch.last();
             self.answer(batch, results, fired);
         }
         Ok(())
@@ -405,7 +391,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     }
 
     /// Answers whoever waits for an entry of this batch.
-    fn answer(&self, batch: &Batch, results: Vec<Result<(LogId, S::Response), Failure>>, fired: &mut Fired) {
+    fn answer(&self, batch: &Batch, results: Vec<Applied<S::Response>>, fired: &mut Fired) {
         let last = batch.last();
         let mut results = results.into_iter();
         let mut expected = self.expected.lock();
@@ -427,32 +413,39 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     /// First the new state, then the durable snapshot; only then is the old state let go, and only then does the
     /// core reset the log (law 11).
-    fn install(&self, machine: &mut Machine<S>, meta: SnapshotMeta, data: SnapshotData, fired: &mut Fired) {
+    fn install(
+        &self,
+        machine: &mut Machine<S>,
+        meta: SnapshotMeta,
+        data: SnapshotData,
+        fired: &mut Fired,
+    ) -> Result<(), Fatal> {
         let _span = tracing::debug_span!(
             target: SNAPSHOT, "snapshot_install", node = self.node.0, group = self.group.0, last = %meta.last_log_id
         )
         .entered();
-        let restored = self.snapshots.receive(self.group, data).and_then(|received| {
-            if received.meta() != &meta {
+        let received = self.snapshots.receive(self.group, data).and_then(|received| match received.meta() == &meta {
+            true => Ok(received),
+            false => {
                 let text = "a received snapshot holds something else than its header said";
-                return Err(StorageError::new(crate::StorageErrorKind::Corrupt, text));
+                Err(StorageError::new(StorageErrorKind::Corrupt, text))
             }
-            let restored = restore(&mut *received.content()?)?;
-            received.adopt()?;
-            Ok(restored)
         });
-        match restored {
-            Ok(Restored { state, time, sessions }) => {
-                machine.state = state;
-                if machine.sessions.is_empty() || !bug(Bug::RestoreMergesSessions) {
-                    machine.sessions = sessions;
-                }
+        let installed = match self.durable {
+            true => received.and_then(|received| received.adopt()).map(|()| self.install_kept(machine, &meta)),
+            false => received.and_then(|received| {
+                let restored = restore(&mut *received.content()?)?;
+                received.adopt()?;
+                machine.replace(restored, &meta);
+                Ok(Ok(()))
+            }),
+        };
+        match installed {
+            Ok(installed) => {
+                installed.map_err(|error| Fatal::Machine(format!("it cannot install a snapshot: {error}")))?;
                 machine.applied = meta.last_log_id;
-                machine.membership_log_id = meta.membership_log_id;
-                machine.membership = meta.membership.clone();
-                machine.time = time;
                 self.cover(meta.last_log_id, fired);
-                self.tell(Input::Installed { meta, time });
+                self.tell(Input::Installed { meta, time: machine.book.time });
             }
             Err(error) => {
                 let (node, group) = (self.node.0, self.group.0);
@@ -463,6 +456,19 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 self.tell(Input::Event(Event::SnapshotInstallFailed));
             }
         }
+        Ok(())
+    }
+
+    /// Puts the newest snapshot, which is durable, into a machine that keeps its state itself. In the other order a crash
+    /// in between would leave a state that neither log nor snapshot leads to. If it fails nobody knows what the machine
+    /// holds: the group is over, and the next start installs the snapshot again.
+    fn install_kept(&self, machine: &mut Machine<S>, meta: &SnapshotMeta) -> std::io::Result<()> {
+        let stored = self.snapshots.latest(self.group).map_err(std::io::Error::other)?;
+        let Some(stored) = stored.filter(|stored| stored.meta() == meta) else {
+            return Err(std::io::Error::other("the snapshot that was kept is no longer the newest"));
+        };
+        machine.book = install_into(&mut machine.state, &mut *stored.content()?, meta)?;
+        Ok(())
     }
 
     /// What became of awaited entries that a snapshot covers cannot be told.
@@ -479,19 +485,15 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     }
 
     fn build(&self, machine: &Machine<S>) {
-        let meta = SnapshotMeta {
-            last_log_id: machine.applied,
-            membership_log_id: machine.membership_log_id,
-            membership: machine.membership.clone(),
-        };
+        let meta = machine.book.meta();
         if machine.state.defer_snapshot() {
             return self.tell(Input::Event(Event::SnapshotDeferred));
         }
-        let time = machine.time;
+        let time = machine.book.time;
         match (machine.state.freeze(), self.me.upgrade()) {
             (Some(frozen), Some(me)) => {
                 // Answers are refcounted: this copies the table's tree, not their bytes.
-                let sessions = machine.sessions.clone();
+                let sessions = machine.book.sessions.clone();
                 self.spawn_blocking(Box::new(move || {
                     let written = catch_unwind(AssertUnwindSafe(|| me.write_snapshot(&meta, time, &sessions, frozen)));
                     match written {
@@ -505,7 +507,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             }
             (_, _) => {
                 let state = &machine.state;
-                let written = self.write_snapshot(&meta, time, &machine.sessions, |out| state.snapshot(out));
+                let written = self.write_snapshot(&meta, time, &machine.book.sessions, |out| state.snapshot(out));
                 self.built(meta, written);
             }
         }
@@ -635,100 +637,27 @@ impl Expected {
 }
 
 impl<S: RaftStateMachine> Machine<S> {
-    /// Applies the entries of a batch from `first` on.
+    /// Applies the entries of a batch from `first` on; `awaited` says from which index on somebody waits, and takes what
+    /// they are told.
     fn apply(
         &mut self,
         batch: &Batch,
         first: u64,
-        mut answer: impl FnMut(LogId, Outcome<S::Response>),
+        awaited: Option<(u64, &mut Vec<Applied<S::Response>>)>,
     ) -> Result<(), Fatal> {
-        let (mut stamp, mut time) = (0, UNIX_EPOCH);
-        for entry in batch.iter().skip_while(|entry| entry.log_id.index < first) {
-            if entry.time != stamp {
-                (stamp, time) = (entry.time, UNIX_EPOCH + Duration::from_nanos(entry.time));
-                self.time = self.time.max(stamp);
-                self.sessions.advance(expiry_time(self.time));
-            }
-            match entry.kind {
-                // A caller may wait for it; nobody waits for the one that a leadership begins with.
-                EntryKind::Blank => answer(entry.log_id, Outcome::Done),
-                EntryKind::Membership => {
-                    self.membership = decode_membership(entry.payload)
-                        .map_err(|error| Fatal::Machine(format!("membership {}: {error}", entry.log_id)))?;
-                    self.membership_log_id = entry.log_id;
-                }
-                EntryKind::Command => {
-                    let response = self.apply_command(batch, &entry, time, 0)?;
-                    answer(entry.log_id, Outcome::Response(response));
-                }
-                EntryKind::OpenSession
-                | EntryKind::SessionCommand
-                | EntryKind::KeepSessions
-                | EntryKind::CloseSessions => {
-                    let outcome = self.apply_of_session(batch, &entry, time)?;
-                    answer(entry.log_id, outcome);
-                }
-            }
-        }
+        let mut commands = Commands::new(batch, first, &mut self.book, awaited);
+        let told = self.state.apply_batch(&mut commands);
+        commands.finish(told).map_err(Fatal::Machine)?;
+        self.applied = batch.last();
         Ok(())
     }
 
-    /// Applies the command that follows the first `skip` bytes of the payload.
-    fn apply_command(
-        &mut self,
-        batch: &Batch,
-        entry: &Entry<'_>,
-        time: SystemTime,
-        skip: usize,
-    ) -> Result<S::Response, Fatal> {
-        let payload = entry.payload_at + skip..entry.payload_at + entry.payload.len();
-        let command = S::Command::decode_part(batch.bytes(), payload)
-            .map_err(|error| Fatal::Machine(format!("command {}: {error}", entry.log_id)))?;
-        Ok(self.state.apply_entry(EntryContext { log_id: entry.log_id, time }, command))
-    }
-
-    /// Applies an entry about sessions: the table decides (law 22).
-    fn apply_of_session(
-        &mut self,
-        batch: &Batch,
-        entry: &Entry<'_>,
-        time: SystemTime,
-    ) -> Result<Outcome<S::Response>, Fatal> {
-        let malformed = |error| Fatal::Machine(format!("entry {} about sessions: {error}", entry.log_id));
-        let at = LogPlace { index: entry.log_id.index, time: self.time };
-        match entry.kind {
-            EntryKind::OpenSession => {
-                self.sessions.open(at, SessionOpening::decode(entry.payload).map_err(malformed)?);
-                Ok(Outcome::Done)
-            }
-            EntryKind::KeepSessions => {
-                let ids = decode_session_ids(entry.payload).map_err(malformed)?;
-                match self.sessions.keep(at, &ids) {
-                    true => Ok(Outcome::Done),
-                    false => Ok(Outcome::Refused(SessionRefusal::Expired)),
-                }
-            }
-            EntryKind::CloseSessions => {
-                self.sessions.close(at, &decode_session_ids(entry.payload).map_err(malformed)?);
-                Ok(Outcome::Done)
-            }
-            EntryKind::SessionCommand => {
-                let header = SessionHeader::decode(entry.payload).map_err(malformed)?;
-                match self.sessions.command(at, header) {
-                    Verdict::Answered(answer) => Ok(Outcome::Answered(answer)),
-                    Verdict::Refused(refusal) => Ok(Outcome::Refused(refusal)),
-                    Verdict::Apply => {
-                        let response = self.apply_command(batch, entry, time, SESSION_HEADER_BYTES)?;
-                        let mut encoded = Vec::new();
-                        let encoded = response.encode(&mut encoded).is_ok().then(|| encoded.into());
-                        self.sessions.remember(header, Answer { log_id: entry.log_id, response: encoded });
-                        Ok(Outcome::Response(response))
-                    }
-                }
-            }
-            EntryKind::Blank | EntryKind::Command | EntryKind::Membership => {
-                unreachable!("the caller brings entries about sessions")
-            }
+    fn replace(&mut self, restored: Restored<S>, meta: &SnapshotMeta) {
+        let Restored { state, time, sessions } = restored;
+        self.state = state;
+        let kept = std::mem::replace(&mut self.book, Book::at(meta.clone(), time, sessions)).sessions;
+        if !kept.is_empty() && bug(Bug::RestoreMergesSessions) {
+            self.book.sessions = kept;
         }
     }
 
@@ -740,40 +669,14 @@ impl<S: RaftStateMachine> Machine<S> {
     }
 }
 
-/// What became of an entry.
-enum Outcome<R> {
-    /// A command was applied.
-    Response(R),
-    /// It had been applied before.
-    Answered(Answer),
-    /// A session was opened, kept alive or closed; or it was blank.
-    Done,
-    /// Nothing was done.
-    Refused(SessionRefusal),
-}
-
-/// What whoever waits for the entry is told.
-fn result_of<S: RaftStateMachine>(
-    log_id: LogId,
-    outcome: Outcome<S::Response>,
-) -> Result<(LogId, S::Response), Failure> {
-    match outcome {
-        Outcome::Response(response) => Ok((log_id, response)),
-        Outcome::Answered(Answer { log_id, response }) => {
-            let unreadable = || Failure::Session(SessionOutcome::Unreadable(log_id));
-            let response = S::Response::decode(response.ok_or_else(unreadable)?).map_err(|_| unreadable())?;
-            Ok((log_id, response))
-        }
-        Outcome::Done => Err(Failure::Session(SessionOutcome::Done(log_id))),
-        Outcome::Refused(refusal) => Err(Failure::Session(SessionOutcome::Refused(refusal))),
-    }
-}
-
-/// The time by which sessions expire: the log's.
-fn expiry_time(log_time: u64) -> u64 {
-    if bug(Bug::ExpiryByLocalClock) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        return u64::try_from(since.as_nanos()).unwrap_or(log_time);
-    }
-    log_time
+/// Puts a snapshot's content into a machine that keeps its state itself; returns what is known of it then.
+pub(crate) fn install_into<S: RaftStateMachine>(
+    state: &mut S,
+    content: &mut dyn Read,
+    meta: &SnapshotMeta,
+) -> std::io::Result<Book> {
+    let (time, sessions) = read_header(content)?;
+    let book = Book::at(meta.clone(), time, sessions);
+    restored_by(|| state.install(content, book.checkpoint()))?;
+    Ok(book)
 }

@@ -40,6 +40,13 @@ pub(crate) fn write_header(out: &mut dyn Write, time: u64, sessions: &SessionTab
 
 /// Makes a state from a snapshot's content.
 pub(crate) fn restore<S: RaftStateMachine>(content: &mut dyn Read) -> io::Result<Restored<S>> {
+    let (time, sessions) = read_header(content)?;
+    let state = restored_by(|| S::restore(content))?;
+    Ok(Restored { state, time, sessions })
+}
+
+/// Reads what stands before the state machine's bytes.
+pub(crate) fn read_header(content: &mut dyn Read) -> io::Result<(u64, SessionTable)> {
     let mut fixed = [0; FIXED_BYTES];
     content.read_exact(&mut fixed)?;
     if fixed[..8] != MAGIC {
@@ -57,10 +64,13 @@ pub(crate) fn restore<S: RaftStateMachine>(content: &mut dyn Read) -> io::Result
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let sessions = SessionTable::decode(SessionLimits::V1, &table).map_err(|error| invalid(&error.to_string()))?;
-    match catch_unwind(AssertUnwindSafe(|| S::restore(content))) {
-        Ok(state) => Ok(Restored { state: state?, time, sessions }),
-        Err(panic) => Err(io::Error::other(format!("the state machine panicked: {}", panic_text(&*panic)))),
-    }
+    Ok((time, sessions))
+}
+
+/// What user code that restores, installs or opens a state gives; a panic is an error.
+pub(crate) fn restored_by<T>(user: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(user))
+        .unwrap_or_else(|panic| Err(io::Error::other(format!("the state machine panicked: {}", panic_text(&*panic)))))
 }
 
 fn invalid(text: &str) -> io::Error {

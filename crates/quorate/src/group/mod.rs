@@ -1,7 +1,9 @@
 //! One group on one node: the pump around the driver, the apply queue, and who waits for what.
 
 mod apply;
+mod book;
 mod clock;
+mod commands;
 mod content;
 mod node;
 mod proposals;
@@ -9,10 +11,11 @@ mod reads;
 mod terms;
 mod waits;
 
-pub(crate) use apply::{ApplyParts, ApplyQueue, Shell, Work};
-#[cfg(feature = "hostile")]
-pub(crate) use content::write_header;
-pub(crate) use content::{Restored, restore};
+pub(crate) use apply::{ApplyParts, ApplyQueue, Shell, Work, install_into};
+pub(crate) use book::Book;
+pub use book::Checkpoint;
+pub use commands::Commands;
+pub(crate) use content::{Restored, read_header, restore, restored_by, write_header};
 #[cfg(feature = "sim")]
 pub(crate) use node::outgoing;
 pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock};

@@ -19,9 +19,8 @@ use crate::calls::{Calls, Seen, answer};
 use crate::driver::Input;
 use crate::durable::Durable;
 use crate::group::{Clock, Node, WallClock};
-use crate::identity::{MemoryIdentity, random_u128};
-use crate::memory::{MemorySnapshots, MemoryStorage};
-use crate::tcp::Tcp;
+use crate::identity::random_u128;
+use crate::tcp::TcpNetwork;
 use crate::{
     ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, Settings, StartError, Storage,
     StorageError, TransferMetrics,
@@ -100,7 +99,7 @@ impl HostInner {
                 }
                 let rate = builder.config.snapshot_max_bytes_per_second;
                 let tls = builder.tls.as_ref();
-                let tcp = Tcp::bind(Arc::clone(&storage.identity), &listen, incoming, tls, rate).await?;
+                let tcp = TcpNetwork::bind_with(Arc::clone(&storage.identity), &listen, incoming, tls, rate).await?;
                 if let Some(host) = address.strip_suffix(":0") {
                     address = format!("{host}:{}", tcp.port());
                 }
@@ -385,12 +384,7 @@ async fn open_storage(builder: &mut HostBuilder, runtime: &Handle) -> Result<(St
             Ok((storage, vec![Box::new(move || closing.shutdown())]))
         }
         (None, None) if builder.memory.is_some() => {
-            let storage = Storage {
-                log: Arc::new(MemoryStorage::new()),
-                snapshots: Arc::new(MemorySnapshots::new()),
-                identity: Arc::new(MemoryIdentity::new(builder.id, builder.config.leader_id_mode)?),
-            };
-            Ok((storage, Vec::new()))
+            Ok((Storage::in_memory_as(builder.id, builder.config.leader_id_mode)?, Vec::new()))
         }
         (None, None) => Err(StartError::Config("say where to keep the log: `data_dir`, or `in_memory`".into())),
     }

@@ -4,9 +4,9 @@ use std::io::{self, Read};
 
 use quorate_core::{Bug, GroupId, LogId, LogIds, Membership, NodeId, Recovered, SnapshotMeta, bug};
 
-use super::start::Disks;
+use super::start::{Disks, Kept};
 use crate::events::STORAGE;
-use crate::group::{Restored, restore};
+use crate::group::{Book, Restored, install_into, read_header, restore};
 use crate::session::{SessionLimits, SessionTable};
 use crate::snapshot::damage_of;
 use crate::{RaftStateMachine, SnapshotStore, StartError, StorageError, StorageErrorKind};
@@ -18,27 +18,33 @@ struct Damaged {
     meta: Option<SnapshotMeta>,
 }
 
-type Restorable<S> = (Restored<S>, SnapshotMeta);
+/// The machine to go on with.
+pub(super) struct Loaded<S> {
+    pub(super) state: S,
+    /// What the snapshot says that stands beside it, if there is one.
+    pub(super) found: Option<Book>,
+}
 
-/// Restores the newest snapshot that is whole. Damaged ones are put aside. If none leads up to the log, the node becomes
-/// one that lost all of its log and knows how far it reached.
+/// Restores the newest snapshot that is whole; a machine that `kept` more than that goes on as it is. Damaged ones are put
+/// aside. If none leads up to the log, the node becomes one that lost all of its log and knows how far it reached.
 pub(super) fn load<S: RaftStateMachine>(
     disks: Disks<'_>,
     (me, group): (NodeId, GroupId),
     recovered: &mut Recovered,
-) -> Result<Option<Restorable<S>>, StartError> {
+    mut machine: S,
+    kept: &Kept,
+) -> Result<Loaded<S>, StartError> {
     let mut damaged = Vec::new();
     let whole = loop {
-        match try_restore(disks.snapshots, group, damaged.len())? {
+        match try_restore(disks.snapshots, group, damaged.len(), &mut machine, kept)? {
             Ok(whole) => break whole,
             Err(found) => damaged.push(found),
         }
     };
-    let start = whole.as_ref().map_or(LogId::ZERO, |(_, meta): &Restorable<S>| meta.last_log_id);
+    let start = whole.as_ref().map_or(LogId::ZERO, |book: &Book| book.applied);
     let reached = recovered.log.purged().index <= start.index;
-    let in_snapshot =
-        damaged.iter().filter_map(|found| found.meta.as_ref()).chain(whole.as_ref().map(|(_, meta)| meta));
-    let newest = in_snapshot.map(|meta| &meta.membership).next();
+    let in_damaged = damaged.iter().filter_map(|found: &Damaged| found.meta.as_ref()).map(|meta| &meta.membership);
+    let newest = in_damaged.chain(whole.as_ref().map(|book| &book.membership)).next();
     let known = recovered.memberships.last().map(|(_, membership)| membership).or(newest);
     if !reached && is_alone(me, known, disks.has_met_peers) {
         return Err(nobody_to_repair_from(group, recovered, damaged.first()).into());
@@ -62,7 +68,7 @@ pub(super) fn load<S: RaftStateMachine>(
         recovered.log = LogIds::default();
         recovered.memberships.clear();
     }
-    Ok(whole)
+    Ok(Loaded { state: machine, found: whole })
 }
 
 /// Whether nobody could give this node back what it lost.
@@ -88,7 +94,9 @@ fn try_restore<S: RaftStateMachine>(
     snapshots: &dyn SnapshotStore,
     group: GroupId,
     skip: usize,
-) -> Result<Result<Option<Restorable<S>>, Damaged>, StartError> {
+    machine: &mut S,
+    kept: &Kept,
+) -> Result<Result<Option<Book>, Damaged>, StartError> {
     let stored = match snapshots.stored(group, skip) {
         Ok(None) => return Ok(Ok(None)),
         Ok(Some(stored)) => stored,
@@ -97,18 +105,34 @@ fn try_restore<S: RaftStateMachine>(
     };
     let meta = stored.meta().clone();
     let mut content = Watched { content: stored.content().map_err(StartError::Restore)?, damage: None };
-    let restored = restore(&mut content);
+    let restored = match kept {
+        Kept::InMemory => restore(&mut content).map(|Restored { state, time, sessions }| {
+            *machine = state;
+            Book::at(meta.clone(), time, sessions)
+        }),
+        Kept::UpTo(own) if own.applied.index >= meta.last_log_id.index => {
+            read_header(&mut content).map(|(time, sessions)| Book::at(meta.clone(), time, sessions))
+        }
+        Kept::Nothing | Kept::UpTo(_) => match stored.verify() {
+            // Before the machine replaces what it has.
+            Ok(()) => install_into(machine, &mut content, &meta),
+            Err(error) if error.kind() == StorageErrorKind::Corrupt => {
+                return Ok(Err(Damaged { error, meta: Some(meta) }));
+            }
+            Err(error) => return Err(error.into()),
+        },
+    };
     if bug(Bug::DamagedSnapshotIsEmptyState)
         && content.damage.is_some()
         && let Ok(state) = S::restore(&mut io::empty())
     {
-        let sessions = SessionTable::new(SessionLimits::V1);
-        return Ok(Ok(Some((Restored { state, time: 0, sessions }, meta))));
+        *machine = state;
+        return Ok(Ok(Some(Book::at(meta, 0, SessionTable::new(SessionLimits::V1)))));
     }
     match content.damage {
         // Whatever the state machine made of it.
         Some(error) => Ok(Err(Damaged { error, meta: Some(meta) })),
-        None => Ok(Ok(Some((restored.map_err(StartError::Restore)?, meta)))),
+        None => Ok(Ok(Some(restored.map_err(StartError::Restore)?))),
     }
 }
 

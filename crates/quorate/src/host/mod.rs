@@ -6,21 +6,23 @@ mod load;
 mod start;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use quorate_core::{GroupId, Node, NodeId};
+use quorate_core::{GroupId, LeaderIdMode, Node, NodeId};
 use quorate_wal::{Disk, RealDisk};
 
 pub(crate) use self::bootstrap::initialize;
 pub(crate) use self::inner::{HostInner, Port};
 #[cfg(feature = "sim")]
 pub(crate) use self::start::{Disks, find};
+use crate::durable::Durable;
 use crate::group::WallClock;
+use crate::identity::MemoryIdentity;
 use crate::{
-    Config, IdentityStore, MemoryNetwork, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, Settings, SnapshotStore,
-    StartError, TlsFiles,
+    Config, IdentityStore, MemoryNetwork, MemorySnapshots, MemoryStorage, Raft, RaftLogStorage, RaftNetwork,
+    RaftStateMachine, Settings, SnapshotStore, StartError, StorageError, TlsFiles,
 };
 
 /// Where a node keeps what it must not forget, see [`HostBuilder::storage`].
@@ -32,6 +34,60 @@ pub struct Storage {
     pub snapshots: Arc<dyn SnapshotStore>,
     /// Who the node is.
     pub identity: Arc<dyn IdentityStore>,
+}
+
+impl Storage {
+    /// The library's own: a node's directory, made if it is not there, with its log, votes, snapshots and identity. Who
+    /// replaces one part takes the others from here:
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use quorate::{LogWrite, MemoryStorage, NodeId, Storage};
+    /// # let directory = std::env::temp_dir().join(format!("quorate-doc-storage-{}", std::process::id()));
+    /// let my_log = Arc::new(MemoryStorage::new());
+    /// let storage = Storage { log: my_log, ..Storage::open(&directory, 1)? };
+    /// assert_eq!(storage.identity.identity().node, NodeId(1));
+    /// # drop(storage);
+    /// # std::fs::remove_dir_all(&directory)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// May block. The log is closed when the last copy is dropped.
+    ///
+    /// # Errors
+    /// If the directory is damaged, another node's, in use, or cannot be read.
+    pub fn open(directory: impl AsRef<Path>, node: impl Into<NodeId>) -> Result<Self, StorageError> {
+        Self::open_on(Arc::new(RealDisk), directory, node)
+    }
+
+    /// As [`open`](Self::open), through this disk instead of the file system: for tests of what a disk may do.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        directory: impl AsRef<Path>,
+        node: impl Into<NodeId>,
+    ) -> Result<Self, StorageError> {
+        let durable = Durable::open(disk, directory.as_ref(), node.into())?;
+        Ok(Self { log: durable.clone(), snapshots: durable.clone(), identity: durable })
+    }
+
+    /// Everything in memory, under a new identity.
+    ///
+    /// # Errors
+    /// If the operating system gives no random numbers.
+    pub fn in_memory(node: impl Into<NodeId>) -> Result<Self, StartError> {
+        Self::in_memory_as(node.into(), LeaderIdMode::default())
+    }
+
+    fn in_memory_as(node: NodeId, mode: LeaderIdMode) -> Result<Self, StartError> {
+        Ok(Self {
+            log: Arc::new(MemoryStorage::new()),
+            snapshots: Arc::new(MemorySnapshots::new()),
+            identity: Arc::new(MemoryIdentity::new(node, mode)?),
+        })
+    }
 }
 
 impl std::fmt::Debug for Storage {
@@ -130,7 +186,7 @@ impl HostBuilder {
         self
     }
 
-    /// Keeps everything in these stores instead of a data directory.
+    /// Keeps everything in these stores instead of a data directory; see [`Storage::open`].
     pub fn storage(mut self, storage: Storage) -> Self {
         self.storage = Some(storage);
         self

@@ -2,36 +2,36 @@
 
 use std::sync::{Arc, OnceLock};
 
-use quorate_core::{Bug, GroupId, LogIds, NodeId, Recovered, SnapshotMeta, Span, Tail, WriteId, bug};
+use quorate_core::{Bug, GroupId, LogId, LogIds, NodeId, Recovered, Span, Tail, WriteId, bug};
 use tokio::sync::watch;
 
-use super::load::load;
+use super::load::{Loaded, load};
 use super::{GroupBuilder, HostInner, bootstrap};
 use crate::driver::{Completed, DriverParts};
-use crate::group::{ApplyParts, ApplyQueue, Node, NodeParts, ProposalQueue, Reports, Restored, Shell};
+use crate::group::{ApplyParts, ApplyQueue, Book, Node, NodeParts, ProposalQueue, Reports, Shell, restored_by};
 use crate::identity::random_u128;
 use crate::metrics::blank_metrics;
 use crate::raft::{Group, Raft};
-use crate::session::{SessionLimits, SessionTable};
 use crate::{
-    Completions, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError, Storage, StorageError,
-    StorageErrorKind,
+    Completions, LastApplied, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError, Storage,
+    StorageError, StorageErrorKind,
 };
 
 /// What a group starts from.
 pub(crate) struct Found<S> {
     pub(crate) recovered: Recovered,
     pub(crate) state: S,
-    pub(crate) sessions: SessionTable,
-    /// The time of the last entry in the snapshot, where applies begin: what follows from an entry's time must not
-    /// depend on how much of the log was there at a restart.
-    pub(crate) applied_time: u64,
+    /// Of what is in the state. Its time is where applies begin: what follows from an entry's time must not depend on
+    /// how much of the log was there at a restart.
+    pub(crate) book: Book,
+    /// Whether the machine keeps its state itself.
+    pub(crate) durable: bool,
     /// The greatest time stamped into what was recovered: a leader's next entry is not earlier.
     pub(crate) last_time: u64,
 }
 
 impl<S: RaftStateMachine> Found<S> {
-    /// The queue of applies, which begins where the snapshot ends, and what is left for the driver: what was recovered
+    /// The queue of applies, which begins where the state ends, and what is left for the driver: what was recovered
     /// and the greatest time in it.
     pub(crate) fn into_applies(
         self,
@@ -39,20 +39,10 @@ impl<S: RaftStateMachine> Found<S> {
         storage: Arc<dyn RaftLogStorage>,
         snapshots: Arc<dyn SnapshotStore>,
     ) -> (Arc<ApplyQueue<S>>, Recovered, u64) {
-        let Self { recovered, state, sessions, applied_time, last_time } = self;
-        let snapshot = recovered.snapshot.clone().unwrap_or_default();
-        let applies = ApplyQueue::new(ApplyParts {
-            state,
-            applied: recovered.applied,
-            membership_log_id: snapshot.membership_log_id,
-            membership: snapshot.membership,
-            time: applied_time,
-            sessions,
-            node,
-            group,
-            storage,
-            snapshots,
-        });
+        let Self { recovered, state, mut book, durable, last_time } = self;
+        // The same, unless a planted bug says that more was applied.
+        book.applied = recovered.applied;
+        let applies = ApplyQueue::new(ApplyParts { state, book, durable, node, group, storage, snapshots });
         (applies, recovered, last_time)
     }
 }
@@ -108,21 +98,65 @@ pub(crate) fn find<S: RaftStateMachine>(
     disks: Disks<'_>,
     (me, group): (NodeId, GroupId),
     reports: Arc<dyn Completions>,
-    machine: S,
+    mut machine: S,
 ) -> Result<Found<S>, StartError> {
     let log = disks.log;
+    let kept = Kept::of(&mut machine)?;
     let mut recovered = log.recover(group, reports)?;
-    let (mut state, mut applied_time, mut sessions) = (machine, 0, SessionTable::new(SessionLimits::V1));
-    if let Some((restored, meta)) = load(disks, (me, group), &mut recovered)? {
-        Restored { state, time: applied_time, sessions } = restored;
-        fit_to_snapshot(log, group, &mut recovered, &meta);
-        let next = recovered.log.at(meta.last_log_id.index + 1).filter(|_| bug(Bug::AppliedBeforeItsData));
-        recovered.applied = next.unwrap_or(meta.last_log_id);
-        recovered.snapshot = Some(meta);
+    let mut book = Book::blank();
+    let Loaded { state, found } = load(disks, (me, group), &mut recovered, machine, &kept)?;
+    if let Some(found) = found {
+        let end = found.applied;
+        fit_to_snapshot(log, group, &mut recovered, end);
+        let next = recovered.log.at(end.index + 1).filter(|_| bug(Bug::AppliedBeforeItsData));
+        recovered.applied = next.unwrap_or(end);
+        recovered.snapshot = Some(found.meta());
+        book = found;
+    }
+    let durable = kept != Kept::InMemory;
+    if let Kept::UpTo(own) = kept
+        && own.applied.index >= book.applied.index
+    {
+        check_leads_to(group, &recovered.log, own.applied)?;
+        recovered.applied = own.applied;
+        book = *own;
     }
     check_repairable(me, group, &recovered)?;
-    let last_time = applied_time.max(last_time(log, group, &recovered.log)?);
-    Ok(Found { recovered, state, sessions, applied_time, last_time })
+    let last_time = book.time.max(last_time(log, group, &recovered.log)?);
+    Ok(Found { recovered, state, book, durable, last_time })
+}
+
+/// What the state machine keeps of itself.
+#[derive(PartialEq, Eq)]
+pub(super) enum Kept {
+    InMemory,
+    Nothing,
+    UpTo(Box<Book>),
+}
+
+impl Kept {
+    fn of<S: RaftStateMachine>(machine: &mut S) -> Result<Self, StartError> {
+        match restored_by(|| machine.last_applied()).map_err(StartError::Restore)? {
+            LastApplied::InMemory => Ok(Self::InMemory),
+            LastApplied::Nothing => Ok(Self::Nothing),
+            LastApplied::UpTo(checkpoint) => {
+                let book = Book::of(&checkpoint).map_err(StartError::Restore)?;
+                Ok(Self::UpTo(Box::new(book)))
+            }
+        }
+    }
+}
+
+/// A durable state machine has applied only what is in the log of its own node, or in a snapshot that is.
+fn check_leads_to(group: GroupId, log: &LogIds, applied: LogId) -> Result<(), StartError> {
+    if log.holds(applied) {
+        return Ok(());
+    }
+    let text = format!(
+        "the state machine of {group} has applied {applied}, to which the log on this node does not lead (it ends at {}):          its files belong to another node, or the log was damaged; remove the state machine's files to have them made          again from snapshot and log",
+        log.last()
+    );
+    Err(StorageError::new(StorageErrorKind::Corrupt, text).into())
 }
 
 /// What damage took can only come from another voter (docs/design/001).
@@ -144,8 +178,7 @@ fn check_repairable(me: NodeId, group: GroupId, recovered: &Recovered) -> Result
 
 /// A crash between the durable snapshot and the log's reset leaves a log that does not fit: it keeps its tail only
 /// if it holds the snapshot's last entry (law 11).
-fn fit_to_snapshot(log: &dyn RaftLogStorage, group: GroupId, recovered: &mut Recovered, meta: &SnapshotMeta) {
-    let end = meta.last_log_id;
+fn fit_to_snapshot(log: &dyn RaftLogStorage, group: GroupId, recovered: &mut Recovered, end: LogId) {
     if recovered.log.holds(end) {
         return;
     }

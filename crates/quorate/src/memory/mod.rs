@@ -4,6 +4,6 @@ mod network;
 mod snapshots;
 mod storage;
 
-pub use network::MemoryNetwork;
+pub use network::{MemoryEndpoint, MemoryNetwork};
 pub use snapshots::MemorySnapshots;
 pub use storage::MemoryStorage;

@@ -69,8 +69,10 @@ impl MemoryNetwork {
         self.shared.any_cut.store(false, Ordering::Release);
     }
 
-    pub(crate) fn endpoint(&self, me: NodeId, incarnation: Incarnation) -> MemoryEndpoint {
-        MemoryEndpoint { shared: Arc::clone(&self.shared), me, incarnation }
+    /// One node's end, for [`HostBuilder::network`](crate::HostBuilder::network); `incarnation` is that of its
+    /// [identity](crate::Identity). [`Builder::in_memory`](crate::Builder::in_memory) makes it by itself.
+    pub fn endpoint(&self, me: impl Into<NodeId>, incarnation: Incarnation) -> MemoryEndpoint {
+        MemoryEndpoint { shared: Arc::clone(&self.shared), me: me.into(), incarnation }
     }
 
     pub(crate) fn is_fused(&self) -> bool {
@@ -79,10 +81,16 @@ impl MemoryNetwork {
 }
 
 /// One node's end of a [`MemoryNetwork`].
-pub(crate) struct MemoryEndpoint {
+pub struct MemoryEndpoint {
     shared: Arc<Shared>,
     me: NodeId,
     incarnation: Incarnation,
+}
+
+impl std::fmt::Debug for MemoryEndpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryEndpoint").field("me", &self.me).finish_non_exhaustive()
+    }
 }
 
 impl MemoryEndpoint {

@@ -1,0 +1,222 @@
+//! [`Commands`]: what a state machine is handed to apply, entry by entry.
+
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quorate_core::{Bug, LogId, bug};
+use quorate_wire::{
+    Batch, BatchIter, Entry, EntryKind, SESSION_HEADER_BYTES, SessionHeader, SessionOpening, decode_membership,
+    decode_session_ids,
+};
+
+use super::Failure;
+use super::book::{Book, Checkpoint};
+use crate::session::{Answer, LogPlace, SessionOutcome, SessionRefusal, Verdict};
+use crate::{EntryContext, Payload, RaftStateMachine};
+
+/// What whoever waits for an entry is told.
+pub(crate) type Applied<R> = Result<(LogId, R), Failure>;
+
+/// Committed commands to apply, in log order, each followed by its response: what
+/// [`RaftStateMachine::apply_batch`] gets.
+///
+/// Nobody sees a response before `apply_batch` has returned, so a durable machine may respond inside a transaction and
+/// commit that at the end.
+#[derive(Debug)]
+pub struct Commands<'a, S: RaftStateMachine> {
+    batch: &'a Batch,
+    entries: BatchIter<'a>,
+    /// Entries before this index were applied earlier.
+    first: u64,
+    book: &'a mut Book,
+    /// The time of the entry before, as it is in the log and as callers see it.
+    stamp: (u64, SystemTime),
+    /// The command that was taken and has no response yet.
+    taken: Option<Taken>,
+    /// Index of the first entry that somebody waits for, and what they are told.
+    awaited: Option<(u64, &'a mut Vec<Applied<S::Response>>)>,
+    failed: Option<String>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    log_id: LogId,
+    /// If it is a session's.
+    session: Option<SessionHeader>,
+}
+
+impl<'a, S: RaftStateMachine> Commands<'a, S> {
+    pub(crate) fn new(
+        batch: &'a Batch,
+        first: u64,
+        book: &'a mut Book,
+        awaited: Option<(u64, &'a mut Vec<Applied<S::Response>>)>,
+    ) -> Self {
+        let stamp = (0, UNIX_EPOCH);
+        Self { batch, entries: batch.iter(), first, book, stamp, taken: None, awaited, failed: None }
+    }
+
+    /// The next command, and its place in the log; `None` when there are no more. The one before must have been
+    /// [answered](Self::respond).
+    pub fn next_command(&mut self) -> Option<(EntryContext, S::Command)> {
+        if self.failed.is_some() {
+            return None;
+        }
+        if let Some(taken) = &self.taken {
+            self.failed = Some(format!("`apply_batch` took another command before it answered {}", taken.log_id));
+            return None;
+        }
+        loop {
+            let entry = self.entries.next()?;
+            if entry.log_id.index < self.first {
+                continue;
+            }
+            match self.on_entry(&entry) {
+                Ok(Some(command)) => return Some(command),
+                Ok(None) => self.book.applied = entry.log_id,
+                Err(text) => {
+                    self.failed = Some(text);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Answers the command that was taken last. Dropped if none is waiting for one.
+    pub fn respond(&mut self, response: S::Response) {
+        let Some(Taken { log_id, session }) = self.taken.take() else { return };
+        if let Some(header) = session {
+            let mut encoded = Vec::new();
+            let encoded = response.encode(&mut encoded).is_ok().then(|| encoded.into());
+            self.book.sessions.remember(header, Answer { log_id, response: encoded });
+        }
+        self.book.applied = log_id;
+        self.tell(log_id, || Ok((log_id, response)));
+    }
+
+    /// What a durable machine keeps together with its state: everything up to the last answered command, or up to the
+    /// end if [`next_command`](Self::next_command) gave `None`.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.book.checkpoint()
+    }
+
+    /// Whether all of it was applied, as the machine says with `told`; else why the group cannot go on.
+    pub(crate) fn finish(mut self, told: io::Result<()>) -> Result<(), String> {
+        if let (None, Err(error)) = (&self.failed, told) {
+            self.failed = Some(format!("it cannot apply: {error}"));
+        }
+        if let (None, Some(taken)) = (&self.failed, &self.taken) {
+            self.failed = Some(format!("`apply_batch` returned before it answered the command {}", taken.log_id));
+        }
+        // What is left may be no command; a failure gives none.
+        if let Some((entry, _)) = self.next_command() {
+            self.failed = Some(format!("`apply_batch` returned without the command {}", entry.log_id));
+        }
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    fn tell(&mut self, log_id: LogId, result: impl FnOnce() -> Applied<S::Response>) {
+        if let Some((from, results)) = &mut self.awaited
+            && log_id.index >= *from
+        {
+            results.push(result());
+        }
+    }
+
+    /// Takes an entry in; gives the command that the state machine is to apply, if that is what it holds.
+    fn on_entry(&mut self, entry: &Entry<'a>) -> Result<Option<(EntryContext, S::Command)>, String> {
+        if entry.time != self.stamp.0 {
+            self.stamp = (entry.time, UNIX_EPOCH + Duration::from_nanos(entry.time));
+            self.book.time = self.book.time.max(entry.time);
+            self.book.sessions.advance(expiry_time(self.book.time));
+        }
+        match entry.kind {
+            // A caller may wait for it; nobody waits for the one that a leadership begins with.
+            EntryKind::Blank => self.done(entry),
+            EntryKind::Membership => {
+                self.book.membership = decode_membership(entry.payload)
+                    .map_err(|error| format!("membership {}: {error}", entry.log_id))?;
+                self.book.membership_log_id = entry.log_id;
+            }
+            EntryKind::Command => return self.command(entry, None).map(Some),
+            EntryKind::OpenSession | EntryKind::SessionCommand | EntryKind::KeepSessions | EntryKind::CloseSessions => {
+                return self.on_session_entry(entry);
+            }
+        }
+        Ok(None)
+    }
+
+    fn command(
+        &mut self,
+        entry: &Entry<'a>,
+        session: Option<SessionHeader>,
+    ) -> Result<(EntryContext, S::Command), String> {
+        let skip = if session.is_some() { SESSION_HEADER_BYTES } else { 0 };
+        let payload = entry.payload_at + skip..entry.payload_at + entry.payload.len();
+        let command = S::Command::decode_part(self.batch.bytes(), payload)
+            .map_err(|error| format!("command {}: {error}", entry.log_id))?;
+        self.taken = Some(Taken { log_id: entry.log_id, session });
+        Ok((EntryContext { log_id: entry.log_id, time: self.stamp.1 }, command))
+    }
+
+    /// Takes in an entry about sessions: the table decides (law 22).
+    fn on_session_entry(&mut self, entry: &Entry<'a>) -> Result<Option<(EntryContext, S::Command)>, String> {
+        let malformed = |error| format!("entry {} about sessions: {error}", entry.log_id);
+        let at = LogPlace { index: entry.log_id.index, time: self.book.time };
+        let sessions = &mut self.book.sessions;
+        match entry.kind {
+            EntryKind::OpenSession => {
+                sessions.open(at, SessionOpening::decode(entry.payload).map_err(malformed)?);
+                self.done(entry);
+            }
+            EntryKind::KeepSessions => {
+                let ids = decode_session_ids(entry.payload).map_err(malformed)?;
+                match sessions.keep(at, &ids) {
+                    true => self.done(entry),
+                    false => self.refused(entry, SessionRefusal::Expired),
+                }
+            }
+            EntryKind::CloseSessions => {
+                sessions.close(at, &decode_session_ids(entry.payload).map_err(malformed)?);
+                self.done(entry);
+            }
+            EntryKind::SessionCommand => {
+                let header = SessionHeader::decode(entry.payload).map_err(malformed)?;
+                match sessions.command(at, header) {
+                    Verdict::Answered(answer) => self.tell(entry.log_id, || answered(answer)),
+                    Verdict::Refused(refusal) => self.refused(entry, refusal),
+                    Verdict::Apply => return self.command(entry, Some(header)).map(Some),
+                }
+            }
+            EntryKind::Blank | EntryKind::Command | EntryKind::Membership => {
+                unreachable!("the caller brings entries about sessions")
+            }
+        }
+        Ok(None)
+    }
+
+    fn done(&mut self, entry: &Entry<'a>) {
+        self.tell(entry.log_id, || Err(Failure::Session(SessionOutcome::Done(entry.log_id))));
+    }
+
+    fn refused(&mut self, entry: &Entry<'a>, refusal: SessionRefusal) {
+        self.tell(entry.log_id, || Err(Failure::Session(SessionOutcome::Refused(refusal))));
+    }
+}
+
+/// The answer that was kept of a command that had been applied before.
+fn answered<R: Payload>(answer: Answer) -> Applied<R> {
+    let Answer { log_id, response } = answer;
+    let unreadable = || Failure::Session(SessionOutcome::Unreadable(log_id));
+    let response = R::decode(response.ok_or_else(unreadable)?).map_err(|_| unreadable())?;
+    Ok((log_id, response))
+}
+
+/// The time by which sessions expire: the log's.
+fn expiry_time(log_time: u64) -> u64 {
+    if bug(Bug::ExpiryByLocalClock) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        return u64::try_from(since.as_nanos()).unwrap_or(log_time);
+    }
+    log_time
+}
