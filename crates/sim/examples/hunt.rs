@@ -18,7 +18,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<bool, String> {
-    let mut how = Hunt { first_seed: 1, seeds: 20_000, patience: Duration::from_secs(3600), jobs: 2 };
+    let mut how = Hunt { first_seed: 1, seeds: 20_000, patience: Duration::from_secs(3600), jobs: 2, scenarios: true };
     let (mut names, mut sample, mut results) = (Vec::new(), false, Results::default());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -28,6 +28,7 @@ fn run() -> Result<bool, String> {
         };
         match arg.as_str() {
             "--ci" => sample = true,
+            "--no-scenarios" => how.scenarios = false,
             "--results" => {
                 let path = args.next().ok_or("--results needs a file")?;
                 results = Results::open(path.as_ref())?;

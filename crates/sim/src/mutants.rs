@@ -32,7 +32,7 @@ pub const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::ExpiryByLocalClock, "the machine's clock, not a simulated one: crates/quorate/tests/sessions.rs"),
     (Bug::ResumedTransferMixesSnapshots, "snapshots travel whole here: crates/net/tests/snapshots.rs"),
     (Bug::GoesOnWithoutItsLog, "every node here has `on_lost_log = Rejoin`: testdata/recovery"),
-    (Bug::RecoversUnderASeenTerm, "no quorum is lost for good here: testdata/recovery"),
+    (Bug::RecoversUnderASeenTerm, "a term that only those who are lost for good have seen: testdata/recovery"),
     (Bug::GapAccepted, "nobody lies here: crates/quorate/tests/published.rs"),
     (Bug::VoteRequestForAnother, LIES),
     (Bug::CampaignsInTheLastTerm, LIES),
@@ -90,6 +90,8 @@ pub struct Hunt {
     pub patience: Duration,
     /// Threads.
     pub jobs: usize,
+    /// Whether the directed scenarios are played with a bug that no seed showed.
+    pub scenarios: bool,
 }
 
 /// How a hunt ended.
@@ -252,7 +254,10 @@ pub fn hunt(bug: Bug, hunt: Hunt) -> Row {
     let outcome = match (first, hung) {
         (Some((seed, violation)), _) => confirm(seed, violation),
         (None, Some(seed)) => Outcome::Hung { seed },
-        (None, None) => directed(bug).map_or(Outcome::Missed, |scenario| Outcome::Directed { scenario }),
+        (None, None) => match hunt.scenarios.then(|| directed(bug)).flatten() {
+            Some(scenario) => Outcome::Directed { scenario },
+            None => Outcome::Missed,
+        },
     };
     let seeds = match &outcome {
         Outcome::Caught { seed, .. } | Outcome::Hung { seed } | Outcome::Unsound { seed, .. } => {

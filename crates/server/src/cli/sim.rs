@@ -248,7 +248,7 @@ fn shorten(args: &ShrinkArgs) -> Result<ExitCode, Failure> {
 fn hunt(args: &MutantsArgs) -> Result<ExitCode, Failure> {
     use quorate_sim::mutants::{Hunt, Results, hunt_all, named};
     let bugs = named(&args.only).map_err(Failure::new)?;
-    let how = Hunt { first_seed: 1, seeds: args.seeds, patience: args.budget, jobs: args.jobs };
+    let how = Hunt { first_seed: 1, seeds: args.seeds, patience: args.budget, jobs: args.jobs, scenarios: true };
     let results = match &args.results {
         Some(path) => Results::open(path).map_err(Failure::new)?,
         None => Results::default(),
