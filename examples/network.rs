@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quorate::advanced::core::SendOutcome;
 use quorate::advanced::wire::Packet;
 use quorate::{
-    CatchUp, ClusterId, Config, Host, Identity, IdentityStore, Inbound, Node, NodeId, OutgoingSnapshot, Payload, Raft,
+    CatchUp, ClusterId, Config, Identity, IdentityStore, Inbound, Node, NodeId, OutgoingSnapshot, Payload, Raft,
     RaftNetwork, RaftStateMachine, ReadPolicy, ReceivedSnapshot, SnapshotData, SnapshotSource,
 };
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -175,13 +175,13 @@ impl RaftStateMachine for Counter {
 
 async fn start(id: u64, voters: u64, cable: &Cable, directory: &Path) -> Result<Raft<Counter>, Box<dyn Error>> {
     let address = |id: u64| format!("socket {id}");
-    let host = Host::builder(id)
-        .peers((1..=voters).map(|id| (NodeId(id), Node::at(address(id)))))
+    let builder = Raft::builder(id)
+        .peers((1..=voters).map(|id| (id, address(id))))
         .listen(address(id))
         .network(Port::plug_in(cable, &address(id)))
         .data_dir(directory.join(id.to_string()))
         .config(Config { snapshot_entries: 50, keep_entries: 10, ..Config::default() });
-    Ok(host.open().await?.group(1).start(Counter(0)).await?)
+    Ok(builder.start(Counter(0)).await?)
 }
 
 /// Three nodes count to 100; a fourth, which comes late, gets a snapshot. Returns what it reads.

@@ -11,7 +11,8 @@ use crate::source::{count_lines, functions};
 /// A function beyond this is named: it may hold two concepts.
 const LONG_FUNCTION: usize = 70;
 
-/// Prints lines of code of each crate, long functions, and the dependencies of the two crates that people import.
+/// Prints lines of code of each crate and example, long functions, and the dependencies of the two crates that people
+/// import.
 pub(crate) fn print() -> Result<(), String> {
     println!("{:<18} {:>7} {:>7}   lines that are neither blank nor comment", "crate", "code", "tests");
     let (mut all_code, mut all_tests, mut long) = (0, 0, Vec::new());
@@ -47,6 +48,13 @@ pub(crate) fn print() -> Result<(), String> {
     long.sort_unstable_by(|a, b| b.cmp(a));
     println!("{} functions of more than {LONG_FUNCTION} lines", long.len());
     long.iter().for_each(|(lines, name)| println!("{lines:>7} {name}"));
+    println!("lines of the examples, all that a user writes, their tests apart:");
+    for file in rust_files(&root.join("examples"))? {
+        let text = fs::read_to_string(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+        if !is_test_file(&file) {
+            println!("{:>7} {}", count_lines(&text).0, file.strip_prefix(&root).unwrap_or(&file).display());
+        }
+    }
     for name in ["quorate-core", "quorate", "quorate-server"] {
         let tree =
             metadata::cargo(&["tree", "--package", name, "--edges", "normal", "--prefix", "none", "--format", "{p}"])?;

@@ -8,7 +8,9 @@ use quorate_core::{GroupId, Node, NodeId};
 use quorate_wal::Disk;
 
 use crate::host::HostBuilder;
-use crate::{Config, GroupBuilder, MemoryNetwork, Raft, RaftStateMachine, Settings, StartError, TlsFiles};
+use crate::{
+    Config, GroupBuilder, MemoryNetwork, Raft, RaftNetwork, RaftStateMachine, Settings, StartError, Storage, TlsFiles,
+};
 
 /// Describes a node with one group; made by [`Raft::builder`].
 #[derive(Debug)]
@@ -53,6 +55,18 @@ impl<S: RaftStateMachine> Builder<S> {
     /// kept in memory too.
     pub fn in_memory(mut self, network: &MemoryNetwork) -> Self {
         self.host = self.host.in_memory(network);
+        self
+    }
+
+    /// Keeps everything in these stores instead of a data directory.
+    pub fn storage(mut self, storage: Storage) -> Self {
+        self.host = self.host.storage(storage);
+        self
+    }
+
+    /// Reaches peers through this network instead of TCP.
+    pub fn network(mut self, network: Arc<dyn RaftNetwork>) -> Self {
+        self.host = self.host.network(network);
         self
     }
 
