@@ -1,3 +1,13 @@
+//! Proofs for those who build on Quorate, and for Quorate itself.
+//!
+//! # Conformance
+//!
+//! [`storage`], [`storage::snapshots`], [`machine`] and [`network`] check implementations of the library's traits, with one
+//! call each. What they find is a [`Report`]: which law is broken, at which step, what was expected and what was there; and
+//! which parts were not run, because the suite was not given what they need.
+//!
+//! # Golden scripts
+//!
 //! Golden scripts for the protocol core: text files that tell a schedule, show what the core does with it,
 //! and state what must be true afterwards.
 //!
@@ -6,6 +16,21 @@
 //! is checked against the safety properties of Raft (dissertation figure 3.2) and against the promises that
 //! messages make about disks.
 
+#[cfg(feature = "conformance")]
+mod chance;
 mod invariants;
+#[cfg(feature = "conformance")]
+pub mod machine;
+#[cfg(feature = "conformance")]
+pub mod network;
+#[cfg(feature = "conformance")]
+mod report;
 pub mod script;
+#[cfg(feature = "conformance")]
+pub mod storage;
 mod world;
+
+#[cfg(feature = "conformance")]
+pub use chance::Chance;
+#[cfg(feature = "conformance")]
+pub use report::{Failure, Law, Outcome, Report};

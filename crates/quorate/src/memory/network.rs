@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -21,11 +21,19 @@ pub struct MemoryNetwork {
 
 #[derive(Default)]
 struct Shared {
-    nodes: RwLock<BTreeMap<NodeId, Arc<dyn Inbound>>>,
+    nodes: RwLock<BTreeMap<NodeId, Started>>,
+    /// Number of the next start.
+    next: AtomicU64,
     /// Pairs that cannot reach each other, both ways round.
     cut: RwLock<BTreeSet<(NodeId, NodeId)>>,
     any_cut: AtomicBool,
     fused: AtomicBool,
+}
+
+/// A node that was started.
+struct Started {
+    number: u64,
+    inbound: Arc<dyn Inbound>,
 }
 
 impl std::fmt::Debug for MemoryNetwork {
@@ -72,7 +80,12 @@ impl MemoryNetwork {
     /// One node's end, for [`HostBuilder::network`](crate::HostBuilder::network); `incarnation` is that of its
     /// [identity](crate::Identity). [`Builder::in_memory`](crate::Builder::in_memory) makes it by itself.
     pub fn endpoint(&self, me: impl Into<NodeId>, incarnation: Incarnation) -> MemoryEndpoint {
-        MemoryEndpoint { shared: Arc::clone(&self.shared), me: me.into(), incarnation }
+        MemoryEndpoint {
+            shared: Arc::clone(&self.shared),
+            me: me.into(),
+            incarnation,
+            number: AtomicU64::new(u64::MAX),
+        }
     }
 
     pub(crate) fn is_fused(&self) -> bool {
@@ -85,6 +98,8 @@ pub struct MemoryEndpoint {
     shared: Arc<Shared>,
     me: NodeId,
     incarnation: Incarnation,
+    /// Of its own start; `u64::MAX` before.
+    number: AtomicU64,
 }
 
 impl std::fmt::Debug for MemoryEndpoint {
@@ -98,13 +113,15 @@ impl MemoryEndpoint {
         if self.shared.any_cut.load(Ordering::Acquire) && self.shared.cut.read().contains(&(self.me, to)) {
             return None;
         }
-        self.shared.nodes.read().get(&to).cloned()
+        self.shared.nodes.read().get(&to).map(|node| Arc::clone(&node.inbound))
     }
 }
 
 impl RaftNetwork for MemoryEndpoint {
     fn start(&self, inbound: Arc<dyn Inbound>) {
-        self.shared.nodes.write().insert(self.me, inbound);
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        self.number.store(number, Ordering::Relaxed);
+        self.shared.nodes.write().insert(self.me, Started { number, inbound });
     }
 
     fn set_address(&self, _node: NodeId, _address: &str) {}
@@ -143,6 +160,10 @@ impl RaftNetwork for MemoryEndpoint {
     }
 
     fn shutdown(&self) {
-        self.shared.nodes.write().remove(&self.me);
+        // Not the node that took its place meanwhile.
+        let mut nodes = self.shared.nodes.write();
+        if nodes.get(&self.me).is_some_and(|node| node.number == self.number.load(Ordering::Relaxed)) {
+            nodes.remove(&self.me);
+        }
     }
 }

@@ -1,0 +1,275 @@
+//! A log in one file, as simple as a correct one can be: an index in memory, a journal on the disk. With a flaw, if wanted.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use quorate::advanced::wal::{Disk, DiskFile};
+use quorate::{
+    Batch, Batches, Completions, GroupId, LeaderId, LogId, LogIds, LogWrite, MemoryStorage, RaftLogStorage, Recovered,
+    Span, StorageError, StorageErrorKind, Tail, Vote, WriteId,
+};
+use quorate_testkit::storage::CLUSTER;
+
+/// What is wrong with the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    None,
+    VoteNotSynced,
+    AppendNotSynced,
+    LateCallback,
+    HoleAfterPurge,
+    TruncationUndone,
+    StaleRead,
+    BoundaryLost,
+    VoteGoesBack,
+    AcknowledgesAfterFailure,
+    TornTailBelieved,
+}
+
+pub(crate) struct FileLog {
+    flaw: Flaw,
+    index: MemoryStorage,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    file: Arc<dyn DiskFile>,
+    end: u64,
+    failed: bool,
+    ears: BTreeMap<GroupId, Arc<dyn Completions>>,
+    /// For the late callback.
+    held: Vec<(GroupId, WriteId)>,
+    /// For the hole: the index that is missing.
+    holes: BTreeMap<GroupId, u64>,
+    /// For the stale read.
+    cache: BTreeMap<(GroupId, u64), Batches>,
+}
+
+struct Deaf;
+
+impl Completions for Deaf {
+    fn complete(&self, _write: WriteId, _result: Result<(), StorageError>) {}
+}
+
+impl FileLog {
+    pub(crate) fn open(disk: &dyn Disk, dir: &Path, flaw: Flaw) -> Result<Self, StorageError> {
+        disk.create_dir_all(dir)?;
+        let path = dir.join("log");
+        let file = match disk.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(&path)?,
+            opened => opened?,
+        };
+        // Always: whoever made it may have failed before this.
+        disk.sync_dir(dir)?;
+        let index = MemoryStorage::new();
+        let (mut end, mut holes) = (0, BTreeMap::new());
+        let mut bytes = vec![0; usize::try_from(file.length()?).unwrap()];
+        read_all(&*file, &mut bytes)?;
+        while let Some((body, length)) = record(&bytes[end..], flaw) {
+            replay(&index, &body, flaw, &mut holes)?;
+            end += length;
+        }
+        // What a crash tore is gone, so that it never stands behind what is written now.
+        file.set_len(end as u64)?;
+        file.sync_data()?;
+        let inner = Inner {
+            file,
+            end: end as u64,
+            failed: false,
+            ears: BTreeMap::new(),
+            held: Vec::new(),
+            holes,
+            cache: BTreeMap::new(),
+        };
+        Ok(Self { flaw, index, inner: Mutex::new(inner) })
+    }
+}
+
+fn read_all(file: &dyn DiskFile, bytes: &mut [u8]) -> io::Result<()> {
+    let mut at = 0;
+    while at < bytes.len() {
+        match file.read_at(&mut bytes[at..], at as u64)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => at += count,
+        }
+    }
+    Ok(())
+}
+
+/// The first record, and how long it is: length, checksum, body.
+fn record(bytes: &[u8], flaw: Flaw) -> Option<(Vec<u8>, usize)> {
+    let head = bytes.get(..8)?;
+    let length = u32::from_le_bytes(head[..4].try_into().unwrap()) as usize;
+    let body = bytes.get(8..8 + length).filter(|body| !body.is_empty())?;
+    let is_whole = crc32c::crc32c(body) == u32::from_le_bytes(head[4..].try_into().unwrap());
+    (is_whole || flaw == Flaw::TornTailBelieved).then(|| (body.to_vec(), 8 + length))
+}
+
+fn put_log_id(out: &mut Vec<u8>, id: LogId) {
+    for number in [id.leader_id.term, id.leader_id.node_id.0, id.index] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+fn log_id(bytes: &[u8]) -> LogId {
+    LogId::new(LeaderId::new(number(bytes, 0), number(bytes, 8)), number(bytes, 16))
+}
+
+fn encode(group: GroupId, op: &LogWrite) -> Vec<u8> {
+    let mut out = group.0.to_le_bytes().to_vec();
+    match op {
+        LogWrite::Vote(vote) => {
+            out.push(1);
+            put_log_id(&mut out, LogId::new(vote.leader_id, vote.committed.into()));
+        }
+        LogWrite::Append(batches) => {
+            out.push(2);
+            batches.iter().for_each(|batch| out.extend_from_slice(batch.bytes()));
+        }
+        LogWrite::Truncate { after } => {
+            out.push(3);
+            put_log_id(&mut out, *after);
+        }
+        LogWrite::Reset { to, tail } => {
+            out.push(if *tail == Tail::Keep { 4 } else { 5 });
+            put_log_id(&mut out, *to);
+        }
+        LogWrite::PromiseLease(lease) => {
+            out.push(6);
+            out.extend_from_slice(&u64::try_from(lease.as_nanos()).unwrap().to_le_bytes());
+        }
+        LogWrite::ForgetPromisedEnd => out.push(8),
+    }
+    out
+}
+
+fn replay(
+    index: &MemoryStorage,
+    body: &[u8],
+    flaw: Flaw,
+    holes: &mut BTreeMap<GroupId, u64>,
+) -> Result<(), StorageError> {
+    let (group, rest) = (GroupId(number(body, 0)), &body[9..]);
+    let op = match body[8] {
+        1 => {
+            let id = log_id(rest);
+            let vote = Vote { leader_id: id.leader_id, committed: id.index == 1 };
+            if flaw == Flaw::VoteGoesBack && vote.committed {
+                return Ok(());
+            }
+            LogWrite::Vote(vote)
+        }
+        2 => {
+            let decoded = Batch::decode(CLUSTER, group, rest.to_vec().into());
+            let corrupt = |error| StorageError::new(StorageErrorKind::Corrupt, format!("{error:?}"));
+            LogWrite::Append(decoded.map_err(corrupt)?)
+        }
+        3 => LogWrite::Truncate { after: log_id(rest) },
+        kind @ (4 | 5) => {
+            let tail = if kind == 4 { Tail::Keep } else { Tail::Discard };
+            LogWrite::Reset { to: log_id(rest), tail }
+        }
+        6 => LogWrite::PromiseLease(Duration::from_nanos(number(rest, 0))),
+        8 => LogWrite::ForgetPromisedEnd,
+        _ => {
+            let upto = log_id(rest);
+            if flaw == Flaw::HoleAfterPurge {
+                holes.insert(group, upto.index + 1);
+            }
+            index.purge(group, upto);
+            return Ok(());
+        }
+    };
+    index.submit(group, WriteId(0), op);
+    Ok(())
+}
+
+impl Inner {
+    fn write(&mut self, body: &[u8], sync: bool) -> io::Result<()> {
+        let mut record = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
+        record.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
+        record.extend_from_slice(body);
+        let mut at = 0;
+        while at < record.len() {
+            at += self.file.write_at(&record[at..], self.end + at as u64)?;
+        }
+        if sync {
+            self.file.sync_data()?;
+        }
+        self.end += record.len() as u64;
+        Ok(())
+    }
+}
+
+impl RaftLogStorage for FileLog {
+    fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
+        self.inner.lock().unwrap().ears.insert(group, completions);
+        let mut found = self.index.recover(group, Arc::new(Deaf))?;
+        if self.flaw == Flaw::BoundaryLost && found.log.purged().index > 0 {
+            let purged = LogId::new(LeaderId::default(), found.log.purged().index);
+            found.log = LogIds::new(purged, found.log.runs().collect::<Vec<_>>());
+        }
+        Ok(found)
+    }
+
+    fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
+        let mut inner = self.inner.lock().unwrap();
+        let sync = match op {
+            LogWrite::Vote(_) => self.flaw != Flaw::VoteNotSynced,
+            LogWrite::Append(_) => self.flaw != Flaw::AppendNotSynced,
+            _ => true,
+        };
+        let forgets = self.flaw == Flaw::TruncationUndone && matches!(op, LogWrite::Truncate { .. });
+        let poisoned = inner.failed && self.flaw != Flaw::AcknowledgesAfterFailure;
+        let result = match (poisoned, forgets) {
+            (true, _) => Err(StorageError::new(StorageErrorKind::Poisoned, "an earlier write failed")),
+            (false, true) => Ok(()),
+            (false, false) => inner.write(&encode(group, &op), sync).map_err(StorageError::from),
+        };
+        inner.failed |= result.is_err();
+        self.index.submit(group, WriteId(0), op);
+        let Some(ear) = inner.ears.get(&group).cloned() else { return };
+        let mut told = vec![(ear, write)];
+        if self.flaw == Flaw::LateCallback {
+            let held = std::mem::replace(&mut inner.held, vec![(group, write)]);
+            told = held.into_iter().map(|(group, write)| (Arc::clone(&inner.ears[&group]), write)).collect();
+        }
+        drop(inner);
+        for (ear, write) in told {
+            ear.complete(write, result.clone());
+        }
+    }
+
+    fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError> {
+        let mut inner = self.inner.lock().unwrap();
+        if inner.holes.get(&group) == Some(&span.first_index()) {
+            return Ok(None);
+        }
+        let found = self.index.read(group, span, max_bytes)?;
+        if self.flaw != Flaw::StaleRead {
+            return Ok(found);
+        }
+        let Some(found) = found else { return Ok(None) };
+        Ok(Some(inner.cache.entry((group, span.first_index())).or_insert(found).clone()))
+    }
+
+    fn purge(&self, group: GroupId, upto: LogId) {
+        let mut body = group.0.to_le_bytes().to_vec();
+        body.push(7);
+        put_log_id(&mut body, upto);
+        let mut inner = self.inner.lock().unwrap();
+        if inner.failed || inner.write(&body, false).is_err() {
+            inner.failed = true;
+            return;
+        }
+        drop(inner);
+        self.index.purge(group, upto);
+    }
+}

@@ -1,0 +1,212 @@
+//! State machines: a map in memory, and a durable sum. With a flaw, if wanted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use quorate::advanced::wal::Disk;
+use quorate::{Checkpoint, Commands, Frozen, LastApplied, RaftStateMachine};
+
+/// What is wrong with the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    None,
+    /// The snapshot leaves out some keys.
+    MissingRange,
+    /// A capture is taken when it is written.
+    LateCapture,
+    /// A response depends on the order of a hash map.
+    MapOrder,
+    /// `restore` takes an end for the end.
+    HalfRestored,
+    /// State that no snapshot holds decides about responses.
+    HiddenState,
+}
+
+/// A flaw is part of the type, because `restore` makes a machine from nothing.
+pub(crate) struct Map<const FLAW: usize> {
+    entries: Arc<Mutex<BTreeMap<u64, u64>>>,
+    hashed: HashMap<u64, u64>,
+    applied: u64,
+}
+
+pub(crate) const FLAWS: [Flaw; 6] =
+    [Flaw::None, Flaw::MissingRange, Flaw::LateCapture, Flaw::MapOrder, Flaw::HalfRestored, Flaw::HiddenState];
+
+impl<const FLAW: usize> Map<FLAW> {
+    pub(crate) fn new() -> Self {
+        Self { entries: Arc::default(), hashed: HashMap::new(), applied: 0 }
+    }
+
+    pub(crate) fn contents(&self) -> String {
+        format!("{:?}", self.entries.lock().unwrap())
+    }
+}
+
+fn write(entries: &BTreeMap<u64, u64>, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(&(entries.len() as u64).to_le_bytes())?;
+    for (key, value) in entries {
+        out.write_all(&key.to_le_bytes())?;
+        out.write_all(&value.to_le_bytes())?;
+    }
+    Ok(())
+}
+
+impl<const FLAW: usize> RaftStateMachine for Map<FLAW> {
+    type Command = (u64, u64);
+    type Response = Option<u64>;
+
+    fn apply(&mut self, (key, value): (u64, u64)) -> Option<u64> {
+        self.applied += 1;
+        let before = self.entries.lock().unwrap().insert(key, value);
+        self.hashed.insert(key, value);
+        match FLAWS[FLAW] {
+            Flaw::MapOrder => self.hashed.values().next().copied(),
+            Flaw::HiddenState => Some(self.applied),
+            _ => before,
+        }
+    }
+
+    fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut entries = self.entries.lock().unwrap().clone();
+        if FLAWS[FLAW] == Flaw::MissingRange {
+            entries.retain(|key, _| !(3..6).contains(key));
+        }
+        write(&entries, out)
+    }
+
+    fn restore(input: &mut dyn Read) -> io::Result<Self> {
+        let mut number = [0; 8];
+        let mut next = || match input.read_exact(&mut number) {
+            Ok(()) => Ok(Some(u64::from_le_bytes(number))),
+            Err(_) if FLAWS[FLAW] == Flaw::HalfRestored => Ok(None),
+            Err(error) => Err(error),
+        };
+        let mut entries = BTreeMap::new();
+        for _ in 0..next()?.unwrap_or(0) {
+            let (Some(key), Some(value)) = (next()?, next()?) else { break };
+            entries.insert(key, value);
+        }
+        let hashed = entries.clone().into_iter().collect();
+        Ok(Self { entries: Arc::new(Mutex::new(entries)), hashed, applied: 0 })
+    }
+
+    fn freeze(&self) -> Option<Frozen> {
+        let (shared, then) = (Arc::clone(&self.entries), self.entries.lock().unwrap().clone());
+        match FLAWS[FLAW] {
+            Flaw::LateCapture => Some(Box::new(move |out| write(&shared.lock().unwrap(), out))),
+            _ => Some(Box::new(move |out| write(&then, out))),
+        }
+    }
+}
+
+/// What is wrong with the sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SumFlaw {
+    None,
+    AppliedBeforeData,
+    /// An installed snapshot keeps the old checkpoint.
+    InstallsWithoutCheckpoint,
+}
+
+/// A sum in a file.
+pub(crate) struct Sum {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    flaw: SumFlaw,
+    pub(crate) sum: u64,
+    kept: Option<Vec<u8>>,
+}
+
+impl Sum {
+    pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, flaw: SumFlaw) -> io::Result<Self> {
+        disk.create_dir_all(dir)?;
+        let mut sum = Self { disk, dir: dir.to_owned(), flaw, sum: 0, kept: None };
+        if let Some(bytes) = sum.load("state")? {
+            let (head, kept) = bytes.split_first_chunk::<8>().ok_or(io::ErrorKind::InvalidData)?;
+            (sum.sum, sum.kept) = (u64::from_le_bytes(*head), Some(kept.to_vec()).filter(|kept| !kept.is_empty()));
+        }
+        if flaw == SumFlaw::AppliedBeforeData
+            && let Some(kept) = sum.load("applied")?
+        {
+            sum.kept = Some(kept);
+        }
+        Ok(sum)
+    }
+
+    fn load(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let file = match self.disk.open(&self.dir.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mut bytes = vec![0; usize::try_from(file.length()?).unwrap()];
+        let read = file.read_at(&mut bytes, 0)?;
+        assert_eq!(read, bytes.len(), "the disk in memory reads all there is");
+        Ok(Some(bytes))
+    }
+
+    /// In one step: a new file takes the place of the old one.
+    fn store(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let (path, new) = (self.dir.join(name), self.dir.join("new"));
+        let file = self.disk.create(&new)?;
+        assert_eq!(file.write_at(bytes, 0)?, bytes.len(), "the disk in memory writes all there is");
+        file.sync_data()?;
+        self.disk.rename(&new, &path)?;
+        self.disk.sync_dir(&self.dir)
+    }
+
+    fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let kept = match self.flaw {
+            SumFlaw::AppliedBeforeData => {
+                self.store("applied", checkpoint.as_bytes())?;
+                &[][..]
+            }
+            SumFlaw::None | SumFlaw::InstallsWithoutCheckpoint => checkpoint.as_bytes(),
+        };
+        self.store("state", &[&self.sum.to_le_bytes()[..], kept].concat())?;
+        self.kept = Some(checkpoint.as_bytes().to_vec());
+        Ok(())
+    }
+}
+
+impl RaftStateMachine for Sum {
+    type Command = u64;
+    type Response = u64;
+
+    fn apply(&mut self, add: u64) -> u64 {
+        self.sum += add;
+        self.sum
+    }
+
+    fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
+        while let Some((_, add)) = commands.next_command() {
+            let sum = self.apply(add);
+            commands.respond(sum);
+        }
+        self.save(&commands.checkpoint())
+    }
+
+    fn last_applied(&mut self) -> io::Result<LastApplied> {
+        Ok(LastApplied::kept(self.kept.clone()))
+    }
+
+    fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.sum.to_le_bytes())
+    }
+
+    fn restore(_input: &mut dyn Read) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn install(&mut self, input: &mut dyn Read, checkpoint: Checkpoint) -> io::Result<()> {
+        let mut bytes = [0; 8];
+        input.read_exact(&mut bytes)?;
+        self.sum = u64::from_le_bytes(bytes);
+        let old = self.kept.clone().map(Checkpoint::from_bytes);
+        match (self.flaw, old) {
+            (SumFlaw::InstallsWithoutCheckpoint, Some(old)) => self.save(&old),
+            _ => self.save(&checkpoint),
+        }
+    }
+}
