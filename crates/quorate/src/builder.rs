@@ -9,7 +9,8 @@ use quorate_wal::Disk;
 
 use crate::host::HostBuilder;
 use crate::{
-    Config, GroupBuilder, MemoryNetwork, Raft, RaftNetwork, RaftStateMachine, Settings, StartError, Storage, TlsFiles,
+    Config, GroupBuilder, MemoryNetwork, MetricsRegistry, Raft, RaftNetwork, RaftStateMachine, Settings, StartError,
+    Storage, TlsFiles,
 };
 
 /// Describes a node with one group; made by [`Raft::builder`].
@@ -86,6 +87,12 @@ impl<S: RaftStateMachine> Builder<S> {
     /// four times a second; in between its time goes on by itself.
     pub fn wall_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.host = self.host.wall_clock(clock);
+        self
+    }
+
+    /// Shows this node's numbers in this registry, together with those of others.
+    pub fn metrics_registry(mut self, registry: &MetricsRegistry) -> Self {
+        self.host = self.host.metrics_registry(registry);
         self
     }
 

@@ -30,6 +30,7 @@ pub mod hostile;
 mod identity;
 mod leadership;
 mod memory;
+mod meters;
 mod metrics;
 mod network;
 #[cfg(feature = "serde")]
@@ -63,6 +64,9 @@ pub use host::{GroupBuilder, Host, HostBuilder, Storage};
 pub use identity::{Identity, IdentityStore};
 pub use leadership::{LeaderChanges, Leadership};
 pub use memory::{MemoryEndpoint, MemoryNetwork, MemorySnapshots, MemoryStorage};
+#[cfg(feature = "prometheus")]
+pub use meters::PROMETHEUS_CONTENT_TYPE;
+pub use meters::{Latencies, MetricFamily, MetricKind, MetricSample, MetricValue, MetricsRegistry, RuntimeStats};
 pub use metrics::{PeerMetrics, RaftMetrics, Role, TransferMetrics, Wait};
 pub use network::{
     Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotProgress, SnapshotSource,

@@ -12,8 +12,8 @@ use crate::driver::Input;
 use crate::group::{ApplyQueue, Node, ProposalQueue, Terms};
 use crate::host::{HostInner, initialize};
 use crate::{
-    Builder, ChangeError, ClientWriteError, ClosedReason, Host, InitializeError, RaftMetrics, RaftStateMachine,
-    ReadError, SnapshotError, Wait, WriteBuilder, WriteManyBuilder,
+    Builder, ChangeError, ClientWriteError, ClosedReason, Host, InitializeError, MetricsRegistry, RaftMetrics,
+    RaftStateMachine, ReadError, RuntimeStats, SnapshotError, Wait, WriteBuilder, WriteManyBuilder,
 };
 
 /// Pause before a refused request is made again, if nothing tells when it may succeed.
@@ -223,6 +223,16 @@ impl<S: RaftStateMachine> Raft<S> {
     /// millisecond.
     pub fn metrics(&self) -> watch::Receiver<RaftMetrics> {
         self.group.node.metrics()
+    }
+
+    /// The numbers of this node's groups: counters, gauges and times, for exporters.
+    pub fn metrics_registry(&self) -> MetricsRegistry {
+        self.group.host.registry.clone()
+    }
+
+    /// How long the parts of this group's work took on this node, and how much of it there was.
+    pub fn runtime_stats(&self) -> RuntimeStats {
+        RuntimeStats::of(&self.group.node.meters, &self.group.host.meters)
     }
 
     /// Waits for a condition.

@@ -27,6 +27,7 @@ use crate::group::{
     entry_bytes, outgoing,
 };
 use crate::host::{Disks, find};
+use crate::meters::GroupMeters;
 use crate::session::{SessionOutcome, SessionRefusal, SessionTable};
 use crate::tuning::check_tunables;
 use crate::{
@@ -287,7 +288,9 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let reports = Reports { completed: Arc::clone(&completed), shell: Arc::clone(&shell) };
         let disks = Disks { log: &*log, snapshots: &*snapshots, has_met_peers };
         let found = find(disks, (id, group), Arc::new(reports), machine)?;
-        let (applies, recovered, last_time) = found.into_applies((id, group), Arc::clone(&log), Arc::clone(&snapshots));
+        let meters = Arc::new(GroupMeters::new(id, group, None));
+        let (applies, recovered, last_time) =
+            found.into_applies(Arc::clone(&meters), Arc::clone(&log), Arc::clone(&snapshots));
         let proposals = Arc::new(ProposalQueue::new());
         let driver = DriverParts {
             config: config.to_core(id, incarnation, seed),
@@ -300,6 +303,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
             network: Arc::clone(&network),
             proposals: Arc::clone(&proposals) as Arc<dyn Proposals>,
             completed,
+            meters,
         };
         let back: Arc<dyn Shell> = Arc::new(Arc::clone(&shell));
         set(&applies.shell, Arc::downgrade(&back));

@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::group::{CommitWaits, Failure, Fired, Permit, Proposals, ReadBatch, Taken, Waits, forget};
+use crate::meters::{GroupMeters, Trips};
 use crate::{
     ChangeError, ClosedReason, InitializeError, RaftLogStorage, RaftNetwork, ReceivedSnapshot, SnapshotData,
     SnapshotError, StorageError,
@@ -140,8 +141,8 @@ pub(crate) struct Ship {
 pub(crate) enum ApplyJob {
     /// The entries from `first` on are awaited; they count only under this leader.
     Expect { first: LogId, count: u64, waits: Arc<dyn Waits>, permit: Permit },
-    /// Apply these entries; without batches they have to be read first. Never dropped.
-    Apply { span: Span, batches: Option<Batches> },
+    /// Apply these entries, committed and durable at `since`; without batches they have to be read first. Never dropped.
+    Apply { span: Span, batches: Option<Batches>, since: Instant },
     /// Make this snapshot durable, restore from it.
     Install { meta: SnapshotMeta, data: SnapshotData },
     /// Capture what is applied.
@@ -188,6 +189,14 @@ impl Completed {
     }
 }
 
+/// A batch of writes in the log.
+struct Proposed {
+    /// Its last index.
+    last: u64,
+    entries: u64,
+    at: Instant,
+}
+
 /// Who waits for an answer of the core, other than writers.
 enum Waiting {
     /// With the moment it was asked.
@@ -211,6 +220,7 @@ pub(crate) struct DriverParts {
     pub(crate) network: Arc<dyn RaftNetwork>,
     pub(crate) proposals: Arc<dyn Proposals>,
     pub(crate) completed: Arc<Completed>,
+    pub(crate) meters: Arc<GroupMeters>,
 }
 
 /// One group's driver on one node.
@@ -224,6 +234,8 @@ pub(crate) struct Driver {
     network: Arc<dyn RaftNetwork>,
     proposals: Arc<dyn Proposals>,
     completed: Arc<Completed>,
+    meters: Arc<GroupMeters>,
+    trips: Trips,
     tail: Tail,
     writes: Writes,
     /// The greatest time stamped into an entry so far.
@@ -238,8 +250,8 @@ pub(crate) struct Driver {
     received: Option<SnapshotData>,
     /// The proposal being stepped.
     proposal: Option<Taken>,
-    /// Last indexes of the batches of writes that are in the log and not committed.
-    proposed: VecDeque<u64>,
+    /// The batches of writes that are in the log and not committed.
+    proposed: VecDeque<Proposed>,
     /// Most of them.
     max_proposed: usize,
     /// Who wants to know that a write is committed.
@@ -278,6 +290,8 @@ impl Driver {
             network: parts.network,
             proposals: parts.proposals,
             completed: parts.completed,
+            meters: parts.meters,
+            trips: Trips::default(),
             tail,
             writes: Writes::default(),
             last_time: parts.last_time,
@@ -366,8 +380,10 @@ impl Driver {
         self.proposals.set_held(false);
         loop {
             let (commit, leads) = (self.core.commit(), self.core.is_leader());
-            while self.proposed.front().is_some_and(|last| *last <= commit || !leads) {
-                self.proposed.pop_front();
+            while let Some(proposed) = self.proposed.pop_front_if(|batch| batch.last <= commit || !leads) {
+                if leads {
+                    self.meters.propose_to_commit.enter(now.at.since(proposed.at), proposed.entries);
+                }
             }
             if self.proposed.len() >= self.max_proposed {
                 return self.proposals.set_held(true);
@@ -383,6 +399,9 @@ impl Driver {
         match input {
             Input::Packet { from, incarnation, packet } => {
                 self.at_hand = packet.batches;
+                if let Message::AppendReply(reply) = &packet.message {
+                    self.trips.answered(from, reply, now.at);
+                }
                 if let Message::VoteReply(reply) = &packet.message {
                     note::denied(self.me, self.group, from, reply);
                 }
@@ -573,7 +592,12 @@ impl Driver {
             let mut completions = std::mem::take(&mut self.completions);
             for (write, result) in completions.drain(..) {
                 match result {
-                    Ok(()) => reached = self.writes.completed(write).or(reached),
+                    Ok(()) => {
+                        if let Some(since) = self.writes.since(write) {
+                            self.meters.persist.enter(now.at.since(since), 1);
+                        }
+                        reached = self.writes.completed(write).or(reached);
+                    }
                     Err(error) => {
                         if self.writes.waits_for(write) {
                             self.step(now, Event::PersistFailed(write), effects);

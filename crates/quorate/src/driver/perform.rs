@@ -6,7 +6,7 @@ use quorate_core::{
 };
 use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries_of};
 
-use super::{ApplyJob, Driver, Effects, Fetch, Now, Ship, Waiting, note};
+use super::{ApplyJob, Driver, Effects, Fetch, Now, Proposed, Ship, Waiting, note};
 use crate::group::{Failure, Permit, Taken, forget};
 use crate::{ChangeError, ClosedReason, InitializeError, LogWrite, SnapshotError};
 
@@ -14,16 +14,27 @@ impl Driver {
     pub(super) fn perform(&mut self, now: Now, action: Action, effects: &mut Effects) {
         match action {
             Action::Persist(write) => self.persist(now, write, effects),
-            Action::Send { to, message } => self.send(to, message),
-            Action::SendEntries { to, header, span } => self.send_entries(to, header, span, effects),
+            Action::Send { to, message } => {
+                if let Message::Append(append) = &message {
+                    self.trips.sent(&self.meters, to, &append.header, now.at);
+                }
+                self.send(to, message);
+            }
+            Action::SendEntries { to, header, span } => {
+                self.trips.sent(&self.meters, to, &header, now.at);
+                self.send_entries(to, header, span, effects);
+            }
             Action::SendSnapshot { to, header, at_least } => effects.ship.push(Ship { to, header, at_least }),
             Action::InstallSnapshot(meta) => match self.received.take() {
                 Some(data) => effects.apply.push(ApplyJob::Install { meta, data }),
                 None => self.caused.push_back(Event::SnapshotInstallFailed),
             },
             Action::BuildSnapshot => effects.apply.push(ApplyJob::Build),
-            Action::Apply(span) => effects.apply.push(ApplyJob::Apply { span, batches: self.tail.read(span) }),
-            Action::Reply { request, outcome } => self.reply(request, outcome, effects),
+            Action::Apply(span) => {
+                let batches = self.tail.read(span);
+                effects.apply.push(ApplyJob::Apply { span, batches, since: now.at });
+            }
+            Action::Reply { request, outcome } => self.reply(now, request, outcome, effects),
             Action::Purge { upto } => {
                 self.storage.purge(self.group, upto);
                 self.keep_time();
@@ -35,6 +46,7 @@ impl Driver {
 
     fn note(&mut self, note: &Note, effects: &mut Effects) {
         note::trace(self.me, self.group, note);
+        self.meters.note(note);
         match note {
             Note::MembershipInForce(_) => self.tell_addresses(),
             Note::LostLog { named } => {
@@ -94,7 +106,7 @@ impl Driver {
                 }
             },
         };
-        self.writes.submitted(write.id);
+        self.writes.submitted(write.id, now.at);
         self.storage.submit(self.group, write.id, op);
     }
 
@@ -112,6 +124,7 @@ impl Driver {
                 let taken = self.proposal.as_mut()?;
                 let batch =
                     taken.builder.seal(self.cluster, self.group, span.last.leader_id, span.first_index(), time)?;
+                self.meters.proposed(span.count(), batch.bytes().len() as u64);
                 (batch.last() == span.last).then(|| one(batch))
             }
             Source::Core(entry) => {
@@ -177,6 +190,7 @@ impl Driver {
     fn post(&self, to: NodeId, message: Message) {
         if let Message::VoteReply(reply) = &message {
             note::refused(self.me, self.group, to, reply);
+            self.meters.voted(&reply.answer);
         }
         let packet = Packet { group: self.group, message, batches: Batches::new() };
         drop(self.network.send(to, packet));
@@ -189,6 +203,7 @@ impl Driver {
         if self.sent.as_ref().is_none_or(|(sent, _, _)| *sent != span) {
             let Some(batches) = self.tail.read(span) else {
                 self.fetching.push(to);
+                self.trips.forget(to, header.round);
                 return effects.fetch.push(Fetch { to, header, span });
             };
             let Ok(entries) = entries_of(&batches) else { return self.lost(to, header.stream) };
@@ -235,9 +250,9 @@ impl Driver {
 
     // ---- answers ----
 
-    fn reply(&mut self, request: RequestId, outcome: Outcome, effects: &mut Effects) {
+    fn reply(&mut self, now: Now, request: RequestId, outcome: Outcome, effects: &mut Effects) {
         match self.waiting.remove(&request) {
-            None => self.answer_proposal(outcome, effects),
+            None => self.answer_proposal(now, outcome, effects),
             Some(Waiting::Read(batch, _)) => match outcome {
                 Outcome::Read(log_id) => batch.finish(Ok(log_id), &mut effects.fired),
                 Outcome::Refused(refusal) => batch.finish(Err(refusal), &mut effects.fired),
@@ -298,13 +313,13 @@ impl Driver {
         }
     }
 
-    fn answer_proposal(&mut self, outcome: Outcome, effects: &mut Effects) {
+    fn answer_proposal(&mut self, now: Now, outcome: Outcome, effects: &mut Effects) {
         let Some(taken) = self.proposal.take() else { return };
         let Taken { builder, waits, permit, commits, only: _ } = taken;
         self.proposals.recycle(builder);
         match outcome {
             Outcome::Proposed(span) => {
-                self.proposed.push_back(span.last.index);
+                self.proposed.push_back(Proposed { last: span.last.index, entries: span.count(), at: now.at });
                 let first = LogId::new(span.last.leader_id, span.first_index());
                 self.commit_waits.proposed(first, commits);
                 effects.apply.push(ApplyJob::Expect { first, count: span.count(), waits, permit });

@@ -2,27 +2,27 @@
 
 use std::collections::VecDeque;
 
-use quorate_core::{Bug, WriteId, bug};
+use quorate_core::{Bug, Instant, WriteId, bug};
 
 /// Writes that were submitted and not yet reported to the core.
 #[derive(Debug, Default)]
 pub(crate) struct Writes {
-    /// In the order of their ids; whether each is durable.
-    open: VecDeque<(WriteId, bool)>,
+    /// In the order of their ids; whether each is durable, and since when it is under way.
+    open: VecDeque<(WriteId, bool, Instant)>,
 }
 
 impl Writes {
-    pub(crate) fn submitted(&mut self, write: WriteId) {
-        self.open.push_back((write, false));
+    pub(crate) fn submitted(&mut self, write: WriteId, now: Instant) {
+        self.open.push_back((write, false, now));
     }
 
     /// Takes in that this write is durable; unknown and repeated ids are ignored. Returns the last write of the
     /// durable prefix, if that grew.
     pub(crate) fn completed(&mut self, write: WriteId) -> Option<WriteId> {
-        let place = self.open.binary_search_by_key(&write, |(id, _)| *id).ok()?;
+        let place = self.place(write)?;
         self.open[place].1 = place == 0 || !bug(Bug::EarlyCompletionIsDropped);
         let mut reached = None;
-        while let Some((id, durable)) = self.open.front()
+        while let Some((id, durable, _)) = self.open.front()
             && (*durable || bug(Bug::EarlyCompletionCoversEarlier) && *id < write)
         {
             reached = Some(*id);
@@ -33,7 +33,17 @@ impl Writes {
 
     /// Whether the core waits for this write.
     pub(crate) fn waits_for(&self, write: WriteId) -> bool {
-        self.open.binary_search_by_key(&write, |(id, _)| *id).is_ok()
+        self.place(write).is_some()
+    }
+
+    /// When this write was submitted, if it is not durable yet.
+    pub(crate) fn since(&self, write: WriteId) -> Option<Instant> {
+        let (_, durable, since) = self.open[self.place(write)?];
+        (!durable).then_some(since)
+    }
+
+    fn place(&self, write: WriteId) -> Option<usize> {
+        self.open.binary_search_by_key(&write, |(id, _, _)| *id).ok()
     }
 }
 
@@ -44,7 +54,7 @@ mod tests {
     #[test]
     fn only_a_prefix_without_gaps_is_reported() {
         let mut writes = Writes::default();
-        (1..=4).for_each(|id| writes.submitted(WriteId(id)));
+        (1..=4).for_each(|id| writes.submitted(WriteId(id), Instant::ORIGIN));
         assert_eq!(writes.completed(WriteId(3)), None);
         assert_eq!(writes.completed(WriteId(2)), None);
         assert_eq!(writes.completed(WriteId(1)), Some(WriteId(3)));

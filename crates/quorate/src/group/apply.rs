@@ -20,6 +20,7 @@ use super::node::{Applies, panic_text};
 use super::{Failure, Fired, Permit, WaitList, Waits};
 use crate::driver::{ApplyJob, Input};
 use crate::events::{NODE, SNAPSHOT};
+use crate::meters::{Depths, GroupMeters};
 use crate::session::SessionTable;
 use crate::{
     ClosedReason, RaftLogStorage, RaftStateMachine, SnapshotData, SnapshotStore, StorageError, StorageErrorKind,
@@ -110,8 +111,7 @@ pub(crate) struct ApplyParts<S> {
     pub(crate) book: Book,
     /// Whether the machine keeps its state itself.
     pub(crate) durable: bool,
-    pub(crate) node: NodeId,
-    pub(crate) group: GroupId,
+    pub(crate) meters: Arc<GroupMeters>,
     pub(crate) storage: Arc<dyn RaftLogStorage>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
 }
@@ -122,6 +122,7 @@ pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     pub(crate) shell: OnceLock<Weak<dyn Shell>>,
     node: NodeId,
     group: GroupId,
+    meters: Arc<GroupMeters>,
     inline: bool,
     /// Whether the machine keeps its state itself.
     durable: bool,
@@ -155,8 +156,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             shell: OnceLock::new(),
-            node: parts.node,
-            group: parts.group,
+            node: parts.meters.node,
+            group: parts.meters.group,
+            meters: parts.meters,
             inline,
             durable: parts.durable,
             storage: parts.storage,
@@ -221,14 +223,14 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     /// Lets go of the bytes of an apply if too many wait already.
     fn bounded(&self, job: ApplyJob) -> ApplyJob {
-        let ApplyJob::Apply { span, batches } = job else { return job };
+        let ApplyJob::Apply { span, batches, since } = job else { return job };
         let bytes = size_of_batches(batches.as_ref());
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before > 0 && before + bytes > MAX_QUEUED_BYTES {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return ApplyJob::Apply { span, batches: None };
+            return ApplyJob::Apply { span, batches: None, since };
         }
-        ApplyJob::Apply { span, batches }
+        ApplyJob::Apply { span, batches, since }
     }
 
     // ---- working jobs off ----
@@ -311,16 +313,20 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             Job::Read { at, read } if machine.applied.index >= at => read(&machine.state),
             Job::Read { at, read } => machine.parked.push((at, read)),
             Job::Visit(visit) => visit(&machine.state),
-            Job::Driver(ApplyJob::Apply { span, batches }) => {
+            Job::Driver(ApplyJob::Apply { span, batches, since }) => {
+                let began = self.meters.now();
                 self.queued_bytes.fetch_sub(size_of_batches(batches.as_ref()), Ordering::Relaxed);
                 match batches {
                     Some(batches) => self.apply(machine, &batches, fired)?,
                     None => self.read_and_apply(machine, span, fired)?,
                 }
+                self.meters.applied(span.count(), since, began);
                 machine.serve_parked();
             }
             Job::Driver(ApplyJob::Install { meta, data }) => {
+                let began = self.meters.now();
                 self.install(machine, meta, data, fired)?;
+                self.meters.enter_since(&self.meters.snapshot_install, began);
                 machine.serve_parked();
             }
             Job::Driver(ApplyJob::Build) => self.build(machine),
@@ -524,10 +530,14 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             target: SNAPSHOT, "snapshot_build", node = self.node.0, group = self.group.0, last = %meta.last_log_id
         )
         .entered();
+        let began = self.meters.now();
         let mut out = BufWriter::with_capacity(1 << 16, self.snapshots.create(self.group, meta)?);
         write_header(&mut out, time, sessions)?;
         write(&mut out)?;
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.commit()
+        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.commit()?;
+        self.meters.snapshots_built.add(1);
+        self.meters.enter_since(&self.meters.snapshot_build, began);
+        Ok(())
     }
 
     fn built(&self, meta: SnapshotMeta, written: Result<(), StorageError>) {
@@ -601,6 +611,11 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
     fn session_counts(&self) -> (u64, u64) {
         let (sessions, answers) = &self.session_counts;
         (sessions.load(Ordering::Relaxed), answers.load(Ordering::Relaxed))
+    }
+
+    fn depths(&self) -> Depths {
+        let (jobs, bytes) = (self.jobs.lock().len(), self.queued_bytes.load(Ordering::Relaxed));
+        Depths { apply_jobs: jobs as u64, apply_bytes: bytes as u64, ..Depths::default() }
     }
 
     fn expire(&self, before: std::time::Instant, fired: &mut Fired) {

@@ -23,6 +23,7 @@ use super::{Fired, Proposals, Shell, Work};
 use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
 use crate::events::{NODE, SNAPSHOT};
 use crate::group::reads::ReadQueue;
+use crate::meters::{Depths, GroupMeters, Metered};
 use crate::metrics::{TransfersShown, metrics_of};
 use crate::{
     ClosedReason, Completions, OutgoingSnapshot, RaftLogStorage, RaftMetrics, RaftNetwork, SnapshotProgress,
@@ -87,6 +88,8 @@ pub(crate) trait Applies: Send + Sync {
     fn pump(&self);
     /// Number of client sessions, and of answers kept for them.
     fn session_counts(&self) -> (u64, u64);
+    /// What waits in it.
+    fn depths(&self) -> Depths;
     /// Answers "unknown" to writers that came before `before`.
     fn expire(&self, before: std::time::Instant, fired: &mut Fired);
     /// Answers "unknown" to every writer; nothing is applied any more.
@@ -108,6 +111,7 @@ pub(crate) struct NodeParts {
     pub(crate) proposals: Arc<dyn Proposals>,
     pub(crate) applies: Arc<dyn Applies>,
     pub(crate) metrics: watch::Sender<RaftMetrics>,
+    pub(crate) meters: Arc<GroupMeters>,
 }
 
 /// Writers are answered at most this long after their deadline.
@@ -184,6 +188,7 @@ pub(crate) struct Node {
     membership: RwLock<Arc<Membership>>,
     transfers: Mutex<TransfersShown>,
     metrics: watch::Sender<RaftMetrics>,
+    pub(crate) meters: Arc<GroupMeters>,
     closed: OnceLock<ClosedReason>,
     /// Tells that `closed` is set and everybody answered.
     over: Notify,
@@ -243,6 +248,7 @@ impl Node {
                 membership_log_id,
             }),
             metrics: parts.metrics,
+            meters: parts.meters,
             transfers: Mutex::default(),
             closed: OnceLock::new(),
             over: Notify::new(),
@@ -441,6 +447,7 @@ impl Node {
     fn look(&self, seat: &mut Seat, now: Instant) -> News {
         let core = seat.driver.core();
         let leader = core.leader();
+        self.meters.look(core);
         self.leads.store(core.is_leader(), Ordering::Relaxed);
         if self.blank.load(Ordering::Relaxed) && !is_blank(core) {
             self.blank.store(false, Ordering::Release);
@@ -574,16 +581,24 @@ impl Node {
                 target: SNAPSHOT, "snapshot_send", node = node.me.0, group = node.group.0, peer = to.0
             )
             .entered();
+            let moved = Arc::new(AtomicU64::new(0));
             let report = {
                 let node = Arc::clone(&node);
+                let began = node.clock.now();
+                let moved = Arc::clone(&moved);
                 move |outcome| {
+                    let delivered = (outcome == SendOutcome::Delivered).then(|| moved.load(Ordering::Relaxed));
+                    node.meters.sent_snapshot(delivered, node.clock.now().since(began));
                     node.note_sending(to, None);
                     node.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }));
                 }
             };
             let progress = {
                 let node = Arc::clone(&node);
-                SnapshotProgress::new(move |bytes, total| node.note_sending(to, Some((bytes, total))))
+                SnapshotProgress::new(move |bytes, total| {
+                    moved.store(total, Ordering::Relaxed);
+                    node.note_sending(to, Some((bytes, total)));
+                })
             };
             match outgoing(&*node.snapshots, node.group, &ship) {
                 Ok(Some(snapshot)) => {
@@ -717,6 +732,21 @@ impl Node {
         // Without receivers nothing was published.
         self.bring(Input::Publish);
         receiver
+    }
+}
+
+impl Metered for Node {
+    fn meters(&self) -> &GroupMeters {
+        &self.meters
+    }
+
+    fn depths(&self) -> Depths {
+        let (proposal_batches, proposal_bytes) = self.proposals.depth();
+        Depths { proposal_batches, proposal_bytes, ..self.applies.depths() }
+    }
+
+    fn shown(self: Arc<Self>) -> RaftMetrics {
+        self.metrics().borrow().clone()
     }
 }
 

@@ -42,6 +42,9 @@ pub(crate) trait Proposals: Send + Sync {
     /// Gives a builder's buffer back for reuse.
     fn recycle(&self, builder: BatchBuilder);
 
+    /// Batches in the queue, and bytes of writes that have no answer yet.
+    fn depth(&self) -> (u64, u64);
+
     /// Refuses everything in the queue, and whatever comes later.
     fn close(&self, reason: &ClosedReason, fired: &mut Fired);
 
@@ -265,6 +268,10 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
         if queue.spare.len() < 2 {
             queue.spare.push(builder);
         }
+    }
+
+    fn depth(&self) -> (u64, u64) {
+        (self.waiting.load(Ordering::Relaxed) as u64, self.window.used() as u64)
     }
 
     fn close(&self, reason: &ClosedReason, fired: &mut Fired) {

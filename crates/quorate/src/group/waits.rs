@@ -223,6 +223,11 @@ impl Window {
         self.used.fetch_update(Ordering::SeqCst, Ordering::Relaxed, fits).is_ok()
     }
 
+    /// Bytes that are taken.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn give(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {

@@ -20,10 +20,11 @@ use crate::driver::Input;
 use crate::durable::Durable;
 use crate::group::{Clock, Node, WallClock};
 use crate::identity::random_u128;
+use crate::meters::{HostMeters, TimedDisk};
 use crate::tcp::TcpNetwork;
 use crate::{
-    ClosedReason, Config, Identity, Inbound, RaftNetwork, ReceivedSnapshot, Settings, StartError, Storage,
-    StorageError, TransferMetrics,
+    ClosedReason, Config, Identity, Inbound, MetricsRegistry, RaftNetwork, ReceivedSnapshot, Settings, StartError,
+    Storage, StorageError, TransferMetrics,
 };
 
 /// A group, for those who know no types.
@@ -48,6 +49,8 @@ pub(crate) struct HostInner {
     pub(crate) wall: WallClock,
     pub(crate) runtime: Handle,
     pub(crate) storage: Storage,
+    pub(crate) registry: MetricsRegistry,
+    pub(crate) meters: Arc<HostMeters>,
     pub(crate) network: Arc<dyn RaftNetwork>,
     pub(crate) calls: Arc<Calls>,
     seen: Seen,
@@ -81,7 +84,8 @@ impl HostInner {
         }
         // Where snapshots from peers are written before the store takes them over.
         let incoming = builder.data_dir.as_ref().map(|directory| directory.join("received"));
-        let (storage, on_shutdown) = open_storage(&mut builder, &runtime).await?;
+        let meters = Arc::new(HostMeters::new(builder.id));
+        let (storage, on_shutdown) = open_storage(&mut builder, &runtime, &meters).await?;
         let identity = storage.identity.identity();
         check_identity(&identity, builder.id, &builder.config)?;
         let mut address = builder.peers.get(&builder.id).map(|node| node.address.clone()).unwrap_or_default();
@@ -102,6 +106,10 @@ impl HostInner {
                 let tcp = TcpNetwork::bind_with(Arc::clone(&storage.identity), &listen, incoming, tls, rate).await?;
                 if let Some(host) = address.strip_suffix(":0") {
                     address = format!("{host}:{}", tcp.port());
+                    // The first membership says how others reach this node.
+                    if let Some(me) = builder.peers.get_mut(&builder.id) {
+                        me.address.clone_from(&address);
+                    }
                 }
                 Arc::new(tcp)
             }
@@ -121,6 +129,8 @@ impl HostInner {
             wall: builder.wall,
             runtime,
             storage,
+            registry: builder.registry,
+            meters,
             network,
             calls: Arc::new(Calls::new(random_u128()?)),
             seen: Seen::default(),
@@ -134,6 +144,7 @@ impl HostInner {
             stopped: OnceCell::new(),
             on_shutdown: Mutex::new(on_shutdown),
         });
+        host.registry.add_host(&host.meters);
         host.network.start(Arc::new(Arrivals(Arc::clone(&host))));
         Ok(host)
     }
@@ -372,11 +383,16 @@ impl Inbound for Arrivals {
 }
 
 /// What the builder was given, or what it says to open; and what closes that.
-async fn open_storage(builder: &mut HostBuilder, runtime: &Handle) -> Result<(Storage, Vec<AtShutdown>), StartError> {
+async fn open_storage(
+    builder: &mut HostBuilder,
+    runtime: &Handle,
+    meters: &Arc<HostMeters>,
+) -> Result<(Storage, Vec<AtShutdown>), StartError> {
     match (builder.storage.take(), builder.data_dir.take()) {
         (Some(storage), _) => Ok((storage, Vec::new())),
         (None, Some(directory)) => {
-            let (disk, id) = (Arc::clone(&builder.disk), builder.id);
+            let timed = TimedDisk { disk: Arc::clone(&builder.disk), meters: Arc::clone(meters) };
+            let (disk, id) = (Arc::new(timed), builder.id);
             let open = move || Durable::open(disk, &directory, id);
             let durable = runtime.spawn_blocking(open).await.map_err(|_| StartError::Closed)??;
             let closing = Arc::clone(&durable);

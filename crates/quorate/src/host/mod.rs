@@ -21,8 +21,8 @@ use crate::durable::Durable;
 use crate::group::WallClock;
 use crate::identity::MemoryIdentity;
 use crate::{
-    Config, IdentityStore, MemoryNetwork, MemorySnapshots, MemoryStorage, Raft, RaftLogStorage, RaftNetwork,
-    RaftStateMachine, Settings, SnapshotStore, StartError, StorageError, TlsFiles,
+    Config, IdentityStore, MemoryNetwork, MemorySnapshots, MemoryStorage, MetricsRegistry, Raft, RaftLogStorage,
+    RaftNetwork, RaftStateMachine, Settings, SnapshotStore, StartError, StorageError, TlsFiles,
 };
 
 /// Where a node keeps what it must not forget, see [`HostBuilder::storage`].
@@ -111,6 +111,7 @@ pub struct HostBuilder {
     tls: Option<TlsFiles>,
     disk: Arc<dyn Disk>,
     wall: WallClock,
+    registry: MetricsRegistry,
 }
 
 impl std::fmt::Debug for HostBuilder {
@@ -139,6 +140,7 @@ impl HostBuilder {
             tls: None,
             disk: Arc::new(RealDisk),
             wall: Arc::new(SystemTime::now),
+            registry: MetricsRegistry::new(),
         }
     }
 
@@ -183,6 +185,12 @@ impl HostBuilder {
     /// four times a second; in between its time goes on by itself. It may jump; the time of a log never goes back.
     pub fn wall_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.wall = Arc::new(clock);
+        self
+    }
+
+    /// Shows the numbers of this host's groups in this registry, together with those of other hosts.
+    pub fn metrics_registry(mut self, registry: &MetricsRegistry) -> Self {
+        self.registry = registry.clone();
         self
     }
 
@@ -245,6 +253,11 @@ impl Host {
     /// The address this node listens on for peers, with the port that the system chose if it was 0.
     pub fn address(&self) -> &str {
         &self.inner.address
+    }
+
+    /// The numbers of this host's groups.
+    pub fn metrics_registry(&self) -> MetricsRegistry {
+        self.inner.registry.clone()
     }
 
     /// Starts to describe a group on this host.

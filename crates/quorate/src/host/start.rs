@@ -10,6 +10,7 @@ use super::{GroupBuilder, HostInner, bootstrap};
 use crate::driver::{Completed, DriverParts};
 use crate::group::{ApplyParts, ApplyQueue, Book, Node, NodeParts, ProposalQueue, Reports, Shell, restored_by};
 use crate::identity::random_u128;
+use crate::meters::{GroupMeters, Metered};
 use crate::metrics::blank_metrics;
 use crate::raft::{Group, Raft};
 use crate::{
@@ -35,14 +36,14 @@ impl<S: RaftStateMachine> Found<S> {
     /// and the greatest time in it.
     pub(crate) fn into_applies(
         self,
-        (node, group): (NodeId, GroupId),
+        meters: Arc<GroupMeters>,
         storage: Arc<dyn RaftLogStorage>,
         snapshots: Arc<dyn SnapshotStore>,
     ) -> (Arc<ApplyQueue<S>>, Recovered, u64) {
         let Self { recovered, state, mut book, durable, last_time } = self;
         // The same, unless a planted bug says that more was applied.
         book.applied = recovered.applied;
-        let applies = ApplyQueue::new(ApplyParts { state, book, durable, node, group, storage, snapshots });
+        let applies = ApplyQueue::new(ApplyParts { state, book, durable, meters, storage, snapshots });
         (applies, recovered, last_time)
     }
 }
@@ -207,8 +208,9 @@ fn assemble<S: RaftStateMachine>(
     reports: &Reports,
 ) -> Result<Arc<Group<S>>, StartError> {
     let seed = random_u128()? as u64;
+    let meters = Arc::new(GroupMeters::new(host.id, id, Some(host.clock)));
     let (applies, recovered, last_time) =
-        found.into_applies((host.id, id), Arc::clone(&host.storage.log), Arc::clone(&host.storage.snapshots));
+        found.into_applies(Arc::clone(&meters), Arc::clone(&host.storage.log), Arc::clone(&host.storage.snapshots));
     let proposals = Arc::new(ProposalQueue::new());
     let driver = DriverParts {
         config: host.config.to_core(host.id, host.incarnation, seed),
@@ -221,6 +223,7 @@ fn assemble<S: RaftStateMachine>(
         network: Arc::clone(&host.network),
         proposals: Arc::clone(&proposals) as Arc<dyn crate::group::Proposals>,
         completed,
+        meters: Arc::clone(&meters),
     };
     let parts = NodeParts {
         me: host.id,
@@ -236,11 +239,14 @@ fn assemble<S: RaftStateMachine>(
         proposals: Arc::clone(&proposals) as Arc<dyn crate::group::Proposals>,
         applies: Arc::clone(&applies) as Arc<dyn crate::group::Applies>,
         metrics: watch::Sender::new(blank_metrics(host.id, id)),
+        meters,
     };
     let node = Node::new(parts, driver);
     // Both were just made: nobody set them before.
     let shell = Arc::clone(&node) as Arc<dyn Shell>;
     let _ = applies.shell.set(Arc::downgrade(&shell));
     let _ = reports.node.set(Arc::downgrade(&node));
+    let metered = Arc::clone(&node) as Arc<dyn Metered>;
+    host.registry.add_group(Arc::downgrade(&metered));
     Ok(Arc::new(Group { host: Arc::clone(host), node, proposals, applies }))
 }
