@@ -91,12 +91,14 @@ mod tests {
             commit: 0,
             lease: Duration::ZERO,
             named: None,
+            heard: None,
         };
         let reply = |stream, round| AppendReply {
             vote: Vote::default(),
             stream: StreamId(stream),
             round: Round(round),
             promised: Duration::ZERO,
+            lost: None,
             answer: AppendAnswer::Accepted { matched: LogId::ZERO },
         };
         let entered = || meters.round_trip(peer).latencies();
