@@ -10,10 +10,11 @@ use quorate::{ClientWriteError, ClosedReason, Config, OnLostLog, Raft, StartErro
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-use crate::face::Face;
+use crate::face::{Face, pages};
 use crate::mvcc::{Command, MemberAttributes, Store};
 use crate::topology::Address;
 
@@ -36,6 +37,8 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// Where it listens for clients.
     pub listen_clients: Vec<Address>,
+    /// Where it listens for those who watch it, besides: pages only.
+    pub listen_metrics: Vec<Address>,
     /// Where clients are told to reach it.
     pub client_urls: Vec<String>,
     /// Where it listens for peers.
@@ -49,7 +52,7 @@ pub struct NodeOptions {
 /// Why a node did not start.
 #[derive(Debug)]
 pub enum NodeError {
-    /// A client address cannot be listened on.
+    /// A client address, or one for metrics, cannot be listened on.
     ListenClients {
         /// The address.
         address: Address,
@@ -92,13 +95,7 @@ impl Node {
     /// See [`NodeError`].
     pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         // The ports first: whoever started the same node twice learns it before anything is written.
-        let mut listeners = Vec::new();
-        for address in &options.listen_clients {
-            let listener = TcpListener::bind(address.to_string())
-                .await
-                .map_err(|error| NodeError::ListenClients { address: address.clone(), error })?;
-            listeners.push(listener);
-        }
+        let (clients, watchers) = (listen(&options.listen_clients).await?, listen(&options.listen_metrics).await?);
         let builder = Raft::builder(options.id)
             .peers(options.peers)
             .data_dir(&options.data_dir)
@@ -109,8 +106,11 @@ impl Node {
         let (stop, stopped) = watch::channel(false);
         let face = Face::new(raft.clone());
         let mut servers = JoinSet::new();
-        for listener in listeners {
-            servers.spawn(serve(listener, face.clone(), stopped.clone()));
+        for listener in clients {
+            servers.spawn(serve(listener, face.clone().routes(), stopped.clone()));
+        }
+        for listener in watchers {
+            servers.spawn(serve(listener, Routes::from(pages(raft.clone())), stopped.clone()));
         }
         let attributes =
             MemberAttributes { id: options.id, name: options.name.clone(), client_urls: options.client_urls };
@@ -152,14 +152,25 @@ impl Node {
     }
 }
 
-async fn serve(listener: TcpListener, face: Face, mut stopped: watch::Receiver<bool>) {
+async fn listen(addresses: &[Address]) -> Result<Vec<TcpListener>, NodeError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let bound = TcpListener::bind(address.to_string()).await;
+        listeners.push(bound.map_err(|error| NodeError::ListenClients { address: address.clone(), error })?);
+    }
+    Ok(listeners)
+}
+
+async fn serve(listener: TcpListener, routes: Routes, mut stopped: watch::Receiver<bool>) {
     let until = async move {
         let _ = stopped.wait_for(|stop| *stop).await; // an error: the node is gone, which is a stop too
     };
     let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .add_routes(face.routes())
+        // Pages are asked for by HTTP/1.1.
+        .accept_http1(true)
+        .add_routes(routes)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until)
         .await;
     if let Err(error) = served {

@@ -216,8 +216,9 @@ fn a_port_in_use_is_named_with_the_flag_to_change() {
 
 #[test]
 fn wrong_flags_are_named_with_what_to_write() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["serve", "--listen-client-urls", "127.0.0.1:1"], "--listen-client-urls: \"127.0.0.1:1\" has no scheme"),
+        (&["serve", "--listen-metrics-urls", "127.0.0.1:1"], "--listen-metrics-urls: \"127.0.0.1:1\" has no scheme"),
         (&["serve", "--listen-peer-urls", "unix://x:1"], "--listen-peer-urls: \"unix://x:1\": scheme \"unix\""),
         (&["serve", "--listen-peer-urls", "http://a:1,http://b:1"], "one is supported"),
         (&["serve", "--advertise-client-urls", "https://a:1"], "--advertise-client-urls: \"https://a:1\": https"),

@@ -281,6 +281,9 @@ impl Driver {
     pub(crate) fn new(parts: DriverParts, now: Instant) -> Self {
         let tail = Tail::new(parts.tail_bytes);
         let (me, max_proposed) = (parts.config.node_id, parts.config.max_inflight_appends);
+        if let Some(snapshot) = &parts.recovered.snapshot {
+            parts.meters.snapshot_at(snapshot.last_log_id.index);
+        }
         let driver = Self {
             me,
             group: parts.group,
@@ -412,7 +415,12 @@ impl Driver {
             Input::Received { from, incarnation, snapshot } => {
                 self.on_received(now, (from, incarnation), snapshot, effects);
             }
-            Input::Event(event) => self.step(now, event, effects),
+            Input::Event(event) => {
+                if let Event::SnapshotBuilt(meta) = &event {
+                    self.meters.snapshot_at(meta.last_log_id.index);
+                }
+                self.step(now, event, effects);
+            }
             Input::Read { policy, batch } => {
                 let request = self.wait(Waiting::Read(batch, now.at));
                 self.step(now, Event::Read { request, policy }, effects);
@@ -450,6 +458,7 @@ impl Driver {
             }
             Input::Installed { meta, time } => {
                 self.last_time = self.last_time.max(time);
+                self.meters.snapshot_at(meta.last_log_id.index);
                 self.step(now, Event::SnapshotInstalled(meta), effects);
             }
             Input::Cluster(cluster) => self.cluster = cluster,

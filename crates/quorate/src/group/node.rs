@@ -43,6 +43,8 @@ const DIRTY: u8 = 3;
 const MAX_TURNS: usize = 32;
 /// While only indexes change, metrics are published this often: a receiver that stays must not slow writes down.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(1);
+/// How often an exporter that finds the node at work looks again, giving way in between.
+const LOOKS: usize = 100;
 /// A leader's metrics are published this often if nothing changes: they say how long ago peers were heard of.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -742,11 +744,20 @@ impl Metered for Node {
 
     fn depths(&self) -> Depths {
         let (proposal_batches, proposal_bytes) = self.proposals.depth();
-        Depths { proposal_batches, proposal_bytes, ..self.applies.depths() }
+        let (sessions, _) = self.applies.session_counts();
+        Depths { proposal_batches, proposal_bytes, sessions, ..self.applies.depths() }
     }
 
     fn shown(self: Arc<Self>) -> RaftMetrics {
-        self.metrics().borrow().clone()
+        let shown = self.metrics();
+        // Whoever steps the node now publishes in its next turn. If not, what was published last is not old.
+        for _ in 0..LOOKS {
+            if shown.has_changed().unwrap_or(true) {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        shown.borrow().clone()
     }
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct GroupMeters {
     pub(crate) commit_index: Number,
     pub(crate) applied_index: Number,
     pub(crate) purged_index: Number,
+    /// Of the newest durable snapshot.
+    pub(crate) snapshot_index: Number,
 }
 
 /// Reasons in the order of their counters.
@@ -125,6 +127,7 @@ impl GroupMeters {
             commit_index: Number::default(),
             applied_index: Number::default(),
             purged_index: Number::default(),
+            snapshot_index: Number::default(),
         }
     }
 
@@ -219,6 +222,11 @@ impl GroupMeters {
         self.votes[place].add(1);
     }
 
+    /// A snapshot up to there is durable.
+    pub(crate) fn snapshot_at(&self, index: u64) {
+        self.snapshot_index.0.fetch_max(index, Ordering::Relaxed);
+    }
+
     /// Takes over what a turn left.
     pub(crate) fn look(&self, core: &Core) {
         self.term.set(core.vote().leader_id.term);
@@ -243,6 +251,8 @@ pub(crate) struct Depths {
     pub(crate) apply_jobs: u64,
     /// Bytes of entries that wait to be applied.
     pub(crate) apply_bytes: u64,
+    /// Client sessions.
+    pub(crate) sessions: u64,
 }
 
 /// Of what the groups of a host share.

@@ -174,8 +174,10 @@ impl Page<'_> {
         self.gauge("quorate_purged_index", "The last index that the log forgot", |look| {
             look.meters.purged_index.value()
         });
-        self.gauge("quorate_snapshot_index", "The last index in the newest snapshot", |look| look.shown.snapshot.index);
-        self.gauge("quorate_sessions", "Client sessions", |look| look.shown.sessions);
+        self.gauge("quorate_snapshot_index", "The last index in the newest snapshot", |look| {
+            look.meters.snapshot_index.value()
+        });
+        self.gauge("quorate_sessions", "Client sessions", |look| look.depths.sessions);
         self.peers("quorate_peer_lag_entries", "On a leader: entries that the peer is not known to hold", |peer| {
             peer.lag
         });

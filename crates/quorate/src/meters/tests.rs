@@ -70,7 +70,7 @@ mod page {
         }
 
         fn depths(&self) -> Depths {
-            Depths { proposal_batches: 1, proposal_bytes: 2048, apply_jobs: 3, apply_bytes: 4096 }
+            Depths { proposal_batches: 1, proposal_bytes: 2048, apply_jobs: 3, apply_bytes: 4096, sessions: 5 }
         }
 
         fn shown(self: Arc<Self>) -> RaftMetrics {
@@ -88,7 +88,7 @@ mod page {
                 backing_off: false,
                 snapshot: None,
             };
-            RaftMetrics { replication: vec![peer], sessions: 5, ..blank_metrics(self.0.node, self.0.group) }
+            RaftMetrics { replication: vec![peer], ..blank_metrics(self.0.node, self.0.group) }
         }
     }
 

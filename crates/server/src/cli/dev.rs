@@ -124,6 +124,7 @@ async fn start(layout: &Layout, data_dir: &Path) -> Result<Vec<Node>, Failure> {
             data_dir: data_dir.join(&name),
             name,
             listen_clients: vec![layout.client(at)],
+            listen_metrics: Vec::new(),
             client_urls: vec![layout.client(at).url()],
             listen_peers: layout.peer(at),
             peers: peers.clone(),
@@ -213,6 +214,7 @@ fn print_ready(layout: &Layout, data_dir: &Path, nodes: &[Node], elapsed: Durati
     println!("\nready: first write committed {} ms after the start\n", elapsed.as_millis());
     println!("try:   ETCDCTL_API=3 etcdctl --endpoints={endpoints} put a 1");
     println!("       quorate status --endpoints={endpoints}");
+    println!("       curl {}/metrics", layout.client(0).url());
     println!("stop:  Ctrl-C; the data stays, and comes back with the same command");
 }
 

@@ -27,6 +27,9 @@ pub struct ServeArgs {
     /// Where to listen for clients; several are separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
     pub listen_client_urls: Vec<String>,
+    /// Where to listen besides for /metrics, /livez, /readyz and /health only; the client addresses serve them, too.
+    #[arg(long, value_delimiter = ',')]
+    pub listen_metrics_urls: Vec<String>,
     /// Where clients are told to reach this member [default: --listen-client-urls].
     #[arg(long, value_delimiter = ',')]
     pub advertise_client_urls: Vec<String>,
@@ -105,6 +108,7 @@ impl ServeArgs {
             data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("data").join(&self.name)),
             name: self.name,
             listen_clients,
+            listen_metrics: parse_all("listen-metrics-urls", &self.listen_metrics_urls)?,
             client_urls: advertised.iter().map(Address::url).collect(),
             listen_peers,
             peers,
@@ -193,7 +197,8 @@ fn peers_text(options: &NodeOptions) -> String {
 fn explain(error: &NodeError, options: &NodeOptions) -> Failure {
     let hint = match error {
         NodeError::ListenClients { .. } => {
-            "stop what listens there, or choose another address with --listen-client-urls".to_owned()
+            "stop what listens there, or choose another address with --listen-client-urls or --listen-metrics-urls"
+                .to_owned()
         }
         NodeError::Start(StartError::Network(_)) => format!(
             "cannot listen for peers on {}: stop what listens there, or choose another address with --listen-peer-urls",

@@ -4,9 +4,11 @@ mod cluster;
 mod error;
 mod kv;
 mod maintenance;
+mod pages;
 
 use std::sync::Arc;
 
+pub(crate) use pages::pages;
 use quorate::{Raft, RaftMetrics};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
@@ -34,8 +36,9 @@ impl Face {
         Face { metrics: raft.metrics(), raft }
     }
 
-    /// The services, to be served by a gRPC server.
+    /// The services and the pages, to be served by a gRPC server that takes HTTP/1.1, too.
     pub fn routes(self) -> Routes {
+        let pages = pages(self.raft.clone());
         let face = Arc::new(self);
         let mut routes = RoutesBuilder::default();
         routes
@@ -45,7 +48,7 @@ impl Face {
             .add_service(WatchNotServed)
             .add_service(LeaseNotServed)
             .add_service(AuthNotServed);
-        routes.routes()
+        Routes::from(routes.routes().into_axum_router().merge(pages))
     }
 
     /// Who answers, as of `revision`.

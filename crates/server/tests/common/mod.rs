@@ -78,6 +78,7 @@ impl Cluster {
                 name: own,
                 client_urls: vec![client.url()],
                 listen_clients: vec![client],
+                listen_metrics: Vec::new(),
                 listen_peers: address(first + 2 * at + 1),
                 peers: peers.clone(),
                 on_lost_log: OnLostLog::Halt,
