@@ -25,6 +25,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Examples use what users do.
     ("bank", &["quorate", "quorate-sim"]),
     ("kv-http", &["quorate"]),
+    ("redb-log", &["quorate"]),
+    ("sqlite", &["quorate"]),
     ("xtask", &[]),
 ];
 

@@ -107,6 +107,10 @@ impl RaftLogStorage for Durable {
     fn is_full(&self) -> bool {
         self.handle.is_full()
     }
+
+    fn close(&self) {
+        self.shutdown();
+    }
 }
 
 impl IdentityStore for Durable {
@@ -148,6 +152,10 @@ impl IdentityStore for Durable {
 
     fn has_met_peers(&self) -> bool {
         self.handle.has_met_peers()
+    }
+
+    fn close(&self) {
+        self.shutdown();
     }
 }
 

@@ -42,6 +42,10 @@ pub trait IdentityStore: Send + Sync + 'static {
     fn has_met_peers(&self) -> bool {
         true
     }
+
+    /// Lets go of files and locks: the host that used it has stopped. May block. Provided: that can wait until the store is
+    /// dropped.
+    fn close(&self) {}
 }
 
 /// The identity of a node without a disk: a new one at each start.

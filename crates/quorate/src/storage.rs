@@ -111,6 +111,10 @@ pub trait RaftLogStorage: Send + Sync + 'static {
     fn is_full(&self) -> bool {
         false
     }
+
+    /// Lets go of files and locks: the host that used it has stopped, and nothing more is asked. May block. Provided: that
+    /// can wait until the log is dropped.
+    fn close(&self) {}
 }
 
 /// Shared, it is the same log.
@@ -137,5 +141,9 @@ impl<L: RaftLogStorage + ?Sized> RaftLogStorage for std::sync::Arc<L> {
 
     fn is_full(&self) -> bool {
         (**self).is_full()
+    }
+
+    fn close(&self) {
+        (**self).close();
     }
 }

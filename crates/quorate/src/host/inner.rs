@@ -389,7 +389,14 @@ async fn open_storage(
     meters: &Arc<HostMeters>,
 ) -> Result<(Storage, Vec<AtShutdown>), StartError> {
     match (builder.storage.take(), builder.data_dir.take()) {
-        (Some(storage), _) => Ok((storage, Vec::new())),
+        (Some(storage), _) => {
+            let Storage { log, identity, .. } = storage.clone();
+            let close = move || {
+                log.close();
+                identity.close();
+            };
+            Ok((storage, vec![Box::new(close)]))
+        }
         (None, Some(directory)) => {
             let timed = TimedDisk { disk: Arc::clone(&builder.disk), meters: Arc::clone(meters) };
             let (disk, id) = (Arc::new(timed), builder.id);

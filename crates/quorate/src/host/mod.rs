@@ -52,7 +52,7 @@ impl Storage {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// May block. The log is closed when the last copy is dropped.
+    /// May block. It is closed when the host that uses it stops, or the last copy is dropped.
     ///
     /// # Errors
     /// If the directory is damaged, another node's, in use, or cannot be read.
