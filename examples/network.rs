@@ -6,14 +6,13 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{Read, Result as IoResult, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use quorate::advanced::core::SendOutcome;
-use quorate::advanced::wire::Packet;
 use quorate::{
-    CatchUp, ClusterId, Config, Identity, IdentityStore, Inbound, Node, NodeId, OutgoingSnapshot, Payload, Raft,
-    RaftNetwork, RaftStateMachine, ReadPolicy, ReceivedSnapshot, SnapshotData, SnapshotSource,
+    CatchUp, ClusterId, Config, Identity, IdentityStore, Inbound, Node, NodeId, OutgoingSnapshot, Packet, Payload,
+    Raft, RaftNetwork, RaftStateMachine, ReadPolicy, ReceivedSnapshot, SendOutcome, SnapshotData, SnapshotSource,
+    Storage,
 };
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
@@ -46,12 +45,12 @@ struct Port {
     address: String,
     arriving: Mutex<Option<Receiver<Frame>>>,
     addresses: Addresses,
-    /// Set before the library sends anything.
-    identity: OnceLock<Arc<dyn IdentityStore>>,
+    /// What this node says of itself in each frame, and where it notes what peers say.
+    identity: Arc<dyn IdentityStore>,
 }
 
 impl Port {
-    fn plug_in(cable: &Cable, address: &str) -> Arc<Self> {
+    fn plug_in(cable: &Cable, address: &str, identity: Arc<dyn IdentityStore>) -> Arc<Self> {
         let (sender, arriving) = mpsc::channel(QUEUE);
         lock(&cable.0).insert(address.to_owned(), sender);
         Arc::new(Self {
@@ -59,16 +58,15 @@ impl Port {
             address: address.to_owned(),
             arriving: Mutex::new(Some(arriving)),
             addresses: Addresses::default(),
-            identity: OnceLock::new(),
+            identity,
         })
     }
 
     /// Whether the frame is on its way.
     fn put(&self, to: NodeId, body: Body) -> bool {
-        let Some(identity) = self.identity.get() else { return false };
         let Some(address) = lock(&self.addresses).get(&to).cloned() else { return false };
         let peer = lock(&self.cable.0).get(&address).cloned();
-        let frame = Frame { from: identity.identity(), reply_to: self.address.clone(), body };
+        let frame = Frame { from: self.identity.identity(), reply_to: self.address.clone(), body };
         peer.is_some_and(|peer| peer.try_send(frame).is_ok())
     }
 }
@@ -106,13 +104,9 @@ async fn deliver(
 }
 
 impl RaftNetwork for Port {
-    fn introduce(&self, identity: Arc<dyn IdentityStore>) {
-        let _first = self.identity.set(identity);
-    }
-
     fn start(&self, inbound: Arc<dyn Inbound>) {
-        if let (Some(arriving), Some(identity)) = (lock(&self.arriving).take(), self.identity.get()) {
-            tokio::spawn(deliver(arriving, Arc::clone(identity), Arc::clone(&self.addresses), inbound));
+        if let Some(arriving) = lock(&self.arriving).take() {
+            tokio::spawn(deliver(arriving, Arc::clone(&self.identity), Arc::clone(&self.addresses), inbound));
         }
     }
 
@@ -175,11 +169,12 @@ impl RaftStateMachine for Counter {
 
 async fn start(id: u64, voters: u64, cable: &Cable, directory: &Path) -> Result<Raft<Counter>, Box<dyn Error>> {
     let address = |id: u64| format!("socket {id}");
+    let storage = Storage::open(directory.join(id.to_string()), id)?;
     let builder = Raft::builder(id)
         .peers((1..=voters).map(|id| (id, address(id))))
         .listen(address(id))
-        .network(Port::plug_in(cable, &address(id)))
-        .data_dir(directory.join(id.to_string()))
+        .network(Port::plug_in(cable, &address(id), Arc::clone(&storage.identity)))
+        .storage(storage)
         .config(Config { snapshot_entries: 50, keep_entries: 10, ..Config::default() });
     Ok(builder.start(Counter(0)).await?)
 }

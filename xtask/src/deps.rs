@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quorate-guide", &["quorate", "quorate-sim", "quorate-testkit"]),
     // Examples use what users do.
     ("bank", &["quorate", "quorate-sim"]),
+    ("grpc", &["quorate"]),
     ("kv-http", &["quorate"]),
     ("redb-log", &["quorate"]),
     ("sqlite", &["quorate"]),

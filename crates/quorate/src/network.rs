@@ -8,8 +8,6 @@ use bytes::Bytes;
 use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, NodeId, SendOutcome, SnapshotMeta};
 use quorate_wire::Packet;
 
-use crate::IdentityStore;
-
 /// Called by the network with what arrives. Never blocks.
 pub trait Inbound: Send + Sync {
     /// A message arrived. The network vouches for the sender by its handshake.
@@ -119,13 +117,10 @@ pub enum SnapshotSource {
 }
 
 /// How nodes reach each other. One-way messages; a lost reply equals a lost request.
+///
+/// What its handshake says of a node, and where it notes what a peer said, is the node's
+/// [`IdentityStore`](crate::IdentityStore): [`Storage::open`](crate::Storage::open) has it before there is a network.
 pub trait RaftNetwork: Send + Sync + 'static {
-    /// Tells who this node is, before [`start`](Self::start): what the network's handshake says to a peer, and the
-    /// [place to note](IdentityStore::record_peer) what the peer says. A network inside one process need not know.
-    fn introduce(&self, identity: Arc<dyn IdentityStore>) {
-        let _ = identity;
-    }
-
     /// Starts delivering to `inbound`.
     fn start(&self, inbound: Arc<dyn Inbound>);
 

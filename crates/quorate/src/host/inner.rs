@@ -114,7 +114,6 @@ impl HostInner {
                 Arc::new(tcp)
             }
         };
-        network.introduce(Arc::clone(&storage.identity));
         for (id, node) in builder.peers.iter().filter(|(id, _)| **id != builder.id) {
             network.set_address(*id, &node.address);
         }

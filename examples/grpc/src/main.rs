@@ -1,0 +1,88 @@
+//! Raft over gRPC: three nodes count to 100, a fourth comes late and gets a snapshot. `cargo run --release -p grpc`
+//!
+//! For those who have gRPC between their machines anyway, with its proxies, certificates and metrics: `network.rs` is a
+//! `RaftNetwork` on tonic, `service.rs` the one call that it needs. A stream for each peer would be faster than a call for
+//! each message; the library's own TCP is faster still.
+use std::error::Error;
+use std::io::{Read, Result as IoResult, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use quorate::{CatchUp, Config, Node, Payload, Raft, RaftStateMachine, ReadPolicy, Storage};
+
+use crate::network::GrpcNetwork;
+
+mod network;
+mod service;
+
+struct Counter(u64);
+
+impl RaftStateMachine for Counter {
+    type Command = u64;
+    type Response = u64;
+
+    fn apply(&mut self, add: u64) -> u64 {
+        self.0 += add;
+        self.0
+    }
+
+    fn snapshot(&self, out: &mut dyn Write) -> IoResult<()> {
+        self.0.write_to(out)
+    }
+
+    fn restore(input: &mut dyn Read) -> IoResult<Self> {
+        u64::read_from(input).map(Counter)
+    }
+}
+
+/// A blank node on a port that the system chooses, and its address.
+async fn start(id: u64, directory: &Path) -> Result<(Raft<Counter>, String), Box<dyn Error>> {
+    let storage = Storage::open(directory.join(id.to_string()), id)?;
+    let network = GrpcNetwork::bind("127.0.0.1:0", Arc::clone(&storage.identity)).await?;
+    let address = network.address().to_owned();
+    let config = Config { snapshot_entries: 50, keep_entries: 10, ..Config::default() };
+    let builder = Raft::builder(id).listen(address.clone()).network(network).storage(storage).config(config);
+    Ok((builder.start(Counter(0)).await?, address))
+}
+
+/// Returns what the late node reads.
+async fn run(directory: &Path) -> Result<u64, Box<dyn Error>> {
+    let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
+    for id in 1..=4 {
+        let (node, address) = start(id, directory).await?;
+        nodes.push(node);
+        addresses.push(address);
+    }
+    let members = nodes.iter().zip(&addresses).take(3).map(|(node, address)| (node.node_id(), Node::at(address)));
+    nodes[0].initialize(members.collect()).await?;
+    for at in 0..100 {
+        nodes[at % 3].client_write(1).await?;
+    }
+    let leading = nodes.iter().find(|node| node.is_leader()).unwrap_or(&nodes[0]);
+    leading.add_learner(4, Node::at(&addresses[3]), CatchUp::Wait).await?;
+    let seen = nodes[3].read(ReadPolicy::ReadIndex, |counter| counter.0).await?;
+    for node in nodes {
+        node.shutdown().await;
+    }
+    Ok(seen)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    println!("node 4 came late and reads {}", run(Path::new("data/grpc")).await?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn three_nodes_and_a_late_one_agree_over_grpc() -> Result<(), Box<dyn Error>> {
+        let directory =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../target/tmp/grpc-{}", std::process::id()));
+        assert_eq!(run(&directory).await?, 100);
+        std::fs::remove_dir_all(directory)?;
+        Ok(())
+    }
+}
