@@ -92,7 +92,7 @@ async fn deliver(
         }
         lock(&addresses).entry(from.node).or_insert(reply_to);
         match body {
-            // Every checksum is verified here: what is damaged goes no further.
+            // Every entry's checksum is verified here. What else is in a packet would need one too, if bytes could be damaged.
             Body::Packet(bytes) => match Packet::decode(from.cluster, bytes) {
                 Ok(packet) => inbound.on_packet(from.node, from.incarnation, packet),
                 Err(error) => eprintln!("a packet of node {} is thrown away: {error}", from.node),

@@ -41,7 +41,7 @@ async fn start(id: u64, directory: &Path) -> Result<(Raft<Counter>, String), Box
     let network = GrpcNetwork::bind("127.0.0.1:0", Arc::clone(&storage.identity)).await?;
     let address = network.address().to_owned();
     let config = Config { snapshot_entries: 50, keep_entries: 10, ..Config::default() };
-    let builder = Raft::builder(id).listen(address.clone()).network(network).storage(storage).config(config);
+    let builder = Raft::builder(id).listen(address.clone()).network(Arc::new(network)).storage(storage).config(config);
     Ok((builder.start(Counter(0)).await?, address))
 }
 
@@ -83,6 +83,19 @@ mod tests {
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../target/tmp/grpc-{}", std::process::id()));
         assert_eq!(run(&directory).await?, 100);
         std::fs::remove_dir_all(directory)?;
+        Ok(())
+    }
+
+    #[test]
+    fn it_keeps_what_networks_promise() -> Result<(), Box<dyn Error>> {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let suite = quorate_testkit::network::Suite::new(|identity| {
+            let network = runtime.block_on(GrpcNetwork::bind("127.0.0.1:0", identity))?;
+            let address = network.address().to_owned();
+            Ok((network, address))
+        });
+        // In between cuts connections, damages bytes, and stalls.
+        println!("{}", suite.over_tcp().run().assert_passed());
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prost::bytes::Bytes;
 use quorate::advanced::wire::{decode_append_header, decode_snapshot_meta, encode_append_header, encode_snapshot_meta};
@@ -24,6 +25,9 @@ use crate::service::{self, Body, Frame, PeersServer, SnapshotPart};
 const QUEUE: usize = 64;
 /// Bytes of a snapshot in one call.
 const PART: usize = 1 << 20;
+
+/// A call that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One node's end.
 pub(crate) struct GrpcNetwork {
@@ -65,7 +69,7 @@ enum Loss {
 
 impl GrpcNetwork {
     /// Listens on `address`; a port of 0 is one that the system chooses.
-    pub(crate) async fn bind(address: &str, identity: Arc<dyn IdentityStore>) -> std::io::Result<Arc<Self>> {
+    pub(crate) async fn bind(address: &str, identity: Arc<dyn IdentityStore>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let shared = Arc::new(Shared {
             address: listener.local_addr()?.to_string(),
@@ -75,7 +79,7 @@ impl GrpcNetwork {
             inbound: Mutex::default(),
             arriving: Mutex::default(),
         });
-        Ok(Arc::new(Self { shared, listener: Mutex::new(Some(listener)), stop: watch::Sender::new(false) }))
+        Ok(Self { shared, listener: Mutex::new(Some(listener)), stop: watch::Sender::new(false) })
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -111,8 +115,8 @@ impl Shared {
         }
         let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { return };
         let _runtime = self.runtime.enter();
-        // Connects when it is first used, and again whenever that is needed.
-        let channel = endpoint.connect_lazy();
+        // Connects when it is first used, and again whenever that is needed. A call that hangs holds up those behind it.
+        let channel = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE).connect_lazy();
         let (queue, waiting) = mpsc::channel(QUEUE);
         self.runtime.spawn(send_all(Arc::clone(self), node, channel.clone(), waiting));
         // The queue of another address ends with its last sender.
@@ -138,7 +142,6 @@ impl Shared {
         }
         match frame.body.ok_or_else(malformed)? {
             Body::Packet(bytes) => {
-                // Every checksum is verified here: what is damaged goes no further.
                 let packet = Packet::decode(theirs, bytes.into()).map_err(|_| malformed())?;
                 inbound.on_packet(from, incarnation, packet);
             }
@@ -178,7 +181,8 @@ impl Shared {
 async fn send_all(shared: Arc<Shared>, to: NodeId, channel: Channel, mut waiting: Receiver<(Body, Loss)>) {
     while let Some((body, loss)) = waiting.recv().await {
         let delivered = service::deliver(&channel, shared.frame(body)).await;
-        if let (Err(_), Loss::Told, Some(inbound)) = (delivered, loss, lock(&shared.inbound).clone()) {
+        let inbound = lock(&shared.inbound).clone();
+        if let (Err(_), Loss::Told, Some(inbound)) = (delivered, loss, inbound) {
             inbound.on_lost(to);
         }
     }

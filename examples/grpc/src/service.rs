@@ -1,7 +1,7 @@
 //! The gRPC service `quorate.Peers` with its one call, as tonic's generator would write it from
 //!
 //! ```proto
-//! service Peers { rpc Deliver(Frame) returns (google.protobuf.Empty); }
+//! service Peers { rpc Deliver(Envelope) returns (google.protobuf.Empty); }
 //! ```
 
 use std::convert::Infallible;
@@ -9,6 +9,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use prost::Message;
 use tonic::body::Body as HttpBody;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::{NamedService, UnaryService};
@@ -19,8 +20,17 @@ use tonic_prost::ProstCodec;
 /// A command may have 64 MiB, and travels alone then.
 const MAX_FRAME_BYTES: usize = 65 << 20;
 
+/// What travels: a frame that is what was sent, or refused. Entries have checksums of their own, votes have not.
+#[derive(Clone, PartialEq, Message)]
+struct Envelope {
+    #[prost(fixed32, tag = "1")]
+    checksum: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    frame: Vec<u8>,
+}
+
 /// A message of one node to another, and who sends it.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Message)]
 pub(crate) struct Frame {
     #[prost(uint64, tag = "1")]
     pub(crate) node: u64,
@@ -49,7 +59,7 @@ pub(crate) enum Body {
 }
 
 /// A part of a snapshot. Parts come in order.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Message)]
 pub(crate) struct SnapshotPart {
     #[prost(uint64, tag = "1")]
     pub(crate) group: u64,
@@ -71,8 +81,10 @@ pub(crate) async fn deliver(channel: &Channel, frame: Frame) -> Result<(), Statu
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = http::uri::PathAndQuery::from_static("/quorate.Peers/Deliver");
-    let codec = ProstCodec::<Frame, ()>::default();
-    client.unary(Request::new(frame), path, codec).await.map(Response::into_inner)
+    let codec = ProstCodec::<Envelope, ()>::default();
+    let frame = frame.encode_to_vec();
+    let envelope = Envelope { checksum: crc32c::crc32c(&frame), frame };
+    client.unary(Request::new(envelope), path, codec).await.map(Response::into_inner)
 }
 
 type Take = Arc<dyn Fn(Frame) -> Result<(), Status> + Send + Sync>;
@@ -95,12 +107,16 @@ impl NamedService for PeersServer {
 
 struct Deliver(Take);
 
-impl UnaryService<Frame> for Deliver {
+impl UnaryService<Envelope> for Deliver {
     type Response = ();
     type Future = Ready<Result<Response<()>, Status>>;
 
-    fn call(&mut self, request: Request<Frame>) -> Self::Future {
-        ready((self.0)(request.into_inner()).map(Response::new))
+    fn call(&mut self, request: Request<Envelope>) -> Self::Future {
+        let Envelope { checksum, frame } = request.into_inner();
+        let whole = Some(frame).filter(|frame| crc32c::crc32c(frame) == checksum);
+        let frame = whole.and_then(|frame| Frame::decode(&frame[..]).ok());
+        let taken = frame.ok_or(Status::data_loss("a damaged frame")).and_then(|frame| (self.0)(frame));
+        ready(taken.map(Response::new))
     }
 }
 
@@ -119,7 +135,7 @@ impl Service<http::Request<HttpBody>> for PeersServer {
             if request.uri().path() != "/quorate.Peers/Deliver" {
                 return Ok(Status::unimplemented("no such call").into_http());
             }
-            let codec = ProstCodec::<(), Frame>::default();
+            let codec = ProstCodec::<(), Envelope>::default();
             let mut server = tonic::server::Grpc::new(codec).max_decoding_message_size(MAX_FRAME_BYTES);
             Ok(server.unary(Deliver(take), request).await)
         })

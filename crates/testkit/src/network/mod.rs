@@ -124,7 +124,6 @@ impl<'a, N: RaftNetwork> Suite<'a, N> {
             Failure::new(Law::Reconnects, format!("opening node {node}"), "a network", error.to_string())
         })?;
         let inbox = Arc::new(Inbox::default());
-        network.introduce(name.clone());
         network.start(Arc::clone(&inbox) as Arc<dyn Inbound>);
         Ok(Node { me: name.identity(), network, address, inbox })
     }

@@ -116,6 +116,10 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         let target = shared.lock().target.clone();
         let far = TcpStream::connect(target);
         let Ok(far) = far else { continue };
+        // What passes is only as late as its ends make it.
+        if near.set_nodelay(true).and(far.set_nodelay(true)).is_err() {
+            continue;
+        }
         let pairs = || Ok::<_, io::Error>((near.try_clone()?, far.try_clone()?, near.try_clone()?, far.try_clone()?));
         let Ok((near_kept, far_kept, near_back, far_back)) = pairs() else { continue };
         shared.lock().sockets.extend([near_kept, far_kept]);
