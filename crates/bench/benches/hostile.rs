@@ -63,13 +63,14 @@ mod counting {
 /// Live bytes that an input of a target may make: so many for each of its own, and so many besides. Messages become
 /// structures that are larger than their bytes, and the targets hold each two or three times to compare them. A frame
 /// may reserve 8 MiB on the word of its length; the others besides are the directory and the files that an input is put
-/// into, and what opening them allocates at a time.
+/// into, and what opening them allocates at a time. Seen were 12.6 MiB (frame), 11 KiB (message), 2.2 MiB (log, meta,
+/// snapshot) and 70 KiB (client: empty operations of two bytes become structures of hundreds).
 fn limits(target: &Target) -> (usize, usize) {
     match target.name {
         "frame" => (64, 16 << 20),
         "message" => (64, 64 << 10),
-        "client" => (4096, 1 << 20),
-        _ => (64, 16 << 20),
+        "client" => (1024, 256 << 10),
+        _ => (64, 8 << 20),
     }
 }
 
@@ -88,7 +89,9 @@ fn holds(target: &Target, count: usize) -> bool {
     let (each, besides) = limits(target);
     let (mut tried, mut kept, mut most) = (0, true, (0, 0));
     // The corpus and what is made once are there before anything is counted.
-    (target.corpus)().iter().for_each(|input| drop((target.run)(input)));
+    for input in (target.corpus)() {
+        let _ = (target.run)(&input);
+    }
     inputs(target, 7, |input| {
         if tried == count {
             return None;
