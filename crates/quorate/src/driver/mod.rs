@@ -415,12 +415,7 @@ impl Driver {
             Input::Received { from, incarnation, snapshot } => {
                 self.on_received(now, (from, incarnation), snapshot, effects);
             }
-            Input::Event(event) => {
-                if let Event::SnapshotBuilt(meta) = &event {
-                    self.meters.snapshot_at(meta.last_log_id.index);
-                }
-                self.step(now, event, effects);
-            }
+            Input::Event(event) => self.on_event(now, event, effects),
             Input::Read { policy, batch } => {
                 let request = self.wait(Waiting::Read(batch, now.at));
                 self.step(now, Event::Read { request, policy }, effects);
@@ -502,6 +497,13 @@ impl Driver {
             Some(batches) => self.send_fetched(fetch.to, fetch.header, fetch.span.prev, batches),
             None => self.lost(fetch.to, fetch.header.stream),
         }
+    }
+
+    fn on_event(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        if let Event::SnapshotBuilt(meta) = &event {
+            self.meters.snapshot_at(meta.last_log_id.index);
+        }
+        self.step(now, event, effects);
     }
 
     fn expire_reads(&mut self, before: Instant, effects: &mut Effects) {
