@@ -154,6 +154,12 @@ pub trait RaftNetwork: Send + Sync + 'static {
 
     /// Takes the library's own request or reply for a peer. Never blocks. Returns whether it was taken: `false`
     /// promises that it was not sent and never will be; `true` promises nothing.
+    ///
+    /// It may be lost, delayed, repeated and overtaken, but never be delivered to a process of the peer and to a later
+    /// one as well: best drop it when the process it was sent to is gone. A process proposes a forwarded write once,
+    /// however often it arrives, and knows nothing of what the process before it was handed: handed to both, it may be
+    /// applied twice. A call that is written to one connection, once, and dropped with it, keeps this; a queue that
+    /// delivers again after a restart does not.
     fn call(&self, to: NodeId, body: Bytes) -> bool;
 
     /// Sends a snapshot on a connection of its own and tells how it ended.

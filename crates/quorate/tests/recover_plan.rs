@@ -111,7 +111,7 @@ plan: node 1 becomes the only voter of recovery 1
   in /data/1: every group, and nothing in any other directory
   group 1: the log is kept up to 2-1.7
     entries 1 to 7 may or may not have been committed: now they will be
-    MAY BE LOST: what nodes 2 and 3 committed after entry 7
+    MAY BE LOST: what nodes 2 and 3 committed in place of entries 1 to 7, or after them
 ";
     assert_eq!(text(&recovery).await, expected);
     assert_eq!(text(&recovery).await, expected, "it changed nothing");
@@ -203,11 +203,11 @@ plan: node 1 becomes the only voter of recovery 1
   in /data/1: every group, and nothing in any other directory
   group 1: the log is kept up to 1-1.5
     entries 1 to 5 may or may not have been committed: now they will be
-    MAY BE LOST: what nodes 3, 4 and 5 committed after entry 5
+    MAY BE LOST: what nodes 3, 4 and 5 committed in place of entries 1 to 5, or after them
   group 2: the log is kept up to 1-1.3
     entries 1 to 3 may or may not have been committed: now they will be
     LOST: what node 2 has more, up to 2-1.4
-    MAY BE LOST: what nodes 3, 4 and 5 committed after entry 3
+    MAY BE LOST: what nodes 3, 4 and 5 committed in place of entries 1 to 3, or after them
   LOST: group 3, of which only node 2 has anything
 "
     );
@@ -227,7 +227,10 @@ async fn a_learner_may_be_all_that_is_left() {
     let learner = directory(&disk, 4, CLUSTER, &[(1, log)]);
     let plan = text(&recovery(&disk, [&learner])).await;
     assert!(plan.contains("node 4 did not vote here: it may lack much of what was committed"), "{plan}");
-    assert!(plan.contains("MAY BE LOST: what nodes 1, 2 and 3 committed after entry 3"), "{plan}");
+    assert!(
+        plan.contains("MAY BE LOST: what nodes 1, 2 and 3 committed in place of entries 1 to 3, or after them"),
+        "{plan}"
+    );
 }
 
 #[tokio::test]
@@ -242,6 +245,7 @@ async fn what_a_snapshot_covers_is_known_to_be_committed() {
     let plan = text(&recovery(&disk, [&one])).await;
     assert!(plan.contains("snapshot up to 4"), "{plan}");
     assert!(plan.contains("entries 5 to 6 may or may not have been committed: now they will be"), "{plan}");
+    assert!(plan.contains("what nodes 2 and 3 committed in place of entries 5 to 6, or after them"), "{plan}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! For users: [`Simulation`] runs a state machine of one's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate::{RaftStateMachine, ReadPolicy};
 
@@ -147,11 +147,14 @@ impl<S: RaftStateMachine, T: Send + 'static> Workload for Closures<S, T> {
         self.told.push(Told { id, begun, ended: at, returned });
     }
 
-    fn on_recovered(&mut self, from: u64) -> u64 {
+    fn on_recovered(&mut self, from: u64, copied: &BTreeSet<u64>) -> u64 {
         let mut lost = 0;
         for (told, as_of) in self.told.iter_mut().zip(&mut self.as_of) {
             if as_of.take_if(|index| *index >= from).is_some() {
-                told.returned = Returned::NotApplied;
+                told.returned = match copied.contains(&told.id) {
+                    true => Returned::Unknown,
+                    false => Returned::NotApplied,
+                };
                 lost += 1;
             }
         }

@@ -1,6 +1,6 @@
 //! Clients: what is asked of which node, again where a refusal proves that nothing happened, until they give up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -340,13 +340,16 @@ impl<W: Workload> World<W> {
     }
 
     /// A lost quorum was recovered, and everything from this index on is lost: a session that was opened there is gone,
-    /// and its id may become another's, so that nothing is sent in it any more. Nothing is under way anywhere.
-    pub(crate) fn on_lost_entries(&mut self, from: u64) -> u64 {
+    /// and its id may become another's, so that nothing is sent in it any more. Nothing is under way anywhere. `tail`: the
+    /// survivor keeps entries from there on that nobody committed, and they are committed now. The answer to a command
+    /// of a session may be lost with the one copy that was committed, while another copy is among them.
+    pub(crate) fn on_lost_entries(&mut self, from: u64, tail: bool) -> u64 {
         let lost = |session: &Option<u64>| session.is_some_and(|id| id >= from);
         let gone: Vec<u64> = self.clients.open.keys().copied().filter(|op| lost(&self.session_of(*op))).collect();
         gone.into_iter().for_each(|op| self.finish(op, None, Returned::Unknown));
         self.on_lost_sessions(from);
-        self.clients.workload.on_recovered(from)
+        let copied = if tail { std::mem::take(&mut self.clients.sessions.sent_again) } else { BTreeSet::new() };
+        self.clients.workload.on_recovered(from, &copied)
     }
 
     fn session_of(&self, op: u64) -> Option<u64> {
@@ -480,6 +483,9 @@ impl<W: Workload> World<W> {
         let answered = matches!(returned, Returned::Written(_));
         self.clients.workload.on_return(op, by, self.now, returned);
         if let Asked::Numbered(command) = attempt.asked {
+            if attempt.maybe_before {
+                self.clients.sessions.sent_again.insert(op);
+            }
             if answered && attempt.tries > 1 {
                 self.reach(Goal::SessionRetried);
             }

@@ -1,6 +1,6 @@
 //! The default state machine and what its clients do: lists that are appended to, registers that are overwritten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -322,12 +322,15 @@ impl Workload for LedgerClients {
         }
     }
 
-    /// What is lost counts as not applied: it must not be there at the end.
-    fn on_recovered(&mut self, from: u64) -> u64 {
+    /// What is lost counts as not applied: it must not be there at the end, unless by another copy of the command.
+    fn on_recovered(&mut self, from: u64, copied: &BTreeSet<u64>) -> u64 {
         let mut lost = 0;
         for (operation, as_of) in self.history.operations.iter_mut().zip(&mut self.as_of) {
             if as_of.take_if(|index| *index >= from).is_some() {
-                operation.outcome = Outcome::NotApplied;
+                operation.outcome = match copied.contains(&operation.id) {
+                    true => Outcome::Unknown,
+                    false => Outcome::NotApplied,
+                };
                 lost += 1;
             }
         }

@@ -245,7 +245,7 @@ impl<W: Workload> World<W> {
         }
         let (from, lost) = self.invariants.on_recovery(&log, entry)?;
         with_book(|book| book.on_recovery(from));
-        let answers = self.on_lost_entries(from);
+        let answers = self.on_lost_entries(from, from < entry.index);
         self.say(|| format!("recovered: {lost} entries from {from} on and {answers} answers are lost"));
         self.counters.add(RECOVERED, 1);
         self.counters.add(LOSSES, u64::from(lost > 0));

@@ -4,7 +4,7 @@
 //!
 //! Numbers, low mark and the interval of keep-alives are the library's own (`Serials`, `SessionOptions`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate::advanced::sessions::{Serials, SessionRefusal};
@@ -91,6 +91,8 @@ pub(crate) struct Sessions {
     next_errand: u64,
     /// By operation: where its command was applied, and the encoded response.
     told: BTreeMap<u64, (LogId, Vec<u8>)>,
+    /// Operations whose command was sent more than once: logs may hold several copies, of which one is applied.
+    pub(crate) sent_again: BTreeSet<u64>,
 }
 
 impl Sessions {
@@ -107,7 +109,14 @@ impl Sessions {
             let lazy = chance.chance(300);
             holders.insert(client, Holder { options: session, lazy, open: None, busy: false, last: None });
         }
-        Self { holders, errands: BTreeMap::new(), calls: BTreeMap::new(), next_errand: 0, told: BTreeMap::new() }
+        Self {
+            holders,
+            errands: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            next_errand: 0,
+            told: BTreeMap::new(),
+            sent_again: BTreeSet::new(),
+        }
     }
 
     /// Numbers a command of this client, if it has a session with room for it; what is returned begins with room for
@@ -355,6 +364,7 @@ impl<W: Workload> World<W> {
     fn closed(&mut self, client: u32, session: u64) {
         let Some(holder) = self.clients.sessions.holders.get_mut(&client) else { return };
         if let Some((op, command)) = holder.last.take().filter(|(_, command)| command.session == session) {
+            self.clients.sessions.sent_again.insert(op);
             let task = Task::Echo { op, held: false, gone: true };
             self.send_on_errand(client, task, EntryKind::SessionCommand, command);
         }
@@ -416,6 +426,7 @@ impl<W: Workload> World<W> {
             self.clients.sessions.release(client, &command);
         }
         if echo <= 4 && !self.chaos.over {
+            self.clients.sessions.sent_again.insert(op);
             let task = Task::Echo { op, held: echo < 2, gone: false };
             self.send_on_errand(client, task, EntryKind::SessionCommand, command);
         } else if echo < 2 {

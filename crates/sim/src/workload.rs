@@ -1,5 +1,6 @@
 //! What clients do: [`Workload`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate::{RaftStateMachine, ReadPolicy};
@@ -30,9 +31,10 @@ pub trait Workload {
     );
 
     /// A lost quorum was recovered: what was answered as of this index, or later, is gone for good, and counts from now on
-    /// as if it had never been done. Returns how many answers that are.
-    fn on_recovered(&mut self, from: u64) -> u64 {
-        let _ = from;
+    /// as if it had never been done. Of these operations the survivor may hold another copy, that nobody had committed:
+    /// they are done once more, or not. Returns how many answers are gone.
+    fn on_recovered(&mut self, from: u64, copied: &BTreeSet<u64>) -> u64 {
+        let _ = (from, copied);
         0
     }
 

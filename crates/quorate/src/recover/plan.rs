@@ -224,7 +224,12 @@ impl Plan {
             let others: Vec<NodeId> =
                 others.into_iter().filter(|id| self.found.iter().all(|one| one.node != *id)).collect();
             if !others.is_empty() {
-                writeln!(f, "    MAY BE LOST: what {} committed after entry {kept}", list(&others))?;
+                // They may have had another leader, of a later term, after whatever this log ends with.
+                let instead = match kept > known {
+                    true => format!("in place of entries {} to {kept}, or after them", known + 1),
+                    false => format!("after entry {kept}"),
+                };
+                writeln!(f, "    MAY BE LOST: what {} committed {instead}", list(&others))?;
             }
         }
         for (group, node) in &self.lost_groups {
