@@ -39,6 +39,11 @@ fn a_log_without_a_bug_passes() {
 }
 
 #[test]
+fn a_log_that_completes_late_out_of_order_and_from_any_thread_passes() {
+    println!("{}", log_with(log::Flaw::CompletesAnywhere).assert_passed());
+}
+
+#[test]
 fn a_vote_that_is_not_synced() {
     assert_names(&log_with(log::Flaw::VoteNotSynced), Law::VoteIsKept);
 }
