@@ -274,6 +274,8 @@ bugs! {
     AnyTransferEndsPromise,
     /// All nodes draw the same election timeout, every time.
     SameTimeoutEverywhere,
+    /// Of two candidates that split a vote neither leaves a gap for the other.
+    SplitVoteIsSplitAgain,
     /// A leader whose removal only it has in its log cannot be elected again to finish it.
     RemovedLeaderCannotFinish,
     /// A pre-vote that is refused for a greater vote does not learn it.

@@ -19,6 +19,8 @@ pub(crate) struct Candidate {
     pub(crate) reason: CampaignReason,
     /// Who granted it, and from which disk.
     pub(crate) grants: Vec<(NodeId, Incarnation)>,
+    /// It split the vote with a node of a greater id, and campaigns later for that.
+    pub(crate) gives_way: bool,
 }
 
 impl Core {
@@ -116,7 +118,7 @@ impl Core {
             self.promises.release();
         }
         self.set_election_deadline();
-        self.role = Role::Candidate(Candidate { phase, campaign, vote, reason, grants: Vec::new() });
+        self.role = Role::Candidate(Candidate { phase, campaign, vote, reason, grants: Vec::new(), gives_way: false });
         out.note(Note::Campaigning { phase, vote });
         match phase {
             Phase::Pre => self.request_votes(out),
@@ -204,6 +206,14 @@ impl Core {
                 };
                 if !candidate.vote.exceeds(seen, mode) && !forgets {
                     self.seen_term = self.seen_term.max(seen.leader_id.term);
+                }
+                // A split vote: neither goes above the other (law 1). Where the two campaign again within a round trip, they
+                // split the next one too; so the lesser, who hears that the other is alive, leaves it a gap.
+                let is_split = candidate.vote.compare(seen, mode).is_none() && from == seen.leader_id.node_id;
+                let gives_way = is_split && candidate.phase == Phase::Real && from > self.config.node_id;
+                if gives_way && !candidate.gives_way && !bug(Bug::SplitVoteIsSplitAgain) {
+                    candidate.gives_way = true;
+                    self.election_deadline = self.election_deadline + self.config.election_timeout_min;
                 }
             }
             // The better candidate goes first.

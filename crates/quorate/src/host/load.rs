@@ -46,7 +46,8 @@ pub(super) fn load<S: RaftStateMachine>(
     let in_damaged = damaged.iter().filter_map(|found: &Damaged| found.meta.as_ref()).map(|meta| &meta.membership);
     let newest = in_damaged.chain(whole.as_ref().map(|book| &book.membership)).next();
     let known = recovered.memberships.last().map(|(_, membership)| membership).or(newest);
-    if !reached && is_alone(me, known, disks.has_met_peers) {
+    let whole_log = recovered.promised_end <= recovered.log.last();
+    if !reached && is_alone(me, known, whole_log, disks.has_met_peers) {
         return Err(nobody_to_repair_from(group, recovered, damaged.first()).into());
     }
     if let Some(newest) = damaged.first() {
@@ -71,10 +72,11 @@ pub(super) fn load<S: RaftStateMachine>(
     Ok(Loaded { state: machine, found: whole })
 }
 
-/// Whether nobody could give this node back what it lost.
-fn is_alone(me: NodeId, membership: Option<&Membership>, has_met_peers: bool) -> bool {
-    match membership {
-        Some(membership) => membership.voter_ids().iter().eq([&me]),
+/// Whether nobody could give this node back what it lost. That it is the only voter holds as long as it has all of its log:
+/// what was lost may hold a later membership, which its peers of then know.
+pub(super) fn is_alone(me: NodeId, known: Option<&Membership>, whole_log: bool, has_met_peers: bool) -> bool {
+    match known {
+        Some(membership) => membership.voter_ids().iter().eq([&me]) && (whole_log || !has_met_peers),
         None => !has_met_peers,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use quorate_core::{Bug, GroupId, LogId, LogIds, NodeId, Recovered, Span, Tail, WriteId, bug};
 use tokio::sync::watch;
 
-use super::load::{Loaded, load};
+use super::load::{Loaded, is_alone, load};
 use super::{GroupBuilder, HostInner, bootstrap};
 use crate::driver::{Completed, DriverParts};
 use crate::group::{ApplyParts, ApplyQueue, Book, Node, NodeParts, ProposalQueue, Reports, Shell, restored_by};
@@ -122,7 +122,7 @@ pub(crate) fn find<S: RaftStateMachine>(
         recovered.applied = own.applied;
         book = *own;
     }
-    check_repairable(me, group, &recovered)?;
+    check_repairable((me, group), &recovered, disks.has_met_peers)?;
     let last_time = book.time.max(last_time(log, group, &recovered.log)?);
     Ok(Found { recovered, state, book, durable, last_time })
 }
@@ -161,12 +161,15 @@ fn check_leads_to(group: GroupId, log: &LogIds, applied: LogId) -> Result<(), St
 }
 
 /// What damage took can only come from another voter (docs/design/001).
-fn check_repairable(me: NodeId, group: GroupId, recovered: &Recovered) -> Result<(), StartError> {
+fn check_repairable(
+    (me, group): (NodeId, GroupId),
+    recovered: &Recovered,
+    has_met_peers: bool,
+) -> Result<(), StartError> {
     let end = recovered.log.last();
     let in_snapshot = recovered.snapshot.as_ref().map(|meta| &meta.membership);
-    let membership = recovered.memberships.last().map(|(_, membership)| membership).or(in_snapshot);
-    let alone = membership.is_some_and(|membership| membership.voter_ids().iter().eq([&me]));
-    if recovered.promised_end <= end || !alone {
+    let known = recovered.memberships.last().map(|(_, membership)| membership).or(in_snapshot);
+    if recovered.promised_end <= end || known.is_none() || !is_alone(me, known, false, has_met_peers) {
         return Ok(());
     }
     let text = format!(
