@@ -87,7 +87,7 @@ async fn deliver(
         let blank = ClusterId(0);
         // A blank node has no cluster yet: it is told by those who have.
         let strangers = from.cluster != ours && from.cluster != blank && ours != blank;
-        if strangers || identity.record_peer(from.node, from.incarnation, from.boot).is_err() {
+        if strangers || identity.record_peer(from.node, from.incarnation, &from.starts).is_err() {
             continue;
         }
         lock(&addresses).entry(from.node).or_insert(reply_to);

@@ -20,6 +20,8 @@ const TESTS: &[(&str, &str, &[&str])] = &[
     ("GapAccepted", "quorate", &["--test", "published", "malformed"]),
     ("WriteConditionIgnored", "quorate", &["--test", "writes"]),
     ("ResumedTransferMixesSnapshots", "quorate-net", &["--test", "snapshots"]),
+    ("StartsAreOnlyCounted", "quorate-wal", &["--lib", "identity"]),
+    ("StartTokensForgotten", "quorate-wal", &["--lib", "identity"]),
 ];
 
 /// Bugs that `--ci` plays the golden scripts with: no random run of a minute is sure to find them.

@@ -350,6 +350,10 @@ bugs! {
     DiskSegmentNameUnsynced,
     /// A snapshot gets its name before its content is durable.
     DiskSnapshotUnsynced,
+    /// An older copy of a disk is told by its count of starts alone.
+    StartsAreOnlyCounted,
+    /// A disk does not keep the tokens of its earlier starts.
+    StartTokensForgotten,
 }
 
 /// Whether this bug is planted: never, in this build.

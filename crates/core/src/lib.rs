@@ -35,6 +35,7 @@ mod resend;
 mod rng;
 mod rounds;
 mod snapshot;
+mod starts;
 mod status;
 mod time;
 mod transfer;
@@ -67,5 +68,6 @@ pub use message::{
 };
 pub use quorum::{MAX_ENUMERATED_VOTERS, MAX_QUORUM_DEPTH, Quorum, RuleError, VoterSet};
 pub use recovery::ForcedMembership;
+pub use starts::{STARTS_KEPT, Start, StartOrder, Starts};
 pub use status::{PeerStatus, ServerState, Status};
 pub use time::Instant;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use quorate_core::{GroupId, Incarnation, Instant, LeaderIdMode, NodeId, Span, Tail, Vote, WriteId};
+use quorate_core::{GroupId, Incarnation, Instant, LeaderIdMode, NodeId, Span, Starts, Tail, Vote, WriteId};
 use quorate_wal::fake::{Crash, MemDisk};
 use quorate_wal::{
     Disk, ForcedGroup, ForcedRecovery, GroupState, MIN_SEGMENT_BYTES, OnDamage, Wake, WalCore, WalError, WalHandle,
@@ -19,6 +19,8 @@ use crate::samples::{CLUSTER, GROUP, batch, batches, leader, log_id, membership,
 
 /// The incarnation of the sample disk.
 pub(crate) const INCARNATION: u128 = 77;
+/// Of every start.
+const TOKEN: u64 = 78;
 /// Groups that are looked at in a hostile directory.
 const GROUPS: [GroupId; 3] = [GROUP, GroupId(2), GroupId(3)];
 /// Most turns of the log for one write.
@@ -32,6 +34,7 @@ fn options(on_damage: OnDamage) -> WalOptions {
     WalOptions {
         segment_bytes: MIN_SEGMENT_BYTES,
         incarnation: Some(Incarnation(INCARNATION)),
+        start_token: Some(TOKEN),
         created: Some(1),
         on_damage,
         ..WalOptions::new(NodeId(1))
@@ -40,6 +43,11 @@ fn options(on_damage: OnDamage) -> WalOptions {
 
 pub(crate) fn open(disk: &MemDisk, on_damage: OnDamage) -> Result<(WalCore, WalHandle), WalError> {
     WalCore::open(Arc::new(disk.clone()), dir(), options(on_damage))
+}
+
+/// A peer's starts.
+fn started(times: u64) -> Starts {
+    (1..=times).fold(Starts::default(), |starts, token| starts.next(token))
 }
 
 /// Turns until nothing is left to do.
@@ -81,7 +89,7 @@ fn lived_in(batches_of_filler: u64) -> MemDisk {
     handle.purge(GROUP, log_id(1, 2));
     settle(&mut core);
     write(&mut core, WalWrite::Reset { to: log_id(1, 3), tail: Tail::Keep });
-    let _ = handle.record_peer(NodeId(2), Incarnation(5), 3).expect("a peer is noted");
+    let _ = handle.record_peer(NodeId(2), Incarnation(5), &started(3)).expect("a peer is noted");
     core.close(Instant::ORIGIN).expect("the log is closed");
     disk
 }
@@ -195,9 +203,9 @@ pub(crate) fn check(disk: &MemDisk, outcome: &mut Outcome) {
 
 fn check_opened(disk: &MemDisk, on_damage: OnDamage, outcome: &mut Outcome) {
     let Some((mut core, handle)) = outcome.took(open(disk, on_damage)) else { return };
-    let boot = handle.identity().boot;
+    let boot = handle.identity().starts.boot();
     let (told, damaged) = look(&handle, outcome);
-    outcome.took(handle.record_peer(NodeId(2), Incarnation(5), 4));
+    outcome.took(handle.record_peer(NodeId(2), Incarnation(5), &started(4)));
     let mut wrote = false;
     if !damaged {
         // Mending opens nearly everything: accepted is what needs none.
@@ -214,7 +222,7 @@ fn check_opened(disk: &MemDisk, on_damage: OnDamage, outcome: &mut Outcome) {
         return;
     }
     let (_core, handle) = open(disk, on_damage).expect("a log that was whole is opened again");
-    assert_eq!(handle.identity().boot, boot + 1, "each opening is counted");
+    assert_eq!(handle.identity().starts.boot(), boot + 1, "each opening is counted");
     let (again, damaged) = look(&handle, outcome);
     assert!(!damaged, "what could be read is read again");
     for (before, after) in told.iter().zip(&again) {

@@ -134,7 +134,7 @@ fn peer_of(request: &Request) -> PeerHello {
         cluster: request.identity.cluster,
         node: request.identity.node,
         incarnation: request.identity.incarnation,
-        boot_counter: request.identity.boot_counter,
+        starts: request.identity.starts,
         mode: request.identity.mode,
         features: request.features,
         lane: request.lane,
@@ -154,7 +154,7 @@ fn judge(inner: &Inner, stream: &Stream, request: &Request) -> Result<u16, Refus
         }
     }
     if let Some(handler) = inner.handler.get() {
-        handler.check_peer(&peer_of(request)).map_err(|text| Refusal::new(RefusalCode::Peer, text))?;
+        handler.check_peer(&peer_of(request)).map_err(Refusal::of_peer)?;
     }
     Ok(version)
 }
@@ -225,7 +225,12 @@ async fn read(inner: &Inner, mut accepted: Accepted) -> Break {
             Kind::Call => return Break::Content("a call outside its checksum".into()),
             Kind::Goodbye => {
                 return match Refusal::decode(frame.head()) {
-                    Some(refusal) => Break::RefusedByPeer(refusal),
+                    Some(refusal) => {
+                        if refusal.code == RefusalCode::OlderCopy {
+                            handler.on_older_copy(from, &refusal.text);
+                        }
+                        Break::RefusedByPeer(refusal)
+                    }
                     None => Break::Content("a goodbye without a code".into()),
                 };
             }

@@ -37,7 +37,7 @@ pub(crate) struct Connection {
 /// Keeps one lane of a peer connected and writes what is queued for it.
 pub(crate) async fn run(inner: Arc<Inner>, peer: Arc<Peer>, lane: Lane) {
     let queue = peer.queue(lane);
-    let seed = inner.options.identity.incarnation.0 as u64 ^ inner.options.identity.boot_counter ^ peer.node.0 << 8;
+    let seed = inner.options.identity.incarnation.0 as u64 ^ inner.options.identity.starts.boot() ^ peer.node.0 << 8;
     let mut backoff = Backoff::new(inner.options.backoff_min, inner.options.backoff_max, seed ^ lane as u64);
     loop {
         let epoch = peer.epoch();
@@ -295,12 +295,22 @@ async fn greet(inner: &Inner, tcp: TcpStream, to: NodeId, lane: Lane) -> Result<
     stream.write_all(&request.encode()).await?;
     stream.flush().await?;
     let reply = Reply::decode(&read_hello(&mut stream).await?)?;
-    let version = reply.answer.map_err(Break::RefusedByPeer)?;
+    let version = match reply.answer {
+        Ok(version) => version,
+        Err(refusal) => {
+            // Believed of the node that was asked only: a wrong address must not stop this node.
+            let asked = hello::judge_reply(&identity, to, &reply.identity).is_ok();
+            if let (RefusalCode::OlderCopy, true, Some(handler)) = (refusal.code, asked, inner.handler.get()) {
+                handler.on_older_copy(to, &refusal.text);
+            }
+            return Err(Break::RefusedByPeer(refusal));
+        }
+    };
     let peer = PeerHello {
         cluster: reply.identity.cluster,
         node: reply.identity.node,
         incarnation: reply.identity.incarnation,
-        boot_counter: reply.identity.boot_counter,
+        starts: reply.identity.starts,
         mode: reply.identity.mode,
         features: reply.features,
         lane,
@@ -325,7 +335,7 @@ fn judge(
 ) -> Result<(), Refusal> {
     hello::judge_reply(local, to, identity)?;
     match inner.handler.get() {
-        Some(handler) => handler.check_peer(peer).map_err(|text| Refusal::new(RefusalCode::Peer, text)),
+        Some(handler) => handler.check_peer(peer).map_err(Refusal::of_peer),
         None => Ok(()),
     }
 }

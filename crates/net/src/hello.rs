@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId};
+use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId, STARTS_KEPT, Starts};
 
 /// First bytes of both hellos. The line end shows a transfer that mangles text.
 pub(crate) const MAGIC: [u8; 8] = *b"quorate\n";
@@ -23,9 +23,11 @@ pub(crate) const MAX_TEXT_BYTES: usize = 512;
 /// a later kind only when every member can read it.
 pub(crate) const FEATURES: u64 = 0;
 
-/// Rest of a request: up to the features at 76..84, and the checksum.
-const REQUEST_REST_BYTES: usize = 84 - PREFIX_BYTES + 4;
-/// Rest of a reply without text: up to the text's length at 84..86, and the checksum.
+/// The tokens of a disk's newest starts.
+const TOKENS_BYTES: usize = 8 * STARTS_KEPT;
+/// Rest of a request: up to the features at 76..84, the tokens, and the checksum.
+const REQUEST_REST_BYTES: usize = 84 - PREFIX_BYTES + TOKENS_BYTES + 4;
+/// Rest of a reply without text and tokens: up to the text's length at 84..86, and the checksum.
 const REPLY_REST_BYTES: usize = 86 - PREFIX_BYTES + 4;
 
 /// Which of a peer's connections one is.
@@ -77,8 +79,8 @@ pub struct LocalIdentity {
     pub node: NodeId,
     /// The identity of its disk.
     pub incarnation: Incarnation,
-    /// How often that disk was opened; durable before the first message (law 15).
-    pub boot_counter: u64,
+    /// When that disk was opened; durable before the first message (law 15).
+    pub starts: Starts,
     /// How leader ids compare.
     pub mode: LeaderIdMode,
 }
@@ -92,8 +94,8 @@ pub struct PeerHello {
     pub node: NodeId,
     /// The identity of its disk.
     pub incarnation: Incarnation,
-    /// How often that disk was opened.
-    pub boot_counter: u64,
+    /// When that disk was opened.
+    pub starts: Starts,
     /// How leader ids compare.
     pub mode: LeaderIdMode,
     /// What the peer knows beyond its protocol version, a bit each. Version 1 announces none.
@@ -105,9 +107,9 @@ pub struct PeerHello {
 }
 
 impl PeerHello {
-    /// Whether the two cannot be one process: the same disk, started another number of times.
+    /// Whether the two cannot be one process: the same disk at another start.
     pub(crate) fn is_copy_of(&self, other: &PeerHello) -> bool {
-        (self.node, self.incarnation) == (other.node, other.incarnation) && self.boot_counter != other.boot_counter
+        (self.node, self.incarnation) == (other.node, other.incarnation) && self.starts.last() != other.starts.last()
     }
 }
 
@@ -140,7 +142,7 @@ pub enum RefusalCode {
     Lane,
     /// The certificate is for another node or cluster.
     Certificate,
-    /// The library refuses: an older copy of a disk, or a removed node.
+    /// The library refuses, for another reason than the others.
     Peer,
     /// Too many connections.
     Busy,
@@ -148,6 +150,8 @@ pub enum RefusalCode {
     Snapshot,
     /// A lost quorum was recovered on one side and not on the other (law 16).
     Recovery,
+    /// The peer runs on an older copy of its disk (law 15).
+    OlderCopy,
     /// A code of a later version.
     Unknown(u16),
 }
@@ -167,6 +171,7 @@ impl RefusalCode {
             RefusalCode::Busy => 10,
             RefusalCode::Snapshot => 11,
             RefusalCode::Recovery => 12,
+            RefusalCode::OlderCopy => 13,
             RefusalCode::Unknown(number) => number,
         }
     }
@@ -185,8 +190,43 @@ impl RefusalCode {
             10 => RefusalCode::Busy,
             11 => RefusalCode::Snapshot,
             12 => RefusalCode::Recovery,
+            13 => RefusalCode::OlderCopy,
             other => RefusalCode::Unknown(other),
         }
+    }
+}
+
+/// Why the library refuses a peer; see [`Handler::check_peer`](crate::Handler::check_peer).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerRefused {
+    /// Whether the peer runs on an older copy of its disk: it is told, and stops.
+    pub older_copy: bool,
+    /// The reason why not, and what to do about it; shown at both ends.
+    pub text: String,
+}
+
+impl PeerRefused {
+    /// The peer runs on an older copy of its disk (law 15).
+    pub fn older_copy(text: impl Into<String>) -> Self {
+        Self { older_copy: true, text: text.into() }
+    }
+}
+
+impl From<String> for PeerRefused {
+    fn from(text: String) -> Self {
+        Self { older_copy: false, text }
+    }
+}
+
+impl From<&str> for PeerRefused {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl fmt::Display for PeerRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -200,6 +240,12 @@ pub(crate) struct Refusal {
 impl Refusal {
     pub(crate) fn new(code: RefusalCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
+    }
+
+    /// What the library says of a peer.
+    pub(crate) fn of_peer(refused: PeerRefused) -> Self {
+        let code = if refused.older_copy { RefusalCode::OlderCopy } else { RefusalCode::Peer };
+        Self::new(code, refused.text)
     }
 
     /// Bytes: code and text. Used in the goodbye frame; the reply has its own place for both.
@@ -322,6 +368,7 @@ impl Request {
         put_identity(&mut out, &self.identity, self.to);
         out.extend_from_slice(&self.max_frame.to_le_bytes());
         out.extend_from_slice(&self.features.to_le_bytes());
+        put_tokens(&mut out, &self.identity.starts);
         seal(out)
     }
 
@@ -335,7 +382,8 @@ impl Request {
             let text = format!("lane {} is not known to this node's version", bytes[14]);
             HelloError::Refuse(Refusal::new(RefusalCode::Lane, text))
         })?;
-        let (identity, to) = identity_at(bytes, mode_from_byte(bytes[15]).map_err(HelloError::Refuse)?);
+        let mode = mode_from_byte(bytes[15]).map_err(HelloError::Refuse)?;
+        let (identity, to) = identity_at(bytes, mode, Some(84));
         Ok(Self { versions, lane, identity, to, max_frame: u32_at(bytes, 72), features: u64_at(bytes, 76) })
     }
 }
@@ -343,9 +391,11 @@ impl Request {
 impl Reply {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let text = self.answer.as_ref().map_or_else(|refusal| cut(&refusal.text), |_| "");
-        let mut out = Vec::with_capacity(PREFIX_BYTES + REPLY_REST_BYTES + text.len());
+        let tokens = if self.answer.is_ok() { TOKENS_BYTES } else { 0 };
+        let rest = REPLY_REST_BYTES + text.len() + tokens;
+        let mut out = Vec::with_capacity(PREFIX_BYTES + rest);
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&((REPLY_REST_BYTES + text.len()) as u16).to_le_bytes());
+        out.extend_from_slice(&(rest as u16).to_le_bytes());
         let (code, version) = match &self.answer {
             Ok(version) => (0, *version),
             Err(refusal) => (refusal.code.to_number(), 0),
@@ -359,6 +409,9 @@ impl Reply {
         out.extend_from_slice(&self.features.to_le_bytes());
         out.extend_from_slice(&(text.len() as u16).to_le_bytes());
         out.extend_from_slice(text.as_bytes());
+        if self.answer.is_ok() {
+            put_tokens(&mut out, &self.identity.starts);
+        }
         seal(out)
     }
 
@@ -375,13 +428,18 @@ impl Reply {
             let refusal = Refusal::new(RefusalCode::from_number(code), clean(text));
             return Ok(Self {
                 answer: Err(refusal),
-                identity: identity_at(bytes, mode).0,
+                identity: identity_at(bytes, mode, None).0,
                 max_frame: u32_at(bytes, 72),
                 features: u64_at(bytes, 76),
             });
         }
         common_version((version, version)).map_err(HelloError::Refuse)?;
-        let (identity, _) = identity_at(bytes, mode_from_byte(bytes[14]).map_err(HelloError::Refuse)?);
+        let mode = mode_from_byte(bytes[14]).map_err(HelloError::Refuse)?;
+        let tokens_at = 86 + length;
+        if tokens_at + TOKENS_BYTES > end {
+            return Err(HelloError::Length(bytes.len()));
+        }
+        let (identity, _) = identity_at(bytes, mode, Some(tokens_at));
         Ok(Self { answer: Ok(version), identity, max_frame: u32_at(bytes, 72), features: u64_at(bytes, 76) })
     }
 }
@@ -489,15 +547,22 @@ fn put_identity(out: &mut Vec<u8>, identity: &LocalIdentity, to: NodeId) {
     out.extend_from_slice(&identity.node.0.to_le_bytes());
     out.extend_from_slice(&to.0.to_le_bytes());
     out.extend_from_slice(&identity.incarnation.0.to_le_bytes());
-    out.extend_from_slice(&identity.boot_counter.to_le_bytes());
+    out.extend_from_slice(&identity.starts.boot().to_le_bytes());
 }
 
-fn identity_at(bytes: &[u8], mode: LeaderIdMode) -> (LocalIdentity, NodeId) {
+fn put_tokens(out: &mut Vec<u8>, starts: &Starts) {
+    starts.tokens().iter().for_each(|token| out.extend_from_slice(&token.to_le_bytes()));
+}
+
+/// What stands at bytes 16..72 of both hellos, and the tokens where they are, if they are there.
+fn identity_at(bytes: &[u8], mode: LeaderIdMode, tokens_at: Option<usize>) -> (LocalIdentity, NodeId) {
+    let boot = u64_at(bytes, 64);
+    let tokens = |at: usize| Starts::new(boot, std::array::from_fn(|start| u64_at(bytes, at + 8 * start)));
     let identity = LocalIdentity {
         cluster: ClusterId(u128::from_le_bytes(array(bytes, 16))),
         node: NodeId(u64_at(bytes, 32)),
         incarnation: Incarnation(u128::from_le_bytes(array(bytes, 48))),
-        boot_counter: u64_at(bytes, 64),
+        starts: tokens_at.map_or(Starts::counted(boot), tokens),
         mode,
     };
     (identity, NodeId(u64_at(bytes, 40)))
@@ -550,7 +615,7 @@ mod tests {
             cluster: ClusterId(cluster),
             node: NodeId(node),
             incarnation: Incarnation(100 + u128::from(node)),
-            boot_counter: 3,
+            starts: Starts::counted(2).next(33),
             mode: LeaderIdMode::Advanced,
         }
     }
@@ -578,7 +643,14 @@ mod tests {
 
         for answer in [Ok(1), Err(Refusal::new(RefusalCode::Cluster, "not ours"))] {
             let reply = Reply { answer, identity: identity(7, 2), max_frame: 5, features: 6 };
-            assert_eq!(Reply::decode(&reply.encode()).unwrap(), reply);
+            let read = Reply::decode(&reply.encode()).unwrap();
+            if read.answer.is_ok() {
+                assert_eq!(read, reply);
+            } else {
+                // Whoever refuses is not judged.
+                let identity = LocalIdentity { starts: Starts::counted(3), ..reply.identity };
+                assert_eq!(read, Reply { identity, ..reply });
+            }
         }
     }
 

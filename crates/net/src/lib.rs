@@ -39,7 +39,7 @@ use quorate_core::{AppendHeader, GroupId, Incarnation, NodeId, SnapshotMeta};
 use quorate_wire::Packet;
 
 pub use error::NetError;
-pub use hello::{DialedBy, Lane, LocalIdentity, PeerHello, RefusalCode};
+pub use hello::{DialedBy, Lane, LocalIdentity, PeerHello, PeerRefused, RefusalCode};
 pub use options::TransportOptions;
 pub use probe::{ProbeAnswer, probe};
 pub use snapshot::{OutgoingSnapshot, Progress, SnapshotSource};
@@ -76,7 +76,13 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// The reason why not, and what to do about it.
-    fn check_peer(&self, peer: &PeerHello) -> Result<(), String>;
+    fn check_peer(&self, peer: &PeerHello) -> Result<(), PeerRefused>;
+
+    /// A peer has refused this node: it has seen a later start of this node's disk, so this node runs on an older copy of
+    /// it ([`PeerRefused::older_copy`]), and must stop. Nobody is to be told again after the first one.
+    fn on_older_copy(&self, peer: NodeId, text: &str) {
+        let _ = (peer, text);
+    }
 }
 
 /// A snapshot that arrived.

@@ -21,7 +21,7 @@ pub enum ProbeAnswer {
     /// Nobody, for this reason.
     Nobody(String),
     /// This node, whether or not it would talk to the asker.
-    Node(LocalIdentity),
+    Node(Box<LocalIdentity>),
     /// Something that listens but did not say who it is: another program, a node that wants TLS, or one that is stuck.
     Unclear(String),
 }
@@ -34,7 +34,7 @@ pub async fn probe(local: &LocalIdentity, to: NodeId, address: &str, limit: Dura
         Err(ended) => return ProbeAnswer::Nobody(ended.to_string()),
     };
     match timeout(limit, ask(local, to, tcp)).await {
-        Ok(Ok(identity)) => ProbeAnswer::Node(identity),
+        Ok(Ok(identity)) => ProbeAnswer::Node(Box::new(identity)),
         Ok(Err(ended)) => ProbeAnswer::Unclear(ended.to_string()),
         Err(_) => ProbeAnswer::Unclear(Break::Deadline("the handshake").to_string()),
     }

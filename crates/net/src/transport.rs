@@ -376,7 +376,7 @@ impl Inner {
     pub(crate) fn note_hello(&self, hello: &PeerHello) {
         if let Some(peer) = self.peer(hello.node) {
             let before = lock(&peer.hello).replace(*hello);
-            if before.is_some_and(|before| before.is_copy_of(hello) && before.boot_counter < hello.boot_counter) {
+            if before.is_some_and(|before| before.is_copy_of(hello) && before.starts.boot() < hello.starts.boot()) {
                 // What was dialed may be an older copy of the disk that spoke now: dial anew, and judge anew.
                 peer.renew();
             }
@@ -397,8 +397,8 @@ impl Inner {
         // disk and was let in before that could be known (law 15). It is refused when it comes again.
         for (other, its_close) in incoming.values().filter(|(other, _)| other.is_copy_of(&hello)) {
             let (older, newer) =
-                (hello.boot_counter.min(other.boot_counter), hello.boot_counter.max(other.boot_counter));
-            if other.boot_counter < hello.boot_counter {
+                (hello.starts.boot().min(other.starts.boot()), hello.starts.boot().max(other.starts.boot()));
+            if other.starts.boot() < hello.starts.boot() {
                 tracing::debug!(
                     name: "earlier_start_closed", target: crate::EVENTS, node = self.me(), peer = hello.node.0, older, newer,
                     "a later start of its disk is here: closed a connection of an earlier one"

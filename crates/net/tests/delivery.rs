@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Event, Hello, Log, Node, ack, ack_number, append, assert_same, batch, identity, noise, options, until};
-use quorate_core::{ClusterId, NodeId};
+use quorate_core::{ClusterId, NodeId, Starts};
 use quorate_net::{DialedBy, LocalIdentity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -155,13 +155,13 @@ async fn a_peer_that_goes_is_told_as_refused_and_found_again_when_it_is_back() {
     two.net.closed().await;
     assert_eq!(one.refused().await, NodeId(2));
 
-    let mut again = options(LocalIdentity { boot_counter: 2, ..identity(2) });
+    let mut again = options(LocalIdentity { starts: Starts::counted(2), ..identity(2) });
     again.listen = address;
     let mut two = Node::start(again).await;
     one.send(2, ack(2)).await;
     assert_eq!(ack_number(&two.packet().await), Some(2));
     let hello = one.next(|event| match event {
-        Event::Hello(hello) if hello.boot_counter == 2 => Some(hello),
+        Event::Hello(hello) if hello.starts.boot() == 2 => Some(*hello),
         _ => None,
     });
     let hello = hello.await;

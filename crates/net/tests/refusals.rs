@@ -4,8 +4,8 @@
 mod common;
 
 use common::{Hello, Log, Node, identity, options, until};
-use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId};
-use quorate_net::{DialedBy, LocalIdentity, NetError, ProbeAnswer, Transport};
+use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId, Starts};
+use quorate_net::{DialedBy, LocalIdentity, NetError, PeerRefused, ProbeAnswer, Transport};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -63,7 +63,7 @@ async fn a_peer_that_the_library_refuses_when_it_is_dialed() {
     let mut log = Log::capture();
     let one = Node::start(options(identity(1))).await;
     let two = Node::start_with(options(identity(2)), |peer| {
-        assert_eq!((peer.node, peer.incarnation, peer.boot_counter), (NodeId(1), Incarnation(1001), 1));
+        assert_eq!((peer.node, peer.incarnation, peer.starts), (NodeId(1), Incarnation(1001), Starts::counted(1)));
         assert_eq!(peer.dialed_by, DialedBy::Peer);
         Err("an older copy of node 1's disk; replace the member".into())
     })
@@ -84,6 +84,68 @@ async fn a_peer_that_the_library_refuses_when_it_answers() {
     log.line(&["WARN", "peer=2", "not connected: refused: an older copy of node 2's disk"]).await;
     log.line(&["WARN", "peer=1", "the other end refuses this node: an older copy of node 2's disk"]).await;
     assert!(!one.net.stats()[0].control.connected);
+}
+
+#[tokio::test]
+async fn an_older_copy_is_told_that_it_is_one_when_it_dials() {
+    let text = "an older copy of node 1's disk";
+    let mut one = Node::start(options(identity(1))).await;
+    let two = Node::start_with(options(identity(2)), move |_| Err(PeerRefused::older_copy(text))).await;
+    one.knows(&two, 2);
+    assert_eq!(told_of_older_copy(&mut one).await, (NodeId(2), text.into()));
+}
+
+#[tokio::test]
+async fn an_older_copy_is_told_that_it_is_one_when_it_answers() {
+    let text = "an older copy of node 2's disk";
+    let one = Node::start_with(options(identity(1)), move |_| Err(PeerRefused::older_copy(text))).await;
+    let mut two = Node::start(options(identity(2))).await;
+    one.knows(&two, 2);
+    assert_eq!(told_of_older_copy(&mut two).await, (NodeId(1), text.into()));
+}
+
+async fn told_of_older_copy(node: &mut Node) -> (NodeId, String) {
+    node.next(|event| match event {
+        common::Event::OlderCopy(peer, text) => Some((peer, text)),
+        _ => None,
+    })
+    .await
+}
+
+/// Who answers at a wrong address may be anybody.
+#[tokio::test]
+async fn another_node_cannot_say_that_this_one_is_an_older_copy() {
+    let mut one = Node::start(options(identity(1))).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    one.net.set_address(NodeId(2), &listener.local_addr().unwrap().to_string());
+    let answering = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            common::read_hello(&mut stream).await;
+            stream.write_all(&common::reply_bytes(3, Err((13, "an older copy")))).await.unwrap();
+        }
+    });
+    until(|| one.net.stats()[0].control.dials >= 2 && one.net.stats()[0].data.dials >= 2).await;
+    let refused = one.net.stats()[0].control.last_error.clone().unwrap();
+    assert!(refused.contains("the other end refuses this node: an older copy"), "{refused}");
+    assert!(!one.told().iter().any(|event| matches!(event, common::Event::OlderCopy(..))));
+    answering.abort();
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_disk_arrive_in_both_directions() {
+    let starts = |node| (1..=70).fold(Starts::default(), |starts, token: u64| starts.next(token << 8 | node));
+    let started = |node| LocalIdentity { starts: starts(node), ..identity(node) };
+    let mut one = Node::start(options(started(1))).await;
+    let mut two = Node::start(options(started(2))).await;
+    one.knows(&two, 2);
+    for (node, peer) in [(&mut one, 2), (&mut two, 1)] {
+        let hello = node.next(|event| match event {
+            common::Event::Hello(hello) => Some(hello),
+            _ => None,
+        });
+        assert_eq!(hello.await.starts, starts(peer));
+    }
 }
 
 /// Shakes hands by hand, and gives code and text of the refusal.
@@ -212,10 +274,13 @@ async fn a_probe_tells_nobody_a_node_and_something_else_apart() {
     let limit = std::time::Duration::from_secs(20);
     let node = Node::start(options(identity(2))).await;
     let asked = quorate_net::probe(&identity(1), NodeId(2), &node.address(), limit).await;
-    assert_eq!(asked, ProbeAnswer::Node(identity(2)));
+    assert_eq!(asked, ProbeAnswer::Node(Box::new(identity(2))));
     // Also if it would refuse the asker.
     let stranger = LocalIdentity { cluster: ClusterId(0xbad), ..identity(1) };
-    assert_eq!(quorate_net::probe(&stranger, NodeId(2), &node.address(), limit).await, ProbeAnswer::Node(identity(2)));
+    assert_eq!(
+        quorate_net::probe(&stranger, NodeId(2), &node.address(), limit).await,
+        ProbeAnswer::Node(Box::new(identity(2)))
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let other = tokio::spawn(async move {

@@ -10,15 +10,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_core::{
-    ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, NodeId, Recovered, SnapshotMeta, Span, WriteId,
+    ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, NodeId, Recovered, SnapshotMeta, Span, Starts, WriteId,
 };
 use quorate_wal::{Disk, OnDamage, PeerVerdict, Wal, WalError, WalHandle, WalOptions, WalWrite};
 use quorate_wire::Batches;
 
 use crate::events::{MEMBERSHIP, SNAPSHOT, STORAGE};
 use crate::{
-    Completions, Identity, IdentityStore, LogWrite, RaftLogStorage, ReceivedContent, SnapshotData, SnapshotSource,
-    SnapshotStore, SnapshotWriter, StorageError, StorageErrorKind, StoredSnapshot,
+    Completions, Identity, IdentityStore, LogWrite, PeerRefused, RaftLogStorage, ReceivedContent, SnapshotData,
+    SnapshotSource, SnapshotStore, SnapshotWriter, StorageError, StorageErrorKind, StoredSnapshot,
 };
 
 /// A chunk of a received snapshot's file on its way into the store: 1 MiB.
@@ -120,7 +120,7 @@ impl IdentityStore for Durable {
             cluster: found.cluster,
             node: found.node,
             incarnation: found.incarnation,
-            boot: found.boot,
+            starts: found.starts,
             mode: found.mode,
         }
     }
@@ -129,8 +129,8 @@ impl IdentityStore for Durable {
         Ok(self.handle.set_cluster(cluster, mode)?)
     }
 
-    fn record_peer(&self, peer: NodeId, incarnation: Incarnation, boot: u64) -> Result<(), String> {
-        match self.handle.record_peer(peer, incarnation, boot) {
+    fn record_peer(&self, peer: NodeId, incarnation: Incarnation, starts: &Starts) -> Result<(), PeerRefused> {
+        match self.handle.record_peer(peer, incarnation, starts) {
             Ok(PeerVerdict::Fine) => Ok(()),
             Ok(PeerVerdict::OtherIncarnation { known }) => {
                 // It is served as a learner: its word does not count for the voter it replaced (law 15).
@@ -141,13 +141,18 @@ impl IdentityStore for Durable {
                 );
                 Ok(())
             }
-            Ok(PeerVerdict::OlderCopy { seen_boot }) => Err(format!(
-                "node {peer} speaks from an older copy of its disk (start {boot}, start {seen_boot} was seen): it may \
-                 have forgotten what it promised; stop it, empty its data directory, start it with `on_lost_log = \
-                 Rejoin`, then `change_membership(AddVoterIds([{peer}]))`"
-            )),
-            Err(error) => Err(format!("cannot write down that node {peer} was seen: {error}")),
+            Ok(PeerVerdict::OlderCopy { seen_boot }) => Err(PeerRefused::older_copy(format!(
+                "node {peer} speaks from an older copy of its disk (start {}, which does not come after start \
+                 {seen_boot} that was seen): it may have forgotten what it promised; stop it, empty its data directory, start it with `on_lost_log = \
+                 Rejoin`, then `change_membership(AddVoterIds([{peer}]))`",
+                starts.boot()
+            ))),
+            Err(error) => Err(format!("cannot write down that node {peer} was seen: {error}").into()),
         }
+    }
+
+    fn note_older_copy(&self, peer: NodeId, text: &str) -> Result<(), StorageError> {
+        Ok(self.handle.note_older_copy(peer, text)?)
     }
 
     fn has_met_peers(&self) -> bool {
@@ -346,6 +351,7 @@ impl From<WalError> for StorageError {
             WalError::OtherVersion { .. } => StorageErrorKind::OtherVersion,
             WalError::Locked { .. }
             | WalError::OtherNode { .. }
+            | WalError::OlderCopy { .. }
             | WalError::NoDirectory { .. }
             | WalError::OtherCluster { .. }
             | WalError::NoCluster => StorageErrorKind::Identity,

@@ -1,9 +1,9 @@
 //! Who a node is, durably: [`IdentityStore`].
 
 use parking_lot::Mutex;
-use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId};
+use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId, Starts};
 
-use crate::{StartError, StorageError, StorageErrorKind};
+use crate::{PeerRefused, StartError, StorageError, StorageErrorKind};
 
 /// Who a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +14,9 @@ pub struct Identity {
     pub node: NodeId,
     /// The identity of its disk: random, made when the disk was formatted.
     pub incarnation: Incarnation,
-    /// How often that disk was opened; durable before the first message.
-    pub boot: u64,
+    /// When that disk was opened, with a random token of each start; durable before the first message. A store that keeps
+    /// no tokens gives [`Starts::counted`]: an older copy of it is then told only until it was started as often.
+    pub starts: Starts,
     /// How leader ids compare.
     pub mode: LeaderIdMode,
 }
@@ -31,11 +32,22 @@ pub trait IdentityStore: Send + Sync + 'static {
     /// If it belongs to another one, or the disk fails.
     fn set_cluster(&self, cluster: ClusterId, mode: LeaderIdMode) -> Result<(), StorageError>;
 
-    /// Keeps durably that a peer was seen with this disk and boot counter (law 15).
+    /// Keeps durably the newest start at which a peer was seen on this disk (law 15).
     ///
     /// # Errors
-    /// The reason why the peer must not be talked to, and what to do about it.
-    fn record_peer(&self, peer: NodeId, incarnation: Incarnation, boot: u64) -> Result<(), String>;
+    /// The reason why the peer must not be talked to, and what to do about it. A peer on an older copy of its disk is to
+    /// be told, for [`note_older_copy`](Self::note_older_copy).
+    fn record_peer(&self, peer: NodeId, incarnation: Incarnation, starts: &Starts) -> Result<(), PeerRefused>;
+
+    /// A peer has refused this node, because it runs on an older copy of its disk (law 15): nothing is durable on it any
+    /// more, so that its groups end, and it does not start again. A store that does nothing stays refused by that peer.
+    ///
+    /// # Errors
+    /// The disk's; the groups end all the same.
+    fn note_older_copy(&self, peer: NodeId, text: &str) -> Result<(), StorageError> {
+        let _ = (peer, text);
+        Ok(())
+    }
 
     /// Whether any peer was ever recorded. A node of which damage took the membership as well takes itself for alone if
     /// not, and stops rather than wait for ever; so a store that does not know says yes.
@@ -57,7 +69,7 @@ pub(crate) struct MemoryIdentity {
 impl MemoryIdentity {
     pub(crate) fn new(node: NodeId, mode: LeaderIdMode) -> Result<Self, StartError> {
         let incarnation = Incarnation(random_u128()?);
-        let identity = Identity { cluster: ClusterId(0), node, incarnation, boot: 1, mode };
+        let identity = Identity { cluster: ClusterId(0), node, incarnation, starts: Starts::counted(1), mode };
         Ok(Self { identity: Mutex::new(identity) })
     }
 }
@@ -77,7 +89,7 @@ impl IdentityStore for MemoryIdentity {
         Ok(())
     }
 
-    fn record_peer(&self, _peer: NodeId, _incarnation: Incarnation, _boot: u64) -> Result<(), String> {
+    fn record_peer(&self, _peer: NodeId, _incarnation: Incarnation, _starts: &Starts) -> Result<(), PeerRefused> {
         Ok(())
     }
 }

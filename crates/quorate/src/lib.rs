@@ -84,11 +84,12 @@ pub use write_builder::{Submitted, WriteBuilder, WriteManyBuilder};
 pub use quorate_core::{
     ChangeMembers, ChangeTerms, ClusterId, ConfigError, GroupId, Incarnation, LeaderId, LeaderIdMode, LeasePolicy,
     LogId, Membership, Node, NodeId, OnLostLog, PeerState, Phase, Precondition, Quorum, ReadPolicy, Readiness, Refusal,
-    Retain, RuleError, Settings, SnapshotMeta, Toggle, TransferFailure, Vote, VoterSet,
+    Retain, RuleError, Settings, SnapshotMeta, Start, Starts, Toggle, TransferFailure, Vote, VoterSet,
 };
 
 // What storages and networks are handed.
 pub use quorate_core::{AppendHeader, LogIds, Recovered, Run, SendOutcome, Span, Tail, WriteId};
+pub use quorate_net::PeerRefused;
 pub use quorate_wire::{Batch, Batches, Entry, EntryKind, Packet};
 
 /// Certificates for mutual TLS between peers, as PEM files.

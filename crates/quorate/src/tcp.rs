@@ -10,8 +10,8 @@ use quorate_net::{Handler, LocalIdentity, NetError, PeerHello, ReceivedData, Tls
 use quorate_wire::Packet;
 
 use crate::{
-    Identity, IdentityStore, Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource,
-    StartError, TlsFiles,
+    Identity, IdentityStore, Inbound, OutgoingSnapshot, PeerRefused, RaftNetwork, ReceivedSnapshot, SnapshotData,
+    SnapshotSource, StartError, TlsFiles,
 };
 
 /// Peers over TCP: what a node uses unless it is given another network.
@@ -44,8 +44,8 @@ impl TcpNetwork {
         tls: Option<&TlsFiles>,
         snapshot_rate: Option<u64>,
     ) -> Result<Self, StartError> {
-        let Identity { cluster, node, incarnation, boot, mode } = identity.identity();
-        let local = LocalIdentity { cluster, node, incarnation, boot_counter: boot, mode };
+        let Identity { cluster, node, incarnation, starts, mode } = identity.identity();
+        let local = LocalIdentity { cluster, node, incarnation, starts, mode };
         let mut options = TransportOptions::new(local, address);
         options.incoming_dir = incoming;
         options.snapshot_max_bytes_per_second = snapshot_rate;
@@ -147,7 +147,12 @@ impl Handler for Arrivals {
         self.inbound.on_snapshot_progress(from, group, bytes, total);
     }
 
-    fn check_peer(&self, peer: &PeerHello) -> Result<(), String> {
-        self.identity.record_peer(peer.node, peer.incarnation, peer.boot_counter)
+    fn check_peer(&self, peer: &PeerHello) -> Result<(), PeerRefused> {
+        self.identity.record_peer(peer.node, peer.incarnation, &peer.starts)
+    }
+
+    fn on_older_copy(&self, peer: NodeId, text: &str) {
+        // Its groups are told by their log, which has failed; whoever comes second is told that.
+        let _ = self.identity.note_older_copy(peer, text);
     }
 }

@@ -74,7 +74,7 @@ async fn start(
             cluster: ClusterId(0),
             node: NodeId(id),
             incarnation: Incarnation(u128::from(id)),
-            boot: 1,
+            starts: quorate::Starts::counted(1),
             mode: LeaderIdMode::Advanced,
         };
         let storage = Storage {

@@ -96,7 +96,7 @@ fn storage() -> Storage {
         cluster: ClusterId(0),
         node: NodeId(1),
         incarnation: Incarnation(77),
-        boot: 1,
+        starts: quorate::Starts::counted(1),
         mode: LeaderIdMode::Advanced,
     };
     Storage {

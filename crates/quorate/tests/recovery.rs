@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Ledger, PATIENCE, leader};
@@ -15,6 +16,7 @@ use quorate::{
     ChangeMembers, ClosedReason, Config, GroupId, Host, Node, NodeId, OnLostLog, Raft, RaftMetrics, ReadError,
     ReadPolicy, Retain, Role,
 };
+use quorate_wal::{RealDisk, Wal, WalOptions};
 
 /// A directory below cargo's own, removed unless the test fails.
 struct Directory(PathBuf);
@@ -142,6 +144,55 @@ async fn a_wiped_node_halts_or_rejoins_as_a_learner_until_it_is_made_a_voter() {
     holds(&learner, &["kept", "more", "again", "with its vote"]).await;
     nodes.push(learner);
     common::stop(nodes).await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_that_counts_on_is_refused_and_stops_for_good() {
+    let cluster = Cluster::new("older-copy");
+    let mut nodes = cluster.start_all().await;
+    let leading = leader(&nodes).await;
+    let place = nodes.iter().position(|node| node.node_id() != leading.node_id()).unwrap();
+    let node = nodes.remove(place);
+    let (id, data) = (node.node_id().0, cluster.directory.of(node.node_id().0));
+    node.shutdown().await;
+    copy(&data, &cluster.directory.0.join("copy"));
+    let later = cluster.start(id, Config::default()).await;
+    let end = leading.client_write("kept".into()).await.unwrap().log_id.index;
+    later.wait(PATIENCE).applied_index_at_least(end).await.unwrap();
+    later.shutdown().await;
+
+    // The copy is started again and again, and is ahead of what its peers saw before they hear of it.
+    cluster.wipe(id);
+    fs::rename(cluster.directory.0.join("copy"), &data).unwrap();
+    for _ in 0..5 {
+        let wal = Wal::open(Arc::new(RealDisk), &data, WalOptions::new(NodeId(id))).unwrap();
+        wal.shutdown().unwrap();
+    }
+    let halted = cluster.start(id, Config::default()).await;
+    let reason = tokio::time::timeout(PATIENCE, halted.closed()).await.unwrap();
+    let text = reason.to_string();
+    for part in
+        ["is an older copy of this node's disk", "newest copy", "said: ", "start 7, which does not come after start 2"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+    halted.shutdown().await;
+    let builder = Raft::builder(id).peers(cluster.addresses.clone()).data_dir(&data);
+    let refused = builder.start(Ledger::default()).await.err().unwrap().to_string();
+    assert!(refused.contains("is an older copy of this node's disk"), "{refused}");
+    leading.client_write("more".into()).await.unwrap();
+    holds(&leading, &["kept", "more"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -158,7 +158,7 @@ impl Cluster {
                 cluster: ClusterId(0),
                 node: NodeId(id),
                 incarnation: Incarnation(u128::from(id)),
-                boot: 1,
+                starts: quorate::Starts::counted(1),
                 mode: LeaderIdMode::Advanced,
             }));
             let (host, raft) = start_on_disk((&network, &config, &wall), id, (&log, &snapshots, &identity)).await;

@@ -228,13 +228,14 @@ impl<W: Workload> World<W> {
         self.atlas.copies.clear();
     }
 
-    /// Puts an older copy of a disk back. Every peer has met a later boot of it, and so refuses to hear it (law 15). What
+    /// Puts an older copy of a disk back. Every peer has met a later start of it, and so refuses to hear it, however often
+    /// it is started (law 15). What
     /// the disk acknowledged before goes on to count, also where that makes a commit quorum only now: a quorum that elects
     /// later has to do without this node, so it meets that one in another.
     fn put_back(&mut self, at: usize) -> bool {
         let Some(copy) = self.atlas.copies.get(&at) else { return false };
         let place = &self.places[at];
-        let current = place.running.as_ref().map_or(0, |running| running.boot);
+        let Some(current) = place.running.as_ref().map(|running| running.starts.last()) else { return false };
         let met = |other: &crate::world::Place<W>| {
             other.id == place.id
                 || other
@@ -247,7 +248,7 @@ impl<W: Workload> World<W> {
             || place.impaired
             || copy.incarnation != place.incarnation
             // The copy will be opened once more, and the disk was opened later still.
-            || current < copy.boot + 2
+            || current.boot < copy.boot + 2
             || !self.can_do_without(at)
         {
             return false;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate::{Inbound, OutgoingSnapshot, RaftNetwork, SnapshotSource};
-use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, Message, NodeId, SendOutcome, SnapshotMeta, Vote};
+use quorate_core::{
+    AppendHeader, ClusterId, GroupId, Incarnation, Message, NodeId, SendOutcome, SnapshotMeta, Starts, Vote,
+};
 use quorate_wire::Packet;
 
 use crate::edits::{Decision, Edits};
@@ -40,8 +42,8 @@ pub(crate) struct Flight {
     pub(crate) incarnation: Incarnation,
     /// The cluster of its sender, as its handshake says.
     pub(crate) cluster: ClusterId,
-    /// How often its disk was opened, as its handshake says.
-    pub(crate) boot: u64,
+    /// When its disk was opened, as its handshake says.
+    pub(crate) starts: Arc<Starts>,
     pub(crate) bytes: Bytes,
     pub(crate) carries: Carries,
     /// The receiver's process when it was sent.
@@ -271,11 +273,11 @@ pub(crate) struct HeldSnapshot {
 }
 
 /// Who sends a snapshot, as its handshake says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sender {
     pub(crate) incarnation: Incarnation,
     pub(crate) cluster: ClusterId,
-    pub(crate) boot: u64,
+    pub(crate) starts: Arc<Starts>,
 }
 
 /// A snapshot that a node wants to send.

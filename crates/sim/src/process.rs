@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quorate::virtual_node::{VirtualNode, VirtualParts, storage_of};
-use quorate::{Completions, Config, IdentityStore, LogWrite, RaftLogStorage, RaftStateMachine, StorageError};
+use quorate::{
+    Completions, Config, IdentityStore, LogWrite, PeerRefused, RaftLogStorage, RaftStateMachine, StorageError,
+};
 use quorate_core::{
-    ClusterId, GroupId, Incarnation, Instant, LeaderId, LeaderIdMode, LogId, LogIds, NodeId, Recovered, Span, Tail,
-    Vote, WriteId,
+    ClusterId, GroupId, Incarnation, Instant, LeaderId, LeaderIdMode, LogId, LogIds, NodeId, Recovered, Span, Starts,
+    Tail, Vote, WriteId,
 };
 use quorate_wal::{Disk, OnDamage, WalCore, WalOptions};
 use quorate_wire::Batches;
@@ -18,12 +20,16 @@ use crate::disk::SimDisk;
 use crate::history::Nanos;
 use crate::machine::Watched;
 use crate::net::Outbox;
+use crate::rng::Rng;
 
 pub(crate) const GROUP: GroupId = GroupId(1);
 /// Where a node keeps its data, on its own disk.
 pub(crate) const DIRECTORY: &str = "/quorate-simulated-node";
 /// The wall clock at the beginning: some day in 2030, in nanoseconds since the Unix epoch.
 const EPOCH: u64 = 1_900_000_000_000_000_000;
+
+/// Of a start's seed, what its token is drawn from.
+const START_TOKENS: u64 = 7;
 
 /// A clock that is off, and runs too fast or too slow.
 #[derive(Clone, Copy, Debug)]
@@ -197,10 +203,10 @@ pub(crate) struct Running<S: RaftStateMachine> {
     /// When the log takes its next turn.
     pub(crate) wal_at: Option<Nanos>,
     identity: Arc<dyn IdentityStore>,
-    /// How often its disk was opened.
-    pub(crate) boot: u64,
-    /// Peers that it has heard, by disk and boot.
-    pub(crate) met: BTreeMap<NodeId, (Incarnation, u64)>,
+    /// When its disk was opened, as its handshakes say.
+    pub(crate) starts: Arc<Starts>,
+    /// Peers that it has heard, by disk and start.
+    pub(crate) met: BTreeMap<NodeId, (Incarnation, quorate_core::Start)>,
     /// What the cluster saw of it at its last step.
     pub(crate) seen: Seen,
 }
@@ -279,6 +285,7 @@ fn open<S: RaftStateMachine>(
     let options = WalOptions {
         segment_bytes: start.segment_bytes,
         incarnation: Some(start.incarnation),
+        start_token: Some(Rng::new(start.seed, START_TOKENS).bits() | 1),
         created: Some(0),
         on_damage: start.on_damage,
         ..WalOptions::new(id)
@@ -323,9 +330,9 @@ fn open<S: RaftStateMachine>(
         transfers: false,
     };
     let identity = storage.identity;
-    let boot = identity.identity().boot;
+    let starts = Arc::new(identity.identity().starts);
     let met = BTreeMap::new();
-    Ok(Running { node, wal, outbox, spy, clock: start.clock, timer: None, wal_at: None, identity, boot, met, seen })
+    Ok(Running { node, wal, outbox, spy, clock: start.clock, timer: None, wal_at: None, identity, starts, met, seen })
 }
 
 impl<S: RaftStateMachine> Running<S> {
@@ -350,15 +357,23 @@ impl<S: RaftStateMachine> Running<S> {
     }
 
     /// The handshake: whether this peer is heard. An older copy of a disk is not (law 15).
-    pub(crate) fn meets(&mut self, peer: NodeId, incarnation: Incarnation, boot: u64) -> bool {
-        if self.met.get(&peer) == Some(&(incarnation, boot)) {
-            return true;
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(crate) fn meets(&mut self, peer: NodeId, incarnation: Incarnation, starts: &Starts) -> Result<(), PeerRefused> {
+        let met = (incarnation, starts.last());
+        if self.met.get(&peer) == Some(&met) {
+            return Ok(());
         }
-        let heard = self.identity.record_peer(peer, incarnation, boot).is_ok();
-        if heard {
-            self.met.insert(peer, (incarnation, boot));
-        }
-        heard
+        self.identity.record_peer(peer, incarnation, starts)?;
+        self.met.insert(peer, met);
+        Ok(())
+    }
+
+    /// A peer refuses it: it runs on an older copy of its disk, and ends.
+    pub(crate) fn is_older_copy(&self, peer: NodeId, text: &str) {
+        // Where that cannot be written down, it ends all the same.
+        let _ = self.identity.note_older_copy(peer, text);
     }
 
     /// Tells the node.

@@ -158,7 +158,7 @@ pub(crate) fn on_arrival(
 ) {
     if flight.incarnation != incarnation {
         counters.add(EARLIER_DISK, 1);
-    } else if flight.boot < boot {
+    } else if flight.starts.boot() < boot {
         counters.add(EARLIER_PROCESS, 1);
     }
     if flight.held {

@@ -30,6 +30,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("DamagedSnapshotIsEmptyState", TESTS),
     ("SendsUnverifiedSnapshot", TESTS),
     ("ResumedTransferMixesSnapshots", TESTS),
+    ("StartsAreOnlyCounted", TESTS),
+    ("StartTokensForgotten", TESTS),
     ("AppliedBeforeItsData", SIM),
     ("LeaseByWallClock", SIM),
 ];

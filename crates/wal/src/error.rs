@@ -59,6 +59,16 @@ pub enum WalError {
         /// A file that should not be there without an identity.
         found: PathBuf,
     },
+    /// A peer has seen a later start of this node's disk, which is not on it: the directory is an older copy of it, and is
+    /// not used any more (law 15).
+    OlderCopy {
+        /// The directory.
+        dir: PathBuf,
+        /// The peer.
+        peer: NodeId,
+        /// What it said.
+        text: String,
+    },
     /// The directory is nobody's data directory.
     NoDirectory {
         /// The directory.
@@ -174,6 +184,12 @@ impl fmt::Display for WalError {
                 f,
                 "{} has format version {found}, this program knows version {supported}: use the program that wrote it",
                 path.display()
+            ),
+            WalError::OlderCopy { dir, peer, text } => write!(
+                f,
+                "data directory {} is an older copy of this node's disk and is not used any more: put the newest copy \
+                 in its place, or an empty directory; node {peer} said: {text}",
+                dir.display()
             ),
             WalError::NoDirectory { dir } => {
                 write!(f, "{} is no node's data directory: it has no file `identity`", dir.display())

@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_core::{
-    Bug, ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, LogIds, Membership, NodeId, Span, Tail, Vote, WriteId,
-    bug,
+    Bug, ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, LogIds, Membership, NodeId, Span, Starts, Tail, Vote,
+    WriteId, bug,
 };
 use quorate_wire::{Batch, Batches, EntryKind, decode_membership};
 
@@ -16,7 +16,7 @@ use crate::disk::{Disk, read_exact_at};
 use crate::error::{Damage, WalError};
 use crate::frame::{Op, Position};
 use crate::group::{GroupLog, MembershipPlace, Stretch, check_append, check_truncate, reset};
-use crate::identity::{Identity, IdentityFile, PeerVerdict, PeersFile};
+use crate::identity::{Identity, IdentityFile, OlderCopyMark, PeerVerdict, PeersFile};
 use crate::note::{self, DamageNote};
 use crate::options::OnDamage;
 use crate::segment::{Base, take_within};
@@ -180,7 +180,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl WalHandle {
-    /// Whose directory this is. The boot counter already counts this opening.
+    /// Whose directory this is. Its starts already count this opening.
     pub fn identity(&self) -> Identity {
         lock(&self.shared.identity).identity()
     }
@@ -212,14 +212,19 @@ impl WalHandle {
         Ok(())
     }
 
-    /// Notes that a peer spoke from this disk at this boot count, durably, and compares with what was noted before
-    /// (law 15). Blocks when there is something new to note.
+    /// Notes that a peer spoke from this disk at the last of these starts, durably, and compares with what was noted
+    /// before (law 15). Blocks when there is something new to note.
     ///
     /// # Errors
     /// What the disk says: then the peer must not be counted.
-    pub fn record_peer(&self, node: NodeId, incarnation: Incarnation, boot: u64) -> Result<PeerVerdict, WalError> {
+    pub fn record_peer(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        starts: &Starts,
+    ) -> Result<PeerVerdict, WalError> {
         self.check_open()?;
-        lock(&self.shared.peers).record(node, incarnation, boot).inspect_err(|error| {
+        lock(&self.shared.peers).record(node, incarnation, starts).inspect_err(|error| {
             // A node that can write down nothing of a peer would be deaf to it for ever, and still ask for votes: it
             // stops like one whose log cannot be written. It may have nothing to write.
             if matches!(error, WalError::Io { .. }) {
@@ -227,6 +232,22 @@ impl WalHandle {
                 self.shared.work.notify_one();
             }
         })
+    }
+
+    /// Notes, durably, that a peer takes this directory for an older copy of the node's disk, and why. The log fails:
+    /// every group is told. The directory is not opened any more (law 15). Blocks.
+    ///
+    /// # Errors
+    /// What the disk says: then the log has failed all the same, but may be opened again.
+    pub fn note_older_copy(&self, peer: NodeId, text: &str) -> Result<(), WalError> {
+        self.check_open()?;
+        let mark = OlderCopyMark::new(peer, text);
+        let error = mark.clone().into_error(&self.shared.dir);
+        // The files of a log that failed are written no more: first the mark.
+        let noted = lock(&self.shared.identity).store_mark(mark);
+        lock(&self.shared.state).fail_all(&error);
+        self.shared.work.notify_one();
+        noted
     }
 
     /// Opens a group, or opens it anew with other completions, and returns what the log holds of it. Makes sure that

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId};
+use quorate_core::{Bug, ClusterId, Incarnation, LeaderIdMode, NodeId, STARTS_KEPT, Start, StartOrder, Starts, bug};
 
 use crate::codec::{MAX_COUNTER, put_u64, put_u128, u64_at, u128_at};
 use crate::disk::Disk;
@@ -12,7 +12,14 @@ use crate::twin::TwinFile;
 
 const IDENTITY_MAGIC: [u8; 8] = *b"QRMIDENT";
 const IDENTITY_COPY_BYTES: usize = 4096;
-const IDENTITY_BODY_BYTES: usize = 80;
+/// Whether a peer said that this is an older copy.
+const MARKED_AT: usize = 49;
+const TOKENS_AT: usize = 80;
+const MARK_AT: usize = TOKENS_AT + 8 * STARTS_KEPT;
+/// Without the text of the mark.
+const IDENTITY_BODY_BYTES: usize = MARK_AT + 10;
+/// Longest text of the mark.
+const MARK_TEXT_BYTES: usize = 1024;
 
 const PEERS_MAGIC: [u8; 8] = *b"QRMPEERS";
 const PEERS_COPY_BYTES: usize = 64 << 10;
@@ -32,8 +39,8 @@ pub struct Identity {
     /// The incarnation that the directory was formatted with. The log's checksums start from it, so that a recovery
     /// need not write the log again.
     pub formatted: Incarnation,
-    /// How often the directory was opened, this time included. Durable before the log is open.
-    pub boot: u64,
+    /// When the directory was opened, this time included. Durable before the log is open.
+    pub starts: Starts,
     /// How leader ids compare in the cluster; meaningful once the cluster is known.
     pub mode: LeaderIdMode,
     /// When the directory was formatted, in seconds since the Unix epoch. For people only.
@@ -46,13 +53,16 @@ impl Identity {
         put_u128(&mut body, 0, self.cluster.0);
         put_u64(&mut body, 16, self.node.0);
         put_u128(&mut body, 24, self.incarnation.0);
-        put_u64(&mut body, 40, self.boot);
+        put_u64(&mut body, 40, self.starts.boot());
         body[48] = match self.mode {
             LeaderIdMode::Advanced => 0,
             LeaderIdMode::Standard => 1,
         };
         put_u64(&mut body, 56, self.created);
         put_u128(&mut body, 64, self.formatted.0);
+        for (at, token) in self.starts.tokens().iter().enumerate() {
+            put_u64(&mut body, TOKENS_AT + 8 * at, *token);
+        }
         body
     }
 
@@ -78,11 +88,29 @@ impl Identity {
             cluster: ClusterId(u128_at(body, 0)),
             node: NodeId(u64_at(body, 16)),
             incarnation: Incarnation(u128_at(body, 24)),
-            boot: u64_at(body, 40),
+            starts: Starts::new(u64_at(body, 40), std::array::from_fn(|at| u64_at(body, TOKENS_AT + 8 * at))),
             mode,
             created: u64_at(body, 56),
             formatted: Incarnation(u128_at(body, 64)),
         })
+    }
+}
+
+/// A peer said that this directory is an older copy of the node's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OlderCopyMark {
+    pub(crate) peer: NodeId,
+    /// What it said, for people.
+    pub(crate) text: String,
+}
+
+impl OlderCopyMark {
+    pub(crate) fn new(peer: NodeId, text: &str) -> Self {
+        Self { peer, text: text[..text.floor_char_boundary(MARK_TEXT_BYTES)].to_owned() }
+    }
+
+    pub(crate) fn into_error(self, dir: &Path) -> WalError {
+        WalError::OlderCopy { dir: dir.to_path_buf(), peer: self.peer, text: self.text }
     }
 }
 
@@ -91,28 +119,70 @@ impl Identity {
 pub(crate) struct IdentityFile {
     twin: TwinFile,
     identity: Identity,
+    mark: Option<OlderCopyMark>,
+}
+
+fn encode(identity: &Identity, mark: Option<&OlderCopyMark>) -> Vec<u8> {
+    let mut body = identity.encode().to_vec();
+    if let Some(OlderCopyMark { peer, text }) = mark {
+        body[MARKED_AT] = 1;
+        put_u64(&mut body, MARK_AT, peer.0);
+        body[MARK_AT + 8..MARK_AT + 10].copy_from_slice(&(text.len() as u16).to_le_bytes());
+        body.extend_from_slice(text.as_bytes());
+    }
+    body
+}
+
+fn decode_mark(path: &Path, body: &[u8]) -> Result<Option<OlderCopyMark>, WalError> {
+    let damaged = |what| WalError::damaged(path, 24, what);
+    match body[MARKED_AT] {
+        0 => return Ok(None),
+        1 => {}
+        _ => return Err(damaged("the identity is marked in a way that is not known")),
+    }
+    let length = usize::from(u16::from_le_bytes([body[MARK_AT + 8], body[MARK_AT + 9]]));
+    let text = body.get(IDENTITY_BODY_BYTES..IDENTITY_BODY_BYTES + length).filter(|_| length <= MARK_TEXT_BYTES);
+    let text = text.ok_or_else(|| damaged("the mark of an older copy is longer than the identity"))?;
+    Ok(Some(OlderCopyMark { peer: NodeId(u64_at(body, MARK_AT)), text: String::from_utf8_lossy(text).into_owned() }))
 }
 
 impl IdentityFile {
     /// Makes the file; see [`TwinFile::create`].
     pub(crate) fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Self, WalError> {
-        let twin = TwinFile::create(disk, path, IDENTITY_MAGIC, IDENTITY_COPY_BYTES, &identity.encode())?;
-        Ok(Self { twin, identity })
+        let twin = TwinFile::create(disk, path, IDENTITY_MAGIC, IDENTITY_COPY_BYTES, &encode(&identity, None))?;
+        Ok(Self { twin, identity, mark: None })
     }
 
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, WalError> {
         let (twin, body) = TwinFile::open(disk, path, IDENTITY_MAGIC, IDENTITY_COPY_BYTES)?;
-        Ok(Self { twin, identity: Identity::decode(path, &body)? })
+        let identity = Identity::decode(path, &body)?;
+        let mark = decode_mark(path, &body)?;
+        Ok(Self { twin, identity, mark })
     }
 
     pub(crate) fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// Counts this opening, durably: peers tell an old copy of the disk by a lower count.
-    pub(crate) fn count_boot(&mut self) -> Result<(), WalError> {
-        let next = Identity { boot: self.identity.boot + 1, ..self.identity };
-        self.store(next)
+    /// What a peer said, if it said that this is an older copy of the disk.
+    pub(crate) fn mark(&self) -> Option<&OlderCopyMark> {
+        self.mark.as_ref()
+    }
+
+    /// Notes, durably, that this is an older copy of the disk: it is not opened any more (law 15).
+    pub(crate) fn store_mark(&mut self, mark: OlderCopyMark) -> Result<(), WalError> {
+        self.twin.store(&encode(&self.identity, Some(&mark)))?;
+        self.mark = Some(mark);
+        Ok(())
+    }
+
+    /// Counts this opening, durably, with a random token of its own: by them peers tell an older copy of the disk.
+    pub(crate) fn count_start(&mut self, token: u64) -> Result<(), WalError> {
+        let mut starts = self.identity.starts.next(token);
+        if bug(Bug::StartTokensForgotten) {
+            starts = Starts::counted(starts.boot() - 1).next(token);
+        }
+        self.store(Identity { starts, ..self.identity })
     }
 
     /// Notes the cluster, durably.
@@ -121,14 +191,15 @@ impl IdentityFile {
         self.store(next)
     }
 
-    /// Makes the directory another voter of another recovery, durably (law 16).
+    /// Makes the directory another voter of another recovery, durably (law 16): nobody has seen that one yet.
     pub(crate) fn store_recovery(&mut self, cluster: ClusterId, incarnation: Incarnation) -> Result<(), WalError> {
+        self.mark = None;
         let next = Identity { cluster, incarnation, ..self.identity };
         self.store(next)
     }
 
     fn store(&mut self, next: Identity) -> Result<(), WalError> {
-        self.twin.store(&next.encode())?;
+        self.twin.store(&encode(&next, self.mark.as_ref()))?;
         self.identity = next;
         Ok(())
     }
@@ -141,7 +212,7 @@ pub enum PeerVerdict {
     Fine,
     /// An older copy of the same disk was put back: it must not be counted (law 15).
     OlderCopy {
-        /// The highest boot counter seen of it.
+        /// The boot counter of the newest start seen of it.
         seen_boot: u64,
     },
     /// Another disk than the one seen last.
@@ -151,12 +222,12 @@ pub enum PeerVerdict {
     },
 }
 
-/// The file `peers`: the highest boot counter seen of every peer's disks.
+/// The file `peers`: the newest start seen of every peer's disks.
 #[derive(Debug)]
 pub(crate) struct PeersFile {
     twin: TwinFile,
-    /// Disks of each peer with the highest boot counter seen, the newest disk last.
-    peers: BTreeMap<NodeId, Vec<(Incarnation, u64)>>,
+    /// Disks of each peer with the newest start seen, the newest disk last.
+    peers: BTreeMap<NodeId, Vec<(Incarnation, Start)>>,
 }
 
 impl PeersFile {
@@ -170,10 +241,11 @@ impl PeersFile {
         if body.len() % PEER_BYTES != 0 {
             return Err(WalError::damaged(path, 12, "the list of peers has a part of a row"));
         }
-        let mut peers: BTreeMap<NodeId, Vec<(Incarnation, u64)>> = BTreeMap::new();
+        let mut peers: BTreeMap<NodeId, Vec<(Incarnation, Start)>> = BTreeMap::new();
         for row in body.chunks_exact(PEER_BYTES) {
             let disks = peers.entry(NodeId(u64_at(row, 0))).or_default();
-            disks.push((Incarnation(u128_at(row, 8)), u64_at(row, 24)));
+            let start = Start { boot: u64_at(row, 24), token: u64_at(row, 32) };
+            disks.push((Incarnation(u128_at(row, 8)), start));
         }
         let mut peers = Self { twin, peers };
         // What a killed process wrote may not be on disk yet.
@@ -186,28 +258,30 @@ impl PeersFile {
         self.peers.is_empty()
     }
 
-    /// Compares with what was seen before and keeps the highest, durably.
+    /// Compares with what was seen before and keeps the newest start, durably.
     pub(crate) fn record(
         &mut self,
         node: NodeId,
         incarnation: Incarnation,
-        boot: u64,
+        starts: &Starts,
     ) -> Result<PeerVerdict, WalError> {
         let disks = self.peers.get(&node).map_or(&[][..], Vec::as_slice);
         let newest = disks.last().copied();
-        let verdict = match disks.iter().find(|(seen, _)| *seen == incarnation) {
-            Some((_, seen_boot)) if boot < *seen_boot => return Ok(PeerVerdict::OlderCopy { seen_boot: *seen_boot }),
-            Some((_, seen_boot)) if newest.is_some_and(|(last, _)| last == incarnation) => match boot == *seen_boot {
-                true => return Ok(PeerVerdict::Fine),
-                false => PeerVerdict::Fine,
-            },
-            _ => newest.map_or(PeerVerdict::Fine, |(known, _)| PeerVerdict::OtherIncarnation { known }),
+        let seen = disks.iter().find(|(seen, _)| *seen == incarnation).map(|(_, start)| *start);
+        let is_newest = newest.is_some_and(|(last, _)| last == incarnation);
+        let verdict = match seen.map(|seen| (seen, starts.compare(seen))) {
+            Some((seen, StartOrder::Forked)) => return Ok(PeerVerdict::OlderCopy { seen_boot: seen.boot }),
+            Some((_, StartOrder::Same)) if is_newest => return Ok(PeerVerdict::Fine),
+            Some((_, StartOrder::Later)) if is_newest => PeerVerdict::Fine,
+            Some((_, StartOrder::Same | StartOrder::Later)) | None => {
+                newest.map_or(PeerVerdict::Fine, |(known, _)| PeerVerdict::OtherIncarnation { known })
+            }
         };
         let mut next = self.peers.clone();
         let disks = next.entry(node).or_default();
         match disks.iter_mut().find(|(seen, _)| *seen == incarnation) {
-            Some((_, seen_boot)) => *seen_boot = boot,
-            None => disks.push((incarnation, boot)),
+            Some((_, seen)) => *seen = starts.last(),
+            None => disks.push((incarnation, starts.last())),
         }
         if disks.len() > INCARNATIONS_PER_PEER {
             disks.remove(0);
@@ -222,14 +296,15 @@ impl PeersFile {
     }
 }
 
-fn encode_peers(peers: &BTreeMap<NodeId, Vec<(Incarnation, u64)>>) -> Vec<u8> {
+fn encode_peers(peers: &BTreeMap<NodeId, Vec<(Incarnation, Start)>>) -> Vec<u8> {
     let mut body = Vec::new();
     for (node, disks) in peers {
-        for (incarnation, boot) in disks {
+        for (incarnation, start) in disks {
             let mut row = [0; PEER_BYTES];
             put_u64(&mut row, 0, node.0);
             put_u128(&mut row, 8, incarnation.0);
-            put_u64(&mut row, 24, *boot);
+            put_u64(&mut row, 24, start.boot);
+            put_u64(&mut row, 32, start.token);
             body.extend_from_slice(&row);
         }
     }
@@ -241,36 +316,96 @@ mod tests {
     use super::*;
     use crate::fake::MemDisk;
 
+    fn started(starts: Starts, tokens: impl IntoIterator<Item = u64>) -> Starts {
+        tokens.into_iter().fold(starts, |starts, token| starts.next(token))
+    }
+
     #[test]
     fn an_older_copy_and_another_disk_of_a_peer_are_told_apart() {
         let disk = MemDisk::new();
         let path = Path::new("/peers");
         let mut peers = PeersFile::create(&disk, path).unwrap();
         let (node, first, second) = (NodeId(2), Incarnation(10), Incarnation(20));
-        assert_eq!(peers.record(node, first, 5).unwrap(), PeerVerdict::Fine);
-        assert_eq!(peers.record(node, first, 7).unwrap(), PeerVerdict::Fine);
+        let of = |count| started(Starts::default(), 1..=count);
+        assert_eq!(peers.record(node, first, &of(5)).unwrap(), PeerVerdict::Fine);
+        assert_eq!(peers.record(node, first, &of(7)).unwrap(), PeerVerdict::Fine);
         drop(peers);
         let mut peers = PeersFile::open(&disk, path).unwrap();
-        assert_eq!(peers.record(node, first, 6).unwrap(), PeerVerdict::OlderCopy { seen_boot: 7 });
-        assert_eq!(peers.record(node, second, 1).unwrap(), PeerVerdict::OtherIncarnation { known: first });
-        assert_eq!(peers.record(node, second, 2).unwrap(), PeerVerdict::Fine, "it was replaced for good");
-        assert_eq!(peers.record(node, first, 8).unwrap(), PeerVerdict::OtherIncarnation { known: second });
-        assert_eq!(peers.record(NodeId(3), first, 1).unwrap(), PeerVerdict::Fine, "another node");
+        assert_eq!(peers.record(node, first, &of(6)).unwrap(), PeerVerdict::OlderCopy { seen_boot: 7 });
+        assert_eq!(peers.record(node, second, &of(1)).unwrap(), PeerVerdict::OtherIncarnation { known: first });
+        assert_eq!(peers.record(node, second, &of(2)).unwrap(), PeerVerdict::Fine, "it was replaced for good");
+        assert_eq!(peers.record(node, first, &of(8)).unwrap(), PeerVerdict::OtherIncarnation { known: second });
+        assert_eq!(peers.record(NodeId(3), first, &of(1)).unwrap(), PeerVerdict::Fine, "another node");
+    }
+
+    #[test]
+    fn an_older_copy_that_counts_on_until_it_is_ahead_stays_refused() {
+        let disk = MemDisk::new();
+        let path = Path::new("/peers");
+        let mut peers = PeersFile::create(&disk, path).unwrap();
+        let (node, incarnation) = (NodeId(2), Incarnation(10));
+        let copied = started(Starts::default(), 1..=6);
+        let went_on = started(copied, [71, 72]);
+        assert_eq!(peers.record(node, incarnation, &went_on).unwrap(), PeerVerdict::Fine);
+        let mut copy = copied;
+        for token in 81..89 {
+            drop(peers);
+            peers = PeersFile::open(&disk, path).unwrap();
+            copy = copy.next(token);
+            let verdict = peers.record(node, incarnation, &copy).unwrap();
+            assert_eq!(verdict, PeerVerdict::OlderCopy { seen_boot: 8 }, "start {}", copy.boot());
+        }
+        assert_eq!(peers.record(node, incarnation, &went_on.next(73)).unwrap(), PeerVerdict::Fine, "the disk itself");
+    }
+
+    #[test]
+    fn each_opening_keeps_its_token_beside_those_before_it() {
+        let disk = MemDisk::new();
+        let path = Path::new("/identity");
+        let mut file = IdentityFile::create(&disk, path, identity()).unwrap();
+        for token in 1..=STARTS_KEPT as u64 + 3 {
+            file.count_start(token).unwrap();
+            let starts = IdentityFile::open(&disk, path).unwrap().identity().starts;
+            assert_eq!(starts.last(), Start { boot: 3 + token, token });
+            let kept = (1..=token).rev().chain([0; STARTS_KEPT]).take(STARTS_KEPT);
+            assert!(starts.tokens().iter().copied().eq(kept), "{:?}", starts.tokens());
+        }
+    }
+
+    #[test]
+    fn what_a_peer_said_of_an_older_copy_stays_until_a_recovery() {
+        let disk = MemDisk::new();
+        let path = Path::new("/identity");
+        let mut file = IdentityFile::create(&disk, path, identity()).unwrap();
+        assert_eq!(file.mark(), None);
+        let mark = OlderCopyMark::new(NodeId(7), &"é".repeat(MARK_TEXT_BYTES));
+        assert_eq!(mark.text, "é".repeat(MARK_TEXT_BYTES / 2), "cut at a character");
+        file.store_mark(mark.clone()).unwrap();
+        let mut file = IdentityFile::open(&disk, path).unwrap();
+        assert_eq!(file.mark(), Some(&mark));
+        file.store_cluster(ClusterId(9), LeaderIdMode::Standard).unwrap();
+        assert_eq!(IdentityFile::open(&disk, path).unwrap().mark(), Some(&mark));
+        file.store_recovery(ClusterId(9).recovered().unwrap(), Incarnation(78)).unwrap();
+        assert_eq!(IdentityFile::open(&disk, path).unwrap().mark(), None);
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            cluster: ClusterId(9),
+            node: NodeId(4),
+            incarnation: Incarnation(77),
+            formatted: Incarnation(76),
+            starts: Starts::counted(3),
+            mode: LeaderIdMode::Standard,
+            created: 11,
+        }
     }
 
     #[test]
     fn one_damaged_copy_of_the_identity_is_survived_and_two_are_refused() {
         let disk = MemDisk::new();
         let path = Path::new("/identity");
-        let identity = Identity {
-            cluster: ClusterId(9),
-            node: NodeId(4),
-            incarnation: Incarnation(77),
-            formatted: Incarnation(76),
-            boot: 3,
-            mode: LeaderIdMode::Standard,
-            created: 11,
-        };
+        let identity = identity();
         IdentityFile::create(&disk, path, identity).unwrap();
         disk.flip(path, 30, 0x10);
         assert_eq!(IdentityFile::open(&disk, path).unwrap().identity(), identity);

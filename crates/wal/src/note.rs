@@ -137,7 +137,7 @@ pub(crate) fn forget(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
 mod tests {
     use std::sync::Arc;
 
-    use quorate_core::{ClusterId, Incarnation, LeaderId, LeaderIdMode, NodeId};
+    use quorate_core::{ClusterId, Incarnation, LeaderId, LeaderIdMode, NodeId, Starts};
 
     use super::*;
     use crate::fake::{Fault, MemDisk};
@@ -148,7 +148,7 @@ mod tests {
             node: NodeId(1),
             incarnation: Incarnation(0x1d1c),
             formatted: Incarnation(0x1d1c),
-            boot: 3,
+            starts: Starts::counted(3),
             mode: LeaderIdMode::Advanced,
             created: 1,
         }

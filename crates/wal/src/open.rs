@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::SystemTime;
 
-use quorate_core::{ClusterId, Incarnation, Instant, LeaderIdMode};
+use quorate_core::{ClusterId, Incarnation, Instant, LeaderIdMode, Starts};
 
 use crate::codec::round_up;
 use crate::disk::{Disk, DiskLock};
@@ -35,7 +35,7 @@ impl WalCore {
     ///
     /// # Errors
     /// [`WalError::Locked`], [`WalError::OtherNode`], [`WalError::OtherVersion`], [`WalError::NoIdentity`],
-    /// [`WalError::Corrupt`], or what the disk says.
+    /// [`WalError::OlderCopy`], [`WalError::Corrupt`], or what the disk says.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Result<(WalCore, WalHandle), WalError> {
         let options = WalOptions {
             segment_bytes: round_up(options.segment_bytes.max(MIN_SEGMENT_BYTES), SECTOR_BYTES),
@@ -139,7 +139,7 @@ fn format(disk: &dyn Disk, dir: &Path, options: &WalOptions) -> Result<(), WalEr
         node: options.node_id,
         incarnation,
         formatted: incarnation,
-        boot: 0,
+        starts: Starts::default(),
         mode: LeaderIdMode::default(),
         created: options.created.unwrap_or_else(|| {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -164,11 +164,20 @@ fn sync_parent(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
 }
 
 pub(crate) fn random_incarnation() -> Result<Incarnation, WalError> {
+    Ok(Incarnation(u128::from_le_bytes(random_bytes()?)))
+}
+
+/// Of one start; 0 would say that there is none.
+fn random_token() -> Result<u64, WalError> {
+    Ok(u64::from_le_bytes(random_bytes()?).max(1))
+}
+
+fn random_bytes<const N: usize>() -> Result<[u8; N], WalError> {
     let path = Path::new("/dev/urandom");
-    let mut bytes = [0; 16];
+    let mut bytes = [0; N];
     let mut source = std::fs::File::open(path).map_err(WalError::io("open", path))?;
     source.read_exact(&mut bytes).map_err(WalError::io("read", path))?;
-    Ok(Incarnation(u128::from_le_bytes(bytes)))
+    Ok(bytes)
 }
 
 /// Reads everything first; only when all of it is good is something written.
@@ -183,13 +192,20 @@ fn open_formatted(
         let (found, wanted) = (identity.node, options.node_id);
         return Err(WalError::OtherNode { dir: dir.to_path_buf(), found, wanted });
     }
+    if let Some(mark) = file.mark() {
+        return Err(mark.clone().into_error(dir));
+    }
     let wal = dir.join("wal");
     let forced = forced::pending(&*disk, dir, &identity)?;
     let Opened { recovery, prefixes, mended, noted } = recover_or_mend(&disk, dir, &options, &identity.of_log())?;
     let peers = PeersFile::open(&*disk, &dir.join("peers"))?;
     let votes = VoteFiles::open(&*disk, vote_paths(dir), identity.cluster.base())?;
     let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster.base())?;
-    file.count_boot()?;
+    let token = match options.start_token {
+        Some(token) => token,
+        None => random_token()?,
+    };
+    file.count_start(token)?;
     let on_damage = options.on_damage;
     let mut writer = Writer {
         active: recovery.active,

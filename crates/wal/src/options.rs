@@ -37,6 +37,8 @@ pub struct WalOptions {
     /// The disk's incarnation, if the directory is blank; drawn from the system's random numbers if not given. For
     /// tests and simulators.
     pub incarnation: Option<Incarnation>,
+    /// The token of this start, not 0; drawn from the system's random numbers if not given. For tests and simulators.
+    pub start_token: Option<u64>,
     /// The time written down if the directory is blank, in seconds since the Unix epoch; the system's if not given.
     pub created: Option<u64>,
 }
@@ -51,6 +53,7 @@ impl WalOptions {
             retry_full_after: Duration::from_millis(200),
             on_damage: OnDamage::Refuse,
             incarnation: None,
+            start_token: None,
             created: None,
         }
     }

@@ -176,7 +176,7 @@ impl Segment {
         header[0..8].copy_from_slice(&SEGMENT_MAGIC);
         put_u32(&mut header, 8, VERSION);
         put_u64(&mut header, 16, number);
-        put_u64(&mut header, 24, identity.boot);
+        put_u64(&mut header, 24, identity.starts.boot());
         put_u64(&mut header, 32, bytes);
         put_u64(&mut header, 40, identity.node.0);
         put_u128(&mut header, 48, identity.cluster.0);

@@ -273,7 +273,7 @@ impl Writer {
         let mark = Mark {
             number: active.mark,
             segment: active.segment.number,
-            generation: self.identity.boot,
+            generation: self.identity.starts.boot(),
             sync: active.sync,
             durable: active.durable,
             batch_end: active.end,
@@ -377,7 +377,7 @@ impl Writer {
     /// Writes frames as one batch and makes it durable, with a mark that says what was durable before. Returns the
     /// frames' offsets.
     fn write_batch(&mut self, frames: &[Planned]) -> Result<Vec<u64>, WalError> {
-        let generation = self.identity.boot;
+        let generation = self.identity.starts.boot();
         #[expect(clippy::expect_used, reason = "callers have found an active segment, or just made one")]
         let active = self.active.as_mut().expect("a batch is written to an active segment");
         let segment = active.segment.clone();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::faulty::{open, sweep_faults};
 use common::mending::sweep_opening_faults;
 use common::{Rig, Script, check_group, options};
-use quorate_core::{GroupId, Incarnation, NodeId};
+use quorate_core::{GroupId, Incarnation, NodeId, Starts};
 use quorate_wal::fake::{Crash, Fault, MemDisk};
 
 const SEGMENT_BYTES: u64 = 24 << 10;
@@ -74,7 +74,7 @@ fn a_failed_note_of_a_peer_fails_the_log() {
     let mut rig = Rig::begin(&disk, SEGMENT_BYTES);
     rig.group(GroupId(1)).unwrap();
     disk.fail_at(disk.calls(), Fault::Error(ErrorKind::Other));
-    assert!(rig.handle.record_peer(NodeId(2), Incarnation(2), 1).is_err());
+    assert!(rig.handle.record_peer(NodeId(2), Incarnation(2), &Starts::counted(1)).is_err());
     rig.settle();
     let told = rig.told();
     let writes: Vec<_> = told.iter().map(|(group, write, result, _)| (group.0, write.0, result.is_ok())).collect();

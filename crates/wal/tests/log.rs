@@ -41,10 +41,31 @@ fn a_boot_is_counted_before_the_log_is_open_and_the_disk_keeps_its_name() {
         let disk = disk.clone();
         let rig = Rig::open(&disk, options(64 << 10)).unwrap();
         let identity = rig.handle.identity();
-        assert_eq!((identity.boot, identity.incarnation.0, identity.node), (boot, 77, NodeId(1)));
+        assert_eq!((identity.starts.boot(), identity.incarnation.0, identity.node), (boot, 77, NodeId(1)));
         let after = disk.crashed(Crash::DropAll);
         let again = Rig::open(&after, options(64 << 10)).unwrap();
-        assert_eq!(again.handle.identity().boot, boot + 1, "the count was durable");
+        assert_eq!(again.handle.identity().starts.boot(), boot + 1, "the count was durable");
+    }
+}
+
+#[test]
+fn an_older_copy_that_a_peer_names_stops_and_is_not_opened_again() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::begin(&disk, 64 << 10);
+    rig.group(GROUP).unwrap();
+    rig.handle.note_older_copy(NodeId(3), "start 9 was seen").unwrap();
+    rig.settle();
+    let told = rig.told();
+    let writes: Vec<_> = told.iter().map(|(group, write, result, _)| (*group, write.0, result.clone())).collect();
+    let error = WalError::OlderCopy { dir: "/data".into(), peer: NodeId(3), text: "start 9 was seen".into() };
+    let failed = rig.handle.failure().map(|error| error.to_string());
+    assert_eq!(failed, Some(error.to_string()));
+    assert!(matches!(&writes[..], [(GROUP, 0, Err(WalError::OlderCopy { .. }))]), "its group is told: {writes:?}");
+    drop(rig);
+    let after = disk.crashed(Crash::DropAll);
+    for _ in 0..2 {
+        let refused = Rig::open(&after, options(64 << 10)).err().unwrap();
+        assert_eq!(refused.to_string(), error.to_string());
     }
 }
 
@@ -68,7 +89,10 @@ fn another_version_is_refused_by_name() {
     let path = dir().join("identity");
     for at in [0, 4096] {
         let file = disk.open(&path).unwrap();
-        let mut copy = vec![0; 24 + 80];
+        let mut head = [0; 24];
+        file.read_at(&mut head, at).unwrap();
+        let body = u32::from_le_bytes(head[12..16].try_into().unwrap());
+        let mut copy = vec![0; 24 + body as usize];
         file.read_at(&mut copy, at).unwrap();
         copy[8] = 2;
         file.write_at(&copy, at).unwrap();
@@ -322,7 +346,7 @@ fn on_a_real_disk_a_log_with_its_thread_comes_back_with_everything() {
         let identity = wal.identity();
         assert_eq!(*incarnation.get_or_insert(identity.incarnation), identity.incarnation);
         assert_ne!(identity.incarnation.0, 0);
-        assert_eq!(identity.boot, round + 1);
+        assert_eq!(identity.starts.boot(), round + 1);
         wal.set_cluster(CLUSTER, LeaderIdMode::Advanced).unwrap();
         let (done, completed) = mpsc::channel();
         let done = Mutex::new(done);

@@ -1,7 +1,7 @@
 //! What arrives on a connection: the handshake, then frames.
 
 use bytes::Bytes;
-use quorate_core::{Incarnation, LeaderIdMode, NodeId};
+use quorate_core::{Incarnation, LeaderIdMode, NodeId, Starts};
 use quorate_net::LocalIdentity;
 use quorate_net::hostile::{self, Carried, Samples};
 use quorate_wire::Packet;
@@ -18,7 +18,7 @@ fn identity(node: u64) -> LocalIdentity {
         cluster: CLUSTER,
         node: NodeId(node),
         incarnation: Incarnation(u128::from(node) << 70),
-        boot_counter: 3,
+        starts: Starts::counted(2).next(33),
         mode: LeaderIdMode::Advanced,
     }
 }

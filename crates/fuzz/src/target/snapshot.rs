@@ -142,7 +142,7 @@ pub(super) fn corpus() -> Vec<Vec<u8>> {
         cluster: crate::samples::CLUSTER,
         node: quorate_core::NodeId(1),
         incarnation: quorate_core::Incarnation(9),
-        boot_counter: 1,
+        starts: quorate_core::Starts::counted(1),
         mode: quorate_core::LeaderIdMode::Advanced,
     };
     let net = quorate_net::hostile::samples(&identity, quorate_core::NodeId(2), &[], &[], (header(), meta()));

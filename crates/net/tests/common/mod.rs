@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_core::{
     Append, AppendAnswer, AppendHeader, AppendReply, ClusterId, GroupId, Incarnation, LeaderId, LeaderIdMode, LogId,
-    Message, NodeId, Round, SnapshotMeta, StreamId, Vote,
+    Message, NodeId, Round, SnapshotMeta, Starts, StreamId, Vote,
 };
-use quorate_net::{Handler, LocalIdentity, PeerHello, ReceivedSnapshot, Transport, TransportOptions};
+use quorate_net::{Handler, LocalIdentity, PeerHello, PeerRefused, ReceivedSnapshot, Transport, TransportOptions};
 use quorate_wire::{Batch, BatchBuilder, Batches, EntryKind, Packet, entries_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -28,7 +28,7 @@ pub fn identity(node: u64) -> LocalIdentity {
         cluster: CLUSTER,
         node: NodeId(node),
         incarnation: Incarnation(1000 + u128::from(node)),
-        boot_counter: 1,
+        starts: Starts::counted(1),
         mode: LeaderIdMode::Advanced,
     }
 }
@@ -48,10 +48,11 @@ pub enum Event {
     Refused(NodeId),
     Lost(NodeId),
     Snapshot(NodeId, Incarnation, ReceivedSnapshot),
-    Hello(PeerHello),
+    Hello(Box<PeerHello>),
+    OlderCopy(NodeId, String),
 }
 
-type Verdict = Box<dyn Fn(&PeerHello) -> Result<(), String> + Send + Sync>;
+type Verdict = Box<dyn Fn(&PeerHello) -> Result<(), PeerRefused> + Send + Sync>;
 
 struct Recorder {
     events: mpsc::UnboundedSender<Event>,
@@ -81,8 +82,11 @@ impl Handler for Recorder {
     fn on_snapshot(&self, from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot) {
         self.tell(Event::Snapshot(from, incarnation, snapshot));
     }
-    fn check_peer(&self, peer: &PeerHello) -> Result<(), String> {
-        self.tell(Event::Hello(*peer));
+    fn on_older_copy(&self, peer: NodeId, text: &str) {
+        self.tell(Event::OlderCopy(peer, text.to_owned()));
+    }
+    fn check_peer(&self, peer: &PeerHello) -> Result<(), PeerRefused> {
+        self.tell(Event::Hello(Box::new(*peer)));
         (self.verdict)(peer)
     }
 }
@@ -100,7 +104,7 @@ impl Node {
 
     pub async fn start_with(
         options: TransportOptions,
-        verdict: impl Fn(&PeerHello) -> Result<(), String> + Send + Sync + 'static,
+        verdict: impl Fn(&PeerHello) -> Result<(), PeerRefused> + Send + Sync + 'static,
     ) -> Self {
         let net = Transport::bind(options).await.unwrap();
         let (sender, events) = mpsc::unbounded_channel();
@@ -147,7 +151,7 @@ impl Node {
     }
 
     pub async fn hello(&mut self) -> PeerHello {
-        self.next(|event| if let Event::Hello(hello) = event { Some(hello) } else { None }).await
+        self.next(|event| if let Event::Hello(hello) = event { Some(*hello) } else { None }).await
     }
 
     pub async fn snapshot(&mut self) -> ReceivedSnapshot {
@@ -259,7 +263,7 @@ impl Hello {
 
     pub fn bytes(&self) -> Vec<u8> {
         let mut out = b"quorate\n".to_vec();
-        out.extend_from_slice(&78u16.to_le_bytes());
+        out.extend_from_slice(&(78 + 512u16).to_le_bytes());
         out.extend_from_slice(&self.versions.0.to_le_bytes());
         out.extend_from_slice(&self.versions.1.to_le_bytes());
         out.extend_from_slice(&[self.lane, self.mode]);
@@ -270,6 +274,7 @@ impl Hello {
         out.extend_from_slice(&self.boot.to_le_bytes());
         out.extend_from_slice(&(1u32 << 26).to_le_bytes());
         out.extend_from_slice(&0u64.to_le_bytes());
+        out.extend_from_slice(&[0; 512]);
         out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
         out
     }
@@ -282,7 +287,8 @@ pub fn reply_bytes(node: u64, answer: Result<u16, (u16, &str)>) -> Vec<u8> {
         Err((code, text)) => (code, 0, text),
     };
     let mut out = b"quorate\n".to_vec();
-    out.extend_from_slice(&(80 + text.len() as u16).to_le_bytes());
+    let tokens = if answer.is_ok() { 512 } else { 0 };
+    out.extend_from_slice(&(80 + text.len() as u16 + tokens).to_le_bytes());
     out.extend_from_slice(&code.to_le_bytes());
     out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&[0, 0]);
@@ -295,6 +301,7 @@ pub fn reply_bytes(node: u64, answer: Result<u16, (u16, &str)>) -> Vec<u8> {
     out.extend_from_slice(&0u64.to_le_bytes());
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());
     out.extend_from_slice(text.as_bytes());
+    out.resize(out.len() + usize::from(tokens), 0);
     out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
     out
 }
@@ -328,7 +335,8 @@ pub async fn read_hello(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 pub fn code_and_text(reply: &[u8]) -> (u16, String) {
-    (u16::from_le_bytes([reply[10], reply[11]]), String::from_utf8(reply[86..reply.len() - 4].to_vec()).unwrap())
+    let text = &reply[86..86 + usize::from(u16::from_le_bytes([reply[84], reply[85]]))];
+    (u16::from_le_bytes([reply[10], reply[11]]), String::from_utf8(text.to_vec()).unwrap())
 }
 
 /// Connects to a node as a peer made by hand, and shakes hands.
@@ -410,7 +418,7 @@ impl tracing::field::Visit for Line {
 
 impl tracing::Subscriber for Collect {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target().starts_with("quorate_net")
+        metadata.target().starts_with("quorate::network")
     }
     fn event(&self, event: &tracing::Event<'_>) {
         let mut line = Line(event.metadata().level().to_string());

@@ -154,8 +154,8 @@ pub(super) fn others_of(found: &[FoundDirectory]) -> BTreeMap<NodeId, String> {
 pub(super) async fn ask(found: &[FoundDirectory], patience: Duration) -> BTreeMap<NodeId, (String, PeerAnswer)> {
     let addresses = others_of(found);
     let Some(asker) = found.first() else { return BTreeMap::new() };
-    let Identity { cluster, node, incarnation, boot, mode, .. } = asker.identity;
-    let local = LocalIdentity { cluster, node, incarnation, boot_counter: boot, mode };
+    let Identity { cluster, node, incarnation, starts, mode, .. } = asker.identity;
+    let local = LocalIdentity { cluster, node, incarnation, starts, mode };
     let mut asked = JoinSet::new();
     for (id, address) in addresses {
         asked.spawn(async move {

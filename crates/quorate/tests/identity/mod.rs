@@ -2,7 +2,9 @@
 
 use std::sync::Mutex;
 
-use quorate::{ClusterId, Identity, IdentityStore, Incarnation, LeaderIdMode, NodeId, StorageError};
+use quorate::{
+    ClusterId, Identity, IdentityStore, Incarnation, LeaderIdMode, NodeId, PeerRefused, Starts, StorageError,
+};
 
 pub(crate) struct FixedIdentity(Mutex<Identity>);
 
@@ -23,7 +25,7 @@ impl IdentityStore for FixedIdentity {
         Ok(())
     }
 
-    fn record_peer(&self, _peer: NodeId, _incarnation: Incarnation, _boot: u64) -> Result<(), String> {
+    fn record_peer(&self, _peer: NodeId, _incarnation: Incarnation, _starts: &Starts) -> Result<(), PeerRefused> {
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Messages: on their way, where they arrive, and where nobody listens.
 
+use std::sync::Arc;
+
 use quorate::{ReceivedSnapshot, SnapshotData};
 use quorate_core::{NodeId, SendOutcome};
 use quorate_wire::Packet;
@@ -26,10 +28,14 @@ impl<W: Workload> World<W> {
             // cluster of before are gone: one node of it runs, at most.
             return self.on_other_recovery(&flight);
         }
-        if !running.meets(from, flight.incarnation, flight.boot) {
+        if let Err(refused) = running.meets(from, flight.incarnation, &flight.starts) {
             // An older copy of a disk, or its log could not write down whom it met, and fails.
             self.say(|| format!("{to} refuses to hear {from}"));
-            return self.touch(flight.to);
+            self.touch(flight.to);
+            if refused.older_copy {
+                self.tell_older_copy(&flight, &refused.text);
+            }
+            return;
         }
         if flight.carries == Carries::Call {
             // A later process has other connections. What is repeated on one is for the library to see.
@@ -49,6 +55,25 @@ impl<W: Workload> World<W> {
             }
             Err(error) => self.fail(format!("node {to} cannot decode a message of {from}: {error}")),
         }
+    }
+
+    /// The handshake's answer: a process that runs on an older copy of its disk hears that it does, and ends.
+    fn tell_older_copy(&mut self, flight: &Flight, text: &str) {
+        let (peer, place) = (self.places[flight.to].id, &self.places[flight.from]);
+        let Some(running) = &place.running else { return };
+        // What another process sent, before this one, is refused as well: nobody hears the answer.
+        let same = running.starts == flight.starts && place.incarnation == flight.incarnation;
+        if !same || place.paused_until.is_some() || self.net.is_cut(flight.to, flight.from) {
+            return;
+        }
+        let sound = !place.hurt.outdated && !place.damaged && !place.fragile;
+        running.is_older_copy(peer, text);
+        let id = place.id;
+        self.say(|| format!("{id} hears of {peer} that it runs on an older copy of its disk"));
+        if sound {
+            return self.fail(format!("older copy: node {peer} takes the disk of node {id} for one: {text}"));
+        }
+        self.touch(flight.from);
     }
 
     /// A paused process stops: the senders of the snapshots on their way to it hear that they did not arrive.
@@ -86,9 +111,9 @@ impl<W: Workload> World<W> {
     pub(super) fn ship(&mut self, from: usize, shipment: Shipment) {
         let Some(to) = self.places.iter().position(|place| place.id == shipment.to) else { return };
         let place = &self.places[from];
-        let boot = place.running.as_ref().map_or(0, |running| running.boot);
-        let sender = Sender { incarnation: place.incarnation, cluster: place.cluster, boot };
-        self.net.hold_snapshot(|| HeldSnapshot { from, to, sender, shipment: shipment.again() });
+        let starts = place.running.as_ref().map(|running| Arc::clone(&running.starts)).unwrap_or_default();
+        let sender = Sender { incarnation: place.incarnation, cluster: place.cluster, starts };
+        self.net.hold_snapshot(|| HeldSnapshot { from, to, sender: sender.clone(), shipment: shipment.again() });
         let bytes = shipment.bytes.len();
         let (later, arrival) = self.net.send_snapshot(self.now, from, to, bytes, &mut self.counts);
         self.schedule(later, Event::Snapshot { to, from, sender, shipment: Box::new(shipment), arrival });
@@ -96,13 +121,13 @@ impl<W: Workload> World<W> {
 
     pub(super) fn on_snapshot(&mut self, to: usize, from: usize, sender: Sender, shipment: Shipment, arrival: Arrival) {
         self.digest.word(2 + to as u64 * 64);
-        let Sender { incarnation, cluster, boot } = sender;
+        let Sender { incarnation, cluster, starts } = sender;
         let Shipment { group, header, meta, bytes, done, .. } = shipment;
         let (id, cut) = (self.places[from].id, self.net.is_cut(from, to));
         let shakes_hands = cluster == self.places[to].cluster && cluster == self.cluster;
         let travels = arrival != Arrival::Not && !cut && shakes_hands;
         let there = self.places[to].running.as_mut().filter(|_| travels);
-        match there.and_then(|running| running.meets(id, incarnation, boot).then_some(running)) {
+        match there.and_then(|running| running.meets(id, incarnation, &starts).is_ok().then_some(running)) {
             Some(running) => {
                 let data = SnapshotData::Memory(bytes);
                 running.node.snapshot(id, incarnation, ReceivedSnapshot { group, header, meta, data });
@@ -120,13 +145,13 @@ impl<W: Workload> World<W> {
     pub(super) fn send(&mut self, from: usize, to: NodeId, bytes: bytes::Bytes, carries: Carries) {
         let Some(to) = self.places.iter().position(|place| place.id == to) else { return };
         let place = &self.places[from];
-        let boot = place.running.as_ref().map_or(0, |running| running.boot);
+        let starts = place.running.as_ref().map(|running| Arc::clone(&running.starts)).unwrap_or_default();
         let bytes = if place.newer && carries != Carries::Call { with_unknown_fields(&bytes) } else { bytes };
         let (incarnation, cluster) = (place.incarnation, place.cluster);
         let (run, now, peer) = (place.run, self.now, self.places[to].id);
         let (to_run, there) = (self.places[to].run, &self.places[to].running);
         let to_vote = there.as_ref().map(|running| running.seen.vote).unwrap_or_default();
-        let flight = Flight { from, to, incarnation, cluster, boot, bytes, carries, to_run, to_vote, held: false };
+        let flight = Flight { from, to, incarnation, cluster, starts, bytes, carries, to_run, to_vote, held: false };
         match self.net.send(now, &flight, &mut self.counts) {
             Fate::At(at) => self.schedule(at, Event::Packet(flight)),
             Fate::Twice(at, again) => {

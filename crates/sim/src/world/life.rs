@@ -80,7 +80,7 @@ impl<W: Workload> World<W> {
                 }
                 self.shadows.insert((id, place.incarnation), found);
                 situations::at_start(&mut self.counters, running.node.core());
-                place.boot = running.boot;
+                place.boot = running.starts.boot();
                 place.running = Some(running);
                 place.halts = 0;
                 self.say(|| format!("node {id} starts, run {run}"));

@@ -12,7 +12,7 @@ use quorate::{
 };
 use quorate_core::{
     ClusterId, Event, GroupId, Incarnation, Instant, LeaderIdMode, LogId, Membership, Node, NodeId, RequestId,
-    SendOutcome, Span,
+    SendOutcome, Span, Starts,
 };
 use quorate_wal::fake::{Crash, MemDisk};
 use quorate_wal::{Disk, OnDamage, WalCore, WalError, WalHandle, WalOptions};
@@ -164,6 +164,7 @@ impl Trio {
         let options = WalOptions {
             segment_bytes: 16 << 10,
             incarnation: Some(incarnation(at)),
+            start_token: Some(self.starts + 1),
             created: Some(1),
             on_damage: OnDamage::Mend,
             ..WalOptions::new(id(at))
@@ -172,7 +173,9 @@ impl Trio {
         let (wal, handle) = opened.map_err(|error| error.to_string())?;
         handle.set_cluster(CLUSTER, LeaderIdMode::Advanced).map_err(|error| error.to_string())?;
         for peer in (0..self.disks.len()).filter(|peer| *peer != at) {
-            handle.record_peer(id(peer), incarnation(peer), self.starts).map_err(|error| error.to_string())?;
+            handle
+                .record_peer(id(peer), incarnation(peer), &Starts::counted(self.starts))
+                .map_err(|error| error.to_string())?;
         }
         let storage = storage_of(handle.clone());
         let outbox = Arc::new(Outbox::default());

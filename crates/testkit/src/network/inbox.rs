@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate::{
-    ClusterId, Identity, IdentityStore, Inbound, Incarnation, LeaderIdMode, NodeId, Packet, ReceivedSnapshot,
-    StorageError,
+    ClusterId, Identity, IdentityStore, Inbound, Incarnation, LeaderIdMode, NodeId, Packet, PeerRefused,
+    ReceivedSnapshot, Starts, StorageError,
 };
 
 /// Something that a network told.
@@ -97,7 +97,7 @@ impl Name {
             cluster: ClusterId(0x7e57),
             node: NodeId(node),
             incarnation: Incarnation(disk),
-            boot,
+            starts: Starts::counted(boot),
             mode: LeaderIdMode::Advanced,
         }))
     }
@@ -112,7 +112,7 @@ impl IdentityStore for Name {
         Ok(())
     }
 
-    fn record_peer(&self, _peer: NodeId, _incarnation: Incarnation, _boot: u64) -> Result<(), String> {
+    fn record_peer(&self, _peer: NodeId, _incarnation: Incarnation, _starts: &Starts) -> Result<(), PeerRefused> {
         Ok(())
     }
 }

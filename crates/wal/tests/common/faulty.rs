@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
-use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId};
+use quorate_core::{ClusterId, Incarnation, LeaderIdMode, NodeId, Starts};
 use quorate_wal::fake::{Crash, Fault, MemDisk};
 use quorate_wal::{PeerVerdict, WalError};
 
@@ -36,7 +36,7 @@ impl Beside {
             self.snapshot = self.begun;
         } else {
             self.asked += 1;
-            rig.handle.record_peer(NodeId(2), Incarnation(5), self.asked)?;
+            rig.handle.record_peer(NodeId(2), Incarnation(5), &Starts::counted(self.asked))?;
             self.boot = self.asked;
         }
         Ok(())
@@ -55,7 +55,7 @@ impl Beside {
             assert!(bytes == snapshot_content(found), "{what}: lost: the snapshot has another content");
         }
         if self.boot > 1 {
-            let older = rig.handle.record_peer(NodeId(2), Incarnation(5), self.boot - 1).unwrap();
+            let older = rig.handle.record_peer(NodeId(2), Incarnation(5), &Starts::counted(self.boot - 1)).unwrap();
             let known = matches!(older, PeerVerdict::OlderCopy { seen_boot } if seen_boot >= self.boot);
             assert!(known, "{what}: lost: the boot count {} of a peer: {older:?}", self.boot);
         }

@@ -25,7 +25,13 @@ pub fn dir() -> &'static Path {
 }
 
 pub fn options(segment_bytes: u64) -> WalOptions {
-    WalOptions { segment_bytes, incarnation: Some(Incarnation(77)), created: Some(1), ..WalOptions::new(NodeId(1)) }
+    WalOptions {
+        segment_bytes,
+        incarnation: Some(Incarnation(77)),
+        start_token: Some(7),
+        created: Some(1),
+        ..WalOptions::new(NodeId(1))
+    }
 }
 
 /// SplitMix64.
