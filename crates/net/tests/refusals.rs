@@ -257,12 +257,12 @@ async fn an_older_copy_that_was_let_in_before_the_newer_one_came() {
     let mut other_disk = common::raw_peer(&node, Hello::new(3, 2, 1)).await;
     let _newer = common::raw_peer(&node, Hello { boot: 5, ..Hello::new(1, 2, 1) }).await;
     assert_eq!(common::read_to_close(&mut older).await, [], "closed once the newer one is known");
-    log.line(&["DEBUG", "peer=1", "start 5 of its disk is here: closed a connection of start 4"]).await;
+    log.line(&["DEBUG", "peer=1", "closed a connection of an earlier one", "older=4", "newer=5"]).await;
     // And the other way round, as when both shook hands at once.
     let mut late = common::raw_peer(&node, Hello { boot: 4, ..Hello::new(1, 2, 2) }).await;
     assert_eq!(common::read_to_close(&mut late).await, []);
     let again = common::raw_peer(&node, Hello { boot: 5, ..Hello::new(1, 2, 2) }).await;
-    log.line(&["ERROR", "peer=1", "an older copy of the node's disk: start 4, but start 5 is here"]).await;
+    log.line(&["ERROR", "peer=1", "from an older copy of the node's disk", "older=4", "newer=5"]).await;
     // A connection that has nothing to do with it stands: it takes a frame and is closed only by its own goodbye.
     other_disk.write_all(&common::frame_bytes(7, &[1, 0], &[])).await.unwrap();
     log.line(&["peer=3", "the other end refuses this node"]).await;

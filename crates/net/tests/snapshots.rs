@@ -137,7 +137,7 @@ async fn a_damaged_snapshot_is_refused_and_nothing_of_the_damage_is_kept() {
     let mut other = 30;
     let damages: [(usize, Change, &str); 3] = [
         (600_000, |byte| Some(byte ^ 1), "checksum of a frame of kind 4"),
-        (90, |byte| Some(byte ^ 128), "checksum"),
+        (602, |byte| Some(byte ^ 128), "checksum"),
         (600_000, |_| None, "the other end"),
     ];
     for (at, change, why) in damages {
