@@ -9,15 +9,15 @@ use prost::bytes::Bytes;
 use quorate::advanced::wire::{decode_append_header, decode_snapshot_meta, encode_append_header, encode_snapshot_meta};
 use quorate::{
     ClusterId, GroupId, IdentityStore, Inbound, Incarnation, NodeId, OutgoingSnapshot, Packet, RaftNetwork,
-    ReceivedSnapshot, SendOutcome, SnapshotData, SnapshotSource,
+    ReceivedSnapshot, SendOutcome, SnapshotData, SnapshotSource, Starts,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::watch;
-use tonic::Status;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Code, Status};
 
 use crate::service::{self, Body, Frame, PeersServer, SnapshotPart};
 
@@ -101,10 +101,11 @@ impl Shared {
         Frame {
             node: me.node.0,
             incarnation: me.incarnation.0.to_le_bytes().to_vec(),
-            boot: me.boot,
+            boot: me.starts.boot(),
             cluster: me.cluster.0.to_le_bytes().to_vec(),
             address: self.address.clone(),
             body: Some(body),
+            tokens: me.starts.tokens().to_vec(),
         }
     }
 
@@ -135,7 +136,11 @@ impl Shared {
         if theirs != ours && theirs != blank && ours != blank {
             return Err(Status::permission_denied(format!("node {from} is of another cluster, {theirs}")));
         }
-        self.identity.record_peer(from, incarnation, frame.boot).map_err(Status::permission_denied)?;
+        let starts = Starts::new(frame.boot, frame.tokens.as_slice().try_into().map_err(|_| malformed())?);
+        self.identity.record_peer(from, incarnation, &starts).map_err(|refused| match refused.older_copy {
+            true => Status::failed_precondition(refused.text),
+            false => Status::permission_denied(refused.text),
+        })?;
         if !lock(&self.peers).contains_key(&from) {
             // A blank node that a cluster takes in was told no addresses.
             self.set_address(from, &frame.address);
@@ -181,6 +186,12 @@ impl Shared {
 async fn send_all(shared: Arc<Shared>, to: NodeId, channel: Channel, mut waiting: Receiver<(Body, Loss)>) {
     while let Some((body, loss)) = waiting.recv().await {
         let delivered = service::deliver(&channel, shared.frame(body)).await;
+        if let Err(refused) = &delivered
+            && refused.code() == Code::FailedPrecondition
+        {
+            // This node runs on an older copy of its disk: it stops, and does not come back (law 15).
+            let _ = shared.identity.note_older_copy(to, refused.message());
+        }
         let inbound = lock(&shared.inbound).clone();
         if let (Err(_), Loss::Told, Some(inbound)) = (delivered, loss, inbound) {
             inbound.on_lost(to);

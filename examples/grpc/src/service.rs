@@ -46,6 +46,9 @@ pub(crate) struct Frame {
     pub(crate) address: String,
     #[prost(oneof = "Body", tags = "6, 7, 8")]
     pub(crate) body: Option<Body>,
+    /// Of the sender's newest starts, the newest first; see `quorate::Starts`. Calls know no handshake, so each has them.
+    #[prost(fixed64, repeated, tag = "9")]
+    pub(crate) tokens: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
