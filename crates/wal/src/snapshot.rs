@@ -181,7 +181,8 @@ impl SnapshotStore {
     }
 
     /// Puts the `count` newest snapshots of a group, which are damaged, into the directory `damaged`: they are no
-    /// snapshots any more. Durable when it returns; a crash on the way leaves them damaged where they were, or there.
+    /// snapshots any more. What was put there before stays, also of the same name: a leader may send the same snapshot
+    /// again. Durable when it returns; a crash on the way leaves them damaged where they were, or there.
     ///
     /// # Errors
     /// What the disk says.
@@ -192,9 +193,17 @@ impl SnapshotStore {
         if let Some(data_dir) = snapshots.parent() {
             disk.sync_dir(data_dir).map_err(WalError::io("sync", data_dir))?;
         }
+        let mut taken = disk.list(aside).map_err(WalError::io("list", aside))?;
         for name in self.names(group)?.into_iter().rev().take(count) {
-            let (from, to) = (dir.join(&name), aside.join(format!("{}-{name}", group.0)));
+            let nth = |nth: usize| match nth {
+                1 => format!("{}-{name}", group.0),
+                _ => format!("{}-{nth}-{name}", group.0),
+            };
+            // One of these is free: there is one more of them than names that are taken.
+            let Some(free) = (1..=taken.len() + 1).map(nth).find(|name| !taken.contains(name)) else { continue };
+            let (from, to) = (dir.join(&name), aside.join(&free));
             disk.rename(&from, &to).map_err(WalError::io("rename", &from))?;
+            taken.push(free);
         }
         // The new name first: a crash must not leave a file without any.
         for dir in [aside, &dir] {

@@ -94,6 +94,19 @@ fn the_newest_is_found_and_the_others_are_pruned() {
 }
 
 #[test]
+fn what_was_put_aside_before_stays() {
+    let disk = MemDisk::new();
+    let rig = Rig::begin(&disk, 64 << 10);
+    for _ in 0..3 {
+        write(&rig, 9, b"state").unwrap();
+        rig.handle.snapshots().set_aside(GROUP, 1).unwrap();
+        assert!(rig.handle.snapshots().latest(GROUP).unwrap().is_none());
+    }
+    let names = disk.list(Path::new("/data/damaged")).unwrap();
+    assert_eq!(names.len(), 3, "{names:?}");
+}
+
+#[test]
 fn a_crash_leaves_the_old_snapshot_or_the_new_one() {
     let disk = MemDisk::new();
     let rig = Rig::begin(&disk, 64 << 10);
