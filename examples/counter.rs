@@ -1,18 +1,21 @@
 //! A replicated, durable counter: three nodes in one process. `cargo run --release --example counter`
-use quorate::{Raft, RaftStateMachine, ReadPolicy};
+use quorate::{Payload, Raft, RaftStateMachine, ReadPolicy};
 use std::io::{Read, Result, Write};
 
 struct Counter(u64);
 
-#[rustfmt::skip]
 impl RaftStateMachine for Counter {
     type Command = u64;
     type Response = u64;
-    fn apply(&mut self, add: u64) -> u64 { self.0 += add; self.0 }
-    fn snapshot(&self, out: &mut dyn Write) -> Result<()> { out.write_all(&self.0.to_le_bytes()) }
+    fn apply(&mut self, add: u64) -> u64 {
+        self.0 += add;
+        self.0
+    }
+    fn snapshot(&self, out: &mut dyn Write) -> Result<()> {
+        self.0.write_to(out)
+    }
     fn restore(input: &mut dyn Read) -> Result<Self> {
-        let mut bytes = [0; 8];
-        input.read_exact(&mut bytes).map(|()| Counter(u64::from_le_bytes(bytes)))
+        u64::read_from(input).map(Counter)
     }
 }
 

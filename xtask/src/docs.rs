@@ -7,10 +7,13 @@ use std::path::Path;
 /// The example that README.md shows, and CI runs.
 const EXAMPLE: &str = "examples/counter.rs";
 
+/// Pages that show it: the project's, and the one that opens the library's documentation.
+const SHOW_IT: &[&str] = &["README.md", "crates/quorate/README.md"];
+
 /// Where the guide lists all examples.
 const EXAMPLES: &str = "docs/guide/src/examples.md";
 
-/// Prints every broken link; fails if there is one, or if README.md shows another program.
+/// Prints every broken link; fails if there is one, or if a page shows another program.
 pub(crate) fn check() -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let read =
@@ -40,10 +43,12 @@ pub(crate) fn check() -> Result<(), String> {
             broken += 1;
         }
     }
-    let shown = read(&root.join("README.md"))?;
-    if !shown.contains(&program(&read(&root.join(EXAMPLE))?)) {
-        eprintln!("README.md does not show {EXAMPLE} as it is, without its first doc comment");
-        broken += 1;
+    let example = program(&read(&root.join(EXAMPLE))?);
+    for page in SHOW_IT {
+        if !read(&root.join(page))?.contains(&example) {
+            eprintln!("{page} does not show {EXAMPLE} as it is, without its first doc comment");
+            broken += 1;
+        }
     }
     match broken {
         0 => {

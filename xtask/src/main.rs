@@ -3,11 +3,13 @@
 mod book;
 mod cargo;
 mod coverage;
+mod deny;
 mod deps;
 mod docs;
 mod fuzz;
 mod metadata;
 mod mutants;
+mod package;
 mod sizes;
 mod source;
 mod verification;
@@ -26,6 +28,10 @@ usage: cargo xtask COMMAND
                `cargo xtask mutants --sim [--seeds N] [--jobs J] [NAME ..]` counts the random seeds until one notices;
                `cargo xtask mutants --ci` does so for a sample
   fuzz         hostile bytes for everything that reads bytes from outside; `cargo xtask fuzz --help`
+  package      what would be published: manifests, files, and that each crate builds from its package alone
+               (`--no-verify` leaves the building out)
+  deny         licences, bans and sources of all that comes with the workspace, with cargo-deny;
+               `cargo xtask deny advisories` looks for known holes, and needs their database from the network
   sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies of the core and of the library
   verification makes docs/verification.md from the outputs of long runs, which
                `cargo xtask verification run [NAME [ARGS ..]]` makes and keeps in target/verification
@@ -43,6 +49,12 @@ fn main() -> ExitCode {
     }
     if command.as_deref() == Some("verification") {
         return finish(verification::command(&args.collect::<Vec<_>>()));
+    }
+    if command.as_deref() == Some("deny") {
+        return finish(deny::run(&args.collect::<Vec<_>>()));
+    }
+    if command.as_deref() == Some("package") {
+        return finish(package::run(&args.collect::<Vec<_>>()));
     }
     if command.as_deref() == Some("fuzz") {
         return finish(fuzz::run(args.collect()));

@@ -24,9 +24,13 @@ pub(crate) struct Dependency {
 
 /// The packages of this workspace, by name.
 pub(crate) fn workspace() -> Result<Vec<Package>, String> {
+    parse(&whole()?).ok_or_else(|| "cargo metadata has an unknown shape".to_owned())
+}
+
+/// All that cargo says about the packages of this workspace.
+pub(crate) fn whole() -> Result<Value, String> {
     let json = cargo(&["metadata", "--no-deps", "--format-version", "1"])?;
-    let json: Value = serde_json::from_str(&json).map_err(|error| format!("cargo metadata is not JSON: {error}"))?;
-    parse(&json).ok_or_else(|| "cargo metadata has an unknown shape".to_owned())
+    serde_json::from_str(&json).map_err(|error| format!("cargo metadata is not JSON: {error}"))
 }
 
 fn parse(json: &Value) -> Option<Vec<Package>> {

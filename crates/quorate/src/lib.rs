@@ -1,11 +1,4 @@
-//! A Raft consensus library that is durable, fast and safe by default.
-//!
-//! Implement [`RaftStateMachine`], describe a node with [`Raft::builder`], and write. This is all of a durable
-//! cluster of three nodes:
-//!
-#![doc = "```"]
-#![doc = include_str!("../../../examples/counter.rs")]
-#![doc = "```"]
+#![doc = include_str!("../README.md")]
 //!
 //! [`Raft::client_write`] resolves when the command is committed and applied; any node takes it. [`Raft::read`] is
 //! linearizable by default. Errors say with `is_retryable()` that nothing happened, and with `outcome_is_unknown()`

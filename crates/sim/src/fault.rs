@@ -176,19 +176,3 @@ impl fmt::Display for FaultSet {
         f.write_str(&names.join(","))
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_kind_has_its_row_in_the_docs() {
-        let page = include_str!("../../../docs/faults.md");
-        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).collect();
-        let named = |fault: &Fault| rows.iter().any(|row| row.contains(&format!("`{fault}`")));
-        let missing: Vec<&Fault> = Fault::ALL.iter().filter(|fault| !named(fault)).collect();
-        assert_eq!(missing, Vec::<&Fault>::new());
-        let names = rows.iter().flat_map(|row| row.split('|').nth(2)).flat_map(str::split_whitespace);
-        assert_eq!(names.filter(|name| name.starts_with('`')).count(), Fault::ALL.len(), "a row of no kind");
-    }
-}
