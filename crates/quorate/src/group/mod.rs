@@ -17,7 +17,7 @@ pub use book::Checkpoint;
 pub use commands::Commands;
 pub(crate) use content::{Restored, read_header, restore, restored_by, write_header};
 #[cfg(feature = "sim")]
-pub(crate) use node::outgoing;
+pub(crate) use node::blocking::outgoing;
 pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock};
 pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, ReadBatch};

@@ -4,6 +4,8 @@
 //! whether somebody is: the pump leaves only by changing `RUNNING` to `IDLE`, and goes round again if it finds
 //! `DIRTY`, so nothing that was pushed is left behind. The driver's lock is therefore never contended.
 
+pub(crate) mod blocking;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,23 +14,18 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
-use quorate_core::{
-    Bug, Event, GroupId, Instant, LeaderId, LogId, Membership, NodeId, SendOutcome, ServerState, Vote, WriteId, bug,
-};
+use quorate_core::{Event, GroupId, Instant, LeaderId, LogId, Membership, NodeId, ServerState, Vote, WriteId};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
-use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship};
-use crate::events::{NODE, SNAPSHOT};
+use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Input, Now};
+use crate::events::NODE;
 use crate::group::reads::ReadQueue;
 use crate::meters::{Depths, GroupMeters, Metered};
 use crate::metrics::{TransfersShown, metrics_of};
-use crate::{
-    ClosedReason, Completions, OutgoingSnapshot, RaftLogStorage, RaftMetrics, RaftNetwork, SnapshotProgress,
-    SnapshotStore, StorageError, StorageErrorKind, TransferMetrics,
-};
+use crate::{ClosedReason, Completions, RaftLogStorage, RaftMetrics, RaftNetwork, SnapshotStore, StorageError};
 
 /// Nobody steps the driver and nothing is left to do.
 const IDLE: u8 = 0;
@@ -561,78 +558,6 @@ impl Node {
         }
     }
 
-    // ---- work that may block ----
-
-    fn fetch(self: &Arc<Self>, fetch: Fetch) {
-        let node = Arc::clone(self);
-        drop(self.runtime.spawn_blocking(move || {
-            let max_bytes = 1 << 20;
-            // A node that cannot read its log must not lead on: the peer would wait for ever.
-            node.leave(match node.storage.read(node.group, fetch.span, max_bytes) {
-                Ok(found) => Input::Fetched { fetch, found },
-                Err(error) => Input::Close(ClosedReason::Storage(error)),
-            });
-        }));
-    }
-
-    fn ship(self: &Arc<Self>, ship: Ship) {
-        let node = Arc::clone(self);
-        drop(self.runtime.spawn_blocking(move || {
-            let (to, stream) = (ship.to, ship.header.stream);
-            let _span = tracing::debug_span!(
-                target: SNAPSHOT, "snapshot_send", node = node.me.0, group = node.group.0, peer = to.0
-            )
-            .entered();
-            let moved = Arc::new(AtomicU64::new(0));
-            let report = {
-                let node = Arc::clone(&node);
-                let began = node.clock.now();
-                let moved = Arc::clone(&moved);
-                move |outcome| {
-                    let delivered = (outcome == SendOutcome::Delivered).then(|| moved.load(Ordering::Relaxed));
-                    node.meters.sent_snapshot(delivered, node.clock.now().since(began));
-                    node.note_sending(to, None);
-                    node.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }));
-                }
-            };
-            let progress = {
-                let node = Arc::clone(&node);
-                SnapshotProgress::new(move |bytes, total| {
-                    moved.store(total, Ordering::Relaxed);
-                    node.note_sending(to, Some((bytes, total)));
-                })
-            };
-            match outgoing(&*node.snapshots, node.group, &ship) {
-                Ok(Some(snapshot)) => {
-                    node.network.send_snapshot(to, OutgoingSnapshot { progress, ..snapshot }, Box::new(report))
-                }
-                Ok(None) => report(SendOutcome::Failed),
-                Err(error) => {
-                    tracing::error!(
-                        name: "snapshot_unreadable", target: SNAPSHOT, node = node.me.0,
-                        group = node.group.0, peer = to.0, %error, "cannot read the snapshot for a peer"
-                    );
-                    if error.kind() == StorageErrorKind::Corrupt {
-                        node.leave(Input::Event(Event::SnapshotDamaged));
-                    }
-                    report(SendOutcome::Failed);
-                }
-            }
-        }));
-    }
-
-    /// Shows how far a snapshot to a peer is; `None`: it ended.
-    fn note_sending(&self, to: NodeId, how_far: Option<(u64, u64)>) {
-        self.transfers.lock().sending(to, how_far);
-        self.leave(Input::Publish);
-    }
-
-    /// Shows how far a snapshot from a leader is; `None`: it is here.
-    pub(crate) fn note_receiving(&self, how_far: Option<TransferMetrics>) {
-        self.transfers.lock().receiving(how_far);
-        self.leave(Input::Publish);
-    }
-
     // ---- the end ----
 
     /// Ends the group on this node. Called by the pump only; others bring [`Input::Close`].
@@ -792,28 +717,6 @@ impl Completions for Reports {
             node.step_there();
         }
     }
-}
-
-/// The snapshot that a peer needs, if it is there. It is read twice: bytes that are not what was written are not sent.
-pub(crate) fn outgoing(
-    snapshots: &dyn SnapshotStore,
-    group: GroupId,
-    ship: &Ship,
-) -> Result<Option<OutgoingSnapshot>, StorageError> {
-    let Some(stored) = snapshots.latest(group)? else {
-        let text = format!("the snapshot of {group} up to {} is gone", ship.at_least);
-        return Err(StorageError::new(StorageErrorKind::Corrupt, text));
-    };
-    let meta = stored.meta().clone();
-    if meta.last_log_id.index < ship.at_least.index {
-        return Ok(None);
-    }
-    if !bug(Bug::SendsUnverifiedSnapshot) {
-        stored.verify()?;
-    }
-    let source = stored.source()?;
-    let progress = SnapshotProgress::default();
-    Ok(Some(OutgoingSnapshot { group, header: ship.header, meta, source, progress }))
 }
 
 /// Whether nothing was ever written to this core's log.
