@@ -1,8 +1,9 @@
 //! State machines: a map in memory, and a durable sum. With a flaw, if wanted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use quorate::advanced::wal::Disk;
@@ -16,7 +17,7 @@ pub(crate) enum Flaw {
     MissingRange,
     /// A capture is taken when it is written.
     LateCapture,
-    /// A response depends on the order of a hash map.
+    /// A response depends on an order that is another one in every instance, as that of a hash map.
     MapOrder,
     /// `restore` takes an end for the end.
     HalfRestored,
@@ -27,8 +28,14 @@ pub(crate) enum Flaw {
 /// A flaw is part of the type, because `restore` makes a machine from nothing.
 pub(crate) struct Map<const FLAW: usize> {
     entries: Arc<Mutex<BTreeMap<u64, u64>>>,
-    hashed: HashMap<u64, u64>,
+    /// Decides about its order.
+    instance: usize,
     applied: u64,
+}
+
+fn another_instance() -> usize {
+    static INSTANCES: AtomicUsize = AtomicUsize::new(0);
+    INSTANCES.fetch_add(1, Ordering::Relaxed)
 }
 
 pub(crate) const FLAWS: [Flaw; 6] =
@@ -36,7 +43,7 @@ pub(crate) const FLAWS: [Flaw; 6] =
 
 impl<const FLAW: usize> Map<FLAW> {
     pub(crate) fn new() -> Self {
-        Self { entries: Arc::default(), hashed: HashMap::new(), applied: 0 }
+        Self { entries: Arc::default(), instance: another_instance(), applied: 0 }
     }
 
     pub(crate) fn contents(&self) -> String {
@@ -59,10 +66,10 @@ impl<const FLAW: usize> RaftStateMachine for Map<FLAW> {
 
     fn apply(&mut self, (key, value): (u64, u64)) -> Option<u64> {
         self.applied += 1;
-        let before = self.entries.lock().unwrap().insert(key, value);
-        self.hashed.insert(key, value);
+        let mut entries = self.entries.lock().unwrap();
+        let before = entries.insert(key, value);
         match FLAWS[FLAW] {
-            Flaw::MapOrder => self.hashed.values().next().copied(),
+            Flaw::MapOrder => entries.values().nth(self.instance % entries.len()).copied(),
             Flaw::HiddenState => Some(self.applied),
             _ => before,
         }
@@ -88,8 +95,7 @@ impl<const FLAW: usize> RaftStateMachine for Map<FLAW> {
             let (Some(key), Some(value)) = (next()?, next()?) else { break };
             entries.insert(key, value);
         }
-        let hashed = entries.clone().into_iter().collect();
-        Ok(Self { entries: Arc::new(Mutex::new(entries)), hashed, applied: 0 })
+        Ok(Self { entries: Arc::new(Mutex::new(entries)), instance: another_instance(), applied: 0 })
     }
 
     fn freeze(&self) -> Option<Frozen> {
