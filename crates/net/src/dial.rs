@@ -163,10 +163,10 @@ impl Writer<'_> {
     async fn write_until_end(&mut self, inner: &Inner, peer: &Peer, to: &mut Connection, epoch: u64) -> Break {
         let mut unexpected = [0; 16];
         loop {
-            if peer.epoch() != epoch {
+            // Rule: nothing that is sent after an address or identity was set goes to where it was before.
+            if !self.queue.take_if(|| peer.epoch() == epoch, &mut self.items) {
                 return close(to).await;
             }
-            self.queue.take(&mut self.items);
             if !self.items.is_empty() {
                 if let Err(error) = self.write(to, inner, peer).await {
                     return Break::Io(error);

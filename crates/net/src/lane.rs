@@ -122,9 +122,16 @@ impl LaneQueue {
         Ok(())
     }
 
-    /// Takes all that is queued; `into` is empty.
-    pub(crate) fn take(&self, into: &mut VecDeque<Item>) {
-        std::mem::swap(&mut self.lock().items, into);
+    /// Takes all that is queued, if the connection it is to go to `holds` still; `into` is empty. Tells whether it does.
+    ///
+    /// That is asked under the lock: what was queued after it had changed is not taken for the connection of before.
+    pub(crate) fn take_if(&self, holds: impl FnOnce() -> bool, into: &mut VecDeque<Item>) -> bool {
+        let mut state = self.lock();
+        let holds = holds();
+        if holds {
+            std::mem::swap(&mut state.items, into);
+        }
+        holds
     }
 
     /// The writer is done with items of this size.

@@ -124,7 +124,8 @@ pub trait RaftNetwork: Send + Sync + 'static {
     /// Starts delivering to `inbound`.
     fn start(&self, inbound: Arc<dyn Inbound>);
 
-    /// Tells where a node is reached, or that it is reached elsewhere from now on.
+    /// Tells where a node is reached, or that it is reached elsewhere from now on: nothing that is sent after this goes to
+    /// the address of before.
     ///
     /// A blank node that a cluster takes in is told no address of its peers before it has answered one: the network must
     /// be able to answer whoever reached this node, on the same connection or at an address from its hello.

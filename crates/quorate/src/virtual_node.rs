@@ -286,7 +286,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let shell = Arc::new(VirtualShell::default());
         let completed = Arc::new(Completed::default());
         let reports = Reports { completed: Arc::clone(&completed), shell: Arc::clone(&shell) };
-        let disks = Disks { log: &*log, snapshots: &*snapshots, has_met_peers };
+        let disks = Disks { log: &*log, snapshots: &*snapshots, has_met_peers, incarnation };
         let found = find(disks, (id, group), Arc::new(reports), machine)?;
         let meters = Arc::new(GroupMeters::new(id, group, None));
         let (applies, recovered, last_time) =

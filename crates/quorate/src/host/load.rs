@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use quorate_core::{Bug, GroupId, LogId, LogIds, Membership, NodeId, Recovered, SnapshotMeta, bug};
+use quorate_core::{Bug, GroupId, Incarnation, LogId, LogIds, Membership, NodeId, Recovered, SnapshotMeta, bug};
 
 use super::start::{Disks, Kept};
 use crate::events::STORAGE;
@@ -47,7 +47,7 @@ pub(super) fn load<S: RaftStateMachine>(
     let newest = in_damaged.chain(whole.as_ref().map(|book| &book.membership)).next();
     let known = recovered.memberships.last().map(|(_, membership)| membership).or(newest);
     let whole_log = recovered.promised_end <= recovered.log.last();
-    if !reached && is_alone(me, known, whole_log, disks.has_met_peers) {
+    if !reached && is_alone((me, disks.incarnation), known, whole_log, disks.has_met_peers) {
         return Err(nobody_to_repair_from(group, recovered, damaged.first()).into());
     }
     if let Some(newest) = damaged.first() {
@@ -73,10 +73,20 @@ pub(super) fn load<S: RaftStateMachine>(
 }
 
 /// Whether nobody could give this node back what it lost. That it is the only voter holds as long as it has all of its log:
-/// what was lost may hold a later membership, which its peers of then know.
-pub(super) fn is_alone(me: NodeId, known: Option<&Membership>, whole_log: bool, has_met_peers: bool) -> bool {
+/// what was lost may hold a later membership, which its peers of then know. Nor does it hold of another disk: where the
+/// voter is one that this node lost, its log came from a leader, which is ahead of it.
+pub(super) fn is_alone(
+    (me, incarnation): (NodeId, Incarnation),
+    known: Option<&Membership>,
+    whole_log: bool,
+    has_met_peers: bool,
+) -> bool {
     match known {
-        Some(membership) => membership.voter_ids().iter().eq([&me]) && (whole_log || !has_met_peers),
+        // A voter whose whole log says that it is the only one is: what came after would have needed its acknowledgement.
+        Some(membership) => {
+            let only = membership.voter_ids().len() == 1 && membership.is_voter_as(me, incarnation);
+            only && (whole_log || !has_met_peers)
+        }
         None => !has_met_peers,
     }
 }
@@ -151,5 +161,24 @@ impl Read for Watched {
             self.damage = Some(damage);
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::Node;
+
+    use super::*;
+
+    #[test]
+    fn another_disk_of_the_only_voter_is_not_alone() {
+        let (me, voter, other) = (NodeId(1), Incarnation(10), Incarnation(20));
+        let membership = Membership::majority([(me, voter, Node::at("n1:1"))]);
+        let known = Some(&membership);
+        assert!(is_alone((me, voter), known, true, true), "it is the cluster");
+        assert!(!is_alone((me, voter), known, false, true), "what was lost may name others");
+        // Its disk was replaced while others voted, and its leader has sent it the log's begin so far.
+        assert!(!is_alone((me, other), known, true, true), "its leader has what is lost");
+        assert!(!is_alone((NodeId(2), voter), known, true, true), "a learner");
     }
 }

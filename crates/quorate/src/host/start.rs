@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use quorate_core::{Bug, GroupId, LogId, LogIds, NodeId, Recovered, Span, Tail, WriteId, bug};
+use quorate_core::{Bug, GroupId, Incarnation, LogId, LogIds, NodeId, Recovered, Span, Tail, WriteId, bug};
 use tokio::sync::watch;
 
 use super::load::{Loaded, is_alone, load};
@@ -62,8 +62,10 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
     let found = {
         let (inner, reports) = (Arc::clone(&inner), Arc::clone(&reports));
         let find = move || {
+            let incarnation = inner.incarnation;
             let Storage { log, snapshots, identity } = &inner.storage;
-            let disks = Disks { log: &**log, snapshots: &**snapshots, has_met_peers: identity.has_met_peers() };
+            let disks =
+                Disks { log: &**log, snapshots: &**snapshots, has_met_peers: identity.has_met_peers(), incarnation };
             find(disks, (inner.id, id), reports, machine)
         };
         inner_result(host.inner.runtime.spawn_blocking(find).await)?
@@ -92,6 +94,8 @@ pub(crate) struct Disks<'a> {
     pub(crate) snapshots: &'a dyn SnapshotStore,
     /// Whether any peer was ever noted on this disk.
     pub(crate) has_met_peers: bool,
+    /// Which disk this is.
+    pub(crate) incarnation: Incarnation,
 }
 
 /// Reads what the disk holds. May block.
@@ -122,7 +126,7 @@ pub(crate) fn find<S: RaftStateMachine>(
         recovered.applied = own.applied;
         book = *own;
     }
-    check_repairable((me, group), &recovered, disks.has_met_peers)?;
+    check_repairable((me, group), &recovered, disks)?;
     let last_time = book.time.max(last_time(log, group, &recovered.log)?);
     Ok(Found { recovered, state, book, durable, last_time })
 }
@@ -161,15 +165,12 @@ fn check_leads_to(group: GroupId, log: &LogIds, applied: LogId) -> Result<(), St
 }
 
 /// What damage took can only come from another voter (docs/design/001).
-fn check_repairable(
-    (me, group): (NodeId, GroupId),
-    recovered: &Recovered,
-    has_met_peers: bool,
-) -> Result<(), StartError> {
+fn check_repairable((me, group): (NodeId, GroupId), recovered: &Recovered, disks: Disks<'_>) -> Result<(), StartError> {
     let end = recovered.log.last();
     let in_snapshot = recovered.snapshot.as_ref().map(|meta| &meta.membership);
     let known = recovered.memberships.last().map(|(_, membership)| membership).or(in_snapshot);
-    if recovered.promised_end <= end || known.is_none() || !is_alone(me, known, false, has_met_peers) {
+    let alone = is_alone((me, disks.incarnation), known, false, disks.has_met_peers);
+    if recovered.promised_end <= end || known.is_none() || !alone {
         return Ok(());
     }
     let text = format!(

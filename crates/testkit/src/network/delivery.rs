@@ -22,8 +22,6 @@ use crate::chance::Chance;
 use crate::report::{Failure, Law};
 
 const GROUP: GroupId = GroupId(5);
-/// Messages that may still reach a node that was stopped, on connections that stood.
-const UNDER_WAY: usize = 2;
 /// Waits between attempts to hand over a message that was refused.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -378,7 +376,8 @@ pub(super) fn reconnect<N: RaftNetwork>(suite: &Suite<'_, N>) -> Result<usize, F
             });
             is_there = arrived.is_some();
             let is_new = |told: &&Told| matches!(told, Told::Packet(_, _, found) if essence(found) == essence(&packet));
-            if gone.look(|told| told.iter().filter(is_new).count()) > UNDER_WAY {
+            // It was sent after the network had been told where the node is now.
+            if gone.look(|told| told.iter().any(|one| is_new(&one))) {
                 let found = "it arrives at the node that was stopped";
                 return Err(Failure::new(Law::ToWhomItConcerns, step, "messages go to the node there is", found));
             }
