@@ -1,5 +1,6 @@
 //! Project chores: `cargo xtask help`.
 
+mod api;
 mod book;
 mod cargo;
 mod coverage;
@@ -30,6 +31,7 @@ usage: cargo xtask COMMAND
   fuzz         hostile bytes for everything that reads bytes from outside; `cargo xtask fuzz --help`
   package      what would be published: manifests, files, and that each crate builds from its package alone
                (`--no-verify` leaves the building out)
+  public-api   compares what each library offers with the listings in docs/api; `--write` writes them
   deny         licences, bans and sources of all that comes with the workspace, with cargo-deny;
                `cargo xtask deny advisories` looks for known holes, and needs their database from the network
   sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies of the core and of the library
@@ -49,6 +51,9 @@ fn main() -> ExitCode {
     }
     if command.as_deref() == Some("verification") {
         return finish(verification::command(&args.collect::<Vec<_>>()));
+    }
+    if command.as_deref() == Some("public-api") {
+        return finish(api::run(&args.collect::<Vec<_>>()));
     }
     if command.as_deref() == Some("deny") {
         return finish(deny::run(&args.collect::<Vec<_>>()));
