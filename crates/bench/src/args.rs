@@ -1,22 +1,42 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::tables::{self, Table};
 
 /// What `help` prints.
 pub(crate) const HELP: &str = "\
-usage: quorate-bench memory [options]
+usage: quorate-bench TABLE.. [options]     measures tables, by name (M1) or group (memory, durable, ..), or all
+       quorate-bench list                  says what tables there are
+       quorate-bench page [DIRECTORY]      makes docs/benchmarks.md of the JSON files there [docs/benchmarks]
 
-Puts into three nodes of one process, logs in memory, no sockets: Quorate beside OpenRaft, with a bare
-channel echo as the limit. Run it with --release.
+Run it with --release, on a machine that does nothing else.
 
-  --clients N,N,...      clients at once, each with one put in flight    [1,64,256,1024,4096]
   --pairs N              interleaved pairs of trials                     [7]
   --seconds S            measured time of one trial                      [2]
   --warmup S             time before the measurement begins              [0.5]
+  --rate N               open loop: so many operations a second begin, whatever the answers take; the row is then
+                         the 99th percentile of their latency [closed loop: each client waits for its answer]
+  --json FILE            the result; of several tables a directory
+  --svg FILE             a chart of it; of several tables a directory
+  --dir DIRECTORY        where durable rows keep their files             [target/bench]
+  --bytes SIZE           what R1 and R2 move: 4GiB, 256MiB               [4GiB]
   --client-threads N     worker threads of the clients' runtime          [1]
   --server-threads N     worker threads of the servers' runtime          [2]
   --openraft-network W   rpc: one append at a time; stream: pipelined    [stream]
-  --openraft-snapshot N  entries between its snapshots, 0 for never      [100000]";
+  --openraft-snapshot N  entries between its snapshots, 0 for never      [100000]
+  --etcd PATH            the opponent's binary                           [etcd]";
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Help,
+    List,
+    /// The page, of the files in this directory.
+    Page(PathBuf),
+    Run(Box<Options>),
+}
 
 /// How OpenRaft's appends travel between its nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +50,22 @@ pub(crate) enum Appends {
 /// One run's settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// Client counts, one row each.
-    pub(crate) clients: Vec<usize>,
+    /// What is measured.
+    pub(crate) tables: Vec<&'static Table>,
     /// Pairs of trials a row.
     pub(crate) pairs: usize,
     /// Measured time of one trial.
     pub(crate) measure: Duration,
     /// Time before it.
     pub(crate) warmup: Duration,
+    /// Operations begun a second, if the loop is open.
+    pub(crate) rate: Option<f64>,
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) svg: Option<PathBuf>,
+    /// Where durable rows keep their files.
+    pub(crate) dir: PathBuf,
+    /// What R1 and R2 move.
+    pub(crate) bytes: u64,
     /// Worker threads of the clients' runtime.
     pub(crate) client_threads: usize,
     /// Worker threads of the servers' runtime.
@@ -46,44 +74,67 @@ pub(crate) struct Options {
     pub(crate) openraft_appends: Appends,
     /// Entries between OpenRaft's snapshots; 0 is never.
     pub(crate) openraft_snapshot: u64,
+    /// The opponent's binary.
+    pub(crate) etcd: PathBuf,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            clients: vec![1, 64, 256, 1024, 4096],
+            tables: Vec::new(),
             pairs: 7,
             measure: Duration::from_secs(2),
             warmup: Duration::from_millis(500),
+            rate: None,
+            json: None,
+            svg: None,
+            dir: PathBuf::from("target/bench"),
+            bytes: 4 << 30,
             client_threads: 1,
             server_threads: 2,
             openraft_appends: Appends::Stream,
             openraft_snapshot: 100_000,
+            etcd: PathBuf::from("etcd"),
         }
     }
 }
 
-/// Reads the arguments. `None` asks for the help text.
-pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
-    match args.next().as_deref() {
-        Some("memory") => {}
-        None | Some("help" | "--help" | "-h") => return Ok(None),
-        Some(other) => return Err(format!("unknown command {other:?}; there is only memory")),
+/// Reads the arguments.
+pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String> {
+    let mut words = words.peekable();
+    match words.peek().map(String::as_str) {
+        None | Some("help" | "--help" | "-h") => return Ok(Task::Help),
+        Some("list") => return Ok(Task::List),
+        Some("page") => {
+            let directory = words.nth(1).map_or_else(|| PathBuf::from("docs/benchmarks"), PathBuf::from);
+            return Ok(Task::Page(directory));
+        }
+        Some(_) => {}
     }
     let mut options = Options::default();
-    while let Some(flag) = args.next() {
-        if flag == "--help" {
-            return Ok(None);
+    while let Some(word) = words.next() {
+        if word == "--help" {
+            return Ok(Task::Help);
         }
-        let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
-        let bad = || format!("{flag} cannot be {value:?}");
-        match flag.as_str() {
-            "--clients" => {
-                options.clients = value.split(',').map(positive).collect::<Option<Vec<_>>>().ok_or_else(bad)?;
+        if !word.starts_with("--") {
+            let found = tables::named(&word);
+            if found.is_empty() {
+                return Err(format!("unknown table {word:?}; `quorate-bench list` says what there is"));
             }
+            options.tables.extend(found);
+            continue;
+        }
+        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
+        let bad = || format!("{word} cannot be {value:?}");
+        match word.as_str() {
             "--pairs" => options.pairs = positive(&value).ok_or_else(bad)?,
             "--seconds" => options.measure = seconds(&value).ok_or_else(bad)?,
             "--warmup" => options.warmup = seconds(&value).ok_or_else(bad)?,
+            "--rate" => options.rate = Some(value.parse().ok().filter(|rate| *rate >= 1.0).ok_or_else(bad)?),
+            "--json" => options.json = Some(value.into()),
+            "--svg" => options.svg = Some(value.into()),
+            "--dir" => options.dir = value.into(),
+            "--bytes" => options.bytes = bytes(&value).ok_or_else(bad)?,
             "--client-threads" => options.client_threads = positive(&value).ok_or_else(bad)?,
             "--server-threads" => options.server_threads = positive(&value).ok_or_else(bad)?,
             "--openraft-snapshot" => options.openraft_snapshot = value.parse().map_err(|_| bad())?,
@@ -94,10 +145,14 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Opt
                     _ => return Err(bad()),
                 }
             }
-            _ => return Err(format!("unknown option {flag}")),
+            "--etcd" => options.etcd = value.into(),
+            _ => return Err(format!("unknown option {word}")),
         }
     }
-    Ok(Some(options))
+    if options.tables.is_empty() {
+        return Err("no table was named".to_owned());
+    }
+    Ok(Task::Run(Box::new(options)))
 }
 
 fn positive(text: &str) -> Option<usize> {
@@ -109,27 +164,48 @@ fn seconds(text: &str) -> Option<Duration> {
     (seconds > 0.0 && seconds <= 3600.0).then(|| Duration::from_secs_f64(seconds))
 }
 
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| *bytes > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse_words(words: &str) -> Result<Option<Options>, String> {
+    fn parse_words(words: &str) -> Result<Task, String> {
         parse(words.split_whitespace().map(str::to_owned))
     }
 
     #[test]
     fn options_are_read_and_wrong_ones_named() {
-        let options = parse_words("memory --clients 1,1024 --pairs 3 --seconds 0.5 --openraft-network rpc");
-        let options = options.unwrap().unwrap();
-        assert_eq!(options.clients, [1, 1024]);
-        assert_eq!(options.pairs, 3);
-        assert_eq!(options.measure, Duration::from_millis(500));
-        assert_eq!(options.openraft_appends, Appends::Rpc);
+        let task = parse_words("M1 M4 --pairs 3 --seconds 0.5 --openraft-network rpc --bytes 16MiB --rate 5000");
+        let Task::Run(options) = task.unwrap() else { panic!("nothing to run") };
+        assert_eq!(options.tables.iter().map(|table| table.id).collect::<Vec<_>>(), ["M1", "M4"]);
+        assert_eq!((options.pairs, options.measure), (3, Duration::from_millis(500)));
+        assert_eq!((options.openraft_appends, options.bytes), (Appends::Rpc, 16 << 20));
+        assert_eq!(options.rate, Some(5000.0));
 
-        assert!(parse_words("help").unwrap().is_none());
-        assert!(parse_words("memory --clients 0").unwrap_err().contains("--clients"));
-        assert!(parse_words("memory --seconds -1").unwrap_err().contains("--seconds"));
-        assert!(parse_words("memory --pairs").unwrap_err().contains("needs a value"));
+        assert!(matches!(parse_words("help"), Ok(Task::Help)));
+        assert!(matches!(parse_words("page"), Ok(Task::Page(directory)) if directory.ends_with("benchmarks")));
+        assert!(parse_words("M1 --seconds -1").unwrap_err().contains("--seconds"));
+        assert!(parse_words("M1 --pairs").unwrap_err().contains("needs a value"));
+        assert!(parse_words("--pairs 3").unwrap_err().contains("no table"));
         assert!(parse_words("disk").unwrap_err().contains("disk"));
+        assert!(parse_words("R1 --bytes 4GB").unwrap_err().contains("--bytes"));
+    }
+
+    #[test]
+    fn a_group_names_all_its_tables() {
+        let Task::Run(options) = parse_words("memory").unwrap() else { panic!("nothing to run") };
+        assert_eq!(options.tables.first().map(|table| table.id), Some("M1"));
+        assert!(options.tables.iter().all(|table| table.group == "memory"));
     }
 }

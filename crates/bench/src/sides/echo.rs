@@ -3,7 +3,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::args::Options;
-use crate::clients::{Client, Trial, client_runtime, measure, server_runtime};
+use crate::measure::{Client, Load, Trial, client_runtime, measure, server_runtime};
 
 /// Requests taken from the channel at once; more than 4096 clients can have in flight does not help.
 const BATCH: usize = 1024;
@@ -12,15 +12,16 @@ const BATCH: usize = 1024;
 struct EchoClient(mpsc::UnboundedSender<oneshot::Sender<()>>);
 
 impl Client for EchoClient {
-    async fn put(&self) -> Result<(), String> {
+    async fn call(&self) -> Result<u64, String> {
         let (answer, answered) = oneshot::channel();
         self.0.send(answer).map_err(|_| "the echo task is gone".to_owned())?;
-        answered.await.map_err(|_| "the echo task dropped a request".to_owned())
+        answered.await.map_err(|_| "the echo task dropped a request".to_owned())?;
+        Ok(1)
     }
 }
 
 /// One trial of the echo.
-pub(crate) fn trial(options: &Options, clients: usize) -> Result<Trial, String> {
+pub(crate) fn trial(options: &Options, load: Load<'_>) -> Result<Trial, String> {
     let servers = server_runtime(options)?;
     let runtime = client_runtime(options)?;
     let (requests, mut inbox) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
@@ -33,5 +34,5 @@ pub(crate) fn trial(options: &Options, clients: usize) -> Result<Trial, String> 
             }
         }
     });
-    measure(options, &runtime, clients, &EchoClient(requests))
+    measure(options, &runtime, load, &EchoClient(requests))
 }

@@ -14,6 +14,7 @@ use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, V
 use openraft::entry::RaftEntry;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::raft::ReadPolicy;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, VoteRequest, VoteResponse,
 };
@@ -25,23 +26,23 @@ use openraft::vote::RaftLeaderId;
 use openraft::{Config, EntryPayload, OptionalSend, Raft, RaftTypeConfig, SnapshotPolicy, StoredMembership};
 
 use crate::args::{Appends, Options};
-use crate::clients::{self, Client, Trial};
+use crate::measure::{Client, Load, Trial, client_runtime, measure, server_runtime};
 
 /// The cheapest types that OpenRaft takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Types;
+pub(crate) struct Types;
 
 type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
 
 impl RaftTypeConfig for Types {
-    type D = Put;
+    type D = Command;
     type R = ();
     type NodeId = u64;
     type Node = ();
     type Term = u64;
     type LeaderId = LeaderId;
     type Vote = openraft::impls::Vote<LeaderId>;
-    type Payload = EntryPayload<Put, u64, ()>;
+    type Payload = EntryPayload<Command, u64, ()>;
     type Entry = openraft::Entry<<LeaderId as RaftLeaderId>::Committed, Self::Payload>;
     type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
     type Responder<T>
@@ -57,9 +58,9 @@ impl RaftTypeConfig for Types {
 
 /// The command: as in OpenRaft's own benchmark, nothing.
 #[derive(Clone, Copy, Debug)]
-struct Put;
+pub(crate) struct Command;
 
-impl fmt::Display for Put {
+impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("put")
     }
@@ -67,7 +68,7 @@ impl fmt::Display for Put {
 
 type Entry = openraft::alias::EntryOf<Types>;
 type LogId = LogIdOf<Types>;
-type Node = Raft<Types, Machine>;
+pub(crate) type Node = Raft<Types, Machine>;
 type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn Stream<Item = T> + Send + 'a>>;
 
@@ -165,7 +166,7 @@ impl RaftLogStorage<Types> for Log {
 
 /// Applies by counting and answers at once.
 #[derive(Clone, Debug, Default)]
-struct Machine {
+pub(crate) struct Machine {
     applied: Option<LogId>,
     membership: StoredMembershipOf<Types>,
 }
@@ -304,18 +305,60 @@ impl RaftNetworkV2<Types> for Wire {
     }
 }
 
-impl Client for Node {
-    async fn put(&self) -> Result<(), String> {
-        self.client_write(Put).await.map(drop).map_err(|error| format!("openraft refused a write: {error}"))
+/// Writes one command a call.
+#[derive(Clone)]
+pub(crate) struct Put(pub(crate) Node);
+
+impl Client for Put {
+    async fn call(&self) -> Result<u64, String> {
+        self.0.client_write(Command).await.map(|_| 1).map_err(|error| format!("a write was refused: {error}"))
     }
 }
 
+/// Writes many commands a call.
+#[derive(Clone)]
+pub(crate) struct Many {
+    pub(crate) node: Node,
+    pub(crate) entries: usize,
+}
+
+impl Client for Many {
+    async fn call(&self) -> Result<u64, String> {
+        let commands = std::iter::repeat_n(Command, self.entries);
+        let mut answers = self.node.client_write_many(commands).await.map_err(|error| error.to_string())?;
+        while let Some(answer) = answers.try_next().await.map_err(|error| error.to_string())? {
+            answer.map_err(|error| format!("a write was refused: {error}"))?;
+        }
+        Ok(self.entries as u64)
+    }
+}
+
+/// Confirms that a read is linearizable; what is read afterwards is up to the caller on this side.
+#[derive(Clone)]
+pub(crate) struct Look(pub(crate) Node);
+
+impl Client for Look {
+    async fn call(&self) -> Result<u64, String> {
+        let confirmed = self.0.ensure_linearizable(ReadPolicy::ReadIndex).await;
+        confirmed.map(|_| 1).map_err(|error| format!("a read was refused: {error}"))
+    }
+}
+
+/// Version, and how it is set.
+pub(crate) fn about(options: &Options) -> (String, String) {
+    let settings = format!(
+        "openraft: appends by {:?}, up to 1024 entries each, snapshot every {} entries, OneshotResponder, a deque as its log",
+        options.openraft_appends, options.openraft_snapshot
+    );
+    ("openraft 0.10.0-alpha.37".to_owned(), settings)
+}
+
 /// One trial: a fresh cluster, warmed up, measured, shut down.
-pub(crate) fn trial(options: &Options, clients: usize) -> Result<Trial, String> {
-    let servers = clients::server_runtime(options)?;
-    let runtime = clients::client_runtime(options)?;
+pub(crate) fn trial<C: Client>(options: &Options, load: Load<'_>, client: impl Fn(Node) -> C) -> Result<Trial, String> {
+    let servers = server_runtime(options)?;
+    let runtime = client_runtime(options)?;
     let nodes = servers.block_on(cluster(options)).map_err(|error| format!("openraft does not start: {error}"))?;
-    let trial = clients::measure(options, &runtime, clients, &nodes[0]);
+    let trial = measure(options, &runtime, load, &client(nodes[0].clone()));
     servers.block_on(async {
         for node in nodes {
             node.shutdown().await.map_err(|error| format!("openraft does not stop: {error}"))?;

@@ -1,0 +1,108 @@
+//! `docs/benchmarks.md`: what stands between its marks is made of the JSON files beside it.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Report, svg, text};
+use crate::tables;
+
+const BEGIN: &str = "<!-- begin: made by `quorate-bench page` -->";
+const END: &str = "<!-- end -->";
+
+/// Makes the page above `directory`, and a chart beside each of its files.
+pub(crate) fn write(directory: &Path) -> Result<(), String> {
+    let page = directory.with_extension("md");
+    let reports = read(directory)?;
+    for report in &reports {
+        let file = directory.join(format!("{}.svg", report.table));
+        fs::write(&file, svg::chart(report)).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    }
+    let old = fs::read_to_string(&page).map_err(|error| format!("cannot read {}: {error}", page.display()))?;
+    let folder = directory.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let new =
+        between_marks(&old, &tables_of(&reports, &folder)).ok_or_else(|| format!("{} has no marks", page.display()))?;
+    fs::write(&page, new).map_err(|error| format!("cannot write {}: {error}", page.display()))?;
+    println!("{}: {} tables", page.display(), reports.len());
+    Ok(())
+}
+
+/// The reports of a directory, in the order of `quorate-bench list`. None if there is no such directory.
+fn read(directory: &Path) -> Result<Vec<Report>, String> {
+    let mut reports = Vec::new();
+    for table in tables::all() {
+        let file = directory.join(format!("{}.json", table.id));
+        match fs::read_to_string(&file) {
+            Ok(json) => reports.push(Report::from_json(&json).map_err(|error| format!("{}: {error}", file.display()))?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("cannot read {}: {error}", file.display())),
+        }
+    }
+    Ok(reports)
+}
+
+fn between_marks(page: &str, text: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_old, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{text}\n{END}{after}"))
+}
+
+fn tables_of(reports: &[Report], folder: &str) -> String {
+    let missing: Vec<&str> = tables::all()
+        .iter()
+        .map(|table| table.id)
+        .filter(|id| !reports.iter().any(|report| report.table == *id))
+        .collect();
+    let mut parts: Vec<String> = reports.iter().map(|report| section(report, folder)).collect();
+    if !missing.is_empty() {
+        parts.push(format!("Not measured yet: {}.\n", missing.join(", ")));
+    }
+    parts.join("\n")
+}
+
+fn section(report: &Report, folder: &str) -> String {
+    let mut lines = vec![format!("### {}: {}", report.table, report.what), String::new()];
+    lines.push(format!("    {}", report.command));
+    lines.push(String::new());
+    lines.push(
+        "| row | what | Quorate | beside | ratio (pairs) | of the limit | CPU-ns | latency, us | goal |".to_owned(),
+    );
+    lines.push("|---|---|---|---|---|---|---|---|---|".to_owned());
+    lines.extend(report.rows.iter().map(text::markdown_row));
+    lines.push(String::new());
+    lines.push(format!("![{}: {}]({folder}/{}.svg)", report.table, report.what, report.table));
+    lines.push(String::new());
+    lines.push(format!("- Machine: {}.", report.machine.line()));
+    lines.extend(report.versions.iter().chain(&report.settings).map(|line| format!("- {line}.")));
+    if let Some(line) = text::disk_line(report) {
+        lines.push(format!("- {line}. The build passes the process kill test and the simulator."));
+    }
+    lines.extend(report.caveats.iter().map(|caveat| format!("- Not said: {caveat}.")));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::sample;
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let page = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
+        let text = tables_of(&[sample()], "benchmarks");
+        let new = between_marks(&page, &text).unwrap();
+        assert!(new.starts_with("before\n") && new.ends_with("\nafter\n") && !new.contains("old"), "{new}");
+        assert!(new.contains("| M4 | 1024 clients, put/s | quorate 900 (800 to 1000) |"), "{new}");
+        assert!(new.contains("(benchmarks/M4.svg)") && new.contains("Not measured yet: M1"), "{new}");
+        assert_eq!(between_marks(&new, &text).as_ref(), Some(&new));
+        assert_eq!(between_marks("no marks", &text), None);
+    }
+
+    #[test]
+    fn the_page_is_what_its_files_say() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let page = fs::read_to_string(docs.join("benchmarks.md")).unwrap();
+        let text = tables_of(&read(&docs.join("benchmarks")).unwrap(), "benchmarks");
+        assert_eq!(between_marks(&page, &text), Some(page), "run `quorate-bench page`");
+    }
+}

@@ -1,0 +1,91 @@
+//! A chart of a report: for each row a bar a side, with the spread of its trials.
+
+use std::fmt::Write;
+
+use super::{Report, Role, Row, Side};
+use crate::report::text::number;
+
+const WIDTH: f64 = 760.0;
+const LABEL: f64 = 250.0;
+const BARS: f64 = 380.0;
+const BAR: f64 = 16.0;
+const ROW_GAP: f64 = 30.0;
+const TOP: f64 = 44.0;
+
+/// The chart, as an SVG document that needs nothing else. Bars are to scale within a row: rows have units of their own.
+pub(crate) fn chart(report: &Report) -> String {
+    let height = TOP + report.rows.iter().map(|row| row.sides.len() as f64 * BAR + ROW_GAP).sum::<f64>() + 10.0;
+    let mut svg = String::new();
+    line(
+        &mut svg,
+        &format!(
+            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">"#
+        ),
+    );
+    line(&mut svg, r#"<rect width="100%" height="100%" fill="white"/>"#);
+    let title = escape(&format!("{}: {}", report.table, report.what));
+    line(&mut svg, &format!(r#"<text x="10" y="20" font-size="14" font-weight="bold">{title}</text>"#));
+    let mut y = TOP;
+    for row in &report.rows {
+        let label = escape(&format!("{} {}, {}", row.id, row.what, row.unit));
+        line(&mut svg, &format!(r#"<text x="10" y="{y}" font-weight="bold">{label}</text>"#));
+        y += 6.0;
+        let most = most(row);
+        for side in &row.sides {
+            bar(&mut svg, side, y, most);
+            y += BAR;
+        }
+        y += ROW_GAP - 6.0;
+    }
+    line(&mut svg, "</svg>");
+    svg
+}
+
+/// The greatest value of a row's trials.
+fn most(row: &Row) -> f64 {
+    let values = row.sides.iter().flat_map(|side| side.trials.iter().map(|trial| trial.value));
+    values.fold(f64::MIN_POSITIVE, f64::max)
+}
+
+fn bar(svg: &mut String, side: &Side, y: f64, most: f64) {
+    let Some(values) = side.values() else { return };
+    let colour = match side.role {
+        Role::Ours => "#2563eb",
+        Role::Beside => "#9ca3af",
+        Role::Limit => "#d1d5db",
+    };
+    let x = |value: f64| LABEL + BARS * (value / most).clamp(0.0, 1.0);
+    let (from, to, middle) = (x(values.least), x(values.greatest), y + BAR / 2.0);
+    let (name, height, text) = (escape(&side.name), BAR - 3.0, y + BAR - 4.0);
+    line(svg, &format!(r#"<text x="{}" y="{text}" text-anchor="end">{name}</text>"#, LABEL - 8.0));
+    let width = x(values.median) - LABEL;
+    line(svg, &format!(r#"<rect x="{LABEL}" y="{y}" width="{width:.1}" height="{height}" fill="{colour}"/>"#));
+    line(svg, &format!(r#"<path d="M{from:.1} {middle}H{to:.1}" stroke="black"/>"#));
+    let value = number(values.median);
+    line(svg, &format!(r#"<text x="{:.1}" y="{text}">{value}</text>"#, to.max(LABEL) + 6.0));
+}
+
+fn line(svg: &mut String, text: &str) {
+    // A string takes all that is written.
+    let _ = writeln!(svg, "{text}");
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::sample;
+
+    #[test]
+    fn bars_are_to_scale_and_text_is_escaped() {
+        let mut report = sample();
+        report.what = "<puts>".into();
+        let svg = chart(&report);
+        assert!(svg.contains("&lt;puts&gt;") && svg.trim_end().ends_with("</svg>"), "{svg}");
+        // The limit's median, 1800 of 2000, and Quorate's, 900.
+        assert!(svg.contains(r#"width="342.0""#) && svg.contains(r#"width="171.0""#), "{svg}");
+    }
+}

@@ -1,0 +1,81 @@
+//! D1 to D3: durable puts into three real processes on loopback, over gRPC, beside etcd.
+
+use crate::args::Options;
+use crate::measure::{Contender, Goal, Load, RowPlan, Trial, client_runtime, measure, measure_row};
+use crate::report::{Better, Report};
+use crate::rows::floor::floor;
+use crate::sides::servers::{Grpc, Kind, Servers, etcd_version};
+
+pub(crate) fn d1(options: &Options, report: &mut Report) -> Result<(), String> {
+    puts(options, report, "D1", 1, (1.5, 3.0))
+}
+
+pub(crate) fn d2(options: &Options, report: &mut Report) -> Result<(), String> {
+    puts(options, report, "D2", 64, (3.0, 6.0))
+}
+
+pub(crate) fn d3(options: &Options, report: &mut Report) -> Result<(), String> {
+    puts(options, report, "D3", 1000, (5.0, 10.0))
+}
+
+fn puts(
+    options: &Options,
+    report: &mut Report,
+    id: &str,
+    clients: usize,
+    (must, aim): (f64, f64),
+) -> Result<(), String> {
+    say(options, report)?;
+    let plan = RowPlan {
+        id,
+        what: format!("{clients} {}", if clients == 1 { "client" } else { "clients" }),
+        unit: "put/s",
+        better: Better::Higher,
+        goal: Some(Goal::Ratio { must, aim }),
+    };
+    // Each client waits for a sync at least; no batch of theirs can be durable sooner.
+    let limit = || floor(options).map(|floor| Trial::of(clients as f64 * 1e6 / floor.value));
+    let mut sides = vec![
+        Contender::ours("quorate", || trial(options, Kind::Quorate, clients, |client| client)),
+        Contender::beside("etcd", || trial(options, Kind::Etcd, clients, |client| client)),
+    ];
+    if options.rate.is_none() {
+        sides.push(Contender::limit("disk", limit));
+    }
+    report.rows.push(measure_row(options, plan, sides)?);
+    Ok(())
+}
+
+/// Linearizable reads of a key each, at the leader.
+pub(crate) fn dr(options: &Options, report: &mut Report) -> Result<(), String> {
+    say(options, report)?;
+    let clients = 64;
+    let plan =
+        RowPlan { id: "DR", what: format!("{clients} clients"), unit: "gets/s", better: Better::Higher, goal: None };
+    let sides = vec![
+        Contender::ours("quorate", || trial(options, Kind::Quorate, clients, Grpc::reading)),
+        Contender::beside("etcd", || trial(options, Kind::Etcd, clients, Grpc::reading)),
+    ];
+    report.rows.push(measure_row(options, plan, sides)?);
+    Ok(())
+}
+
+fn say(options: &Options, report: &mut Report) -> Result<(), String> {
+    report.versions.push(etcd_version(options)?);
+    report.settings.push("etcd: as Debian ships it, no flags but names and addresses; the same gRPC client on both sides, connected to the leader, values of 256 bytes".to_owned());
+    report.settings.push("CPU-ns are the servers' alone, in steps of 10 ms".to_owned());
+    Ok(())
+}
+
+/// A fresh cluster, warmed up, measured, killed.
+fn trial(options: &Options, kind: Kind, clients: usize, work: impl Fn(Grpc) -> Grpc) -> Result<Trial, String> {
+    let runtime = client_runtime(options)?;
+    let (servers, client) = runtime.block_on(async {
+        let servers = Servers::start(kind, options, &[]).await?;
+        let leader = servers.leader().await?;
+        let client = servers.client(&[leader], clients).await?;
+        Ok::<_, String>((servers, client))
+    })?;
+    let ids = servers.ids();
+    measure(options, &runtime, Load { clients, sample_every: 1, processes: &ids }, &work(client))
+}

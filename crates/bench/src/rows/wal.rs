@@ -1,0 +1,192 @@
+//! D5: the log alone, a batch at a time, beside a raw loop that writes the same payload to a recycled file.
+
+use std::fs;
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use quorate::advanced::core::{ClusterId, GroupId, LeaderId, LeaderIdMode, LogId, NodeId, WriteId};
+use quorate::advanced::wal::{RealDisk, Wal, WalOptions, WalWrite};
+use quorate::advanced::wire::{Batch, BatchBuilder, Batches, EntryKind};
+
+use crate::args::Options;
+use crate::measure::disk::RecycledFile;
+use crate::measure::{Contender, Goal, Recorder, RowPlan, Trial, measure_row, process_cpu};
+use crate::report::{Better, Report};
+
+const CLUSTER: ClusterId = ClusterId(7);
+const GROUP: GroupId = GroupId(1);
+/// Bytes of a payload.
+const PAYLOAD: usize = 256;
+/// Short segments, so that the log has been through several before it is measured.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// Entries stay in the log for about this many bytes, then are purged.
+const KEPT_BYTES: u64 = SEGMENT_BYTES;
+
+/// Segments that are written before the measurement begins.
+const WARM_SEGMENTS: u64 = 3;
+
+pub(crate) fn d5(options: &Options, report: &mut Report) -> Result<(), String> {
+    report.settings.push(format!(
+        "payloads of {PAYLOAD} bytes, one batch in flight; the next is encoded while the disk works; segments of {} MiB, {} of them written and purged before",
+        SEGMENT_BYTES >> 20,
+        WARM_SEGMENTS
+    ));
+    for entries in [1_usize, 8, 64, 512] {
+        let plan = RowPlan {
+            id: "D5",
+            what: format!("groups of {entries}"),
+            unit: "payload B/s",
+            better: Better::Higher,
+            goal: Some(Goal::Ratio { must: 0.90, aim: 0.97 }),
+        };
+        let row = measure_row(
+            &Options { rate: None, ..options.clone() },
+            plan,
+            vec![
+                Contender::ours("quorate", || log(options, entries)),
+                Contender::limit("raw loop", || raw(options, entries, RecycledFile::create)),
+                Contender::limit("raw, only allocated", || raw(options, entries, RecycledFile::allocate)),
+            ],
+        )?;
+        report.rows.push(row);
+    }
+    Ok(())
+}
+
+/// One group's log, and what was appended to it.
+pub(crate) struct Log {
+    wal: Wal,
+    durable: mpsc::Receiver<Result<(), String>>,
+    builder: BatchBuilder,
+    payload: Vec<u8>,
+    next: u64,
+    writes: u64,
+    kept: u64,
+    purges: bool,
+}
+
+/// The one leader of these logs.
+fn leader() -> LeaderId {
+    LeaderId::new(1, 1)
+}
+
+impl Log {
+    /// A blank log.
+    pub(crate) fn create(dir: &Path, segment_bytes: u64, payload: usize) -> Result<Self, String> {
+        let _ = fs::remove_dir_all(dir);
+        let options = WalOptions { segment_bytes, ..WalOptions::new(NodeId(1)) };
+        let wal = Wal::open(Arc::new(RealDisk), dir, options).map_err(|error| error.to_string())?;
+        wal.set_cluster(CLUSTER, LeaderIdMode::Advanced).map_err(|error| error.to_string())?;
+        let (done, durable) = mpsc::channel();
+        let told = move |_, result: Result<(), _>| {
+            // Nobody listens once the log is dropped.
+            let _ = done.send(result.map_err(|error: quorate::advanced::wal::WalError| error.to_string()));
+        };
+        wal.open_group(GROUP, Arc::new(told)).map_err(|error| error.to_string())?;
+        let payload = (0..payload).map(|at| at as u8).collect();
+        Ok(Self { wal, durable, builder: BatchBuilder::new(), payload, next: 1, writes: 0, kept: 0, purges: true })
+    }
+
+    /// The same, without purging.
+    pub(crate) fn keeping_all(self) -> Self {
+        Self { purges: false, ..self }
+    }
+
+    /// The next entries, encoded as a proposer does.
+    pub(crate) fn encode(&mut self, entries: usize) -> Result<Batch, String> {
+        for _ in 0..entries {
+            self.builder.push(EntryKind::Command, &self.payload);
+        }
+        let first = self.next;
+        self.next += entries as u64;
+        self.builder.seal(CLUSTER, GROUP, leader(), first, 0).ok_or_else(|| "an empty batch".to_owned())
+    }
+
+    /// Hands a batch over.
+    pub(crate) fn submit(&mut self, batch: Batch) {
+        self.writes += 1;
+        self.kept += batch.bytes().len() as u64;
+        let last = batch.last();
+        self.wal.submit(GROUP, WriteId(self.writes), WalWrite::Append(Batches::from_iter([batch])));
+        if self.purges && self.kept > KEPT_BYTES {
+            // Everything but what was just submitted.
+            let before = LogId::new(leader(), last.index - 1);
+            self.wal.purge(GROUP, before);
+            self.kept = 0;
+        }
+    }
+
+    /// Waits for the oldest batch that was submitted.
+    pub(crate) fn wait(&self) -> Result<(), String> {
+        self.durable.recv().map_err(|_| "the log's thread is gone".to_owned())?
+    }
+
+    /// Closes it.
+    pub(crate) fn close(self) -> Result<(), String> {
+        self.wal.shutdown().map_err(|error| error.to_string())
+    }
+}
+
+fn log(options: &Options, entries: usize) -> Result<Trial, String> {
+    let dir = options.dir.join(format!("d5-{}", std::process::id()));
+    let mut log = Log::create(&dir, SEGMENT_BYTES, PAYLOAD)?;
+    let mut written = 0;
+    while written < WARM_SEGMENTS * SEGMENT_BYTES {
+        let batch = log.encode(1024)?;
+        written += batch.bytes().len() as u64;
+        log.submit(batch);
+        log.wait()?;
+    }
+    let mut ready = Some(log.encode(entries)?);
+    let trial = run(options, entries, || {
+        if let Some(batch) = ready.take() {
+            log.submit(batch);
+        }
+        // While the disk works.
+        ready = Some(log.encode(entries)?);
+        log.wait()
+    })?;
+    log.close()?;
+    fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
+    Ok(trial)
+}
+
+fn raw(
+    options: &Options,
+    entries: usize,
+    make: impl Fn(&Path) -> Result<RecycledFile, String>,
+) -> Result<Trial, String> {
+    let path = options.dir.join(format!("d5-raw-{}", std::process::id()));
+    let mut file = make(&path)?;
+    let bytes = vec![1_u8; entries * PAYLOAD];
+    let trial = run(options, entries, || file.write_and_sync(&[IoSlice::new(&bytes)]))?;
+    fs::remove_file(&path).map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
+    Ok(trial)
+}
+
+/// Batches one after the other: payload bytes a second.
+fn run(options: &Options, entries: usize, mut batch: impl FnMut() -> Result<(), String>) -> Result<Trial, String> {
+    for (time, is_measured) in [(options.warmup, false), (options.measure, true)] {
+        let recorder = Recorder::new()?;
+        let (begun, cpu, mut batches) = (Instant::now(), process_cpu(), 0_u64);
+        while begun.elapsed() < time {
+            let submitted = Instant::now();
+            batch()?;
+            recorder.record(0, submitted.elapsed());
+            batches += 1;
+        }
+        let used: Duration = process_cpu() - cpu;
+        let bytes = batches as f64 * (entries * PAYLOAD) as f64;
+        if is_measured && batches > 0 {
+            return Ok(Trial {
+                value: bytes / begun.elapsed().as_secs_f64(),
+                cpu_ns: Some(used.as_nanos() as f64 / batches as f64),
+                allocations: None,
+                latency: recorder.percentiles(),
+            });
+        }
+    }
+    Err("no batch became durable in the measured time".to_owned())
+}

@@ -1,0 +1,7 @@
+//! What is measured: Quorate, its opponents, and what neither can pass.
+
+pub(crate) mod echo;
+pub(crate) mod library;
+pub(crate) mod openraft;
+pub(crate) mod ports;
+pub(crate) mod servers;

@@ -1,0 +1,237 @@
+//! Clusters of three server processes on loopback: `quorate serve`, and etcd. Both take the same flags, and the same
+//! client speaks to both.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Parser;
+use quorate_server::cli::{self, Cli};
+use quorate_server::proto::{KvClient, MaintenanceClient, PutRequest, RangeRequest, StatusRequest};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::args::Options;
+use crate::measure::Client;
+use crate::sides::ports;
+
+/// The first argument of this binary when it is to be a node.
+pub(crate) const NODE: &str = "node-of-a-row";
+/// How long a cluster may take to commit its first write.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Most connections of the clients: calls share them, as they do in etcd's own benchmark.
+const CONNECTIONS: usize = 16;
+/// Bytes of a value.
+const VALUE: usize = 256;
+
+/// Runs a node: `words` are [`NODE`] and the flags of `quorate serve`.
+pub(crate) fn serve(words: Vec<String>) -> ExitCode {
+    let begun = Instant::now();
+    let words = ["quorate", "serve"].into_iter().map(str::to_owned).chain(words.into_iter().skip(1));
+    match Cli::try_parse_from(words) {
+        Ok(cli) => cli::run(cli, begun),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whose servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Quorate,
+    Etcd,
+}
+
+impl Kind {
+    fn program(self, options: &Options) -> Result<(PathBuf, Vec<String>), String> {
+        match self {
+            Kind::Quorate => {
+                let own = std::env::current_exe().map_err(|error| format!("who am I? {error}"))?;
+                Ok((own, vec![NODE.to_owned()]))
+            }
+            Kind::Etcd => Ok((options.etcd.clone(), vec!["--initial-cluster-state=new".to_owned()])),
+        }
+    }
+}
+
+/// The version of the opponent's binary, or why there is none.
+pub(crate) fn etcd_version(options: &Options) -> Result<String, String> {
+    let said = Command::new(&options.etcd).arg("--version").output().map_err(|error| {
+        format!("{}: {error}; install it (Debian's package etcd-server) or name it with --etcd", options.etcd.display())
+    })?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    let version = text.lines().next().and_then(|line| line.split(':').nth(1)).unwrap_or("of an unknown version");
+    Ok(format!("etcd {}", version.trim()))
+}
+
+/// Three processes; killed, and their files removed, when dropped.
+pub(crate) struct Servers {
+    processes: Vec<Child>,
+    urls: Vec<String>,
+    dir: PathBuf,
+}
+
+impl Servers {
+    /// Starts them with these further flags, and waits until each takes a write.
+    pub(crate) async fn start(kind: Kind, options: &Options, flags: &[String]) -> Result<Self, String> {
+        let ports = ports::free(6);
+        let dir = options.dir.join(format!("{kind:?}-{}-{}", std::process::id(), ports[0]));
+        fs::create_dir_all(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let cluster: Vec<String> = (0..3).map(|at| format!("n{at}={}", url(ports[2 * at + 1]))).collect();
+        let (program, first) = kind.program(options)?;
+        let mut servers = Self { processes: Vec::new(), urls: Vec::new(), dir: dir.clone() };
+        for at in 0..3 {
+            let (client, peer) = (url(ports[2 * at]), url(ports[2 * at + 1]));
+            let mut arguments = first.clone();
+            arguments.extend([
+                format!("--name=n{at}"),
+                format!("--data-dir={}", dir.join(format!("n{at}")).display()),
+                format!("--listen-client-urls={client}"),
+                format!("--advertise-client-urls={client}"),
+                format!("--listen-peer-urls={peer}"),
+                format!("--initial-advertise-peer-urls={peer}"),
+                format!("--initial-cluster={}", cluster.join(",")),
+                "--initial-cluster-token=bench".to_owned(),
+            ]);
+            arguments.extend_from_slice(flags);
+            servers.processes.push(spawn(&program, &arguments, &dir.join(format!("n{at}.log")))?);
+            servers.urls.push(client);
+        }
+        servers.ready().await?;
+        Ok(servers)
+    }
+
+    async fn ready(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        for at in 0..self.urls.len() {
+            let client = self.client(&[at], 1).await?;
+            while let Err(problem) = client.put().await {
+                if let Ok(Some(status)) = self.processes[at].try_wait() {
+                    return Err(format!("a node ended at once, {status}: {}", self.last_words(at)));
+                }
+                if Instant::now() > deadline {
+                    return Err(format!("no write within {PATIENCE:?}: {problem}; {}", self.last_words(at)));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn last_words(&self, at: usize) -> String {
+        let text = fs::read_to_string(self.dir.join(format!("n{at}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(3).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
+    }
+
+    /// Process ids, for their processor time.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        self.processes.iter().map(Child::id).collect()
+    }
+
+    /// A client of these nodes with so many connections.
+    pub(crate) async fn client(&self, nodes: &[usize], connections: usize) -> Result<Grpc, String> {
+        let mut channels = Vec::new();
+        for number in 0..connections.clamp(1, CONNECTIONS) {
+            channels.push(KvClient::new(self.channel(nodes[number % nodes.len()])?));
+        }
+        let kv = channels[0].clone();
+        let value = Bytes::from(vec![b'v'; VALUE]);
+        Ok(Grpc { channels: channels.into(), kv, key: Bytes::from_static(b"key"), value, reads: false })
+    }
+
+    /// The node that leads, by its own word.
+    pub(crate) async fn leader(&self) -> Result<usize, String> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            for at in 0..self.urls.len() {
+                let status = MaintenanceClient::new(self.channel(at)?).status(StatusRequest::default()).await;
+                let Ok(status) = status.map(tonic::Response::into_inner) else { continue };
+                if status.leader != 0 && status.header.is_some_and(|header| header.member_id == status.leader) {
+                    return Ok(at);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(format!("nobody led for {PATIENCE:?}"))
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self, at: usize) -> Result<(), String> {
+        self.processes[at].kill().map_err(|error| format!("cannot kill a node: {error}"))
+    }
+
+    fn channel(&self, at: usize) -> Result<Channel, String> {
+        let endpoint = Endpoint::from_shared(self.urls[at].clone()).map_err(|error| error.to_string())?;
+        Ok(endpoint.tcp_nodelay(true).connect_lazy())
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            // Fails only if it is gone.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Starts a program that the kernel ends with this one, if the system has `setpriv`.
+fn spawn(program: &Path, arguments: &[String], log: &Path) -> Result<Child, String> {
+    let wrong = |error: std::io::Error| format!("cannot start {}: {error}", program.display());
+    let output = OpenOptions::new().create(true).append(true).open(log).map_err(wrong)?;
+    let mut with = Command::new("setpriv");
+    with.args(["--pdeathsig", "KILL"]).arg(program);
+    let has_setpriv = Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let mut command = if has_setpriv { with } else { Command::new(program) };
+    // etcd on a processor that it does not know asks for this.
+    command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
+    command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone().map_err(wrong)?).stderr(output);
+    command.spawn().map_err(wrong)
+}
+
+/// Puts 256 bytes under a key of the client's own, or reads it.
+#[derive(Clone)]
+pub(crate) struct Grpc {
+    channels: Arc<[KvClient]>,
+    kv: KvClient,
+    key: Bytes,
+    value: Bytes,
+    reads: bool,
+}
+
+impl Grpc {
+    /// Writes once.
+    pub(crate) async fn put(&self) -> Result<(), String> {
+        let request = PutRequest { key: self.key.clone(), value: self.value.clone(), ..PutRequest::default() };
+        self.kv.clone().put(request).await.map(drop).map_err(|status| format!("a put was refused: {status}"))
+    }
+
+    /// The same client, reading.
+    pub(crate) fn reading(self) -> Self {
+        Self { reads: true, ..self }
+    }
+}
+
+impl Client for Grpc {
+    fn numbered(&self, number: usize) -> Self {
+        let kv = self.channels[number % self.channels.len()].clone();
+        Self { kv, key: Bytes::from(format!("key-{number:06}")), ..self.clone() }
+    }
+
+    async fn call(&self) -> Result<u64, String> {
+        if self.reads {
+            let request = RangeRequest { key: self.key.clone(), ..RangeRequest::default() };
+            let read = self.kv.clone().range(request).await;
+            return read.map(|_| 1).map_err(|status| format!("a read was refused: {status}"));
+        }
+        self.put().await.map(|()| 1)
+    }
+}
