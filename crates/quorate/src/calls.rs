@@ -21,6 +21,8 @@ struct Open {
     last: u64,
     /// Whom each question went to and who waits for its answer.
     waiting: BTreeMap<u64, (NodeId, oneshot::Sender<Call>)>,
+    /// No answer can come any more.
+    closed: bool,
 }
 
 /// A question under way; dropped, its answer is ignored.
@@ -45,16 +47,29 @@ impl Calls {
         question: impl FnOnce(CallId, u64) -> Call,
     ) -> Asked {
         let (sender, answer) = oneshot::channel();
-        let (number, low) = {
+        let (number, low, closed) = {
             let mut open = self.open.lock();
             open.last += 1;
             let number = open.last;
-            open.waiting.insert(number, (to, sender));
-            (number, open.waiting.first_key_value().map_or(number, |(low, _)| *low))
+            if !open.closed {
+                open.waiting.insert(number, (to, sender));
+            }
+            (number, open.waiting.first_key_value().map_or(number, |(low, _)| *low), open.closed)
         };
         let mut asked = Asked { calls: Arc::clone(self), number, answer, unsent: true };
-        asked.unsent = !network.call(to, question(CallId { run: self.run, number }, low).encode());
+        asked.unsent = closed || !network.call(to, question(CallId { run: self.run, number }, low).encode());
         asked
+    }
+
+    /// This node stops: whoever waits for an answer is told that there will be none.
+    pub(crate) fn close(&self) {
+        let waiting = {
+            let mut open = self.open.lock();
+            open.closed = true;
+            std::mem::take(&mut open.waiting)
+        };
+        // Wakes them, so not under the lock.
+        drop(waiting);
     }
 
     /// Takes an answer in, if it is one to an open question of this run, from the node that was asked.

@@ -98,7 +98,8 @@ pub enum ClientWriteError {
 }
 
 impl ClientWriteError {
-    /// Whether the command was certainly not applied, so that it may be tried again.
+    /// Whether the command was certainly not applied, so that it may be tried again: here, or, if this node
+    /// [is closed](Self::is_closed), only through another one.
     pub fn is_retryable(&self) -> bool {
         match self {
             ClientWriteError::Overloaded
@@ -116,6 +117,11 @@ impl ClientWriteError {
     /// Whether the command may or may not have been applied.
     pub fn outcome_is_unknown(&self) -> bool {
         matches!(self, ClientWriteError::OutcomeUnknown)
+    }
+
+    /// Whether this node takes no writes any more: it is over, or [drains](crate::Raft::shutdown_with).
+    pub fn is_closed(&self) -> bool {
+        matches!(self, ClientWriteError::Closed(_))
     }
 }
 
@@ -180,7 +186,8 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// Whether the command was certainly not applied, so that it may be tried again.
+    /// Whether the command was certainly not applied, so that it may be tried again: here, or, if this node
+    /// [is closed](Self::is_closed), only through another one.
     pub fn is_retryable(&self) -> bool {
         match self {
             SessionError::TooManyInFlight => true,
@@ -201,6 +208,12 @@ impl SessionError {
 }
 
 impl SessionError {
+    /// Whether this node takes no writes any more; see
+    /// [`resume_session`](crate::Raft::resume_session) for how to go on through another one.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, SessionError::Write(error) if error.is_closed())
+    }
+
     /// Whether the same [`PendingWrite`](crate::PendingWrite) is worth sending again through this node: it may still get
     /// its answer, and is applied at most once. `false` once the session or the node is over.
     pub fn may_resend(&self) -> bool {
@@ -270,7 +283,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// Whether the same read may succeed later.
+    /// Whether the same read may succeed later through this node. One that is closed never serves it; another one may.
     pub fn is_retryable(&self) -> bool {
         match self {
             ReadError::NoLeader { .. } | ReadError::NotCaughtUp { .. } => true,
@@ -325,7 +338,7 @@ pub enum ChangeError {
 }
 
 impl ChangeError {
-    /// Whether nothing was done and the same call may succeed later.
+    /// Whether nothing was done and the same call may succeed later, here or on the leader that is named.
     pub fn is_retryable(&self) -> bool {
         match self {
             ChangeError::NotLeader { .. } => true,

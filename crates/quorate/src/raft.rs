@@ -198,7 +198,8 @@ impl<S: RaftStateMachine> Raft<S> {
     /// runs on a thread that may block, and to its end also if the caller gives up; for how long is up to it.
     ///
     /// # Errors
-    /// As for [`read`](Self::read), before it begins.
+    /// As for [`read`](Self::read), before it begins; it begins within
+    /// [`Config::read_timeout`](crate::Config::read_timeout), or not at all.
     pub fn with_state_machine<T: Send + 'static>(
         &self,
         policy: ReadPolicy,
@@ -322,15 +323,29 @@ impl<S: RaftStateMachine> Raft<S> {
     /// stop of a rolling restart.
     ///
     /// A leader hands over, so that later writes go to the next one; then the writes in this node's log and queue, and
-    /// those it forwarded, are waited for. Who still writes through this node may be refused, and try again elsewhere.
+    /// those it forwarded, are waited for. Who begins to write through this node from then on is refused at once with
+    /// [`ClientWriteError::Closed`], and tries again through another one.
     /// Whatever has no answer at the deadline gets one: [`ClientWriteError::OutcomeUnknown`], or a refusal.
+    ///
+    /// So of writes through a node that is drained in time none has an unknown outcome, nor of those that others forwarded
+    /// to it, unless the network loses something.
     pub async fn shutdown_with(&self, drain: Drain) {
         let deadline = tokio::time::Instant::now() + drain.deadline;
-        if drain.transfer == Toggle::On && self.is_leader() {
-            // The others elect a leader in any case, only later.
-            let _handed_over = timeout_at(deadline, self.trigger().transfer_leader(None)).await;
-        }
-        let _answered = timeout_at(deadline, self.group.proposals.window.until_empty()).await;
+        let drained = async {
+            if drain.transfer == Toggle::On && self.is_leader() {
+                // The others elect a leader in any case, only later.
+                let handed_over = self.trigger().transfer_leader(None).await.is_ok();
+                self.group.node.drain();
+                if handed_over {
+                    // Who has not heard of the next leader forwards to this one, and must be refused, not left without
+                    // an answer. Within a heartbeat everybody has heard.
+                    tokio::time::sleep(self.group.host.config.heartbeat_interval).await;
+                }
+            }
+            self.group.node.drain();
+            self.group.proposals.window.until_empty().await;
+        };
+        let _answered = timeout_at(deadline, drained).await;
         self.stop().await;
     }
 

@@ -64,13 +64,21 @@ impl<S: RaftStateMachine> Group<S> {
         policy: ReadPolicy,
         visit: impl AsyncFnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
-        self.ensure_linearizable(policy).await?;
+        let started = Instant::now();
+        let at = self.ensure_linearizable(policy).await?;
+        let (begin, begun) = oneshot::channel();
         let (sender, seen) = oneshot::channel();
         let runtime = self.node.runtime.clone();
         let look = move |state: &S| {
-            drop(sender.send(catch_unwind(AssertUnwindSafe(|| runtime.block_on(visit(state))))));
+            // Not for a caller who gave up waiting for it to begin.
+            if begin.send(()).is_ok() {
+                drop(sender.send(catch_unwind(AssertUnwindSafe(|| runtime.block_on(visit(state))))));
+            }
         };
         self.applies.visit(Box::new(look));
+        if timeout_at(self.read_deadline(started).into(), begun).await.is_err() {
+            return Err(ReadError::NotCaughtUp { read_at: at });
+        }
         match seen.await {
             Ok(Ok(seen)) => Ok(seen),
             Ok(Err(panic)) => resume_unwind(panic),

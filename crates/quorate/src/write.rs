@@ -19,7 +19,7 @@ use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Terms, 
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::check_session_entry;
-use crate::{ClientWriteError, Payload, RaftStateMachine};
+use crate::{ClientWriteError, ClosedReason, Payload, RaftStateMachine};
 
 /// Told how a write ended.
 pub(crate) type OnApply<R> = Box<dyn FnOnce(ClientWriteResult<R>) + Send>;
@@ -56,6 +56,7 @@ impl<S: RaftStateMachine> Group<S> {
         terms: Terms,
         deadline: Option<Instant>,
     ) -> ClientWriteResult<S::Response> {
+        self.check_open()?;
         if deadline.is_some() || !self.goes_here(terms.only) {
             return Box::pin(self.write_with_patience(command, terms, deadline, None, None)).await;
         }
@@ -69,6 +70,14 @@ impl<S: RaftStateMachine> Group<S> {
                 let deadline = since.unwrap_or_else(Instant::now) + self.host.config.write_timeout;
                 Box::pin(self.write_with_patience(command, terms, Some(deadline), Some(stop), None)).await
             }
+        }
+    }
+
+    /// A node that drains takes no new writes, or it would never have answered all of them.
+    pub(crate) fn check_open(&self) -> Result<(), ClientWriteError> {
+        match self.node.is_draining() {
+            true => Err(ClientWriteError::Closed(ClosedReason::Shutdown)),
+            false => Ok(()),
         }
     }
 
@@ -86,6 +95,7 @@ impl<S: RaftStateMachine> Group<S> {
         deadline: Option<Instant>,
         done: OnApply<S::Response>,
     ) -> Result<(), ClientWriteError> {
+        self.check_open()?;
         if let Some(reason) = self.node.closed() {
             return Err(ClientWriteError::Closed(reason.clone()));
         }
@@ -130,6 +140,7 @@ impl<S: RaftStateMachine> Group<S> {
 
     /// Writes on this node, now or not at all.
     pub(crate) async fn try_write(self: Arc<Self>, mut command: S::Command) -> ClientWriteResult<S::Response> {
+        self.check_open()?;
         if !self.node.leads() {
             return Err(self.not_here());
         }

@@ -86,7 +86,7 @@ struct Expected {
     next: u64,
     waits: Arc<dyn Waits>,
     expired: bool,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Expected {
@@ -387,13 +387,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// newer ones: nothing is known of them until something is committed there.
     fn fail_replaced(&self, batch: &Batch, fired: &mut Fired) {
         let last = batch.last();
-        self.expected.lock().retain(|head| {
-            let replaced = head.next <= last.index && head.first.leader_id != last.leader_id;
-            if replaced {
-                head.waits.fail(head.cell(), &Failure::Replaced, fired);
-            }
-            !replaced
-        });
+        let replaced = |head: &Expected| head.next <= last.index && head.first.leader_id != last.leader_id;
+        self.fail_those(replaced, &Failure::Replaced, fired);
     }
 
     /// Answers whoever waits for an entry of this batch.
@@ -410,7 +405,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             }
             head.next = end;
             if head.next == head.end {
-                expected.remove(place);
+                fired.permits.extend(expected.remove(place).map(|head| head.permit));
             }
         }
     }
@@ -479,15 +474,18 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     /// What became of awaited entries that a snapshot covers cannot be told.
     fn cover(&self, upto: LogId, fired: &mut Fired) {
-        let mut expected = self.expected.lock();
         // Proposals of an earlier leadership, with higher indexes, may stand in front of covered ones.
-        expected.retain(|head| {
-            let covered = head.next <= upto.index;
-            if covered {
-                head.waits.fail(head.cell(), &Failure::Unknown, fired);
-            }
-            !covered
-        });
+        self.fail_those(|head| head.next <= upto.index, &Failure::Unknown, fired);
+    }
+
+    /// Tells those whose proposal ends so, and waits for them no more.
+    fn fail_those(&self, ends: impl Fn(&Expected) -> bool, failure: &Failure, fired: &mut Fired) {
+        let mut expected = self.expected.lock();
+        while let Some(place) = expected.iter().position(&ends) {
+            let Some(head) = expected.remove(place) else { break };
+            head.waits.fail(head.cell(), failure, fired);
+            fired.permits.push(head.permit);
+        }
     }
 
     fn build(&self, machine: &Machine<S>) {
@@ -584,7 +582,7 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
             match job {
                 ApplyJob::Expect { first, count, waits, permit } => {
                     let end = first.index + count;
-                    let expected = Expected { first, end, next: first.index, waits, expired: false, _permit: permit };
+                    let expected = Expected { first, end, next: first.index, waits, expired: false, permit };
                     self.expected.lock().push_back(expected);
                 }
                 job => {

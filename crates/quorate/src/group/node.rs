@@ -174,6 +174,8 @@ pub(crate) struct Node {
     /// When it should, in core nanoseconds.
     due: AtomicU64,
     leads: AtomicBool,
+    /// It is about to stop, and takes no writes any more.
+    draining: AtomicBool,
     /// Whether nothing was ever written here.
     blank: AtomicBool,
     /// The wall clock at the core's origin, in nanoseconds since the Unix epoch; read again now and then.
@@ -226,6 +228,7 @@ impl Node {
             armed: AtomicU64::new(u64::MAX),
             due: AtomicU64::new(u64::MAX),
             leads: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             blank: AtomicBool::new(is_blank(driver.core())),
             wall_offset: AtomicU64::new(parts.clock.wall_offset(&parts.wall)),
             wall: parts.wall,
@@ -609,6 +612,16 @@ impl Node {
             }
             over.await;
         }
+    }
+
+    /// From now on writes are sent elsewhere; those under way go on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether it takes no new writes, because it is about to stop.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// Why the group is over, if it is.

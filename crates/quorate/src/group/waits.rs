@@ -80,6 +80,8 @@ pub(crate) struct WaitList<R> {
 pub(crate) struct Fired {
     pub(crate) wakers: Vec<Waker>,
     pub(crate) calls: Vec<Box<dyn FnOnce() + Send>>,
+    /// Given back once everybody is told: a node that drains must not stop before its answers are on their way.
+    pub(crate) permits: Vec<Permit>,
 }
 
 impl Fired {
@@ -87,6 +89,7 @@ impl Fired {
     pub(crate) fn fire(&mut self) {
         self.wakers.drain(..).for_each(|waker| guard(|| waker.wake()));
         self.calls.drain(..).for_each(guard);
+        self.permits.clear();
     }
 }
 

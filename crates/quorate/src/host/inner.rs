@@ -241,6 +241,7 @@ impl HostInner {
             node.wait_closed().await;
         }
         self.network.shutdown();
+        self.calls.close();
         let stops = std::mem::take(&mut *self.on_shutdown.lock());
         // The log writes its closing mark.
         drop(self.runtime.spawn_blocking(move || stops.into_iter().for_each(|stop| stop())).await);

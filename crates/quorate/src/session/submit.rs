@@ -50,6 +50,7 @@ impl<S: RaftStateMachine> Group<S> {
         deadline: Instant,
         unknown: &mut bool,
     ) -> Result<Submitted<S::Response>, SessionError> {
+        self.check_open().map_err(|error| certain(error, *unknown))?;
         let mut leaders = self.node.watch_leader();
         let mut permit = None;
         // A leader that does not answer for so long may be one no more.
