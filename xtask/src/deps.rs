@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("grpc", &["quorate"]),
     ("kv-http", &["quorate"]),
     ("redb-log", &["quorate"]),
+    ("redb-map", &["quorate"]),
     ("sqlite", &["quorate"]),
     ("xtask", &[]),
 ];

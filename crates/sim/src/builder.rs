@@ -1,15 +1,23 @@
 //! For users: [`Simulation`] runs a state machine of one's own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
-use quorate::{RaftStateMachine, ReadPolicy};
+use quorate::{Checkpoint, RaftStateMachine, ReadPolicy};
+use quorate_wal::Disk;
 
-use crate::fault::FaultSet;
+use crate::disk::{MACHINE_DIRECTORY, SimDisk};
+use crate::fault::{Fault, FaultSet};
 use crate::history::Nanos;
 use crate::options::Options;
 use crate::rng::Rng;
 use crate::run::{Report, run};
 use crate::workload::{Asked, Invoked, LookAt, Op, Returned, Workload};
+
+/// After these a log may have less than was applied.
+const LOSES_LOG: [Fault; 4] = [Fault::BitFlip, Fault::MisdirectedWrite, Fault::LostWrite, Fault::OldDisk];
 
 /// What a client of a [`Simulation`] was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,11 +46,19 @@ type Check<S, T> = Box<dyn FnMut(&S, &AllTold<S, T>) -> Result<(), String>>;
 #[doc = "```"]
 #[doc = include_str!("../examples/own_machine.rs")]
 #[doc = "```"]
+///
+/// A machine that keeps its state itself is run by [`durable`](Self::durable).
 pub struct Simulation<S: RaftStateMachine, T = ()> {
     options: Options,
-    machine: Box<dyn Fn() -> S>,
+    machine: Machines<S>,
     next: Next<S, T>,
     check: Check<S, T>,
+}
+
+/// Where state machines come from.
+enum Machines<S> {
+    Blank(Box<dyn Fn() -> S>),
+    Opened(Box<dyn Fn(Arc<dyn Disk>, &Path) -> io::Result<S>>),
 }
 
 impl<S: RaftStateMachine, T> std::fmt::Debug for Simulation<S, T> {
@@ -59,9 +75,32 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
         machine: impl Fn() -> S + 'static,
         next: impl FnMut(u64, &mut Rng) -> Op<S, T> + 'static,
     ) -> Self {
+        Self::of(seed, Machines::Blank(Box::new(machine)), Box::new(next))
+    }
+
+    /// As [`new`](Self::new), for a machine that keeps its state itself: `open` opens it in a directory, which it has to
+    /// make, on a node's disk, blank or as a crash left it. It must do everything through that [`Disk`].
+    ///
+    /// Its node is killed at any moment, also while it applies or installs; what it had not synced may be gone, in whole or
+    /// in part. After every batch and at every start its state is compared with that of all others after the same command,
+    /// so what was applied twice, skipped or lost is noticed at once. Other damage to disks does not happen in these runs:
+    /// what a machine makes of its files is for a suite of its own (`quorate-testkit` has one).
+    ///
+    #[doc = "```"]
+    #[doc = include_str!("../examples/durable_machine.rs")]
+    #[doc = "```"]
+    pub fn durable(
+        seed: u64,
+        open: impl Fn(Arc<dyn Disk>, &Path) -> io::Result<S> + 'static,
+        next: impl FnMut(u64, &mut Rng) -> Op<S, T> + 'static,
+    ) -> Self {
+        Self::of(seed, Machines::Opened(Box::new(open)), Box::new(next))
+    }
+
+    fn of(seed: u64, machine: Machines<S>, next: Next<S, T>) -> Self {
         // What a recovery loses a check has to know of: it is asked for.
         let options = Options { recovery: false, ..Options::of_seed(seed) };
-        Self { options, machine: Box::new(machine), next: Box::new(next), check: Box::new(|_, _| Ok(())) }
+        Self { options, machine, next, check: Box::new(|_, _| Ok(())) }
     }
 
     /// How many nodes vote, from 1 to 7; drawn from the seed otherwise.
@@ -101,7 +140,12 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
 
     /// Runs it.
     pub fn run(self) -> Report {
-        let Self { options, machine, next, check } = self;
+        let Self { mut options, machine, next, check } = self;
+        if matches!(machine, Machines::Opened(_)) {
+            // A log that lost what its machine holds makes the node stop and say that the machine's files have to go.
+            options.recovery = false;
+            options.faults = LOSES_LOG.iter().fold(options.faults, |faults, fault| faults.without(*fault));
+        }
         run(
             options,
             Closures { machine, next, check, begun: BTreeMap::new(), told: Vec::new(), as_of: Vec::new() },
@@ -118,7 +162,7 @@ pub fn read<S: RaftStateMachine, T>(policy: ReadPolicy, look: impl Fn(&S) -> T +
 }
 
 struct Closures<S: RaftStateMachine, T> {
-    machine: Box<dyn Fn() -> S>,
+    machine: Machines<S>,
     next: Next<S, T>,
     check: Check<S, T>,
     /// By operation.
@@ -133,7 +177,30 @@ impl<S: RaftStateMachine, T: Send + 'static> Workload for Closures<S, T> {
     type Seen = T;
 
     fn machine(&self) -> S {
-        (self.machine)()
+        match &self.machine {
+            Machines::Blank(machine) => machine(),
+            Machines::Opened(_) => unreachable!("a durable machine is opened on a disk"),
+        }
+    }
+
+    fn open(&self, disk: Arc<dyn Disk>, directory: &Path) -> io::Result<S> {
+        match &self.machine {
+            Machines::Blank(machine) => Ok(machine()),
+            Machines::Opened(open) => open(disk, directory),
+        }
+    }
+
+    fn restored(&self, mut snapshot: &[u8]) -> io::Result<S> {
+        match &self.machine {
+            Machines::Blank(_) => S::restore(&mut snapshot),
+            Machines::Opened(open) => {
+                // On a disk of its own; nobody goes on from there.
+                let disk = Arc::new(SimDisk::new(Rng::new(0, 0)));
+                let mut machine = open(disk, Path::new(MACHINE_DIRECTORY))?;
+                machine.install(&mut snapshot, Checkpoint::from_bytes(Vec::new()))?;
+                Ok(machine)
+            }
+        }
     }
 
     fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<S, T> {

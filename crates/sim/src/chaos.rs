@@ -126,6 +126,11 @@ impl<W: Workload> World<W> {
                 self.partition(fault)
             }
             Fault::HoldAndReplay => self.replay(),
+            // Best while its machine writes.
+            Fault::Kill if self.places[at].disk.shelters() && self.chaos.rng.chance(600) => {
+                self.places[at].cut_off.get_or_insert(Crash::KeepAll);
+                false
+            }
             Fault::Kill => self.stop_for_a_while(at, Crash::KeepAll),
             Fault::LostUnsynced => self.cut_power(at),
             Fault::Restart => self.restart_otherwise(at),

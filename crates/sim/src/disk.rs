@@ -15,6 +15,9 @@ use quorate_wal::{Disk, DiskFile, DiskLock};
 use crate::rng::Rng;
 
 const SECTOR_BYTES: usize = 512;
+/// Where a durable state machine keeps its files, on its node's disk. A crash leaves of them what it leaves of all files;
+/// other faults of disks are for the log, which says what it makes of them.
+pub(crate) const MACHINE_DIRECTORY: &str = "/simulated-machine";
 
 /// What of the unsynced writes a stop leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +112,8 @@ struct File {
     unsynced: Vec<Range<usize>>,
     /// Written before a sync that failed: no later sync makes it durable.
     doomed: Vec<Range<usize>>,
+    /// The state machine's.
+    sheltered: bool,
 }
 
 impl File {
@@ -237,6 +242,11 @@ impl SimDisk {
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
+    /// Whether the state machine keeps something here.
+    pub(crate) fn shelters(&self) -> bool {
+        self.inner.lock().names.keys().any(|path| path.starts_with(MACHINE_DIRECTORY))
+    }
+
     /// From the call after `calls` more, every call fails and does nothing: the process is killed there.
     pub(crate) fn die_in(&self, calls: u64) {
         self.inner.lock().dies_in = Some(calls);
@@ -293,7 +303,8 @@ impl SimDisk {
     pub(crate) fn flip(&self, snapshots: u32) -> Option<String> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let aside = |path: &&PathBuf| path.parent().is_some_and(|dir| dir.ends_with("damaged"));
+        let damaged = |path: &&PathBuf| path.parent().is_some_and(|dir| dir.ends_with("damaged"));
+        let aside = |path: &&PathBuf| damaged(path) || path.starts_with(MACHINE_DIRECTORY);
         let mut paths: Vec<PathBuf> = inner.names.keys().filter(|path| !aside(path)).cloned().collect();
         let is_snapshot = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "snap");
         if inner.rng.chance(snapshots) && paths.iter().any(is_snapshot) {
@@ -337,8 +348,8 @@ impl Inner {
         }
     }
 
-    fn take_armed(&mut self, which: Armed) -> bool {
-        let armed = self.armed == Some(which);
+    fn take_armed(&mut self, which: Armed, file: usize) -> bool {
+        let armed = self.armed == Some(which) && !self.files[file].sheltered;
         if armed {
             self.armed = None;
         }
@@ -346,11 +357,16 @@ impl Inner {
     }
 
     fn used(&self) -> u64 {
-        self.names.values().map(|file| self.files[*file].live.length).sum()
+        self.names
+            .values()
+            .map(|file| &self.files[*file])
+            .filter(|file| !file.sheltered)
+            .map(|file| file.live.length)
+            .sum()
     }
 
     fn grow(&mut self, file: usize, length: u64) -> io::Result<()> {
-        let Some(capacity) = self.capacity else { return Ok(()) };
+        let Some(capacity) = self.capacity.filter(|_| !self.files[file].sheltered) else { return Ok(()) };
         let present = self.files[file].live.length;
         if length > present && self.used() + (length - present) > capacity {
             self.damage.full_errors += 1;
@@ -372,16 +388,16 @@ impl Inner {
         self.call()?;
         self.grow(number, offset + bytes.len() as u64)?;
         let large = bytes.len() >= SECTOR_BYTES;
-        if large && self.take_armed(Armed::LostWrite) {
+        if large && self.take_armed(Armed::LostWrite, number) {
             self.damage.lost_writes += 1;
             return Ok(bytes.len());
         }
-        if large && self.files[number].live.length > offset && self.take_armed(Armed::Misdirected) {
+        if large && self.files[number].live.length > offset && self.take_armed(Armed::Misdirected, number) {
             self.damage.misdirected_writes += 1;
             let sectors = self.files[number].live.length.saturating_sub(bytes.len() as u64) / SECTOR_BYTES as u64;
             offset = self.rng.below(sectors.max(1)) * SECTOR_BYTES as u64;
         }
-        let fails = self.take_armed(Armed::Write);
+        let fails = self.take_armed(Armed::Write, number);
         let written = if fails { &bytes[..bytes.len() / 2] } else { bytes };
         let file = &mut self.files[number];
         file.live.write(written, offset);
@@ -414,7 +430,8 @@ impl Disk for SimDisk {
                 file
             }
             Err(_) => {
-                inner.files.push(File::default());
+                let sheltered = path.starts_with(MACHINE_DIRECTORY);
+                inner.files.push(File { sheltered, ..File::default() });
                 let file = inner.files.len() - 1;
                 inner.dir_op(DirOp::Link(path.to_path_buf(), file));
                 file
@@ -506,7 +523,7 @@ impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut inner = self.disk.inner.lock();
         inner.call()?;
-        if inner.take_armed(Armed::Read) {
+        if inner.take_armed(Armed::Read, self.file) {
             inner.damage.read_errors += 1;
             return Err(io::Error::other("injected: a read failed"));
         }
@@ -526,7 +543,7 @@ impl DiskFile for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut inner = self.disk.inner.lock();
         inner.call()?;
-        let fails = inner.take_armed(Armed::Sync);
+        let fails = inner.take_armed(Armed::Sync, self.file);
         let file = &mut inner.files[self.file];
         if fails {
             file.doomed.append(&mut file.unsynced);

@@ -237,6 +237,9 @@ impl Invariants {
         if own.iter().any(|words| why.contains(words)) && !why.contains("injected") {
             return Err(format!("halt: node {id} stops: {why}"));
         }
+        if why.contains("to which the log on this node does not lead") && !damaged {
+            return Err(format!("halt: node {id} has a state that its log does not lead to: {why}"));
+        }
         if why.contains("no longer in the log") && !damaged {
             return Err(format!("halt: node {id} lost committed entries: {why}"));
         }

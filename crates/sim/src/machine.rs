@@ -3,11 +3,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::ops::Range;
 use std::panic::resume_unwind;
 
-use bytes::Bytes;
-use quorate::{EntryContext, Frozen, Payload, PayloadError, RaftStateMachine};
+use quorate::{Checkpoint, Commands, EntryContext, Frozen, LastApplied, RaftStateMachine};
 use quorate_core::LogId;
 
 use crate::digest::{Digest, hash_of};
@@ -57,6 +55,14 @@ impl Book {
         self.states.split_off(&from);
     }
 
+    /// The last command up to this index, and the hash of all commands up to it: what a durable machine says that it has
+    /// applied, somebody has.
+    fn chain_at(&self, index: u64) -> (u64, u64) {
+        let upto = self.applied.len().min(index as usize + 1);
+        let last = self.applied[..upto].iter().rev().flatten().next();
+        last.map_or((0, 0), |(log_id, chain)| (*chain, log_id.index))
+    }
+
     /// Monotonic reads: what a process once showed it shows to every later read.
     pub(crate) fn on_read(&mut self, node: u64, index: u64) {
         let shown = self.shown.entry(node).or_default();
@@ -103,26 +109,6 @@ impl Book {
     }
 }
 
-/// A command and the hash of its bytes.
-pub(crate) struct WatchedCommand<C> {
-    digest: u64,
-    command: C,
-}
-
-impl<C: Payload> Payload for WatchedCommand<C> {
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(), PayloadError> {
-        self.command.encode(out)
-    }
-
-    fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
-        Ok(Self { digest: hash_of(&bytes), command: C::decode(bytes)? })
-    }
-
-    fn decode_part(buffer: &Bytes, part: Range<usize>) -> Result<Self, PayloadError> {
-        Ok(Self { digest: hash_of(&buffer[part.clone()]), command: C::decode_part(buffer, part)? })
-    }
-}
-
 /// A state machine under the simulator.
 pub(crate) struct Watched<S> {
     pub(crate) machine: S,
@@ -130,46 +116,85 @@ pub(crate) struct Watched<S> {
     pub(crate) chain: u64,
     /// The last command applied.
     pub(crate) index: u64,
+    /// Whether it keeps its state itself: then the state after every batch is compared, not only snapshots.
+    durable: bool,
 }
 
 impl<S> Watched<S> {
     pub(crate) fn new(machine: S) -> Self {
-        Self { machine, chain: 0, index: 0 }
+        Self { machine, chain: 0, index: 0, durable: false }
+    }
+}
+
+impl<S: RaftStateMachine> Watched<S> {
+    /// Tells the book what a durable machine holds now.
+    fn show(&self) -> io::Result<()> {
+        match self.durable {
+            true => write_state(&mut io::sink(), self.chain, self.index, |out| self.machine.snapshot(out)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A command is about to be applied.
+fn on_command((chain, index): (&mut u64, &mut u64), entry: EntryContext, payload: &[u8]) {
+    let mut digest = Digest::default();
+    digest.word(*chain);
+    digest.word(entry.log_id.index);
+    digest.word(entry.log_id.leader_id.term);
+    digest.word(entry.log_id.leader_id.node_id.0);
+    digest.word(hash_of(payload));
+    *chain = digest.value() as u64;
+    *index = entry.log_id.index;
+    let panics = with_book(|book| {
+        let panics = book.panic_at == Some(book.node);
+        if panics {
+            book.panic_at = None;
+            book.panics += 1;
+        } else {
+            book.on_apply(entry.log_id, *chain);
+        }
+        panics
+    });
+    if panics {
+        // Not by `panic!`: what is injected is expected, so no panic hook is to print it.
+        resume_unwind(Box::new("injected: the state machine panics"));
     }
 }
 
 impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
-    type Command = WatchedCommand<S::Command>;
+    type Command = S::Command;
     type Response = S::Response;
 
-    fn apply(&mut self, command: Self::Command) -> S::Response {
-        self.machine.apply(command.command)
+    fn apply(&mut self, command: S::Command) -> S::Response {
+        self.machine.apply(command)
     }
 
-    fn apply_entry(&mut self, entry: EntryContext, command: Self::Command) -> S::Response {
-        let mut digest = Digest::default();
-        digest.word(self.chain);
-        digest.word(entry.log_id.index);
-        digest.word(entry.log_id.leader_id.term);
-        digest.word(entry.log_id.leader_id.node_id.0);
-        digest.word(command.digest);
-        self.chain = digest.value() as u64;
-        self.index = entry.log_id.index;
-        let panics = with_book(|book| {
-            let panics = book.panic_at == Some(book.node);
-            if panics {
-                book.panic_at = None;
-                book.panics += 1;
-            } else {
-                book.on_apply(entry.log_id, self.chain);
-            }
-            panics
-        });
-        if panics {
-            // Not by `panic!`: what is injected is expected, so no panic hook is to print it.
-            resume_unwind(Box::new("injected: the state machine panics"));
+    fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
+        let Self { machine, chain, index, .. } = self;
+        let applied = commands.lend(machine, &mut |entry, payload| on_command((chain, index), entry, payload));
+        match applied {
+            true => self.show(),
+            // The commands say why.
+            false => Ok(()),
         }
-        self.machine.apply_entry(entry, command.command)
+    }
+
+    fn last_applied(&mut self) -> io::Result<LastApplied> {
+        let kept = self.machine.last_applied()?;
+        self.durable = kept != LastApplied::InMemory;
+        if let LastApplied::UpTo(checkpoint) = &kept {
+            let end = checkpoint.log_id()?.index;
+            (self.chain, self.index) = with_book(|book| book.chain_at(end));
+        }
+        self.show()?;
+        Ok(kept)
+    }
+
+    fn install(&mut self, input: &mut dyn Read, checkpoint: Checkpoint) -> io::Result<()> {
+        (self.chain, self.index) = read_head(input)?;
+        self.machine.install(input, checkpoint)?;
+        self.show()
     }
 
     fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -177,11 +202,8 @@ impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
     }
 
     fn restore(input: &mut dyn Read) -> io::Result<Self> {
-        let [mut chain, mut index] = [[0; 8]; 2];
-        input.read_exact(&mut chain)?;
-        input.read_exact(&mut index)?;
-        let (chain, index) = (u64::from_le_bytes(chain), u64::from_le_bytes(index));
-        Ok(Self { chain, index, machine: S::restore(input)? })
+        let (chain, index) = read_head(input)?;
+        Ok(Self { chain, index, machine: S::restore(input)?, durable: false })
     }
 
     fn freeze(&self) -> Option<Frozen> {
@@ -189,9 +211,21 @@ impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
         Some(Box::new(move |out| write_state(out, chain, index, frozen)))
     }
 
+    fn defer_snapshot(&self) -> bool {
+        self.machine.defer_snapshot()
+    }
+
     fn applies_inline(&self) -> bool {
         self.machine.applies_inline()
     }
+}
+
+/// What [`write_state`] wrote before the state.
+fn read_head(input: &mut dyn Read) -> io::Result<(u64, u64)> {
+    let [mut chain, mut index] = [[0; 8]; 2];
+    input.read_exact(&mut chain)?;
+    input.read_exact(&mut index)?;
+    Ok((u64::from_le_bytes(chain), u64::from_le_bytes(index)))
 }
 
 /// Hashes what passes.

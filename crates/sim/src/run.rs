@@ -197,8 +197,7 @@ impl<W: Workload> World<W> {
             }
         }
         for (_, _, bytes) in states.values() {
-            let machine =
-                W::Machine::restore(&mut &bytes[..]).map_err(|error| format!("a state cannot be read: {error}"))?;
+            let machine = self.read_state(bytes)?;
             self.clients.workload.check_part(&machine)?;
         }
         Ok(())
@@ -332,9 +331,12 @@ impl<W: Workload> World<W> {
             }
         }
         let Some(bytes) = end else { return Err("nobody is left".to_owned()) };
-        let machine =
-            W::Machine::restore(&mut &bytes[..]).map_err(|error| format!("a state cannot be read: {error}"))?;
+        let machine = self.read_state(&bytes)?;
         self.clients.workload.check(&machine)
+    }
+
+    fn read_state(&self, bytes: &[u8]) -> Result<W::Machine, String> {
+        self.clients.workload.restored(bytes).map_err(|error| format!("a state cannot be read: {error}"))
     }
 
     fn decided(&self) -> Decisions {

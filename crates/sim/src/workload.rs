@@ -1,9 +1,12 @@
 //! What clients do: [`Workload`].
 
 use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use quorate::{RaftStateMachine, ReadPolicy};
+use quorate_wal::Disk;
 
 use crate::history::Nanos;
 use crate::rng::Rng;
@@ -17,6 +20,24 @@ pub trait Workload {
 
     /// A blank state machine, as every node starts with.
     fn machine(&self) -> Self::Machine;
+
+    /// The state machine of a node that starts. One that keeps its state itself does so in `directory` (to be made) on this
+    /// disk, and finds there what a crash left. Provided: a [blank](Self::machine) one.
+    ///
+    /// # Errors
+    /// If it cannot be opened: that is a violation.
+    fn open(&self, disk: Arc<dyn Disk>, directory: &Path) -> io::Result<Self::Machine> {
+        let _ = (disk, directory);
+        Ok(self.machine())
+    }
+
+    /// A machine that holds what a [snapshot](RaftStateMachine::snapshot) says, to look at it. Provided: restored from it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn restored(&self, snapshot: &[u8]) -> io::Result<Self::Machine> {
+        Self::Machine::restore(&mut &*snapshot)
+    }
 
     /// What a client asks next.
     fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<Self::Machine, Self::Seen>;

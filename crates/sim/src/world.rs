@@ -384,15 +384,7 @@ impl<W: Workload> World<W> {
                     self.touch(at);
                 }
             }
-            Event::Chore { at, run, chore } => {
-                self.digest.word(7 + at as u64 * 64);
-                let id = self.places[at].id;
-                if self.running(at, run).is_some() {
-                    with_book(|book| book.node = id.0);
-                    chore.run();
-                    self.touch(at);
-                }
-            }
+            Event::Chore { at, run, chore } => self.on_chore(at, run, chore),
             Event::Client(client) => self.on_client(client),
             Event::GiveUp { client, op } => self.on_give_up(client, op),
             Event::Retry { client, op } => self.attempt(client, op),

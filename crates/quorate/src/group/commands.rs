@@ -36,6 +36,20 @@ pub struct Commands<'a, S: RaftStateMachine> {
     /// Index of the first entry that somebody waits for, and what they are told.
     awaited: Option<(u64, &'a mut Vec<Applied<S::Response>>)>,
     failed: Option<String>,
+    /// Sees every command before the machine gets it.
+    #[cfg(feature = "sim")]
+    watch: Option<Watch<'a>>,
+}
+
+/// Shown a command's place and its bytes.
+#[cfg(feature = "sim")]
+struct Watch<'a>(&'a mut dyn FnMut(EntryContext, &[u8]));
+
+#[cfg(feature = "sim")]
+impl std::fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
 }
 
 #[derive(Debug)]
@@ -53,7 +67,43 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
         awaited: Option<(u64, &'a mut Vec<Applied<S::Response>>)>,
     ) -> Self {
         let stamp = (0, UNIX_EPOCH);
-        Self { batch, entries: batch.iter(), first, book, stamp, taken: None, awaited, failed: None }
+        Self {
+            batch,
+            entries: batch.iter(),
+            first,
+            book,
+            stamp,
+            taken: None,
+            awaited,
+            failed: None,
+            #[cfg(feature = "sim")]
+            watch: None,
+        }
+    }
+
+    /// Lets a machine apply all of them that `S` stands around, and whose answers are its own; `watch` sees each command
+    /// before that machine does. Tells whether they were applied.
+    #[cfg(feature = "sim")]
+    pub fn lend<M>(&mut self, machine: &mut M, watch: &mut dyn FnMut(EntryContext, &[u8])) -> bool
+    where
+        M: RaftStateMachine<Response = S::Response>,
+    {
+        let mut lent = Commands::<M> {
+            batch: self.batch,
+            entries: self.entries.clone(),
+            first: self.first,
+            book: &mut *self.book,
+            stamp: self.stamp,
+            taken: None,
+            awaited: self.awaited.as_mut().map(|(from, results)| (*from, &mut **results)),
+            failed: None,
+            watch: Some(Watch(watch)),
+        };
+        let told = machine.apply_batch(&mut lent);
+        self.failed = lent.finish(told).err();
+        // They are taken in, and what they made is in the book.
+        self.entries.by_ref().for_each(drop);
+        self.failed.is_none()
     }
 
     /// The next command, and its place in the log; `None` when there are no more. The one before must have been
@@ -156,7 +206,12 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
         let command = S::Command::decode_part(self.batch.bytes(), payload)
             .map_err(|error| format!("command {}: {error}", entry.log_id))?;
         self.taken = Some(Taken { log_id: entry.log_id, session });
-        Ok((EntryContext { log_id: entry.log_id, time: self.stamp.1 }, command))
+        let context = EntryContext { log_id: entry.log_id, time: self.stamp.1 };
+        #[cfg(feature = "sim")]
+        if let Some(Watch(watch)) = &mut self.watch {
+            watch(context, &entry.payload[skip..]);
+        }
+        Ok((context, command))
     }
 
     /// Takes in an entry about sessions: the table decides (law 22).

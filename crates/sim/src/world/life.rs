@@ -1,10 +1,13 @@
 //! Processes: how they start, stop, stand still and go on.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use quorate_core::{Membership, Node as Member};
 use quorate_wal::OnDamage;
 
 use super::{Down, Event, World};
-use crate::disk::Crash;
+use crate::disk::{Crash, MACHINE_DIRECTORY};
 use crate::fault::Fault;
 use crate::history::Nanos;
 use crate::invariants::Invariants;
@@ -38,12 +41,16 @@ impl<W: Workload> World<W> {
             return;
         }
         let seed = self.clock_rng.bits();
-        let machine = self.clients.workload.machine();
         let place = &mut self.places[at];
         place.run += 1;
         place.deferred.clear();
         place.paused_until = None;
         with_book(|book| book.on_start(place.id.0));
+        let disk = Arc::new(place.disk.clone());
+        let machine = match self.clients.workload.open(disk, Path::new(MACHINE_DIRECTORY)) {
+            Ok(machine) => machine,
+            Err(error) => return self.halted(at, format!("its state machine failed to open: {error}")),
+        };
         let clock = SkewedClock::new(self.now, place.drift, place.offset);
         let given = Start {
             now: self.now,

@@ -1,7 +1,7 @@
 //! Turns of logs and nodes: every event ends with a step of each node that something was brought to, and what follows
 //! from it.
 
-use quorate::virtual_node::ChoreKind;
+use quorate::virtual_node::{Chore, ChoreKind};
 use quorate_wal::Wake;
 
 use super::{Event, MOST_TURNS, NEVER_ENDS, World};
@@ -11,6 +11,9 @@ use crate::history::Nanos;
 use crate::machine::with_book;
 use crate::situations;
 use crate::workload::Workload;
+
+/// About as many calls a machine makes of its disk to apply a batch.
+const MOST_CALLS: u64 = 14;
 
 impl<W: Workload> World<W> {
     // ---- disks ----
@@ -24,6 +27,7 @@ impl<W: Workload> World<W> {
         }
         running.wal_at = None;
         if let Some(crash) = self.places[at].cut_off
+            && !(self.places[at].disk.shelters() && self.disk_rng.chance(600))
             && self.stop_for_a_while(at, crash)
         {
             return;
@@ -40,6 +44,26 @@ impl<W: Workload> World<W> {
                 }
             }
             Wake::Idle => {}
+        }
+    }
+
+    /// Work that may block is done. A durable machine is best killed in the middle of it.
+    pub(super) fn on_chore(&mut self, at: usize, run: u64, chore: Chore) {
+        self.digest.word(7 + at as u64 * 64);
+        if self.running(at, run).is_none() {
+            return;
+        }
+        let place = &self.places[at];
+        let is_machines = chore.kind == ChoreKind::Apply && !place.fragile && place.disk.shelters();
+        let cut_off = place.cut_off.filter(|_| is_machines);
+        if cut_off.is_some() {
+            place.disk.die_in(self.disk_rng.below(MOST_CALLS));
+        }
+        with_book(|book| book.node = place.id.0);
+        chore.run();
+        match cut_off {
+            Some(crash) => drop(self.stop_for_a_while(at, crash)),
+            None => self.touch(at),
         }
     }
 
