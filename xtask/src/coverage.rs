@@ -198,6 +198,7 @@ fn planted(lines: &[&str]) -> BTreeSet<usize> {
 fn report(root: &Path, lcov: &str) -> Result<(), String> {
     let (mut text, mut without_reason) = (String::new(), Vec::new());
     let (mut all, mut all_missed) = (0, 0);
+    let mut crates: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let reasons = reasons(&fs::read_to_string(root.join(REASONS)).map_err(|error| format!("{REASONS}: {error}"))?);
     println!("{:<36} {:>7} {:>7} {:>7}", "file", "lines", "missed", "%");
     for (path, counts) in parse(lcov) {
@@ -210,6 +211,8 @@ fn report(root: &Path, lcov: &str) -> Result<(), String> {
         println!("{name:<36} {lines:>7} {:>7} {:>7.1}", missed.len(), percent(lines, missed.len()));
         all += lines;
         all_missed += missed.len();
+        let of_crate = crates.entry(name.split('/').next().unwrap_or_default().to_owned()).or_default();
+        (of_crate.0, of_crate.1) = (of_crate.0 + lines, of_crate.1 + missed.len());
         for (number, line) in &missed {
             let _ = writeln!(text, "{name}:{number}: {line}");
             let says_something = line.chars().any(char::is_alphanumeric);
@@ -221,6 +224,9 @@ fn report(root: &Path, lcov: &str) -> Result<(), String> {
     let file = root.join(TARGET).join("uncovered.txt");
     fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     without_reason.iter().for_each(|line| println!("no reason: {line}"));
+    for (name, (lines, missed)) in crates {
+        println!("{name}: {} of {lines} lines are run, {:.1} %", lines - missed, percent(lines, missed));
+    }
     let share = percent(all, all_missed);
     println!(
         "all lines: {} of {all} are run, {share:.1} %; the others are in {TARGET}/uncovered.txt",

@@ -1,6 +1,6 @@
 //! `verification`: long runs, each into a file of its own, and `docs/verification.md` made from those files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -40,11 +40,16 @@ const PARTS: &[Part] = &[
     Part {
         name: "sim",
         env: &[],
-        args: "run --quiet --profile ci --package quorate-server -- sim --every-fault --report target/verification/sim.report",
+        args: "run --quiet --profile ci --package quorate-server --bin quorate -- sim --every-fault \
+               --report target/verification/sim.report",
         more: "--budget 1h --jobs 2",
         shows: &["simulated cluster-hours under load, "],
     },
-    part("matrix", "run --quiet --profile ci --package quorate-server -- sim --matrix", &[" scenarios, "]),
+    part(
+        "matrix",
+        "run --quiet --profile ci --package quorate-server --bin quorate -- sim --matrix",
+        &[" scenarios, "],
+    ),
     part("explore", "run --quiet --profile ci --package quorate-explore --", &["distinct states in all"]),
     Part {
         name: "storm",
@@ -73,17 +78,24 @@ const PARTS: &[Part] = &[
         more: "--inputs 1000000",
         shows: &[" % accepted, "],
     },
-    part("memory", "bench --quiet --package quorate-bench --bench hostile", &[" bytes live at a time"]),
-    part("scripts", "run --quiet --package xtask -- mutants", &["scripts, "]),
-    part("mutants", "run --quiet --package xtask -- mutants --sim", &["caught by random runs"]),
-    part("mutant-tests", "run --quiet --package xtask -- mutants --tests", &["quorate"]),
+    part("memory", "bench --quiet --profile ci --package quorate-bench --bench hostile", &[" bytes live at a time"]),
+    part("scripts", "run --quiet --package xtask -- mutants", &[" scripts turned red by no bug"]),
+    Part {
+        name: "mutants",
+        env: &[],
+        args: "run --quiet --package xtask -- mutants --sim",
+        // It goes on from where earlier hunts stopped: from nothing it takes hours.
+        more: "--results docs/mutants-hunt.tsv",
+        shows: &[" caught by random runs, "],
+    },
+    part("mutant-tests", "run --quiet --package xtask -- mutants --tests", &[" quorate"]),
     part(
         "disk-mutants",
         "run --quiet --profile ci --target-dir target/mutants --package quorate-wal --features mutants \
          --example crashes -- mutants",
         &["Disk"],
     ),
-    part("coverage", "run --quiet --package xtask -- coverage", &["all lines: "]),
+    part("coverage", "run --quiet --package xtask -- coverage", &[" lines are run, ", "all lines: "]),
 ];
 
 /// `run NAME [ARGS ..]` runs one part and keeps its output; `run` alone runs them all; nothing composes the page.
@@ -147,6 +159,9 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
         output.push('\n');
     }
     let status = child.wait().map_err(|error| format!("{}: {error}", part.name))?;
+    // Where this tree lies is nobody's business.
+    let place = root.canonicalize().map(|path| format!("{}/", path.display())).unwrap_or_default();
+    let output = if place.len() > 1 { output.replace(&place, "") } else { output };
     let head = format!(
         "command: {typed}\ncommit: {code}\nseconds: {}\nended: {}\n\n",
         began.elapsed().as_secs(),
@@ -206,12 +221,13 @@ fn compose(root: &Path) -> Result<(), String> {
     let read =
         |path: &Path| fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
     let mut values = BTreeMap::new();
-    let mut problems = Vec::new();
+    let (mut problems, mut outputs) = (Vec::new(), BTreeMap::new());
     let mut table = "| run | code | minutes, with building | ended |\n|---|---|---|---|\n".to_owned();
     for part in PARTS {
         let output = fs::read_to_string(part.file(root)).ok().and_then(|text| Output::parse(&text));
         let Some(output) = output else {
-            problems.push(format!("{} was not run: cargo xtask verification run {}", part.name, part.name));
+            problems.push(format!("`{}` was not run: `cargo xtask verification run {}`", part.name, part.name));
+            let _ = writeln!(table, "| `{}` | | | NOT RUN |", part.typed(&[]));
             values.insert(part.name, format!("*Not run for this page:* `{}`", part.typed(&[])));
             continue;
         };
@@ -219,13 +235,18 @@ fn compose(root: &Path) -> Result<(), String> {
         let minutes = output.field("seconds").parse::<f64>().unwrap_or(f64::NAN) / 60.0;
         let _ = writeln!(table, "| `{}` | `{code}` | {minutes:.1} | {ended} |", output.field("command"));
         if ended != "well" {
-            problems.push(format!("{} failed", part.name));
+            problems.push(format!("`{}` failed", part.name));
         }
-        let result = output.result(part).unwrap_or_else(|problem| {
-            problems.push(problem);
-            Vec::new()
-        });
-        values.insert(part.name, format!("    {}", result.join("\n    ")));
+        let shown = match output.result(part) {
+            Ok(lines) => format!("    {}", lines.join("\n    ")),
+            Err(problem) => {
+                let shown = format!("*No result:* {problem}");
+                problems.push(problem);
+                shown
+            }
+        };
+        values.insert(part.name, shown);
+        outputs.insert(part.name, output);
     }
     let figures = fs::read_to_string(root.join(REPORT)).map_err(|error| format!("{REPORT}: {error}"));
     match figures.and_then(|text| tables(&text)) {
@@ -239,6 +260,12 @@ fn compose(root: &Path) -> Result<(), String> {
             problems.push(problem);
         }
     }
+    values.insert("means", means(&|name| outputs.get(name).map(|output: &Output| output.body.as_str())));
+    let missing = match problems.is_empty() {
+        true => "Nothing: every run below was made, and ended well.".to_owned(),
+        false => format!("- {}", problems.join("\n- ")),
+    };
+    values.extend([("missing", missing), ("version", env!("CARGO_PKG_VERSION").to_owned())]);
     values.insert("bugs", bugs(&read(&root.join(BUGS))?).to_string());
     values.insert("runs", table.trim_end().to_owned());
     let page = fill(TEMPLATE, &values)?;
@@ -277,6 +304,55 @@ fn tables(report: &str) -> Result<(String, String, String), String> {
     Ok((figures.trim_end().to_owned(), faults.trim_end().to_owned(), counters.trim_end().to_owned()))
 }
 
+/// A means of catching planted bugs, the part that tries it, and the bug that a line of its output says is caught so.
+type Means = (&'static str, &'static str, fn(&str) -> Option<&str>);
+
+const MEANS: [Means; 5] = [
+    ("golden scripts", "scripts", |line| {
+        let (bug, red) = row(line)?;
+        (red.parse::<u64>().ok()? > 0).then_some(bug)
+    }),
+    ("random runs of the simulator", "mutants", |line| hunted(line, " (seed ")),
+    ("directed scenarios of the simulator", "mutants", |line| hunted(line, " scenario ")),
+    ("tests", "mutant-tests", |line| row(line).filter(|(_, by)| by.starts_with("quorate")).map(|(bug, _)| bug)),
+    ("crashing and failing disks", "disk-mutants", |line| row(line).map(|(bug, _)| bug)),
+];
+
+/// A bug and the word behind it; bugs are named like types.
+fn row(line: &str) -> Option<(&str, &str)> {
+    let mut words = line.split_whitespace();
+    let (bug, next) = (words.next()?, words.next()?);
+    let is_name =
+        line.starts_with(bug) && bug.starts_with(char::is_uppercase) && bug.chars().all(char::is_alphanumeric);
+    let is_caught = !line.contains("NOT NOTICED") && !line.contains("MISSED") && !line.contains("FAILS WITHOUT");
+    (is_name && is_caught).then_some((bug, next))
+}
+
+/// The bug of a line of a hunt, which has its seeds behind it, if this word says how it was caught.
+fn hunted<'a>(line: &'a str, how: &str) -> Option<&'a str> {
+    let (bug, seeds) = row(line)?;
+    (seeds.parse::<u64>().is_ok() && line.contains(how)).then_some(bug)
+}
+
+/// How many planted bugs each means catches, and how many any of them.
+fn means<'a>(body: &dyn Fn(&str) -> Option<&'a str>) -> String {
+    let mut table = "| means | planted bugs that it catches |\n|---|---:|\n".to_owned();
+    let mut any = BTreeSet::new();
+    for (what, part, caught) in MEANS {
+        let Some(body) = body(part) else {
+            let _ = writeln!(table, "| {what} | *not run for this page* |");
+            continue;
+        };
+        let bugs: BTreeSet<&str> = body.lines().filter_map(caught).collect();
+        let _ = writeln!(table, "| {what} | {} |", bugs.len());
+        any.extend(bugs);
+    }
+    let all = body("scripts").and_then(|body| body.lines().find_map(|line| line.split_once(" bugs, ")));
+    let of = all.map_or(String::new(), |(count, _)| format!(" of {count}"));
+    let _ = write!(table, "| any of these | {}{of} |", any.len());
+    table
+}
+
 /// Rows of the page of bugs.
 fn bugs(page: &str) -> usize {
     page.lines().filter(|line| line.starts_with("| ")).count().saturating_sub(1)
@@ -306,7 +382,8 @@ mod tests {
     #[test]
     fn the_template_has_a_place_for_every_part_and_nothing_else() {
         let mut values: BTreeMap<&str, String> = PARTS.iter().map(|part| (part.name, part.typed(&[]))).collect();
-        values.extend(["figures", "faults", "counters", "bugs", "runs"].map(|name| (name, String::new())));
+        let others = ["figures", "faults", "counters", "bugs", "runs", "means", "missing", "version"];
+        values.extend(others.map(|name| (name, String::new())));
         let page = fill(TEMPLATE, &values).unwrap();
         assert!(!page.contains("{{") && page.contains("cargo xtask mutants --sim"), "{page}");
         assert!(fill("a {{strange}} place", &values).unwrap_err().contains("strange"));
@@ -331,6 +408,24 @@ mod tests {
         assert!(figures.contains("| seeds | 12 |\n| seed 7 FAILED | stale \\| read |"), "{figures}");
         assert!(faults.ends_with("| drop | 90 | 1 |") && counters.ends_with("| reads | 8 | 5 | 1 | 3 |"));
         assert!(tables("figure\tseeds\n").is_err());
+    }
+
+    #[test]
+    fn planted_bugs_are_counted_by_what_catches_them() {
+        let scripts = "bug    red   claim  first script\nA  3  2  log/a\nB  0  0  (no script: a test)\n\n5 bugs, 9 scripts; 0 \
+                       scripts turned red by no bug of their own\n";
+        let hunt = "bug  seeds  s  caught by\nA  7  0.5  oracle (seed 7)\nB  1  0.0  liveness (seed 1, before)\n\
+                    C  9  1.0  scenario Bridge of 3\nD  9  1.0  MISSED\nE  9  1.0  not by chance; by a test\n\
+                    5 bugs: 3 caught by random runs, 2 not, 35 seeds, 3s\n";
+        let tests = "E  quorate --lib writes\nD  quorate --lib writes  NOT NOTICED\n";
+        let table = means(&|part| match part {
+            "scripts" => Some(scripts),
+            "mutants" => Some(hunt),
+            "mutant-tests" => Some(tests),
+            _ => None,
+        });
+        let counts: Vec<&str> = table.lines().skip(2).map(|line| line.rsplit('|').nth(1).unwrap().trim()).collect();
+        assert_eq!(counts, ["1", "2", "1", "1", "*not run for this page*", "4 of 5"], "{table}");
     }
 
     #[test]

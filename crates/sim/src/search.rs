@@ -14,6 +14,11 @@ use crate::run::{Report, run_seed};
 const HASHED_EVERY: u64 = 50;
 /// Failures that are kept; the rest is counted.
 const MAX_FAILURES: usize = 20;
+/// Counters of every run, which figures are made of.
+const COMMITTED: &str = "commands committed";
+const FAULTS: &str = "faults";
+/// Not 0 in a run whose whole history was searched for a linearization, after the oracle had judged it.
+const LINEARIZED: &str = "linearization steps";
 
 /// What to search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +36,8 @@ pub struct Search {
 /// What a search found.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
+    /// The first seed; the others follow.
+    pub first_seed: u64,
     /// Seeds run.
     pub seeds: u64,
     /// Virtual time in which some operation was under way.
@@ -98,7 +105,9 @@ impl Summary {
     /// What there is one of, with its name.
     fn figures(&self) -> Vec<(&'static str, String)> {
         let seconds = self.took.as_secs_f64().max(1e-9);
+        let median = |name| self.totals.of(name).median.to_string();
         vec![
+            ("first seed", self.first_seed.to_string()),
             ("seeds", self.seeds.to_string()),
             ("simulated cluster-hours under load", format!("{:.2}", self.hours())),
             ("seconds", format!("{seconds:.1}")),
@@ -106,6 +115,9 @@ impl Summary {
             ("events/s", format!("{:.0}", self.events as f64 / seconds)),
             ("checks", self.checks.to_string()),
             ("seeds run twice, to compare trace hashes", self.hashed.to_string()),
+            ("commands committed, median of a seed", median(COMMITTED)),
+            ("faults, median of a seed", median(FAULTS)),
+            ("histories held against the oracle and linearized", self.totals.of(LINEARIZED).runs.to_string()),
             ("searches for a linearization given up", self.undecided.to_string()),
             ("failures", self.failed.to_string()),
         ]
@@ -137,11 +149,11 @@ fn counted(report: &Report) -> Counters {
     let mut all = report.counters.clone();
     all.add("operations", report.asked);
     all.add("operations answered", report.acknowledged);
-    all.add("commands committed", report.commands);
-    all.add("faults", report.faults.happened());
+    all.add(COMMITTED, report.commands);
+    all.add(FAULTS, report.faults.happened());
     all.add("leaderships", report.leaders);
     all.add("membership changes", report.changes);
-    all.add("linearization steps", report.search_steps);
+    all.add(LINEARIZED, report.search_steps);
     all
 }
 
@@ -174,7 +186,7 @@ impl fmt::Display for Summary {
 pub fn search(what: Search) -> Summary {
     let started = Instant::now();
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let summary = Mutex::new(Summary::default());
+    let summary = Mutex::new(Summary { first_seed: what.first_seed, ..Summary::default() });
     let work = || {
         while !stop.load(Ordering::Relaxed) {
             let number = next.fetch_add(1, Ordering::Relaxed);
