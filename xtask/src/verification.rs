@@ -143,6 +143,11 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
     println!("=== {}: {typed}", part.name);
     // Said before it begins: the tree may change while it runs.
     let (code, began) = (commit(root)?, Instant::now());
+    // Nor may an earlier result pass for this one's, if it is stopped on the way.
+    let _ = fs::remove_file(part.file(root));
+    if part.args.contains(REPORT) {
+        let _ = fs::remove_file(root.join(REPORT));
+    }
     let mut child = cargo()
         .args(part.args.split_whitespace())
         .args(part.arguments(more))
@@ -183,7 +188,9 @@ fn commit(root: &Path) -> Result<String, String> {
         let output = output.map_err(|error| format!("cannot run git: {error}"))?;
         Ok::<_, String>(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let (commit, changed) = (git(&["rev-parse", "--short=12", "HEAD"])?, git(&["status", "--porcelain"])?);
+    // Pages change nothing that is run, and this chore writes one itself.
+    let changed = git(&["status", "--porcelain", "--", ".", ":!docs"])?;
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
     Ok(if changed.is_empty() { commit } else { commit + " and changes on top" })
 }
 
@@ -248,7 +255,7 @@ fn compose(root: &Path) -> Result<(), String> {
         values.insert(part.name, shown);
         outputs.insert(part.name, output);
     }
-    let figures = fs::read_to_string(root.join(REPORT)).map_err(|error| format!("{REPORT}: {error}"));
+    let figures = fs::read_to_string(root.join(REPORT)).map_err(|_| format!("`{REPORT}` is not there: run `sim`"));
     match figures.and_then(|text| tables(&text)) {
         Ok((figures, faults, counters)) => {
             values.extend([("figures", figures), ("faults", faults), ("counters", counters)]);
