@@ -458,7 +458,9 @@ impl Step<'_> {
         | Event::Read { request, .. }
         | Event::ChangeMembership { request, .. }
         | Event::Initialize { request, .. }
-        | Event::TransferLeader { request, .. } = self.event
+        | Event::TransferLeader { request, .. }
+        | Event::Snapshot { request: Some(request) }
+        | Event::PurgeLog { request: Some(request), .. } = self.event
         {
             let held = |held: &Held| matches!(held, Held::Act(Action::Reply { request: to, .. }) if to == request);
             I::NoCallerForgotten.check(answered(request) || self.after.disk.held().any(|(_, what)| held(what)));
@@ -476,6 +478,7 @@ impl Step<'_> {
 fn waiting(core: &Core) -> Vec<RequestId> {
     let mut waiting: Vec<RequestId> = core.asked_reads.iter().map(|asked| asked.request).collect();
     waiting.extend(core.transfer.and_then(|transfer| transfer.request));
+    waiting.extend(core.snapshot.callers());
     if let Role::Leader(leader) = &core.role {
         waiting.extend(leader.changes.requests());
         waiting.extend(leader.reads.callers());

@@ -59,6 +59,11 @@ impl Snapshots {
             ..Self::default()
         }
     }
+
+    /// Those who wait for a snapshot.
+    pub(crate) fn callers(&self) -> impl Iterator<Item = RequestId> {
+        self.requests.iter().map(|(request, _)| *request)
+    }
 }
 
 impl Since {

@@ -96,7 +96,8 @@ impl History {
         Ok(())
     }
 
-    /// What is committed stays on the disks of a commit quorum, whatever crashes.
+    /// What is committed stays on the disks of a commit quorum, whatever crashes; a disk that lost it to damage stands for
+    /// it as long as its node promises it (docs/design/001).
     fn check_kept(&self, nodes: &[&Local]) -> Result<(), Broken> {
         let Some((last, _)) = self.committed.last() else { return Ok(()) };
         let Some(knows) = nodes.iter().find(|node| node.core.log().holds(*last)) else {
@@ -105,7 +106,8 @@ impl History {
         let (_, membership) = knows.core.membership_at(last.index);
         let holds = |id: NodeId, _| {
             let node = nodes.iter().find(|node| node.id == id && incarnation(id) == incarnation(node.id))?;
-            node.durable.holds(*last).then_some(())
+            let promises = node.core.lost_entries().is_some_and(|lost| lost.last >= *last);
+            (node.durable.holds(*last) || promises).then_some(())
         };
         match membership.commit_reached(holds) {
             Some(()) => Ok(()),

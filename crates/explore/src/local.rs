@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use quorate_core::{
     Action, Actions, Append, AppendAnswer, Config, Core, CoreEntry, Entries, Envelope, Event, Incarnation, Instant,
-    LeaderId, LogId, LogIds, Membership, Message, Node, NodeId, Note, Phase, Recovered, RequestId, Retain, Run, Source,
-    Span, Tail, Vote, VoteAnswer, WriteId, WriteOp,
+    LeaderId, LogId, LogIds, MAX_INDEX, Membership, Message, Node, NodeId, Note, Phase, Recovered, RequestId, Retain,
+    Run, Source, Span, Tail, Vote, VoteAnswer, WriteId, WriteOp,
 };
 
-use crate::scope::{Disk, Scope};
+use crate::scope::{Disk, Loss, Scope};
 
 /// A write that was asked for, with what the core leaves to the driver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +28,8 @@ pub(crate) struct Local {
     pub(crate) core: Core,
     vote: Vote,
     pub(crate) durable: LogIds,
+    /// What may have been acknowledged of a log that is damaged; zero: nothing more than it holds.
+    promised_end: LogId,
     memberships: Vec<(LogId, Membership)>,
     pending: VecDeque<Pending>,
 }
@@ -69,6 +71,8 @@ pub(crate) enum Cause {
     Propose,
     Change,
     CrashAndRestart,
+    /// The same, and the last entry of the log is damaged.
+    Damage,
     Message(Packet, Moment),
     /// The sender is told that this did not arrive.
     Lost(Packet),
@@ -96,6 +100,28 @@ pub(crate) enum Checks {
     ClusterOnly,
 }
 
+/// What a crash leaves on a disk.
+struct OnDisk {
+    vote: Vote,
+    durable: LogIds,
+    promised_end: LogId,
+    memberships: Vec<(LogId, Membership)>,
+}
+
+impl OnDisk {
+    /// The last entry is damaged: the node keeps what it promised (docs/design/001).
+    fn lose_newest(&mut self, loss: Loss) {
+        let last = self.durable.last();
+        let promised = match loss {
+            Loss::Named => last,
+            Loss::Unnamed => LogId::new(self.vote.leader_id, MAX_INDEX),
+        };
+        self.promised_end = self.promised_end.max(promised);
+        self.durable.truncate_after(last.index - 1);
+        self.memberships.retain(|(id, _)| id.index < last.index);
+    }
+}
+
 /// Does things to one node, for a scope.
 pub(crate) struct Driver<'a> {
     pub(crate) scope: &'a Scope,
@@ -111,10 +137,11 @@ impl Driver<'_> {
         let first = LogId::new(LeaderId::default(), 1);
         let durable = LogIds::new(LogId::ZERO, [Run { leader_id: first.leader_id, last: 1 }]);
         let memberships = vec![(first, membership)];
-        self.boot(id, 0, Vote::default(), durable, memberships)
+        self.boot(id, 0, OnDisk { vote: Vote::default(), durable, promised_end: LogId::ZERO, memberships })
     }
 
-    fn boot(&self, id: NodeId, boot: u8, vote: Vote, durable: LogIds, memberships: Vec<(LogId, Membership)>) -> Local {
+    fn boot(&self, id: NodeId, boot: u8, kept: OnDisk) -> Local {
+        let OnDisk { vote, durable, promised_end, memberships } = kept;
         let scope = self.scope;
         let config = Config {
             mode: scope.mode,
@@ -129,11 +156,11 @@ impl Driver<'_> {
             seed: u64::from(boot),
             ..Config::new(id, incarnation(id))
         };
-        let recovered =
-            Recovered { vote, log: durable.clone(), memberships: memberships.clone(), ..Recovered::default() };
+        let (log, known) = (durable.clone(), memberships.clone());
+        let recovered = Recovered { vote, log, memberships: known, promised_end, ..Recovered::default() };
         let mut core = Core::new(config, recovered, Instant::ORIGIN);
         core.forget_time();
-        Local { id, boot, core, vote, durable, memberships, pending: VecDeque::new() }
+        Local { id, boot, core, vote, durable, promised_end, memberships, pending: VecDeque::new() }
     }
 
     /// Lets something happen; returns the node after it, and what it sends.
@@ -172,8 +199,13 @@ impl Driver<'_> {
                 }
             }
             Cause::CrashAndRestart => {
-                let (durable, memberships) = (local.durable.clone(), local.memberships.clone());
-                *local = self.boot(local.id, local.boot + 1, local.vote, durable, memberships);
+                *local = self.boot(local.id, local.boot + 1, local.kept());
+                return Ok(());
+            }
+            Cause::Damage => {
+                let mut kept = local.kept();
+                kept.lose_newest(self.scope.loss);
+                *local = self.boot(local.id, local.boot + 1, kept);
                 return Ok(());
             }
             Cause::Message(packet, _) => {
@@ -258,6 +290,16 @@ impl Local {
         !self.pending.is_empty()
     }
 
+    /// Whether there is an entry that damage may take: the first membership is no node's to lose.
+    pub(crate) fn may_be_damaged(&self) -> bool {
+        self.durable.last().index > 1
+    }
+
+    fn kept(&self) -> OnDisk {
+        let (durable, memberships) = (self.durable.clone(), self.memberships.clone());
+        OnDisk { vote: self.vote, durable, promised_end: self.promised_end, memberships }
+    }
+
     fn submit(&mut self, op: WriteOp, arrived: &Entries) {
         let (mut runs, mut memberships) = (Vec::new(), Vec::new());
         if let WriteOp::Append { span, source } = &op {
@@ -286,6 +328,7 @@ impl Local {
         let Some(Pending { op, runs, memberships }) = self.pending.pop_front() else { return false };
         match op {
             WriteOp::Vote(vote) => self.vote = vote,
+            WriteOp::ForgetPromisedEnd => self.promised_end = LogId::ZERO,
             WriteOp::Append { span, .. } => {
                 assert_eq!(self.durable.last(), span.prev, "an append follows the end of the log on disk");
                 runs.into_iter().for_each(|run| self.durable.append(run.leader_id, run.last));

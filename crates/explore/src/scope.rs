@@ -22,6 +22,15 @@ pub(crate) enum Links {
     InOrder,
 }
 
+/// What is known of the entry that damage takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Something after the damage names it.
+    Named,
+    /// Nothing does: it may have been any that the leader of the node's vote could send.
+    Unnamed,
+}
+
 /// How a search begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beginning {
@@ -48,6 +57,9 @@ pub(crate) struct Scope {
     pub(crate) campaigns: u8,
     pub(crate) proposals: u8,
     pub(crate) crashes: u8,
+    /// Crashes after which the last entry of the log is damaged. More than one could take the last copy of an entry.
+    pub(crate) damages: u8,
+    pub(crate) loss: Loss,
     pub(crate) duplicates: u8,
     /// Sends that the sender is told are lost.
     pub(crate) lost_sends: u8,
@@ -74,6 +86,8 @@ impl Scope {
         campaigns: 3,
         proposals: 0,
         crashes: 0,
+        damages: 0,
+        loss: Loss::Named,
         duplicates: 0,
         lost_sends: 0,
         beats: 0,
@@ -83,7 +97,7 @@ impl Scope {
 
     /// Every scope, by name.
     pub(crate) fn all() -> Vec<Scope> {
-        [Scope::of_elections(), Scope::of_logs(), Scope::of_memberships()].concat()
+        [Scope::of_elections(), Scope::of_logs(), Scope::of_damage(), Scope::of_memberships()].concat()
     }
 
     /// Campaigns, and little else.
@@ -159,6 +173,25 @@ impl Scope {
         ]
     }
 
+    /// A log that is damaged: what its node still promises, and until when (docs/design/001).
+    fn of_damage() -> Vec<Scope> {
+        let damaged = Scope { begins: Beginning::Led, max_term: 2, proposals: 1, damages: 1, ..Scope::BASE };
+        vec![
+            // Who may be elected while it lacks what it promised.
+            Scope { name: "damaged", campaigns: 1, messages: 4, ..damaged.clone() },
+            // When a promise without an end is over.
+            Scope {
+                name: "damaged-unnamed",
+                loss: Loss::Unnamed,
+                max_term: 1,
+                campaigns: 0,
+                beats: 1,
+                messages: 5,
+                ..damaged
+            },
+        ]
+    }
+
     /// Changes of the voters, and at last everything at once.
     fn of_memberships() -> Vec<Scope> {
         vec![
@@ -220,7 +253,7 @@ impl Scope {
         let on = |toggle: Toggle| if toggle.is_on() { "on" } else { "off" };
         format!(
             "{:?} mode, pre-vote {}, check-quorum {}, disk {:?}, links {:?}, begins {:?}, voters {:?} learners {:?}, terms {}, \
-             election time-outs {}, proposals {}, crashes {}, duplicates {}, reported losses {}, leader time-outs {}, \
+             election time-outs {}, proposals {}, crashes {}, damaged logs {} ({:?}), duplicates {}, reported losses {}, leader time-outs {}, \
              change to {:?}, messages {}",
             self.mode,
             on(self.pre_vote),
@@ -234,6 +267,8 @@ impl Scope {
             self.campaigns,
             self.proposals,
             self.crashes,
+            self.damages,
+            self.loss,
             self.duplicates,
             self.lost_sends,
             self.beats,

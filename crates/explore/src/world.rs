@@ -45,6 +45,7 @@ pub(crate) struct Used {
     campaigns: u8,
     proposals: u8,
     crashes: u8,
+    damages: u8,
     duplicates: u8,
     lost_sends: u8,
     beats: u8,
@@ -72,6 +73,7 @@ pub(crate) enum Choice {
     Propose(usize),
     Change(usize),
     Crash(usize),
+    Damage(usize),
     Deliver(u32, Moment),
     DeliverOneOfTwo(u32),
     ReportLost(u32),
@@ -97,6 +99,7 @@ enum Code {
     Propose,
     Change,
     Crash,
+    Damage,
     Message(u32, Moment),
     Lost(u32),
 }
@@ -139,6 +142,7 @@ impl<'a> Stepper<'a> {
             Code::Propose => Cause::Propose,
             Code::Change => Cause::Change,
             Code::Crash => Cause::CrashAndRestart,
+            Code::Damage => Cause::Damage,
             Code::Message(number, moment) => Cause::Message(packet(number), moment),
             Code::Lost(number) => Cause::Lost(packet(number)),
         };
@@ -180,6 +184,9 @@ impl<'a> Stepper<'a> {
             }
             if used.crashes < scope.crashes {
                 into.push(Choice::Crash(place));
+            }
+            if used.damages < scope.damages && node.may_be_damaged() {
+                into.push(Choice::Damage(place));
             }
         }
         for (at, message) in world.messages.iter().enumerate() {
@@ -257,6 +264,10 @@ impl<'a> Stepper<'a> {
                 used.crashes += 1;
                 (place, Code::Crash)
             }
+            Choice::Damage(place) => {
+                used.damages += 1;
+                (place, Code::Damage)
+            }
             Choice::Deliver(number, moment) => {
                 (self.place_of(self.packets.at(number).to).unwrap_or(0), Code::Message(number, moment))
             }
@@ -332,7 +343,7 @@ impl<'a> Stepper<'a> {
             used.lost_sends,
             used.beats,
             used.changes,
-            0,
+            used.damages,
         ];
         let mut mixer = Mixer::default();
         world.nodes.iter().for_each(|number| mixer.add(u64::from(*number)));
@@ -355,6 +366,7 @@ impl<'a> Stepper<'a> {
             Choice::Propose(place) => format!("node {} is given a command", name(place)),
             Choice::Change(place) => format!("node {} is asked for another membership", name(place)),
             Choice::Crash(place) => format!("node {} crashes and restarts", name(place)),
+            Choice::Damage(place) => format!("node {} crashes and restarts without its last entry", name(place)),
             Choice::Deliver(number, moment) => format!("arrives ({moment:?}): {}", packet(number)),
             Choice::DeliverOneOfTwo(number) => format!("arrives, and will again: {}", packet(number)),
             Choice::ReportLost(number) => format!("is reported lost: {}", packet(number)),
