@@ -24,8 +24,6 @@ const MARK_TEXT_BYTES: usize = 1024;
 const PEERS_MAGIC: [u8; 8] = *b"QRMPEERS";
 const PEERS_COPY_BYTES: usize = 64 << 10;
 const PEER_BYTES: usize = 40;
-/// Incarnations kept of one peer: the newest ones.
-const INCARNATIONS_PER_PEER: usize = 4;
 
 /// Who a data directory belongs to (law 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,13 +281,14 @@ impl PeersFile {
             Some((_, seen)) => *seen = starts.last(),
             None => disks.push((incarnation, starts.last())),
         }
-        if disks.len() > INCARNATIONS_PER_PEER {
+        // A disk is forgotten only for want of room: the membership may name it still, and older copies of it be put back.
+        while next.values().map(Vec::len).sum::<usize>() * PEER_BYTES > self.twin.capacity() {
+            let Some(disks) = next.values_mut().filter(|disks| disks.len() > 1).max_by_key(|disks| disks.len()) else {
+                return Err(WalError::Invalid { what: "more peers than the file `peers` holds (1637)" });
+            };
             disks.remove(0);
         }
         let body = encode_peers(&next);
-        if body.len() > self.twin.capacity() {
-            return Err(WalError::Invalid { what: "more peers than the file `peers` holds (1637 disks)" });
-        }
         self.twin.store(&body)?;
         self.peers = next;
         Ok(verdict)
@@ -356,6 +355,27 @@ mod tests {
             assert_eq!(verdict, PeerVerdict::OlderCopy { seen_boot: 8 }, "start {}", copy.boot());
         }
         assert_eq!(peers.record(node, incarnation, &went_on.next(73)).unwrap(), PeerVerdict::Fine, "the disk itself");
+    }
+
+    #[test]
+    fn a_disk_is_forgotten_only_for_want_of_room() {
+        let disk = MemDisk::new();
+        let mut peers = PeersFile::create(&disk, Path::new("/peers")).unwrap();
+        let (node, other) = (NodeId(2), NodeId(3));
+        let of = |count| started(Starts::default(), 1..=count);
+        peers.record(node, Incarnation(1), &of(5)).unwrap();
+        peers.record(other, Incarnation(1), &of(5)).unwrap();
+        for wiped in 2..=8 {
+            peers.record(node, Incarnation(wiped), &of(1)).unwrap();
+        }
+        let older = PeerVerdict::OlderCopy { seen_boot: 5 };
+        assert_eq!(peers.record(node, Incarnation(1), &of(4)).unwrap(), older, "a backup, after many blank disks");
+        for wiped in 9..=1700 {
+            peers.record(node, Incarnation(wiped), &of(1)).unwrap();
+        }
+        assert_eq!(peers.record(other, Incarnation(1), &of(4)).unwrap(), older, "who has most makes room");
+        let known = Incarnation(1700);
+        assert_eq!(peers.record(node, Incarnation(1), &of(4)).unwrap(), PeerVerdict::OtherIncarnation { known });
     }
 
     #[test]
