@@ -32,6 +32,18 @@ impl<S: RaftStateMachine> Builder<S> {
         self
     }
 
+    /// As [`peers`](Self::peers), on a network that needs no addresses, such as a [`MemoryNetwork`].
+    ///
+    /// ```
+    /// # use quorate::{MemoryNetwork, Raft, RaftStateMachine, StartError};
+    /// # async fn start<S: RaftStateMachine>(network: &MemoryNetwork, machine: S) -> Result<Raft<S>, StartError> {
+    /// Raft::builder(1).peer_ids([1, 2, 3]).in_memory(network).start(machine).await
+    /// # }
+    /// ```
+    pub fn peer_ids(self, ids: impl IntoIterator<Item = u64>) -> Self {
+        self.peers(ids.into_iter().map(|id| (id, "")))
+    }
+
     /// The replicated settings, if this node makes the cluster: give every node of `peers` the same. Later they are
     /// changed by [`Raft::change_settings`].
     pub fn settings(mut self, settings: Settings) -> Self {

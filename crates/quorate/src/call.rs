@@ -18,6 +18,8 @@ const JOIN: u8 = 2;
 const JOINED: u8 = 3;
 const WRITE: u8 = 4;
 const WRITTEN: u8 = 5;
+const WRITE_MANY: u8 = 6;
+const WRITTEN_MANY: u8 = 7;
 
 /// Names a call among all calls of all runs of all nodes: a late or repeated answer is never taken for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,6 +86,10 @@ pub(crate) enum Call {
     Write { group: GroupId, id: CallId, low: u64, entry: EntryKind, only: Option<LeaderId>, payload: Bytes },
     /// The answer.
     Written { group: GroupId, id: CallId, written: Written },
+    /// Propose commands, in this order.
+    WriteMany { group: GroupId, id: CallId, low: u64, only: Option<LeaderId>, payloads: Vec<Bytes> },
+    /// The answer: one for each, in this order.
+    WrittenMany { group: GroupId, id: CallId, written: Vec<Written> },
 }
 
 impl Call {
@@ -135,6 +141,18 @@ impl Call {
                 head(&mut out, WRITTEN, group, id);
                 put_written(&mut out, written);
             }
+            Call::WriteMany { group, id, low, only, payloads } => {
+                head(&mut out, WRITE_MANY, group, id);
+                out.put_u64_le(*low);
+                put_leader_id(&mut out, *only);
+                put_count(&mut out, payloads.len());
+                payloads.iter().for_each(|payload| put_bytes(&mut out, payload));
+            }
+            Call::WrittenMany { group, id, written } => {
+                head(&mut out, WRITTEN_MANY, group, id);
+                put_count(&mut out, written.len());
+                written.iter().for_each(|written| put_written(&mut out, written));
+            }
         }
         out.into()
     }
@@ -177,6 +195,12 @@ impl Call {
                 Call::Write { group, id, low, entry, only, payload: take_bytes(&mut bytes)? }
             }
             WRITTEN => Call::Written { group, id, written: take_written(&mut bytes)? },
+            WRITE_MANY => {
+                let low = bytes.try_get_u64_le().ok()?;
+                let only = take_leader_id(&mut bytes)?;
+                Call::WriteMany { group, id, low, only, payloads: take_many(&mut bytes, take_bytes)? }
+            }
+            WRITTEN_MANY => Call::WrittenMany { group, id, written: take_many(&mut bytes, take_written)? },
             _ => return None,
         };
         bytes.is_empty().then_some(call)
@@ -299,6 +323,17 @@ fn take_flag(bytes: &mut Bytes) -> Option<bool> {
     }
 }
 
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    // A call has a few thousand at most.
+    out.put_u32_le(u32::try_from(count).unwrap_or(u32::MAX));
+}
+
+/// As many as the count before them says; no room is made for what is not there.
+fn take_many<T>(bytes: &mut Bytes, take: impl Fn(&mut Bytes) -> Option<T>) -> Option<Vec<T>> {
+    let count = bytes.try_get_u32_le().ok()?;
+    (0..count).map(|_| take(bytes)).collect()
+}
+
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     // Commands are limited far below 4 GiB.
     out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -355,6 +390,9 @@ pub(crate) fn samples() -> Vec<Call> {
             payload: Bytes::from_static(b"put"),
         },
     ];
+    let payloads = vec![Bytes::from_static(b"put"), Bytes::new()];
+    calls.push(Call::WriteMany { group, id, low: 3, only: Some(log_id.leader_id), payloads });
+    calls.push(Call::WrittenMany { group, id, written: written.to_vec() });
     for standing in [Standing::Blank, Standing::Named, Standing::NamedOtherwise, Standing::NotNamed] {
         let (cluster, incarnation) = (ClusterId(1), Incarnation(2));
         calls.push(Call::Standing { group, id, standing, cluster, incarnation, leader: Some(NodeId(6)) });

@@ -43,6 +43,7 @@ mod tuning;
 pub mod virtual_node;
 mod write;
 mod write_builder;
+mod write_many;
 
 pub use asynchronous::{AsyncStateMachine, Asynchronous};
 pub use builder::Builder;

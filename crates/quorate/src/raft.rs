@@ -132,13 +132,19 @@ impl<S: RaftStateMachine> Raft<S> {
         async move { group.try_write(command).await }
     }
 
-    /// Writes commands in this order, with one wake-up for all of them. Each has an outcome of its own.
+    /// Writes commands in this order, with one wake-up for all of them. Each has an outcome of its own; the results are in
+    /// the order of the commands.
+    ///
+    /// A node that does not lead hands them to the leader together, about a mebibyte at a time. What a leader certainly did not
+    /// take is written again through the next one, so after a change of leaders it may come behind commands that followed it.
+    /// All of them are answered within [`Config::write_timeout`](crate::Config::write_timeout); see
+    /// [`WriteManyBuilder::deadline`](crate::WriteManyBuilder::deadline) for another time.
     pub fn client_write_many(
         &self,
         commands: Vec<S::Command>,
     ) -> impl Future<Output = Vec<ClientWriteResult<S::Response>>> + Send + use<S> {
         let group = Arc::clone(&self.group);
-        async move { group.write_many(commands, None).await }
+        async move { group.write_many(commands, None, None).await }
     }
 
     /// Describes a write of which more is asked: only under a given leader, told when it is committed, or not waited

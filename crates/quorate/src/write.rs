@@ -18,8 +18,8 @@ use crate::forward::{Attempt, Stop, told, written};
 use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Terms, entry_bytes};
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
-use crate::session::check_session_entry;
-use crate::{ClientWriteError, ClosedReason, Payload, RaftStateMachine};
+use crate::session::{SessionOutcome, check_session_entry};
+use crate::{ClientWriteError, ClosedReason, Payload, PayloadError, RaftStateMachine};
 
 /// Told how a write ended.
 pub(crate) type OnApply<R> = Box<dyn FnOnce(ClientWriteResult<R>) + Send>;
@@ -83,7 +83,7 @@ impl<S: RaftStateMachine> Group<S> {
 
     /// Whether a write goes into this node's queue. For the leader that is given, whatever is believed of it: the
     /// driver knows when it comes to it.
-    fn goes_here(&self, only: Option<LeaderId>) -> bool {
+    pub(crate) fn goes_here(&self, only: Option<LeaderId>) -> bool {
         only.map_or_else(|| self.node.leads(), |leader_id| leader_id.node_id == self.node.me)
     }
 
@@ -166,6 +166,10 @@ impl<S: RaftStateMachine> Group<S> {
             Failure::OtherLeader { wanted, leader } => ClientWriteError::LeaderChanged { wanted, leader },
             Failure::StorageFull => ClientWriteError::StorageFull,
             Failure::Closed(reason) => ClientWriteError::Closed(reason),
+            Failure::Session(SessionOutcome::Unreadable(log_id)) => {
+                let error = PayloadError("the state machine's response cannot be encoded, or is too large".into());
+                ClientWriteError::Response { log_id, error }
+            }
             // Only entries about sessions end so, and they are not written here.
             Failure::Unknown | Failure::Session(_) => ClientWriteError::OutcomeUnknown,
         }
@@ -310,7 +314,7 @@ impl<S: RaftStateMachine> Group<S> {
 
     /// That the leader which the write is for leads no more, if that is certain: this node is closed, or accepted a
     /// later leader, so that a quorum takes no more entries of the earlier one.
-    fn lost_leader(&self, terms: &Terms) -> Option<ClientWriteError> {
+    pub(crate) fn lost_leader(&self, terms: &Terms) -> Option<ClientWriteError> {
         if let Some(reason) = self.node.closed() {
             return Some(ClientWriteError::Closed(reason.clone()));
         }
@@ -359,25 +363,39 @@ impl<S: RaftStateMachine> Group<S> {
 
     // ---- many at once ----
 
-    /// Writes commands in their order, with one wake-up for all that fit one batch.
+    /// Writes commands in their order, with one wake-up for all that fit one batch; what this node cannot take goes to the
+    /// leader. All of them are answered by the deadline.
     pub(crate) async fn write_many(
         self: Arc<Self>,
         mut commands: Vec<S::Command>,
         only: Option<LeaderId>,
+        deadline: Option<Instant>,
     ) -> Vec<ClientWriteResult<S::Response>> {
+        if let Err(error) = self.check_open() {
+            return commands.iter().map(|_| Err(error.clone())).collect();
+        }
+        let began = Instant::now();
         let mut results: Vec<Option<ClientWriteResult<S::Response>>> = Vec::with_capacity(commands.len());
         if self.goes_here(only) {
-            self.write_many_here(&mut commands, only, &mut results).await;
+            self.write_many_here(&mut commands, only, deadline, &mut results).await;
         }
         results.resize_with(commands.len(), || None);
-        let mut done = Vec::with_capacity(commands.len());
-        for (command, result) in commands.into_iter().zip(results) {
-            done.push(match result {
-                Some(result) => result,
-                None => Arc::clone(&self).write(command, Terms { only, on_commit: None }, None).await,
-            });
+        let mut rest = Vec::new();
+        for (place, (command, result)) in commands.iter().zip(&mut results).enumerate() {
+            if result.is_none() {
+                let mut encoded = Vec::new();
+                match self.encode(command, &mut encoded) {
+                    Ok(()) => rest.push((place, Bytes::from(encoded))),
+                    Err(error) => *result = Some(Err(error)),
+                }
+            }
         }
-        done
+        if !rest.is_empty() {
+            let deadline = deadline.unwrap_or_else(|| began + self.host.config.write_timeout);
+            drop(commands);
+            Box::pin(self.write_rest(rest, only, deadline, &mut results)).await;
+        }
+        results.into_iter().map(|result| result.unwrap_or(Err(ClientWriteError::OutcomeUnknown))).collect()
     }
 
     /// One result a command; `None` where it has to be tried again.
@@ -385,6 +403,7 @@ impl<S: RaftStateMachine> Group<S> {
         &self,
         commands: &mut [S::Command],
         only: Option<LeaderId>,
+        deadline: Option<Instant>,
         results: &mut Vec<Option<ClientWriteResult<S::Response>>>,
     ) {
         let mut refused = Vec::new();
@@ -404,8 +423,33 @@ impl<S: RaftStateMachine> Group<S> {
                 false => refused.clear(),
             }
         });
+        let mut refused = refused.into_iter().peekable();
+        self.results_of(runs, deadline, |result| {
+            while let Some((_, error)) = refused.next_if(|(place, _)| *place <= results.len()) {
+                results.push(Some(Err(error)));
+            }
+            results.push(match result {
+                Ok((log_id, response)) => Some(Ok(ClientWriteResponse { log_id, response })),
+                Err(Failure::Replaced) if let Some(wanted) = only => {
+                    Some(Err(ClientWriteError::LeaderChanged { wanted, leader: self.node.leader() }))
+                }
+                Err(Failure::NotLeader(_) | Failure::Replaced) => None,
+                Err(failure) => Some(Err(self.error_of(failure))),
+            });
+        })
+        .await;
+        results.extend(refused.map(|(_, error)| Some(Err(error))));
+    }
+
+    /// Waits for runs of commands in the queue, until the deadline if there is one, and hands over how each of them ended.
+    pub(crate) async fn results_of(
+        &self,
+        mut runs: Vec<(Joined<S::Response>, usize)>,
+        deadline: Option<Instant>,
+        mut take: impl FnMut(Result<(LogId, S::Response), Failure>),
+    ) {
         let mut tickets: Option<Vec<(Ticket<'_, S>, usize)>> = None;
-        std::future::poll_fn(|context| {
+        let all = std::future::poll_fn(|context| {
             let first = tickets.is_none();
             let tickets = tickets.get_or_insert_with(|| {
                 std::mem::take(&mut runs)
@@ -421,22 +465,15 @@ impl<S: RaftStateMachine> Group<S> {
             };
             let pending = tickets.iter().map(last_done).fold(false, |any, pending| any | pending);
             if pending { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-        let mut refused = refused.into_iter().peekable();
-        for (ticket, count) in tickets.iter().flatten() {
-            ticket.joined.waits.take_each(ticket.joined.cell, *count, |result| {
-                while let Some((_, error)) = refused.next_if(|(place, _)| *place <= results.len()) {
-                    results.push(Some(Err(error)));
-                }
-                results.push(match result {
-                    Ok((log_id, response)) => Some(Ok(ClientWriteResponse { log_id, response })),
-                    Err(Failure::NotLeader(_) | Failure::Replaced) => None,
-                    Err(failure) => Some(Err(self.error_of(failure))),
-                });
-            });
+        });
+        match deadline {
+            None => all.await,
+            // What has no result then is taken as "unknown".
+            Some(deadline) => drop(timeout_at(deadline.into(), all).await),
         }
-        results.extend(refused.map(|(_, error)| Some(Err(error))));
+        for (ticket, count) in tickets.iter().flatten() {
+            ticket.joined.waits.take_each(ticket.joined.cell, *count, &mut take);
+        }
     }
 }
 
@@ -484,6 +521,10 @@ impl<S: RaftStateMachine> Port for Group<S> {
         &self.node
     }
 
+    fn on_write_many(self: Arc<Self>, from: NodeId, id: CallId, only: Option<LeaderId>, payloads: Vec<Bytes>) {
+        self.propose_many(from, id, only, payloads);
+    }
+
     fn on_write(self: Arc<Self>, from: NodeId, id: CallId, entry: EntryKind, only: Option<LeaderId>, payload: Bytes) {
         let (group, host) = (self.node.group, Arc::clone(&self.host));
         let reply = move |written| answer(&*host.network, from, &Call::Written { group, id, written });
@@ -517,7 +558,7 @@ impl<S: RaftStateMachine> Group<S> {
         }
     }
 
-    fn check_command(&self, command: &Bytes) -> Result<(), String> {
+    pub(crate) fn check_command(&self, command: &Bytes) -> Result<(), String> {
         if command.len() > self.host.config.max_command_bytes {
             return Err(format!(
                 "it has {} bytes, the leader allows {}",

@@ -188,16 +188,24 @@ pub struct WriteManyBuilder<S: RaftStateMachine> {
     group: Arc<Group<S>>,
     commands: Vec<S::Command>,
     only: Option<LeaderId>,
+    patience: Option<Duration>,
 }
 
 impl<S: RaftStateMachine> WriteManyBuilder<S> {
     pub(crate) fn new(group: Arc<Group<S>>, commands: Vec<S::Command>) -> Self {
-        Self { group, commands, only: None }
+        Self { group, commands, only: None, patience: None }
     }
 
     /// Each of them only if this leader id leads when it enters its log; see [`WriteBuilder::with_leader`].
     pub fn with_leader(mut self, leader_id: LeaderId) -> Self {
         self.only = Some(leader_id);
+        self
+    }
+
+    /// Answers all of them after this long at the latest, counted from when it is awaited;
+    /// [`Config::write_timeout`](crate::Config::write_timeout) otherwise.
+    pub fn deadline(mut self, after: Duration) -> Self {
+        self.patience = Some(after);
         self
     }
 }
@@ -207,7 +215,8 @@ impl<S: RaftStateMachine> IntoFuture for WriteManyBuilder<S> {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.group.write_many(self.commands, self.only))
+        let deadline = self.patience.map(|after| Instant::now() + after);
+        Box::pin(self.group.write_many(self.commands, self.only, deadline))
     }
 }
 

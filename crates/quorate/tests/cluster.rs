@@ -79,7 +79,7 @@ async fn a_batch_keeps_its_order_and_each_command_its_outcome() {
         let batch = vec!["a".to_string(), large.clone(), "b".to_string(), large, "c".to_string()];
         let results = node.client_write_many(batch).await;
         let outcomes: Vec<bool> = results.iter().map(Result::is_ok).collect();
-        assert_eq!(outcomes, [true, false, true, false, true]);
+        assert_eq!(outcomes, [true, false, true, false, true], "{results:?}");
         let responses: Vec<u64> = results.iter().flatten().map(|written| written.response).collect();
         assert!(responses.windows(2).all(|pair| pair[0] < pair[1]));
         assert!(matches!(results[1], Err(ClientWriteError::TooLarge { limit: 100, .. })));

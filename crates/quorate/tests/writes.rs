@@ -206,3 +206,49 @@ async fn a_visitor_may_await_and_nothing_is_applied_meanwhile() {
     assert!(matches!(closed, Err(quorate::ReadError::Closed(_))));
     stop(nodes).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_batch_keeps_its_order_whoever_takes_it() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    let mut expected = Vec::new();
+    for node in &nodes {
+        // Some calls to the leader, each of a mebibyte at most.
+        let batch: Vec<String> =
+            (0..3000).map(|number| format!("{}-{number}-{}", node.node_id(), "x".repeat(1000))).collect();
+        let written = node.client_write_many(batch.clone()).await;
+        expected.extend(batch);
+        assert_eq!(written.len(), 3000);
+        let log_ids: Vec<_> = written.into_iter().map(|written| written.unwrap().log_id).collect();
+        assert!(log_ids.is_sorted_by(|a, b| a.index < b.index));
+    }
+    assert!(commands(&nodes[0]).await == expected, "in the order in which they were handed over");
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_answered_at_its_deadline() {
+    // Nothing else ends them, and no leader steps aside meanwhile.
+    let config = Config {
+        election_timeout_min: PATIENCE * 2,
+        election_timeout_max: PATIENCE * 3,
+        write_timeout: PATIENCE * 10,
+        ..Config::default()
+    };
+    let (network, nodes) = start(3, config).await;
+    let leading = leader(&nodes).await;
+    let other = nodes.iter().find(|node| node.node_id() != leading.node_id()).unwrap();
+    let batch = || vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+    network.isolate(leading.node_id());
+    let soon = Duration::from_millis(50);
+    let here = leading.write_many(batch()).deadline(soon).await;
+    assert!(here.iter().all(|outcome| outcome == &Err(ClientWriteError::OutcomeUnknown)), "{here:?}");
+    let there = other.write_many(batch()).deadline(soon).await;
+    let refused = |outcome: &Result<_, ClientWriteError>| matches!(outcome, Err(ClientWriteError::NoLeader { .. }));
+    assert!(there.iter().all(refused), "{there:?}");
+    network.heal();
+    let after = other.write_many(vec!["d".to_owned()]).deadline(PATIENCE).await;
+    assert!(after[0].is_ok(), "{after:?}");
+    for node in nodes {
+        node.shutdown_with(quorate::Drain { transfer: quorate::Toggle::Off, ..Default::default() }).await;
+    }
+}

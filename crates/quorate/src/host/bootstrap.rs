@@ -213,6 +213,9 @@ pub(crate) async fn initialize(
     }
     let deadline = Instant::now() + host.config.write_timeout;
     let answers = loop {
+        if host.is_closed() || node.closed().is_some() {
+            return Err(InitializeError::Closed(node.closed().cloned().unwrap_or(ClosedReason::Shutdown)));
+        }
         let answers = ask_all(host, node, &others).await;
         let elsewhere = |answer: &Answer| answer.cluster.0 != 0 && answer.cluster != host.cluster();
         let taken = |answer: &Answer| answer.standing != Standing::Blank || elsewhere(answer);

@@ -33,6 +33,9 @@ pub(crate) trait Port: Send + Sync {
 
     /// A peer forwards a write; `only`: for this leader.
     fn on_write(self: Arc<Self>, from: NodeId, id: CallId, entry: EntryKind, only: Option<LeaderId>, payload: Bytes);
+
+    /// A peer forwards commands.
+    fn on_write_many(self: Arc<Self>, from: NodeId, id: CallId, only: Option<LeaderId>, payloads: Vec<Bytes>);
 }
 
 /// What the groups of a host share.
@@ -269,7 +272,22 @@ impl HostInner {
                     }
                 }
             }
-            Call::Standing { id, .. } | Call::Joined { id, .. } | Call::Written { id, .. } => {
+            Call::WriteMany { group, id, low, only, payloads } => {
+                if !self.seen.is_new(from, id, low) {
+                    return;
+                }
+                match self.port(group) {
+                    Some(port) => port.on_write_many(from, id, only, payloads),
+                    None => {
+                        let written = vec![Written::NotLeader { leader: None }; payloads.len()];
+                        answer(&*self.network, from, &Call::WrittenMany { group, id, written });
+                    }
+                }
+            }
+            Call::Standing { id, .. }
+            | Call::Joined { id, .. }
+            | Call::Written { id, .. }
+            | Call::WrittenMany { id, .. } => {
                 self.calls.on_answer(from, id, call);
             }
         }

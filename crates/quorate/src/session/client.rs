@@ -290,7 +290,13 @@ impl<S: RaftStateMachine> Shared<S> {
             if let Some(serial) = self.try_take_serial()? {
                 return Ok(serial);
             }
-            if timeout_at(deadline.into(), room).await.is_err() {
+            let waited = tokio::select! {
+                waited = timeout_at(deadline.into(), room) => waited,
+                () = self.group.node.wait_closed() => {
+                    return Err(SessionError::Write(ClientWriteError::Closed(self.group.closed_reason())));
+                }
+            };
+            if waited.is_err() {
                 return Err(SessionError::TooManyInFlight);
             }
         }
