@@ -203,11 +203,14 @@ fn concat(commands: &[Placed]) -> Vec<u8> {
     all
 }
 
+/// Sends the answer.
+type Reply = Box<dyn FnOnce(Vec<Written>) + Send>;
+
 /// Collects how forwarded commands end; sends the answer with the last of them.
 struct Answers {
     /// By place, and how many are missing.
     written: Mutex<(Vec<Option<Written>>, usize)>,
-    reply: Mutex<Option<Box<dyn FnOnce(Vec<Written>) + Send>>>,
+    reply: Mutex<Option<Reply>>,
 }
 
 impl Answers {

@@ -55,10 +55,13 @@ pub struct Simulation<S: RaftStateMachine, T = ()> {
     check: Check<S, T>,
 }
 
+/// Opens a machine in a directory of a disk.
+type OpenOn<S> = dyn Fn(Arc<dyn Disk>, &Path) -> io::Result<S>;
+
 /// Where state machines come from.
 enum Machines<S> {
     Blank(Box<dyn Fn() -> S>),
-    Opened(Box<dyn Fn(Arc<dyn Disk>, &Path) -> io::Result<S>>),
+    Opened(Box<OpenOn<S>>),
 }
 
 impl<S: RaftStateMachine, T> std::fmt::Debug for Simulation<S, T> {
