@@ -211,9 +211,9 @@ impl Which {
 
     #[cfg(feature = "mutants")]
     fn planted(&self, mut schedule: Schedule) -> Result<Schedule, Failure> {
-        if let Some(name) = self.plant.clone().or(schedule.mutant) {
-            quorate_sim::mutants::plant_named(&name).map_err(Failure::new)?;
-            schedule.mutant = Some(name);
+        schedule.mutant = self.plant.clone().or(schedule.mutant);
+        if let Some(name) = &schedule.mutant {
+            quorate_sim::mutants::plant_named(name).map_err(Failure::new)?;
         }
         Ok(schedule)
     }
