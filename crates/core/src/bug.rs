@@ -168,6 +168,8 @@ bugs! {
     TransferToLaggard,
     /// A leader goes above the very vote that it asked its successor to make.
     RaiseAboveTransfer,
+    /// A leader wakes to ask its target again, whether it can ask it then or not.
+    TransferWakesInVain,
     /// A leader completes a joint change while it hands over, so that the target's log is stale.
     AppendDuringTransfer,
     /// In a joint membership only the new set must agree.
@@ -320,6 +322,8 @@ bugs! {
     GapAccepted,
     /// A write that is only for one leader id is proposed under another.
     WriteConditionIgnored,
+    /// A forwarded write that arrives twice is proposed twice.
+    ForwardedWriteTakenTwice,
     /// A write that completes before an earlier one is never reported.
     EarlyCompletionIsDropped,
     /// A write that completes before an earlier one is reported as if the earlier one were durable.

@@ -217,7 +217,7 @@ impl Core {
     pub(crate) fn transfer_deadline(&self) -> Option<Instant> {
         let transfer = self.transfer?;
         // A target that lags is not asked again when the time comes, but when its acknowledgement does.
-        let again = transfer.asked_at.filter(|_| self.may_take_over(&transfer));
+        let again = transfer.asked_at.filter(|_| self.may_take_over(&transfer) || bug(Bug::TransferWakesInVain));
         let again = again.map(|at| at + self.config.heartbeat_interval);
         Some(again.map_or(transfer.until, |again| again.min(transfer.until)))
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quorate_core::NodeId;
+use quorate_core::{Bug, NodeId, bug};
 use tokio::sync::oneshot;
 
 use crate::RaftNetwork;
@@ -141,7 +141,7 @@ impl Seen {
             numbers.low = low;
             numbers.seen = numbers.seen.split_off(&low);
         }
-        id.number >= numbers.low && numbers.seen.insert(id.number)
+        (id.number >= numbers.low && numbers.seen.insert(id.number)) || bug(Bug::ForwardedWriteTakenTwice)
     }
 }
 

@@ -25,6 +25,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("RestoreMergesSessions", TESTS),
     ("EarlyCompletionIsDropped", TESTS),
     ("EarlyCompletionCoversEarlier", TESTS),
+    ("ForwardedWriteTakenTwice", TESTS),
     ("GapAccepted", TESTS),
     ("WriteConditionIgnored", TESTS),
     ("DamagedSnapshotIsEmptyState", TESTS),
@@ -87,6 +88,10 @@ fn main() -> ExitCode {
     let page = wanted.first().is_some_and(|word| word == "--page");
     if page {
         wanted.remove(0);
+    }
+    if page && !wanted.is_empty() {
+        eprintln!("--page writes the table of all bugs: give it no names");
+        return ExitCode::FAILURE;
     }
     if let Some(unknown) = wanted.iter().find(|name| !Bug::ALL.iter().any(|bug| bug.name() == **name)) {
         eprintln!("no such bug: {unknown}");
@@ -281,6 +286,7 @@ fn write_page(table: &Table, names: &[&'static str]) -> Result<(), String> {
     let page = read("mutants.md")?;
     let (before, rest) = page.split_once(BEGIN).ok_or("docs/mutants.md has no place for the table")?;
     let (_, after) = rest.split_once(END).ok_or("docs/mutants.md has no end of the table")?;
+    let mut caught = Caught::default();
     let mut rows = String::from(
         "| bug | what it does wrong | red scripts, by claim | the first, or else | seeds | caught by |\n|---|---|---|---|---|---|\n",
     );
@@ -292,9 +298,53 @@ fn write_page(table: &Table, names: &[&'static str]) -> Result<(), String> {
         let hunt = hunted.lines().rfind(|line| line.split('\t').next() == Some(name)).unwrap_or_default();
         let mut words = hunt.split('\t').skip(1);
         let (seeds, check) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-        let check = if check == "-" { "no seed so far" } else { check };
+        caught.count(reds.is_empty(), elsewhere(name), check);
+        let check = if check == "-" { "no seed" } else { check };
         rows.push_str(&format!("| `{name}` | {} | {count}, {claims} | {by} | {seeds} | {check} |\n", bug.what()));
     }
-    let text = format!("{before}{BEGIN}\n{rows}{END}{after}");
+    let text = format!("{before}{BEGIN}\n{caught}\n{rows}{END}{after}");
     std::fs::write(docs.join("mutants.md"), text).map_err(|error| error.to_string())
+}
+
+/// How many bugs each means catches.
+#[derive(Default)]
+struct Caught {
+    all: usize,
+    scripts: usize,
+    seeds: usize,
+    scenarios: usize,
+    disk: usize,
+    tests: usize,
+    /// By a script alone.
+    only_scripts: usize,
+    /// By random seeds or a scenario alone.
+    only_sim: usize,
+}
+
+impl Caught {
+    /// Counts a bug: whether no script shows it, what stands for the scripts then, and which check failed in the hunt.
+    fn count(&mut self, no_script: bool, by: Option<&str>, check: &str) {
+        let scenario = check.starts_with("scenario ");
+        let seed = !scenario && !check.is_empty() && check != "-";
+        self.all += 1;
+        self.scripts += usize::from(!no_script);
+        self.seeds += usize::from(seed);
+        self.scenarios += usize::from(scenario);
+        self.disk += usize::from(by == Some(DISK));
+        self.tests += usize::from(by == Some(TESTS));
+        self.only_scripts += usize::from(!no_script && by.is_none() && !seed && !scenario);
+        self.only_sim += usize::from(no_script && by == Some(SIM) && (seed || scenario));
+    }
+}
+
+impl std::fmt::Display for Caught {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { all, scripts, seeds, scenarios, disk, tests, only_scripts, only_sim, .. } = self;
+        writeln!(
+            f,
+            "{all} bugs: {scripts} turn a golden script red, {seeds} are caught by random seeds and {scenarios} by a directed \
+             scenario, {disk} by the crashes and failing calls of the disk, {tests} by tests. {only_scripts} by scripts alone, \
+             {only_sim} by the simulator alone."
+        )
+    }
 }
