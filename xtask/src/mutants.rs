@@ -17,6 +17,7 @@ const TESTS: &[(&str, &str, &[&str])] = &[
     ("EarlyCompletionCoversEarlier", "quorate", &["--lib", "writes"]),
     ("DamagedSnapshotIsEmptyState", "quorate-sim", &["--test", "damage"]),
     ("SendsUnverifiedSnapshot", "quorate-sim", &["--test", "damage"]),
+    ("ForwardedWriteTakenTwice", "quorate", &["--lib", "calls"]),
     ("GapAccepted", "quorate", &["--test", "published", "malformed"]),
     ("WriteConditionIgnored", "quorate", &["--test", "writes"]),
     ("ResumedTransferMixesSnapshots", "quorate-net", &["--test", "snapshots"]),
@@ -37,8 +38,8 @@ const SCRIPTS: [&str; 6] = [
 const SESSIONS: &[&str] = &["--test", "sessions"];
 
 /// Builds with planted bugs, in a target directory of its own so that no other build can pick them up, and runs: the
-/// golden scripts; with `--sim` first, random runs; with `--ci`, random runs with a sample of the bugs, and the test
-/// that makes such a run short.
+/// golden scripts; with `--sim` first, random runs; with `--ci`, random runs with a sample of the bugs, the test
+/// that makes such a run short, and those that were made short.
 pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
     match args.first().map(String::as_str) {
         Some("--sim") => {
@@ -46,7 +47,7 @@ pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
             hunt(&args)
         }
         Some("--ci") => {
-            cargo(&["test", "--test", "shrink"], "quorate-sim", &[])?;
+            cargo(&["test", "--test", "shrink", "--test", "planted"], "quorate-sim", &[])?;
             example("quorate-testkit", "mutants", &SCRIPTS.map(str::to_owned))?;
             hunt(&["--ci".to_owned(), "--seeds".to_owned(), "2000".to_owned()])
         }
