@@ -28,7 +28,7 @@
 //!     // As everywhere.
 //! }
 //!
-//! machine::conformance(Counter::default, |chance| chance.below(100));
+//! machine::conformance(Counter::default, |chance| chance.below(100)).assert_passed();
 //! ```
 //!
 //! [`Suite`] has more to set; [`Suite::durable`] and [`Suite::durable_on_disk`] check a machine that keeps its state
