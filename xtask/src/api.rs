@@ -138,6 +138,11 @@ fn exports(directory: &Path, path: &str, text: &mut String) -> Result<(), String
     Ok(())
 }
 
+/// How a page's item is declared.
+pub(crate) fn declaration(html: &str) -> Vec<String> {
+    plain_lines(between(after(html, "id=\"main-content\""), "item-decl\"><code>", "</code></pre>"))
+}
+
 /// What one page says of its item.
 fn page(html: &str, text: &mut String) {
     let html = after(html, "id=\"main-content\"");

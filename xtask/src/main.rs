@@ -3,10 +3,12 @@
 mod api;
 mod book;
 mod cargo;
+mod compare;
 mod coverage;
 mod deny;
 mod deps;
 mod docs;
+mod features;
 mod fuzz;
 mod metadata;
 mod mutants;
@@ -31,10 +33,12 @@ usage: cargo xtask COMMAND
   fuzz         hostile bytes for everything that reads bytes from outside; `cargo xtask fuzz --help`
   package      what would be published: manifests, files, and that each crate builds from its package alone
                (`--no-verify` leaves the building out)
+  features     each published crate (or those named) compiles without features, with each alone, and with all
   public-api   compares what each library offers with the listings in docs/api; `--write` writes them
   deny         licences, bans and sources of all that comes with the workspace, with cargo-deny;
                `cargo xtask deny advisories` looks for known holes, and needs their database from the network
   sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies of the core and of the library
+  compare      what it takes to begin, beside OpenRaft: lines, traits, dependencies; `--build` measures two cold builds
   verification makes docs/verification.md from the outputs of long runs, which
                `cargo xtask verification run [NAME [ARGS ..]]` makes and keeps in target/verification
   coverage     lines of core, wire and wal that their tests and 300 simulated seeds run (`--seeds N`)
@@ -42,47 +46,31 @@ usage: cargo xtask COMMAND
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let command = args.next();
-    if command.as_deref() == Some("mutants") {
-        return finish(mutants::run(args.collect()));
-    }
-    if command.as_deref() == Some("coverage") {
-        return finish(coverage::run(&args.collect::<Vec<_>>()));
-    }
-    if command.as_deref() == Some("verification") {
-        return finish(verification::command(&args.collect::<Vec<_>>()));
-    }
-    if command.as_deref() == Some("public-api") {
-        return finish(api::run(&args.collect::<Vec<_>>()));
-    }
-    if command.as_deref() == Some("deny") {
-        return finish(deny::run(&args.collect::<Vec<_>>()));
-    }
-    if command.as_deref() == Some("package") {
-        return finish(package::run(&args.collect::<Vec<_>>()));
-    }
-    if command.as_deref() == Some("fuzz") {
-        return finish(fuzz::run(args.collect()));
-    }
-    if let Some(extra) = args.next() {
-        eprintln!("xtask: unexpected argument {extra:?}\n\n{HELP}");
-        return ExitCode::from(2);
-    }
-    let outcome = match command.as_deref() {
-        Some("check-deps") => deps::check(),
-        Some("check-docs") => docs::check(),
-        Some("book") => book::build(),
-        Some("sizes") => sizes::print(),
-        None | Some("help" | "--help" | "-h") => {
+    let command = args.next().unwrap_or_default();
+    let args: Vec<String> = args.collect();
+    finish(match (command.as_str(), &args[..]) {
+        ("mutants", _) => mutants::run(args),
+        ("coverage", _) => coverage::run(&args),
+        ("verification", _) => verification::command(&args),
+        ("fuzz", _) => fuzz::run(args),
+        ("package", _) => package::run(&args),
+        ("features", _) => features::run(&args),
+        ("public-api", _) => api::run(&args),
+        ("compare", _) => compare::run(&args),
+        ("deny", _) => deny::run(&args),
+        ("check-deps", []) => deps::check(),
+        ("check-docs", []) => docs::check(),
+        ("book", []) => book::build(),
+        ("sizes", []) => sizes::print(),
+        ("" | "help" | "--help" | "-h", _) => {
             println!("{HELP}");
-            return ExitCode::SUCCESS;
+            Ok(())
         }
-        Some(other) => {
-            eprintln!("xtask: unknown command {other:?}\n\n{HELP}");
+        _ => {
+            eprintln!("xtask: unknown command or argument: {command} {}\n\n{HELP}", args.join(" "));
             return ExitCode::from(2);
         }
-    };
-    finish(outcome)
+    })
 }
 
 fn finish(outcome: Result<(), String>) -> ExitCode {

@@ -101,7 +101,7 @@ fn texts<'a>(package: &'a Value, field: &str) -> Vec<&'a str> {
 }
 
 /// `publish = false` is an empty list of registries; null is all of them.
-fn is_published(package: &Value) -> bool {
+pub(crate) fn is_published(package: &Value) -> bool {
     package.get("publish").is_none_or(Value::is_null)
 }
 

@@ -64,13 +64,23 @@ pub(crate) fn print() -> Result<(), String> {
     Ok(())
 }
 
+/// Lines of code below a folder, its tests apart.
+pub(crate) fn lines_of(folder: &Path) -> Result<usize, String> {
+    let mut lines = 0;
+    for file in rust_files(folder)?.iter().filter(|file| !is_test_file(file.strip_prefix(folder).unwrap_or(file))) {
+        let text = fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+        lines += count_lines(&text).0;
+    }
+    Ok(lines)
+}
+
 /// Whether a file below `src` is a module of tests: `tests.rs`, or anything below `tests/`.
 fn is_test_file(file: &Path) -> bool {
     file.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
 }
 
 /// Distinct packages in what `cargo tree` printed, the root left out: (from the registry, of this workspace).
-fn dependencies(tree: &str, root: &str) -> (usize, usize) {
+pub(crate) fn dependencies(tree: &str, root: &str) -> (usize, usize) {
     // A line is `name v1.2.3`, `(/path)` follows for a package of ours, `(proc-macro)` or `(*)` may.
     let is_ours = |line: &str| line.contains("(/");
     let packages: BTreeSet<(&str, &str, bool)> = tree

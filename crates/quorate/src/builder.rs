@@ -10,7 +10,7 @@ use quorate_wal::Disk;
 use crate::host::HostBuilder;
 use crate::{
     Config, GroupBuilder, MemoryNetwork, MetricsRegistry, Raft, RaftNetwork, RaftStateMachine, Settings, StartError,
-    Storage, TlsFiles,
+    Storage,
 };
 
 /// Describes a node with one group; made by [`Raft::builder`].
@@ -108,8 +108,9 @@ impl<S: RaftStateMachine> Builder<S> {
         self
     }
 
-    /// Encrypts and authenticates connections between peers, both ways.
-    pub fn tls(mut self, files: TlsFiles) -> Self {
+    /// Encrypts and authenticates connections between peers, both ways (feature `tls`).
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, files: crate::TlsFiles) -> Self {
         self.host = self.host.tls(files);
         self
     }

@@ -86,7 +86,7 @@ pub use quorate_core::{AppendHeader, LogIds, Recovered, Run, SendOutcome, Span, 
 pub use quorate_net::PeerRefused;
 pub use quorate_wire::{Batch, Batches, Entry, EntryKind, Packet};
 
-/// Certificates for mutual TLS between peers, as PEM files.
+/// Certificates for mutual TLS between peers, as PEM files: for `tls` of the builders, with the feature `tls`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The authority that signed every node's certificate.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_core::{ClusterId, GroupId, Incarnation, NodeId, SendOutcome};
-use quorate_net::{Handler, LocalIdentity, NetError, PeerHello, ReceivedData, TlsOptions, Transport, TransportOptions};
+#[cfg(feature = "tls")]
+use quorate_net::TlsOptions;
+use quorate_net::{Handler, LocalIdentity, NetError, PeerHello, ReceivedData, Transport, TransportOptions};
 use quorate_wire::Packet;
 
 use crate::{
@@ -49,11 +51,14 @@ impl TcpNetwork {
         let mut options = TransportOptions::new(local, address);
         options.incoming_dir = incoming;
         options.snapshot_max_bytes_per_second = snapshot_rate;
+        #[cfg(feature = "tls")]
         if let Some(files) = tls {
             let found = TlsOptions::from_files(&files.ca, &files.certificate, &files.key, &files.cluster_name)
                 .map_err(network)?;
             options.tls = Some(found);
         }
+        #[cfg(not(feature = "tls"))]
+        assert!(tls.is_none(), "nothing sets it without the feature");
         let transport = Transport::bind(options).await.map_err(network)?;
         Ok(Self { transport, local: Mutex::new(local), identity })
     }

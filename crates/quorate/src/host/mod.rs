@@ -212,7 +212,8 @@ impl HostBuilder {
         self
     }
 
-    /// Encrypts and authenticates connections between peers, both ways.
+    /// Encrypts and authenticates connections between peers, both ways (feature `tls`).
+    #[cfg(feature = "tls")]
     pub fn tls(mut self, files: TlsFiles) -> Self {
         self.tls = Some(files);
         self
