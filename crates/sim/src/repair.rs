@@ -36,12 +36,15 @@ pub(crate) struct Hurt {
     pub(crate) lacked: bool,
     /// Where its log ended when it was opened.
     kept: u64,
+    /// Where its log ended when it lacked nothing any more, in memory: whole is the disk that holds so much.
+    whole: Option<u64>,
 }
 
 impl Hurt {
     /// A mended disk was opened.
     pub(crate) fn begin(&mut self, core: &Core) {
         self.kept = core.log().last().index;
+        self.whole = None;
     }
 }
 
@@ -110,6 +113,11 @@ impl<W: Workload> World<W> {
                     continue;
                 }
                 Some(_) => continue,
+                // What is not durable yet is no second copy: a power failure takes it.
+                None if core.durable() < last.min(place.hurt.whole.unwrap_or(last)) => {
+                    self.places[at].hurt.whole.get_or_insert(last);
+                    continue;
+                }
                 None => {
                     self.counters.add(ENTRIES, last.saturating_sub(kept.max(purged)));
                     self.counters.add(SNAPSHOTS, u64::from(purged > kept));
