@@ -19,7 +19,8 @@ pub enum CatchUp {
 }
 
 impl<S: RaftStateMachine> Raft<S> {
-    /// Changes the membership; returns once the change is complete. Only on the leader.
+    /// Changes the membership; returns once the change is complete. Only on the leader, whom
+    /// [`ChangeError::NotLeader`] names; its address is in the [metrics](Self::metrics)' membership.
     ///
     /// Waits for up to [`Config::write_timeout`](crate::Config::write_timeout) until the change can begin: for the end
     /// of another one, for new voters to be heard of and to catch up, for enough of the voters to be alive. New voters

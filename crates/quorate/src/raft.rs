@@ -282,6 +282,11 @@ impl<S: RaftStateMachine> Raft<S> {
         self.group.host.cluster()
     }
 
+    /// Whether anything was ever written here: `false` as long as this node belongs to no cluster.
+    pub fn is_initialized(&self) -> bool {
+        !self.group.node.is_blank()
+    }
+
     /// The address this node listens on for peers, with the port that the system chose if it was 0.
     pub fn address(&self) -> &str {
         &self.group.host.address

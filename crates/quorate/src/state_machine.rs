@@ -80,7 +80,8 @@ pub trait RaftStateMachine: Sized + Send + 'static {
 
     /// Applies commands that are committed together. Provided: each by [`apply_entry`](Self::apply_entry).
     ///
-    /// A machine that keeps its state in a database takes them in one transaction:
+    /// A machine that keeps its state in a database takes them in one transaction. Its [`apply`](Self::apply) is then called by
+    /// nobody, and may say so with `unreachable!`:
     ///
     /// ```
     /// # use std::io::{self, Read, Write};

@@ -252,9 +252,11 @@ async fn a_single_node_starts_at_once_and_initialize_makes_a_cluster_by_hand() {
         nodes.push(Raft::builder(id).in_memory(&network).start(Ledger::inline()).await.unwrap());
     }
     let member = |id: u64| (quorate::NodeId(id), quorate::Node::at(format!("memory:{id}")));
+    assert!(nodes.iter().all(|node| !node.is_initialized()));
     nodes[1].initialize([member(1), member(2), member(3)].into()).await.unwrap();
     for node in &nodes {
         node.wait(PATIENCE).leader().await.unwrap();
+        assert!(node.is_initialized());
         node.client_write("hello".into()).await.unwrap();
     }
     let again = nodes[0].initialize([member(1)].into()).await.unwrap_err();

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use common::{Ledger, PATIENCE, by_id, leader, peers, start, stop};
@@ -74,8 +74,18 @@ async fn a_transfer_that_cannot_be_says_why() {
     let asked = first.trigger().transfer_leader(NodeId(9)).await;
     assert_eq!(asked, Err(ChangeError::Refused(Refusal::UnknownNode(NodeId(9)))));
 
-    // A target that is cut off is given up after an election timeout, and the leader takes writes again.
+    // One that is given up sooner says so.
     network.isolate(other.node_id());
+    let trigger = first.trigger();
+    let mut transfer = Box::pin(trigger.transfer_leader(other.node_id()));
+    let begun = std::future::poll_fn(|context| Poll::Ready(transfer.as_mut().poll(context).is_pending())).await;
+    assert!(begun, "the target does not answer");
+    trigger.abort_transfer();
+    let aborted = TransferFailure::Aborted { to: other.node_id() };
+    assert_eq!(transfer.await, Err(ChangeError::Refused(Refusal::NotTransferred(aborted))));
+    first.client_write("between".to_owned()).await.unwrap();
+
+    // A target that is cut off is given up after an election timeout, and the leader takes writes again.
     let asked = first.trigger().transfer_leader(other.node_id()).await;
     let failure = TransferFailure::TimedOut { to: other.node_id() };
     assert_eq!(asked, Err(ChangeError::Refused(Refusal::NotTransferred(failure))));
