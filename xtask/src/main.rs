@@ -37,7 +37,7 @@ usage: cargo xtask COMMAND
   public-api   compares what each library offers with the listings in docs/api; `--write` writes them
   deny         licences, bans and sources of all that comes with the workspace, with cargo-deny;
                `cargo xtask deny advisories` looks for known holes, and needs their database from the network
-  sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies of the core and of the library
+  sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies, which is bounded
   compare      what it takes to begin, beside OpenRaft: lines, traits, dependencies; `--build` measures two cold builds
   verification makes docs/verification.md from the outputs of long runs, which
                `cargo xtask verification run [NAME [ARGS ..]]` makes and keeps in target/verification

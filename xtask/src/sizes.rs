@@ -11,6 +11,9 @@ use crate::source::{count_lines, functions};
 /// A function beyond this is named: it may hold two concepts.
 const LONG_FUNCTION: usize = 70;
 
+/// How many crates from the registry may come with what people import, and with the server.
+const DEPENDENCIES: &[(&str, usize)] = &[("quorate-core", 1), ("quorate", 60), ("quorate-server", 120)];
+
 /// Prints lines of code of each crate and example, long functions, and the dependencies of the two crates that people
 /// import.
 pub(crate) fn print() -> Result<(), String> {
@@ -55,13 +58,18 @@ pub(crate) fn print() -> Result<(), String> {
             println!("{:>7} {}", count_lines(&text).0, file.strip_prefix(&root).unwrap_or(&file).display());
         }
     }
-    for name in ["quorate-core", "quorate", "quorate-server"] {
+    let mut beyond = Vec::new();
+    for (name, most) in DEPENDENCIES {
         let tree =
             metadata::cargo(&["tree", "--package", name, "--edges", "normal", "--prefix", "none", "--format", "{p}"])?;
         let (foreign, ours) = dependencies(&tree, name);
-        println!("{name}: {foreign} dependencies from the registry, {ours} of our own");
+        println!("{name}: {foreign} dependencies from the registry (at most {most}), {ours} of our own");
+        beyond.extend((foreign > *most).then_some(*name));
     }
-    Ok(())
+    match beyond[..] {
+        [] => Ok(()),
+        _ => Err(format!("more dependencies than there may be: {}", beyond.join(", "))),
+    }
 }
 
 /// Lines of code below a folder, its tests apart.
