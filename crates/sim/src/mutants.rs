@@ -388,7 +388,7 @@ pub fn hunt_all(bugs: &[Bug], how: Hunt, mut results: Results) -> Result<bool, S
     let (all, took) = (bugs.len(), begun.elapsed());
     println!("{all} bugs: {caught} caught by random runs, {} not, {seeds} seeds, {took:.0?}", all - caught);
     if !bad.is_empty() {
-        println!("nothing is known to show: {}", bad.join(", "));
+        println!("neither a seed nor a scenario shows: {}", bad.join(", "));
     }
     Ok(bad.is_empty())
 }
