@@ -26,7 +26,9 @@ Run it with --release, on a machine that does nothing else.
   --server-threads N     worker threads of the servers' runtime          [2]
   --openraft-network W   rpc: one append at a time; stream: pipelined    [stream]
   --openraft-snapshot N  entries between its snapshots, 0 for never      [100000]
-  --etcd PATH            the opponent's binary                           [etcd]";
+  --etcd PATH            the opponent's binary                           [etcd]
+  --engines PATH         other logs, for D6 and R1, built by `cargo build --release` in tests/log-engines
+                         [tests/log-engines/target/release/log-engines]";
 
 /// What is asked for.
 #[derive(Debug)]
@@ -76,6 +78,8 @@ pub(crate) struct Options {
     pub(crate) openraft_snapshot: u64,
     /// The opponent's binary.
     pub(crate) etcd: PathBuf,
+    /// The program that has other logs in it.
+    pub(crate) engines: PathBuf,
 }
 
 impl Default for Options {
@@ -95,6 +99,7 @@ impl Default for Options {
             openraft_appends: Appends::Stream,
             openraft_snapshot: 100_000,
             etcd: PathBuf::from("etcd"),
+            engines: PathBuf::from("tests/log-engines/target/release/log-engines"),
         }
     }
 }
@@ -146,6 +151,7 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String>
                 }
             }
             "--etcd" => options.etcd = value.into(),
+            "--engines" => options.engines = value.into(),
             _ => return Err(format!("unknown option {word}")),
         }
     }

@@ -2,7 +2,9 @@
 
 use crate::args::Options;
 use crate::report::Report;
-use crate::rows::{failover, floor, memory, network, reads, recovery, servers, wal};
+use crate::rows::{
+    curves, engines, failover, floor, memory, network, overload, reads, recovery, servers, snapshot, wal,
+};
 
 /// One table.
 #[derive(Debug)]
@@ -34,6 +36,12 @@ const FLOOR: &[&str] = &["anything about a real network: the nodes are in one pr
 
 const LOG: &[&str] = &["what replication and a state machine cost: this is the log alone, one group, one writer"];
 
+const ENGINES: &[&str] = &[
+    "what replication and a state machine cost: these are the logs alone",
+    "the cost of a process: the other logs run in one of their own, driven by the same loop",
+    "anything about RocksDB, unless its rows are there: it is built only with libclang",
+];
+
 const RECOVERY: &[&str] =
     &["how fast a state machine applies what was recovered", "a log after a crash: this one was closed"];
 
@@ -59,36 +67,44 @@ const TABLES: &[Table] = &[
     durable_table("DR", "linearizable reads beside etcd", SERVERS, servers::dr),
     durable_table("D4", "latency of one durable put", FLOOR, floor::d4),
     durable_table("D5", "the log beside a raw loop on a recycled file", LOG, wal::d5),
-    Table {
-        id: "R1",
-        group: "recovery",
-        what: "recovery of a large log",
-        durable: true,
-        caveats: RECOVERY,
-        run: recovery::r1,
-    },
-    Table { id: "R4", group: "recovery", what: "failover", durable: false, caveats: FAILOVER, run: failover::r4 },
-    Table { id: "L1", group: "reads", what: "a lease read", durable: false, caveats: IN_MEMORY, run: reads::l1 },
-    Table { id: "L2", group: "reads", what: "reads by read index", durable: false, caveats: IN_MEMORY, run: reads::l2 },
-    Table {
-        id: "NT",
-        group: "network",
-        what: "the transport on loopback",
-        durable: false,
-        caveats: NETWORK,
-        run: network::tcp,
-    },
-    Table { id: "N2", group: "network", what: "what TLS costs", durable: false, caveats: NETWORK, run: network::n2 },
+    durable_table("D6", "the log beside other logs for many groups", ENGINES, engines::d6),
+    on_disk(table("R1", "recovery", "recovery of a large log", RECOVERY, recovery::r1)),
+    on_disk(table("R2", "recovery", "transfer of a large snapshot", NETWORK, snapshot::r2)),
+    table("R4", "recovery", "failover", FAILOVER, failover::r4),
+    table("L1", "reads", "a lease read", IN_MEMORY, reads::l1),
+    table("L2", "reads", "reads by read index", IN_MEMORY, reads::l2),
+    table("NT", "network", "the transport on loopback", NETWORK, network::tcp),
+    table("N2", "network", "what TLS costs", NETWORK, network::n2),
+    on_disk(table("OV", "scale", "more work than the disk takes", FLOOR, overload::ov)),
+    on_disk(table("C1", "scale", "durable puts by size of the command", FLOOR, curves::payloads)),
+    table("C2", "scale", "in-memory puts by number of clients", IN_MEMORY, curves::clients),
+    table("C3", "scale", "in-memory puts by number of nodes", IN_MEMORY, curves::nodes),
+    on_disk(table("C4", "scale", "opening a log by number of entries", RECOVERY, curves::entries)),
+    on_disk(table("C5", "scale", "snapshots by size of the state", FLOOR, curves::states)),
 ];
 
 type Run = fn(&Options, &mut Report) -> Result<(), String>;
 
+const fn table(
+    id: &'static str,
+    group: &'static str,
+    what: &'static str,
+    caveats: &'static [&'static str],
+    run: Run,
+) -> Table {
+    Table { id, group, what, durable: false, caveats, run }
+}
+
 const fn memory_table(id: &'static str, what: &'static str, run: Run) -> Table {
-    Table { id, group: "memory", what, durable: false, caveats: IN_MEMORY, run }
+    table(id, "memory", what, IN_MEMORY, run)
 }
 
 const fn durable_table(id: &'static str, what: &'static str, caveats: &'static [&'static str], run: Run) -> Table {
-    Table { id, group: "durable", what, durable: true, caveats, run }
+    on_disk(table(id, "durable", what, caveats, run))
+}
+
+const fn on_disk(table: Table) -> Table {
+    Table { durable: true, ..table }
 }
 
 /// All of them, in the order of the page.

@@ -1,4 +1,4 @@
-//! Processor time of this process and of others.
+//! Processor time and memory of this process, processor time of others.
 
 use std::time::Duration;
 
@@ -16,6 +16,13 @@ pub(crate) fn process_cpu() -> Duration {
 /// User and system time of these processes and their threads, in steps of 10 ms; those that are gone count nothing.
 pub(crate) fn children_cpu(pids: &[u32]) -> Duration {
     pids.iter().map(|pid| ticks(*pid).unwrap_or(0)).sum::<u32>() * TICK
+}
+
+/// Memory that this process has, as the kernel tells it.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 fn ticks(pid: u32) -> Option<u32> {
@@ -40,5 +47,6 @@ mod tests {
         assert_eq!(ticks_of(stat), Some(345));
         assert_eq!(ticks_of("42"), None);
         assert!(ticks(std::process::id()).is_some());
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 1 << 16));
     }
 }

@@ -9,7 +9,7 @@ mod open;
 mod pairs;
 
 pub(crate) use closed::{Client, Load, measure};
-pub(crate) use cpu::{children_cpu, process_cpu};
+pub(crate) use cpu::{children_cpu, process_cpu, resident_bytes};
 pub(crate) use latency::{Percentiles, Recorder};
 pub(crate) use pairs::{Contender, Goal, RowPlan, measure_row};
 
@@ -20,6 +20,7 @@ use crate::args::Options;
 
 /// What one trial measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Trial {
     /// What the row compares, in the row's unit.
     pub(crate) value: f64,

@@ -28,6 +28,8 @@ pub(crate) struct Report {
     pub(crate) settings: Vec<String>,
     /// What its figures do not say.
     pub(crate) caveats: Vec<String>,
+    /// Whether its rows are the points of curves.
+    pub(crate) curve: bool,
     /// Before and after, if the table is about the disk.
     pub(crate) disk: Vec<SyncLatency>,
     pub(crate) rows: Vec<Row>,
@@ -93,6 +95,7 @@ impl Report {
             versions: vec![format!("quorate {}, {}", env!("CARGO_PKG_VERSION"), machine::build())],
             settings: vec![settings],
             caveats: table.caveats.iter().map(|&caveat| caveat.to_owned()).collect(),
+            curve: false,
             disk: Vec::new(),
             rows: Vec::new(),
         }
@@ -226,6 +229,7 @@ pub(crate) mod tests {
             versions: vec!["quorate 0.1.0".into()],
             settings: vec!["3 pairs".into()],
             caveats: vec!["nothing of a network".into()],
+            curve: false,
             disk: Vec::new(),
             rows: vec![row],
         }

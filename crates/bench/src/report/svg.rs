@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Report, Role, Row, Side};
+use super::{Report, Role, Row, Side, Spread};
 use crate::report::text::number;
 
 const WIDTH: f64 = 760.0;
@@ -11,20 +11,15 @@ const BARS: f64 = 380.0;
 const BAR: f64 = 16.0;
 const ROW_GAP: f64 = 30.0;
 const TOP: f64 = 44.0;
+const CURVE: f64 = 150.0;
 
 /// The chart, as an SVG document that needs nothing else. Bars are to scale within a row: rows have units of their own.
 pub(crate) fn chart(report: &Report) -> String {
+    if report.curve {
+        return curves(report);
+    }
     let height = TOP + report.rows.iter().map(|row| row.sides.len() as f64 * BAR + ROW_GAP).sum::<f64>() + 10.0;
-    let mut svg = String::new();
-    line(
-        &mut svg,
-        &format!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">"#
-        ),
-    );
-    line(&mut svg, r#"<rect width="100%" height="100%" fill="white"/>"#);
-    let title = escape(&format!("{}: {}", report.table, report.what));
-    line(&mut svg, &format!(r#"<text x="10" y="20" font-size="14" font-weight="bold">{title}</text>"#));
+    let mut svg = begin(report, height);
     let mut y = TOP;
     for row in &report.rows {
         let label = escape(&format!("{} {}, {}", row.id, row.what, row.unit));
@@ -39,6 +34,61 @@ pub(crate) fn chart(report: &Report) -> String {
     }
     line(&mut svg, "</svg>");
     svg
+}
+
+fn begin(report: &Report, height: f64) -> String {
+    let mut svg = String::new();
+    line(
+        &mut svg,
+        &format!(
+            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">"#
+        ),
+    );
+    line(&mut svg, r#"<rect width="100%" height="100%" fill="white"/>"#);
+    let title = escape(&format!("{}: {}", report.table, report.what));
+    line(&mut svg, &format!(r#"<text x="10" y="20" font-size="14" font-weight="bold">{title}</text>"#));
+    svg
+}
+
+/// A line for each unit, one above the other, each with a logarithmic scale of its own.
+fn curves(report: &Report) -> String {
+    let mut units: Vec<&str> = report.rows.iter().map(|row| row.unit.as_str()).collect();
+    units.sort_unstable();
+    units.dedup();
+    let mut svg = begin(report, TOP + units.len() as f64 * (CURVE + 50.0));
+    for (place, unit) in units.into_iter().enumerate() {
+        let rows: Vec<&Row> = report.rows.iter().filter(|row| row.unit == unit).collect();
+        curve(&mut svg, unit, &rows, TOP + place as f64 * (CURVE + 50.0));
+    }
+    line(&mut svg, "</svg>");
+    svg
+}
+
+fn curve(svg: &mut String, unit: &str, rows: &[&Row], top: f64) {
+    let points: Vec<(&str, Spread)> = rows
+        .iter()
+        .filter_map(|row| Some((row.what.as_str(), row.sides.first()?.values()?)))
+        .filter(|(_, values)| values.least > 0.0)
+        .collect();
+    let least = points.iter().fold(f64::MAX, |least, (_, values)| least.min(values.least)).log10().floor();
+    let most = points.iter().fold(f64::MIN_POSITIVE, |most, (_, values)| most.max(values.greatest)).log10().ceil();
+    let y = |value: f64| top + 10.0 + CURVE * (1.0 - (value.log10() - least) / (most - least).max(1.0));
+    let x = |place: usize| 80.0 + (WIDTH - 160.0) * place as f64 / (points.len().max(2) - 1) as f64;
+    line(svg, &format!(r#"<text x="10" y="{}">{}</text>"#, top, escape(unit)));
+    let mut path = String::new();
+    for (place, (what, values)) in points.iter().enumerate() {
+        let (x, at) = (x(place), y(values.median));
+        let step = if place == 0 { 'M' } else { 'L' };
+        // A string takes all that is written.
+        let _ = write!(path, "{step}{x:.1} {at:.1}");
+        let (low, high) = (y(values.least), y(values.greatest));
+        line(svg, &format!(r#"<path d="M{x:.1} {low:.1}V{high:.1}" stroke="black"/>"#));
+        line(svg, &format!(r##"<circle cx="{x:.1}" cy="{at:.1}" r="3" fill="#2563eb"/>"##));
+        let (value, below) = (number(values.median), top + CURVE + 26.0);
+        line(svg, &format!(r#"<text x="{x:.1}" y="{:.1}" text-anchor="middle">{value}</text>"#, at - 8.0));
+        line(svg, &format!(r#"<text x="{x:.1}" y="{below}" text-anchor="middle">{}</text>"#, escape(what)));
+    }
+    line(svg, &format!(r##"<path d="{path}" fill="none" stroke="#2563eb"/>"##));
 }
 
 /// The greatest value of a row's trials.
@@ -87,5 +137,17 @@ mod tests {
         assert!(svg.contains("&lt;puts&gt;") && svg.trim_end().ends_with("</svg>"), "{svg}");
         // The limit's median, 1800 of 2000, and Quorate's, 900.
         assert!(svg.contains(r#"width="342.0""#) && svg.contains(r#"width="171.0""#), "{svg}");
+    }
+    #[test]
+    fn a_curve_joins_its_points_and_starts_at_a_power_of_ten() {
+        let mut report = sample();
+        report.curve = true;
+        let mut second = report.rows[0].clone();
+        second.sides[0].trials.iter_mut().for_each(|trial| trial.value *= 10.0);
+        report.rows.push(second);
+        // 900 and 9000 between 100 and 10,000; one decade is half of the height.
+        let svg = chart(&report);
+        let (from, to) = (TOP + 10.0 + 150.0 * 0.5229, TOP + 10.0 + 150.0 * 0.0229);
+        assert!(svg.contains(&format!(r#"d="M80.0 {from:.1}L680.0 {to:.1}""#)), "{svg}");
     }
 }

@@ -13,10 +13,13 @@ use rustix::fs::{Advice, fadvise};
 use crate::args::Options;
 use crate::measure::{Contender, Goal, RowPlan, Trial, measure_row};
 use crate::report::{Better, Report};
+use crate::rows::engines;
 use crate::rows::wal::Log;
 
 /// Bytes of a payload.
 const PAYLOAD: usize = 4096;
+/// The other log.
+const OPPONENT: &str = "raft-engine";
 /// Entries of a batch.
 const BATCH: usize = 256;
 
@@ -43,7 +46,34 @@ pub(crate) fn r1(options: &Options, report: &mut Report) -> Result<(), String> {
         ],
     )?;
     report.rows.push(row);
+    if engines::names(options, report)?.iter().any(|name| name == OPPONENT) {
+        beside(options, report, &dir, entries)?;
+    }
     fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))
+}
+
+/// The same beside another log with as many entries.
+fn beside(options: &Options, report: &mut Report, dir: &Path, entries: u64) -> Result<(), String> {
+    let theirs = options.dir.join(format!("r1-{OPPONENT}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&theirs);
+    let sizes = [options.bytes.to_string(), PAYLOAD.to_string(), BATCH.to_string()];
+    engines::call(options, OPPONENT, "fill", &theirs, &sizes)?;
+    let open_theirs = || {
+        forget(&theirs)?;
+        let opened = engines::trial(&engines::call(options, OPPONENT, "open", &theirs, &[])?)?;
+        Ok(Trial::of(opened.value / gigabytes(options)))
+    };
+    let plan = RowPlan {
+        id: "R1",
+        what: format!("the same beside {OPPONENT}"),
+        unit: "s/GB",
+        better: Better::Lower,
+        goal: Some(Goal::Ratio { must: 0.2, aim: 0.2 }),
+    };
+    let sides =
+        vec![Contender::ours("quorate", || open(options, dir, entries)), Contender::beside(OPPONENT, open_theirs)];
+    report.rows.push(measure_row(options, plan, sides)?);
+    fs::remove_dir_all(&theirs).map_err(|error| format!("cannot remove {}: {error}", theirs.display()))
 }
 
 fn gigabytes(options: &Options) -> f64 {
@@ -54,11 +84,7 @@ fn gigabytes(options: &Options) -> f64 {
 fn fill(options: &Options, dir: &Path) -> Result<u64, String> {
     let mut log = Log::create(dir, WalOptions::new(NodeId(1)).segment_bytes, PAYLOAD)?.keeping_all();
     let batches = options.bytes.div_ceil((PAYLOAD * BATCH) as u64);
-    for _ in 0..batches {
-        let batch = log.encode(BATCH)?;
-        log.submit(batch);
-        log.wait()?;
-    }
+    log.fill(batches, BATCH)?;
     log.close()?;
     Ok(batches * BATCH as u64)
 }

@@ -123,6 +123,19 @@ impl Log {
         self.durable.recv().map_err(|_| "the log's thread is gone".to_owned())?
     }
 
+    /// Appends so many batches, several in flight.
+    pub(crate) fn fill(&mut self, batches: u64, entries: usize) -> Result<(), String> {
+        const IN_FLIGHT: u64 = 8;
+        for number in 0..batches {
+            let batch = self.encode(entries)?;
+            self.submit(batch);
+            if number >= IN_FLIGHT {
+                self.wait()?;
+            }
+        }
+        (0..batches.min(IN_FLIGHT)).try_for_each(|_| self.wait())
+    }
+
     /// Closes it.
     pub(crate) fn close(self) -> Result<(), String> {
         self.wal.shutdown().map_err(|error| error.to_string())
@@ -132,13 +145,7 @@ impl Log {
 fn log(options: &Options, entries: usize) -> Result<Trial, String> {
     let dir = options.dir.join(format!("d5-{}", std::process::id()));
     let mut log = Log::create(&dir, SEGMENT_BYTES, PAYLOAD)?;
-    let mut written = 0;
-    while written < WARM_SEGMENTS * SEGMENT_BYTES {
-        let batch = log.encode(1024)?;
-        written += batch.bytes().len() as u64;
-        log.submit(batch);
-        log.wait()?;
-    }
+    log.fill(WARM_SEGMENTS * SEGMENT_BYTES / (1024 * PAYLOAD as u64), 1024)?;
     let mut ready = Some(log.encode(entries)?);
     let trial = run(options, entries, || {
         if let Some(batch) = ready.take() {

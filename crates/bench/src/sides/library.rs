@@ -110,9 +110,11 @@ pub(crate) enum Link {
     Tls(Vec<TlsFiles>),
 }
 
-/// How three nodes are set up.
+/// How nodes are set up.
 #[derive(Clone)]
 pub(crate) struct Setup {
+    /// How many there are.
+    pub(crate) nodes: u64,
     pub(crate) link: Link,
     /// Where each has its log; without it, in memory.
     pub(crate) data: Option<PathBuf>,
@@ -120,13 +122,13 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Everything in memory, elections as fast as they come.
+    /// Three nodes, everything in memory, elections as fast as they come.
     pub(crate) fn in_memory(link: Link) -> Self {
-        Self { link, data: None, lease: LeasePolicy::default() }
+        Self { nodes: 3, link, data: None, lease: LeasePolicy::default() }
     }
 }
 
-/// Three nodes on threads of their own.
+/// Nodes on threads of their own.
 pub(crate) struct Cluster {
     servers: Runtime,
     nodes: Vec<Node>,
@@ -181,13 +183,14 @@ pub(crate) fn in_memory<C: Client>(
 
 async fn nodes(setup: &Setup) -> Result<(Vec<Node>, usize), Box<dyn std::error::Error + Send + Sync>> {
     let peers: Vec<(u64, String)> = match setup.link {
-        Link::Memory(_) => (1..=3).map(|id| (id, format!("node {id}"))).collect(),
-        Link::Tcp | Link::Tls(_) => {
-            (1..).zip(ports::free(3)).map(|(id, port)| (id, format!("127.0.0.1:{port}"))).collect()
-        }
+        Link::Memory(_) => (1..=setup.nodes).map(|id| (id, format!("node {id}"))).collect(),
+        Link::Tcp | Link::Tls(_) => (1..)
+            .zip(ports::free(u16::try_from(setup.nodes)?))
+            .map(|(id, port)| (id, format!("127.0.0.1:{port}")))
+            .collect(),
     };
     let mut starting = Vec::new();
-    for (place, id) in (1..=3).enumerate() {
+    for (place, id) in (1..=setup.nodes).enumerate() {
         let settings = Settings { lease: setup.lease, ..Settings::default() };
         let mut builder = Node::builder(id).peers(peers.clone()).settings(settings);
         builder = match &setup.data {

@@ -1,0 +1,141 @@
+//! C1 to C5: what an operation costs as the work grows. No opponent: a curve is there to show a cliff.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Instant;
+
+use quorate::MemoryNetwork;
+use quorate::advanced::core::{GroupId, NodeId};
+use quorate::advanced::wal::{RealDisk, Wal, WalOptions};
+
+use crate::args::Options;
+use crate::measure::{Contender, Load, RowPlan, Trial, measure_row, resident_bytes};
+use crate::report::{Better, Report};
+use crate::rows::snapshot::Leader;
+use crate::rows::wal::Log;
+use crate::sides::library::{Cluster, Link, Put, Setup};
+
+/// Adds a point.
+fn point(
+    options: &Options,
+    report: &mut Report,
+    (id, unit, better): (&str, &str, Better),
+    what: String,
+    trial: impl FnMut() -> Result<Trial, String>,
+) -> Result<(), String> {
+    report.curve = true;
+    let plan = RowPlan { id, what, unit, better, goal: None };
+    report.rows.push(measure_row(options, plan, vec![Contender::ours("quorate", trial)])?);
+    Ok(())
+}
+
+fn bytes_text(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{} KiB", bytes >> 10),
+        1_048_576..1_073_741_824 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} GiB", bytes >> 30),
+    }
+}
+
+/// Commands of 16 B to 1 MiB.
+pub(crate) fn payloads(options: &Options, report: &mut Report) -> Result<(), String> {
+    report.settings.push("64 clients, three nodes in this process, TCP on loopback, durable".to_owned());
+    for bytes in [16_usize, 256, 4 << 10, 64 << 10, 1 << 20] {
+        let dir = options.dir.join(format!("c1-{}", std::process::id()));
+        let trial = || {
+            let _ = fs::remove_dir_all(&dir);
+            let cluster = Cluster::start(options, &Setup { data: Some(dir.clone()), ..Setup::in_memory(Link::Tcp) })?;
+            let load = Load { sample_every: 1, ..Load::in_process(64) };
+            cluster.measure(options, load, |node| Put::sized(node, bytes))
+        };
+        point(options, report, ("C1", "put/s", Better::Higher), bytes_text(bytes as u64), trial)?;
+        fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// 1 to 4096 clients.
+pub(crate) fn clients(options: &Options, report: &mut Report) -> Result<(), String> {
+    report.settings.push("three nodes in this process, in memory".to_owned());
+    for clients in [1, 4, 16, 64, 256, 1024, 4096] {
+        let trial = || in_memory(options, 3, clients);
+        point(options, report, ("C2", "put/s", Better::Higher), format!("{clients} clients"), trial)?;
+    }
+    Ok(())
+}
+
+/// 1 to 7 nodes.
+pub(crate) fn nodes(options: &Options, report: &mut Report) -> Result<(), String> {
+    report.settings.push("256 clients, all nodes in this process, in memory".to_owned());
+    for nodes in [1, 3, 5, 7] {
+        let trial = || in_memory(options, nodes, 256);
+        point(options, report, ("C3", "put/s", Better::Higher), format!("{nodes} nodes"), trial)?;
+    }
+    Ok(())
+}
+
+fn in_memory(options: &Options, nodes: u64, clients: usize) -> Result<Trial, String> {
+    let setup = Setup { nodes, ..Setup::in_memory(Link::Memory(MemoryNetwork::new())) };
+    Cluster::start(options, &setup)?.measure(options, Load::in_process(clients), Put::new)
+}
+
+/// A log of 10^4 to 10^8 entries: how long it takes to open, and the memory that it has then.
+pub(crate) fn entries(options: &Options, report: &mut Report) -> Result<(), String> {
+    /// Bytes of a payload, and what an entry takes on disk with it.
+    const PAYLOAD: usize = 8;
+    const ON_DISK: u64 = 64;
+    /// Entries of a batch.
+    const BATCH: u64 = 1000;
+    report.settings.push(format!(
+        "one group, commands of {PAYLOAD} bytes, page cache warm; logs of up to {}",
+        bytes_text(2 * options.bytes)
+    ));
+    let dir = options.dir.join(format!("c4-{}", std::process::id()));
+    for count in (4..=8).map(|power| 10_u64.pow(power)).filter(|count| count * ON_DISK <= 2 * options.bytes) {
+        let mut log = Log::create(&dir, WalOptions::new(NodeId(1)).segment_bytes, PAYLOAD)?.keeping_all();
+        log.fill(count / BATCH, BATCH as usize)?;
+        log.close()?;
+        let mut grown = Vec::new();
+        let open = || {
+            let before = resident_bytes().unwrap_or(0);
+            let begun = Instant::now();
+            let wal = Wal::open(Arc::new(RealDisk), &dir, WalOptions::new(NodeId(1))).map_err(|e| e.to_string())?;
+            let state = wal.open_group(GroupId(1), Arc::new(|_, _| {})).map_err(|error| error.to_string())?;
+            let took = begun.elapsed();
+            grown.push(resident_bytes().unwrap_or(0).saturating_sub(before));
+            if state.log.last().index != count {
+                return Err(format!("{} of {count} entries were recovered", state.log.last().index));
+            }
+            wal.shutdown().map_err(|error| error.to_string())?;
+            Ok(Trial::of(took.as_secs_f64() * 1e3))
+        };
+        point(options, report, ("C4", "ms to open", Better::Lower), format!("{count} entries"), open)?;
+        // The first opening's: later ones find memory that the allocator kept.
+        let mib = grown.first().copied().unwrap_or(0) as f64 / f64::from(1 << 20);
+        let memory = || Ok(Trial::of(mib));
+        let once = Options { pairs: 1, ..options.clone() };
+        point(&once, report, ("C4", "MiB of memory", Better::Lower), format!("{count} entries"), memory)?;
+        fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// A state of 1 KiB to 4 GiB: how long its snapshot takes until it is durable.
+pub(crate) fn states(options: &Options, report: &mut Report) -> Result<(), String> {
+    report.settings.push("a cluster of one node; the state machine writes blocks of 1 MiB".to_owned());
+    for bytes in [1 << 10, 1 << 20, 64 << 20, 1 << 30, 4 << 30].into_iter().filter(|bytes| *bytes <= options.bytes) {
+        let leader = Leader::start(options, bytes)?;
+        let build = || {
+            leader.runtime.block_on(async {
+                // Without a new entry the last snapshot would be good enough.
+                leader.raft.client_write(bytes).await.map_err(|error| error.to_string())?;
+                let begun = Instant::now();
+                leader.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
+                Ok(Trial::of(begun.elapsed().as_secs_f64() * 1e3))
+            })
+        };
+        point(options, report, ("C5", "ms", Better::Lower), bytes_text(bytes), build)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! D6: the log beside other logs for many groups. Producers append one entry to one of their groups, wait until it is
+//! durable, and go on to the next group. The others run in `tests/log-engines`, which drives them in the same way.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Instant;
+
+use quorate::advanced::core::{ClusterId, GroupId, LeaderId, LeaderIdMode, NodeId, WriteId};
+use quorate::advanced::wal::{RealDisk, Wal, WalError, WalOptions, WalWrite};
+use quorate::advanced::wire::{BatchBuilder, Batches, EntryKind};
+
+use crate::args::Options;
+use crate::measure::{Contender, Goal, Recorder, RowPlan, Trial, measure_row, process_cpu};
+use crate::report::{Better, Report};
+
+const CLUSTER: ClusterId = ClusterId(7);
+/// Bytes of a payload.
+const PAYLOAD: usize = 256;
+
+pub(crate) fn d6(options: &Options, report: &mut Report) -> Result<(), String> {
+    let names = names(options, report)?;
+    if names.is_empty() {
+        return Err("there is nothing to compare with".to_owned());
+    }
+    report.settings.push(format!("payloads of {PAYLOAD} bytes; a producer has one append in flight; others: compression off, files prepared for recycling"));
+    for (producers, groups, must, aim) in [(1, 1, 1.2, 1.5), (16, 1000, 2.0, 3.0)] {
+        for name in &names {
+            let plan = RowPlan {
+                id: "D6",
+                what: format!("{producers} producers, {groups} groups"),
+                unit: "appends/s",
+                better: Better::Higher,
+                goal: Some(Goal::Ratio { must, aim }),
+            };
+            let sides = vec![
+                Contender::ours("quorate", || ours(options, producers, groups)),
+                Contender::beside(name, || theirs(options, name, producers, groups)),
+            ];
+            report.rows.push(measure_row(options, plan, sides)?);
+        }
+    }
+    Ok(())
+}
+
+/// The other logs that were built. If there is no such program, says so loudly.
+pub(super) fn names(options: &Options, report: &mut Report) -> Result<Vec<String>, String> {
+    match Command::new(&options.engines).arg("list").output() {
+        Ok(said) => {
+            let names: Vec<_> = String::from_utf8_lossy(&said.stdout).split_whitespace().map(str::to_owned).collect();
+            report.versions.push(format!("{}, as tests/log-engines/Cargo.lock has them", names.join(", ")));
+            Ok(names)
+        }
+        Err(error) => {
+            let path = options.engines.display();
+            eprintln!("quorate-bench: NOTHING WAS MEASURED BESIDE OTHER LOGS: {path}: {error}; see --engines");
+            report.caveats.push(format!("how other logs do: {path} was not built"));
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Runs the program of other logs; returns what it printed.
+pub(super) fn call(
+    options: &Options,
+    engine: &str,
+    command: &str,
+    dir: &Path,
+    arguments: &[String],
+) -> Result<String, String> {
+    let said = Command::new(&options.engines).args([engine, command]).arg(dir).args(arguments).output();
+    let said = said.map_err(|error| format!("{}: {error}", options.engines.display()))?;
+    if !said.status.success() {
+        return Err(String::from_utf8_lossy(&said.stderr).trim().to_owned());
+    }
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+}
+
+/// The trial that it printed.
+pub(super) fn trial(json: &str) -> Result<Trial, String> {
+    serde_json::from_str(json).map_err(|error| format!("{json:?} is no trial: {error}"))
+}
+
+fn theirs(options: &Options, engine: &str, producers: u64, groups: u64) -> Result<Trial, String> {
+    let dir = options.dir.join(format!("d6-{engine}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    let (warmup, measure) = (options.warmup.as_secs_f64(), options.measure.as_secs_f64());
+    let numbers = [producers.to_string(), groups.to_string(), PAYLOAD.to_string()];
+    let times = [warmup.to_string(), measure.to_string()];
+    let said = call(options, engine, "append", &dir, &[&numbers[..], &times[..]].concat())?;
+    fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
+    trial(&said)
+}
+
+type Told = Result<(), String>;
+
+fn ours(options: &Options, producers: u64, groups: u64) -> Result<Trial, String> {
+    let dir = options.dir.join(format!("d6-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    let wal = Wal::open(Arc::new(RealDisk), &dir, WalOptions::new(NodeId(1))).map_err(|error| error.to_string())?;
+    wal.set_cluster(CLUSTER, LeaderIdMode::Advanced).map_err(|error| error.to_string())?;
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..producers).map(|_| mpsc::channel::<Told>()).unzip();
+    for group in 1..=groups {
+        let done = senders[(group % producers) as usize].clone();
+        // Nobody listens once a producer has stopped.
+        let told = move |_, result: Result<(), WalError>| drop(done.send(result.map_err(|error| error.to_string())));
+        wal.open_group(GroupId(group), Arc::new(told)).map_err(|error| error.to_string())?;
+    }
+    let trial = produce(options, &wal, groups, receivers)?;
+    wal.shutdown().map_err(|error| error.to_string())?;
+    fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
+    Ok(trial)
+}
+
+fn produce(options: &Options, wal: &Wal, groups: u64, receivers: Vec<mpsc::Receiver<Told>>) -> Result<Trial, String> {
+    let producers = receivers.len() as u64;
+    let (over, measuring, done) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+    let recorder = Recorder::new()?;
+    let produce = |number: u64, durable: mpsc::Receiver<Told>| -> Result<(), String> {
+        let payload = vec![7_u8; PAYLOAD];
+        let mut builder = BatchBuilder::new();
+        for round in 1.. {
+            for group in (1..=groups).filter(|group| group % producers == number).map(GroupId) {
+                if over.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let begun = Instant::now();
+                builder.push(EntryKind::Command, &payload);
+                let batch = builder.seal(CLUSTER, group, LeaderId::new(1, 1), round, 0).ok_or("an empty batch")?;
+                wal.submit(group, WriteId(round), WalWrite::Append(Batches::from_iter([batch])));
+                durable.recv().map_err(|_| "the log's thread is gone".to_owned())??;
+                if measuring.load(Ordering::Relaxed) {
+                    recorder.record(number as usize, begun.elapsed());
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    };
+    let produce = &produce;
+    let (seconds, cpu) = thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..).zip(receivers).map(|(number, durable)| scope.spawn(move || produce(number, durable))).collect();
+        thread::sleep(options.warmup);
+        let (begun, before) = (Instant::now(), process_cpu());
+        measuring.store(true, Ordering::Relaxed);
+        thread::sleep(options.measure);
+        measuring.store(false, Ordering::Relaxed);
+        let measured = (begun.elapsed().as_secs_f64(), process_cpu() - before);
+        over.store(true, Ordering::Relaxed);
+        for each in threads {
+            each.join().map_err(|_| "a producer died".to_owned())??;
+        }
+        Ok::<_, String>(measured)
+    })?;
+    let done = done.into_inner().max(1) as f64;
+    let (value, cpu_ns) = (done / seconds, Some(cpu.as_nanos() as f64 / done));
+    Ok(Trial { value, cpu_ns, allocations: None, latency: recorder.percentiles() })
+}

@@ -1,0 +1,113 @@
+//! OV: clients that want more than the disk gives. Memory stays bounded, nobody is deposed, and who cannot be served is
+//! told so.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate::{Config, Raw};
+
+use crate::args::Options;
+use crate::measure::{Contender, Goal, RowPlan, Trial, client_runtime, measure_row, resident_bytes};
+use crate::report::{Better, Report};
+use crate::sides::library::{Cluster, Link, Setup};
+
+/// Clients, each with one command in flight: 256 MiB in all, four times what a node takes at once.
+const CLIENTS: usize = 4096;
+/// Bytes of a command.
+const COMMAND: usize = 64 << 10;
+/// How often memory and leadership are looked at.
+const PACE: Duration = Duration::from_millis(50);
+/// Beyond what nodes may keep: buffers of sockets and of the log, and what the allocator holds back.
+const SLACK_MIB: f64 = 192.0;
+
+/// What was seen in one stretch of overload.
+struct Seen {
+    /// Most memory beyond what the idle cluster had.
+    grown_mib: f64,
+    leader_changes: f64,
+    acknowledged: f64,
+    refused: f64,
+}
+
+pub(crate) fn ov(options: &Options, report: &mut Report) -> Result<(), String> {
+    report.settings.push(format!(
+        "three nodes in this process, TCP on loopback, durable; {CLIENTS} clients with a command of {} KiB each in flight; one stretch of {:?}",
+        COMMAND >> 10,
+        options.measure
+    ));
+    let seen = overload(options)?;
+    let rows = [
+        ("memory of three nodes beyond idle", "MiB", Better::Lower, Some(bound_mib()), seen.grown_mib),
+        ("leader changes", "changes", Better::Lower, Some(0.0), seen.leader_changes),
+        ("acknowledged", "MB/s", Better::Higher, None, seen.acknowledged * COMMAND as f64 / 1e6),
+        ("refused or given up", "calls/s", Better::Lower, None, seen.refused),
+    ];
+    for (what, unit, better, bound, value) in rows {
+        let goal = bound.map(|bound| Goal::Value { must: bound, aim: bound });
+        let plan = RowPlan { id: "OV", what: what.to_owned(), unit, better, goal };
+        let once = Options { pairs: 1, rate: None, ..options.clone() };
+        report.rows.push(measure_row(&once, plan, vec![Contender::ours("quorate", || Ok(Trial::of(value)))])?);
+    }
+    Ok(())
+}
+
+/// A node keeps at most its window of proposals, its recent entries, and on the leader what is under way to two peers.
+fn bound_mib() -> f64 {
+    let config = Config::default();
+    let kept = 3 * (config.proposal_window_bytes + config.tail_cache_bytes);
+    let under_way = 2 * config.max_inflight_bytes;
+    kept as f64 / f64::from(1 << 20) + under_way as f64 / f64::from(1 << 20) + SLACK_MIB
+}
+
+fn overload(options: &Options) -> Result<Seen, String> {
+    let dir = options.dir.join(format!("overload-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    let cluster = Cluster::start(options, &Setup { data: Some(dir.clone()), ..Setup::in_memory(Link::Tcp) })?;
+    let runtime = client_runtime(options)?;
+    let before = resident_bytes().ok_or("this system does not tell a process's memory")?;
+    let over = Arc::new(AtomicBool::new(false));
+    let (written, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    // One buffer: the clients themselves take no memory.
+    let command = Raw(Bytes::from(vec![b'x'; COMMAND]));
+    let tasks: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let (node, command) = (cluster.leader(), command.clone());
+            let (over, written, refused) = (over.clone(), written.clone(), refused.clone());
+            runtime.spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    let counted = if node.client_write(command.clone()).await.is_ok() { &written } else { &refused };
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let begun = Instant::now();
+    let leaders = cluster.leader().metrics();
+    let first = leaders.borrow().vote;
+    let (mut most, mut changes, mut last) = (before, 0_u32, first);
+    while begun.elapsed() < options.measure {
+        thread::sleep(PACE);
+        most = most.max(resident_bytes().unwrap_or(0));
+        let vote = leaders.borrow().vote;
+        changes += u32::from(vote != last);
+        last = vote;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let seen = Seen {
+        grown_mib: (most - before) as f64 / f64::from(1 << 20),
+        leader_changes: f64::from(changes),
+        acknowledged: written.load(Ordering::Relaxed) as f64 / seconds,
+        refused: refused.load(Ordering::Relaxed) as f64 / seconds,
+    };
+    over.store(true, Ordering::Relaxed);
+    for task in tasks {
+        runtime.block_on(task).map_err(|error| format!("a client died: {error}"))?;
+    }
+    drop(cluster);
+    fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
+    Ok(seen)
+}
