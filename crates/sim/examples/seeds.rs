@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         eprintln!("usage: seeds NUMBER");
         return ExitCode::from(2);
     };
-    let summary = search(Search { first_seed: 1, seeds, budget: None, jobs: 2 });
+    let summary = search(Search { first_seed: 1, seeds, budget: None, jobs: 2, recovery: false });
     println!("{summary}");
     if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

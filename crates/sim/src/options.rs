@@ -124,6 +124,18 @@ impl Options {
         options
     }
 
+    /// The same run, which stays within the budget, loses a quorum for good, and recovers it.
+    #[must_use]
+    pub fn losing_a_quorum(self) -> Self {
+        Self { recovery: true, beyond_budget: false, ..self }
+    }
+
+    /// How `quorate sim` is told to run what was drawn from its seed.
+    pub fn named(&self) -> String {
+        let recovery = if self.recovery { " --recovery" } else { "" };
+        format!("--seed {}{recovery}", self.seed)
+    }
+
     /// What clients and the operator do, beside what the run's own generator decides.
     fn draw_workload(&mut self, rng: &mut Rng) {
         self.sessions = *rng.pick(&[0, 400, 800]);

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::counters::{Counters, Total, Totals};
 use crate::fault::{Fault, FaultCounts};
 use crate::musts::Must;
-use crate::run::{Report, run_seed};
+use crate::options::Options;
+use crate::run::{Report, run_options};
 
 /// Of so many seeds one is run twice, to compare the trace hashes.
 const HASHED_EVERY: u64 = 50;
@@ -31,6 +32,15 @@ pub struct Search {
     pub budget: Option<Duration>,
     /// Threads.
     pub jobs: usize,
+    /// Whether every run loses a quorum for good ([`Options::losing_a_quorum`]).
+    pub recovery: bool,
+}
+
+impl Search {
+    fn options(&self, seed: u64) -> Options {
+        let options = Options::of_seed(seed);
+        if self.recovery { options.losing_a_quorum() } else { options }
+    }
 }
 
 /// What a search found.
@@ -168,9 +178,9 @@ impl fmt::Display for Summary {
         }
         writeln!(f, "{}", self.totals)?;
         for report in &self.failures {
-            let seed = report.options.seed;
+            let (seed, which) = (report.options.seed, report.options.named());
             let violation = report.violation.as_deref().unwrap_or_default();
-            writeln!(f, "FAILED seed {seed}: {violation}\n  again: quorate sim --seed {seed} --trace")?;
+            writeln!(f, "FAILED seed {seed}: {violation}\n  again: quorate sim {which} --trace")?;
         }
         write!(
             f,
@@ -194,7 +204,7 @@ pub fn search(what: Search) -> Summary {
                 return;
             }
             let hashed = number.is_multiple_of(HASHED_EVERY);
-            let report = one(what.first_seed.wrapping_add(number), hashed);
+            let report = one(what.options(what.first_seed.wrapping_add(number)), hashed);
             summary.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(report, hashed);
             if what.budget.is_some_and(|budget| started.elapsed() >= budget) {
                 stop.store(true, Ordering::Relaxed);
@@ -211,10 +221,10 @@ pub fn search(what: Search) -> Summary {
     summary
 }
 
-fn one(seed: u64, twice: bool) -> Report {
-    let (mut report, _) = run_seed(seed, false);
+fn one(options: Options, twice: bool) -> Report {
+    let (mut report, _) = run_options(options.clone(), false);
     if twice {
-        let (again, _) = run_seed(seed, false);
+        let (again, _) = run_options(options, false);
         if again.hash != report.hash {
             report.violation.get_or_insert(format!(
                 "not deterministic: trace hash {:032x}, and {:032x} the second time",

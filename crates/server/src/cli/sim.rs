@@ -65,8 +65,8 @@ struct Which {
     /// Runs what this file says.
     #[arg(long, conflicts_with = "seed")]
     schedule: Option<PathBuf>,
-    /// Loses a quorum for good in this run, within the budget otherwise, and recovers it.
-    #[arg(long, requires = "seed")]
+    /// Loses a quorum for good in each run, within the budget otherwise, and recovers it.
+    #[arg(long, conflicts_with = "schedule")]
     recovery: bool,
     /// Plants this bug; a schedule may name one, too.
     #[cfg(feature = "mutants")]
@@ -142,6 +142,9 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::new("say --seed N, or how long to search: --budget 10m, --seeds N"));
     }
     if args.hashes {
+        if args.which.recovery {
+            return Err(Failure::new("trace hashes are of seeds as they are drawn: leave out --recovery"));
+        }
         print_hashes(args.first_seed, args.seeds.unwrap_or(1));
         return Ok(ExitCode::SUCCESS);
     }
@@ -150,6 +153,7 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
         seeds: args.seeds.unwrap_or(u64::MAX),
         budget: args.budget,
         jobs: args.jobs,
+        recovery: args.which.recovery,
     };
     let summary = search(what);
     println!("{summary}");
@@ -157,7 +161,7 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
         std::fs::write(path, summary.lines()).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     }
     if let Some(report) = summary.failures.first() {
-        println!("to make the first short: quorate sim shrink --seed {}", report.options.seed);
+        println!("to make the first short: quorate sim shrink {}", report.options.named());
     }
     let missing: Vec<String> = summary.missing().iter().map(ToString::to_string).collect();
     if args.every_fault && !missing.is_empty() {
@@ -190,8 +194,9 @@ impl Which {
         let schedule = match (&self.seed, &self.schedule) {
             (Some(seed), _) => {
                 let mut options = Options::of_seed(*seed);
-                options.recovery |= self.recovery;
-                options.beyond_budget &= !self.recovery;
+                if self.recovery {
+                    options = options.losing_a_quorum();
+                }
                 Schedule { notes: Vec::new(), mutant: None, shows: None, options }
             }
             (None, Some(path)) => {
