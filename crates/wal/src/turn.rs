@@ -469,6 +469,11 @@ impl Writer {
     /// boot, so that it can never come back.
     pub(crate) fn reopen(&mut self) -> Result<(), WalError> {
         let Some(active) = &mut self.active else { return Ok(()) };
+        // Whoever writes a batch leaves room for the footer: without it the segment can never be finished.
+        let footer = SegmentIndex::footer_bytes(active.index.count());
+        if round_up(active.end, SECTOR_BYTES) + footer > active.segment.limit() {
+            return Err(WalError::damaged(&active.segment.path, active.end, "there is no room left for the footer"));
+        }
         // What a killed process wrote may be in the page cache only, and after a sync that failed the cache may claim
         // that it is clean: so it is written again. If this segment is not begun, that is the footer before it.
         if let (Some(base), Some(before)) = (&active.base, self.segments.iter().rev().nth(1)) {
