@@ -45,7 +45,7 @@ impl Recorder {
         let mut all = lock(self.shards.first()?);
         for shard in &self.shards[1..] {
             // The bounds are the same: adding cannot fail.
-            let _ = all.add(&lock(shard));
+            let _ = all.add(lock(shard));
         }
         let micros = |value: u64| value as f64 / 1e3;
         (!all.is_empty()).then(|| Percentiles {

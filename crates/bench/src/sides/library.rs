@@ -191,7 +191,7 @@ async fn nodes(setup: &Setup) -> Result<(Vec<Node>, usize), Box<dyn std::error::
     };
     let mut starting = Vec::new();
     for (place, id) in (1..=setup.nodes).enumerate() {
-        let settings = Settings { lease: setup.lease, ..Settings::default() };
+        let settings = Settings { lease: setup.lease };
         let mut builder = Node::builder(id).peers(peers.clone()).settings(settings);
         builder = match &setup.data {
             Some(dir) => builder.data_dir(dir.join(id.to_string())),
