@@ -108,8 +108,16 @@ pub(crate) fn copy(disk: &MemDisk) -> MemDisk {
     disk.crashed(Crash::KeepAll)
 }
 
+/// A recovery makes fewer calls of the disk.
+const MOST_CALLS: u64 = 400;
+
 /// The file `recovery` of a recovery that was stopped right after its decision, and that directory's `identity`.
 pub(crate) fn recovering() -> Option<(Vec<u8>, Vec<u8>)> {
+    let before = lived().first()?;
+    let shared: Arc<dyn Disk> = Arc::new(copy(before));
+    let found = quorate_wal::inspect(&shared, dir()).ok()?;
+    let (_, state, _) = found.groups.iter().find(|(group, ..)| *group == GROUP)?;
+    let prev = state.log.last();
     let forced = ForcedRecovery {
         before: CLUSTER,
         after: CLUSTER.recovered()?,
@@ -119,24 +127,32 @@ pub(crate) fn recovering() -> Option<(Vec<u8>, Vec<u8>)> {
             time: 9,
             forced: quorate_core::ForcedMembership {
                 vote: Vote::uncommitted(leader(9)),
-                prev: log_id(2, 6),
-                log_id: log_id(9, 7),
+                prev,
+                log_id: log_id(9, prev.index + 1),
                 membership: membership(false),
             },
         }],
     };
-    let before = lived().first()?;
-    // It dies one call later each time, until the recovery is decided and not yet done.
-    (0..400).find_map(|calls| {
+    let after = forced.after.0.to_le_bytes();
+    // What a power failure at this call leaves.
+    let left_at = |call: u64| {
         let disk = copy(before);
-        disk.die_at(calls);
+        disk.die_at(call);
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         drop(quorate_wal::force_recovery(&shared, dir(), &forced));
         disk.revive();
-        let (recovery, identity) = (read(&disk, "recovery")?, read(&disk, "identity")?);
-        let changed = read(before, "identity")? != identity;
-        changed.then_some((recovery, identity))
-    })
+        disk
+    };
+    let is_decided = |disk: &MemDisk| read(disk, "identity").is_some_and(|id| id.windows(16).any(|part| part == after));
+    // The first call after which it is decided; the last finds it done.
+    let (mut undecided, mut decided) = (0, MOST_CALLS);
+    while decided - undecided > 1 {
+        let call = u64::midpoint(undecided, decided);
+        if is_decided(&left_at(call)) { decided = call } else { undecided = call }
+    }
+    let disk = left_at(decided);
+    is_decided(&disk).then_some(())?;
+    Some((read(&disk, "recovery")?, read(&disk, "identity")?))
 }
 
 /// A file of the directory.
@@ -273,4 +289,15 @@ fn write_on(core: &mut WalCore, handle: &WalHandle, told: &[Told], outcome: &mut
     settle(core);
     outcome.way(if handle.failure().is_some() { "failed" } else { "wrote" });
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovery_is_caught_between_its_decision_and_its_end() {
+        let (recovery, identity) = recovering().expect("a decided recovery that is not done");
+        assert!(!recovery.is_empty() && Some(identity) != read(&lived()[0], "identity"));
+    }
 }
