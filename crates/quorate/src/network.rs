@@ -22,6 +22,13 @@ pub trait Inbound: Send + Sync {
     /// A packet with entries that was accepted by [`RaftNetwork::send`] may not arrive: the connection broke.
     fn on_lost(&self, to: NodeId);
 
+    /// The peer, which this node connects to, belongs to no cluster yet: it is told, by a call, where this node is reached.
+    ///
+    /// For networks whose peers cannot answer where they were reached; others need not tell.
+    fn on_blank_peer(&self, peer: NodeId) {
+        let _ = peer;
+    }
+
     /// So many bytes of a snapshot, of so many, have arrived. Only for showing.
     fn on_snapshot_progress(&self, from: NodeId, group: GroupId, bytes: u64, total: u64) {
         let _ = (from, group, bytes, total);
@@ -128,7 +135,8 @@ pub trait RaftNetwork: Send + Sync + 'static {
     /// the address of before.
     ///
     /// A blank node that a cluster takes in is told no address of its peers before it has answered one: the network must
-    /// be able to answer whoever reached this node, on the same connection or at an address from its hello.
+    /// be able to answer whoever reached this node, on the same connection or at an address from its hello; or the network of
+    /// the node that reaches it tells [`Inbound::on_blank_peer`].
     fn set_address(&self, node: NodeId, address: &str);
 
     /// Tells that this node, blank until now, belongs to a cluster from now on.

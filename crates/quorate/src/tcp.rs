@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use quorate_core::{ClusterId, GroupId, Incarnation, NodeId, SendOutcome};
 #[cfg(feature = "tls")]
 use quorate_net::TlsOptions;
-use quorate_net::{Handler, LocalIdentity, NetError, PeerHello, ReceivedData, Transport, TransportOptions};
+use quorate_net::{DialedBy, Handler, LocalIdentity, NetError, PeerHello, ReceivedData, Transport, TransportOptions};
 use quorate_wire::Packet;
 
 use crate::{
@@ -153,7 +153,11 @@ impl Handler for Arrivals {
     }
 
     fn check_peer(&self, peer: &PeerHello) -> Result<(), PeerRefused> {
-        self.identity.record_peer(peer.node, peer.incarnation, &peer.starts)
+        self.identity.record_peer(peer.node, peer.incarnation, &peer.starts)?;
+        if peer.cluster == ClusterId(0) && peer.dialed_by == DialedBy::Us {
+            self.inbound.on_blank_peer(peer.node);
+        }
+        Ok(())
     }
 
     fn on_older_copy(&self, peer: NodeId, text: &str) {

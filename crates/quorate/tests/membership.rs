@@ -171,3 +171,26 @@ async fn a_rule_of_its_own_is_named_together_with_its_voters() {
     nodes.push(four);
     stop(nodes).await;
 }
+
+/// Nobody tells a node without a list of peers where anybody is: whoever adds it does, once they are connected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_grows_over_tcp_by_blank_nodes_that_know_nobody() {
+    let folder = std::env::temp_dir().join(format!("quorate-grows-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    let any = "127.0.0.1:0";
+    let node = |id: u64| Raft::builder(id).listen(any).data_dir(folder.join(id.to_string()));
+    let mut nodes = vec![node(1).peers([(1, any)]).start(Ledger::inline()).await.unwrap()];
+    nodes[0].wait(PATIENCE).is_leader().await.unwrap();
+    for id in [2, 3] {
+        let next = node(id).start(Ledger::inline()).await.unwrap();
+        nodes[0].add_learner(id, Node::at(next.address()), CatchUp::Wait).await.unwrap();
+        nodes.push(next);
+    }
+    let voters = ChangeMembers::AddVoterIds([NodeId(2), NodeId(3)].into());
+    nodes[0].change_membership(voters, Retain::Remove).await.unwrap();
+    for node in &nodes {
+        node.client_write(format!("by {}", node.node_id())).await.unwrap();
+    }
+    stop(nodes).await;
+    let _ = std::fs::remove_dir_all(&folder);
+}

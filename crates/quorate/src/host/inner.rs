@@ -313,6 +313,15 @@ impl HostInner {
         answer(&*self.network, from, &standing);
     }
 
+    /// Tells a blank node where this one is reached. Its answer does not matter: it asks, once it can.
+    fn tell_address(&self, peer: NodeId) {
+        let (cluster, incarnation) = (self.cluster(), self.incarnation);
+        let group = self.groups.read().keys().next().copied();
+        let Some(group) = group.filter(|_| cluster != ClusterId(0) && !self.address.is_empty()) else { return };
+        let address = self.address.clone();
+        drop(self.calls.ask(&*self.network, peer, |id, _| Call::Probe { group, id, cluster, incarnation, address }));
+    }
+
     /// The founder of a cluster campaigned before its peers knew that they belong to it. One that asks, and knows
     /// by now, can vote: no need to wait for the next time-out.
     fn maybe_elect(&self, group: GroupId, asker: ClusterId) {
@@ -381,6 +390,10 @@ impl Inbound for Arrivals {
         for node in self.0.nodes() {
             self.0.push(&node, Input::Lost(to));
         }
+    }
+
+    fn on_blank_peer(&self, peer: NodeId) {
+        self.0.tell_address(peer);
     }
 
     fn on_snapshot_progress(&self, from: NodeId, group: GroupId, bytes: u64, total: u64) {
