@@ -3,7 +3,7 @@
 use crate::core::{Core, Role};
 use crate::durability::Held;
 use crate::event::{Action, Actions, CoreEntry, Event, Note, Outcome, ReadPolicy, Refusal, Source, Tail, WriteOp};
-use crate::ids::{LeaderId, LeaderIdMode, LogId, NodeId, RequestId, WriteId};
+use crate::ids::{LeaderId, LeaderIdMode, LogId, NodeId, RequestId, Round, WriteId};
 use crate::invariant::Invariant as I;
 use crate::leader::Leader;
 use crate::log::LogIds;
@@ -335,12 +335,22 @@ impl Step<'_> {
 
     fn check_reads(&self) {
         let (before, after) = (self.before, self.after);
+        // The step may have put a membership in force after it served the read.
+        let reached = |round: Round| {
+            let in_force = [after.membership(), before.membership()];
+            in_force.into_iter().any(|now| after.round_reached_in(now).is_some_and(|reached| reached >= round))
+        };
         if let Event::Read { request, policy: ReadPolicy::ReadIndex } = self.event {
             let answers = self.actions.iter().filter_map(|action| match action {
                 Action::Reply { request: to, outcome: Outcome::Read(at) } if to == request => Some(at.index),
                 _ => None,
             });
-            answers.for_each(|at| I::ReadAfterRound.check(at >= before.commit));
+            // At once it is answered if a round that begins now ends now, too.
+            let ends_now = || match (before.leads_as(), after.leads_as()) {
+                (Some((old, id)), Some((new, now))) if id == now => new.round > old.round && reached(new.round),
+                _ => false,
+            };
+            answers.for_each(|at| I::ReadAfterRound.check(at >= before.commit && ends_now()));
         }
         let (Some((old, id)), Some((new, now))) = (before.leads_as(), after.leads_as()) else { return };
         let (then, under_way) = (old.reads.under_way(), new.reads.under_way());
@@ -348,9 +358,7 @@ impl Step<'_> {
             return;
         }
         if let Some((round, _)) = then {
-            // The step may have put a membership in force after it served the read.
-            let reached = |membership| after.round_reached_in(membership).is_some_and(|reached| reached >= round);
-            I::ReadAfterRound.check(reached(after.membership()) || reached(before.membership()));
+            I::ReadAfterRound.check(reached(round));
         }
         if let Some((round, at)) = under_way {
             I::ReadAfterRound.check(round > old.round && at.index >= before.commit);

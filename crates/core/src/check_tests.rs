@@ -404,6 +404,11 @@ fn broken_promises() -> Vec<I> {
         after(I::ReadAfterRound, leader(), read(), |_, actions| {
             actions.push(Action::Reply { request: RequestId(9), outcome: Outcome::Read(at(1, 3, 4)) });
         }),
+        after(I::ReadAfterRound, leader(), read(), |core, actions| {
+            // All that is committed, but nobody was asked.
+            let known = core.log.at(core.commit).unwrap();
+            actions.push(Action::Reply { request: RequestId(9), outcome: Outcome::Read(known) });
+        }),
         after(I::ReadAfterRound, reading(), Event::Heartbeat, |core, _| {
             lead(core, |leader| leader.reads = Default::default());
         }),
