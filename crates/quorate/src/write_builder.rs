@@ -113,7 +113,7 @@ impl<S: RaftStateMachine> WriteBuilder<S> {
         };
         let write = Self { on_commit: Some(Box::new(told)), ..self };
         write.send_then(move |outcome| drop(apply.send(outcome)))?;
-        Ok(Submitted { committed, applied, outcome: None })
+        Ok(Submitted { committed: Some(committed), log_id: None, applied, outcome: None })
     }
 }
 
@@ -139,19 +139,25 @@ impl<S: RaftStateMachine> fmt::Debug for WriteBuilder<S> {
 /// A write under way; from [`WriteBuilder::submit`]. Dropped, the write goes on.
 #[derive(Debug)]
 pub struct Submitted<R> {
-    committed: oneshot::Receiver<LogId>,
+    /// Until it was heard from.
+    committed: Option<oneshot::Receiver<LogId>>,
+    log_id: Option<LogId>,
     applied: oneshot::Receiver<ClientWriteResult<R>>,
     /// Came while the commit was waited for.
     outcome: Option<ClientWriteResult<R>>,
 }
 
 impl<R> Submitted<R> {
-    /// Waits until the command is committed: it will be applied, whatever fails. To be called once.
+    /// Waits until the command is committed: it will be applied, whatever fails.
     ///
     /// # Errors
     /// See [`ClientWriteError`]; the write is over then.
     pub async fn committed(&mut self) -> Result<LogId, ClientWriteError> {
-        if let Ok(log_id) = (&mut self.committed).await {
+        if let Some(committed) = &mut self.committed {
+            self.log_id = committed.await.ok();
+            self.committed = None;
+        }
+        if let Some(log_id) = self.log_id {
             return Ok(log_id);
         }
         if self.outcome.is_none() {

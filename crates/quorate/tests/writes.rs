@@ -88,6 +88,7 @@ async fn a_leader_that_is_cut_off_loses_what_only_it_could_write() {
     };
     next.client_write("second".to_owned()).await.unwrap();
     network.heal();
+    lost.committed().await.unwrap_err();
     match lost.committed().await.unwrap_err() {
         ClientWriteError::LeaderChanged { wanted, .. } => assert_eq!(wanted, under),
         error => assert!(error.outcome_is_unknown(), "{error}"),
@@ -118,6 +119,7 @@ async fn who_asked_is_told_of_the_commit_and_then_of_the_response() {
 
         let mut write = node.write("submitted".to_owned()).submit().unwrap();
         let log_id = write.committed().await.unwrap();
+        assert_eq!(write.committed().await.unwrap(), log_id, "it may be asked again");
         assert_eq!(write.applied().await.unwrap().log_id, log_id);
         let (tell, told) = oneshot::channel();
         let awaited = node.write("awaited".to_owned()).on_commit(move |log_id| tell.send(log_id).unwrap());

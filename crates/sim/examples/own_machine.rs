@@ -1,4 +1,4 @@
-//! A state machine of one's own, run in a hundred simulated clusters with faults of every kind.
+//! A state machine of one's own, run in simulated clusters with faults of every kind.
 
 use std::io::{Read, Write};
 

@@ -24,7 +24,7 @@ pub(crate) const MACHINE_DIRECTORY: &str = "/simulated-machine";
 pub(crate) enum Crash {
     /// Everything: only the process was killed.
     KeepAll,
-    /// Nothing, and files that grew end in zeros.
+    /// Nothing that was not synced.
     DropAll,
     /// Some sectors; one of them may be torn in the middle.
     Some,

@@ -9,7 +9,7 @@ use quorate_wal::Disk;
 use quorate_wal::fake::Crash;
 use trio::{Seen, Trio, flip, written};
 
-/// The program `flips` (crates/sim/examples) flips every byte.
+/// The program `flips` (crates/sim/examples) flips more of them: with the argument 1, every byte.
 #[test]
 fn a_flipped_byte_on_one_node_is_repaired_from_the_others() {
     let trio = Trio::stopped(3);
