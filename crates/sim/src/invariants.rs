@@ -253,9 +253,12 @@ impl Invariants {
             let log = disk.log.last() == last && core.log().runs().eq(tail_of(disk, core.log().purged().index));
             log && (disk.vote == core.vote())
         };
-        let from_snapshot = core.log().runs().next().is_none() && last != LogId::ZERO;
-        if possible.iter().any(fits) || from_snapshot && possible.iter().all(|disk| disk.log.last().index <= last.index)
-        {
+        // The log's reset to an installed snapshot may have been cut off; the vote was not.
+        let from_snapshot = core.log().runs().next().is_none()
+            && last != LogId::ZERO
+            && possible.iter().all(|disk| disk.log.last().index <= last.index)
+            && possible.iter().any(|disk| disk.vote == core.vote());
+        if possible.iter().any(fits) || from_snapshot {
             return Ok(());
         }
         let durable = &possible[0];

@@ -1,6 +1,9 @@
 //! Each invariant fires on a violation made by hand.
 
-use quorate_core::{Action, Actions, Config, Event, GroupId, Instant, Membership, Node, Recovered, RequestId, Vote};
+use quorate_core::{
+    Action, Actions, Config, Event, GroupId, Instant, LogIds, Membership, Node, Recovered, RequestId, SnapshotMeta,
+    Vote,
+};
 use quorate_wire::{BatchBuilder, EntryKind};
 
 use super::*;
@@ -152,6 +155,23 @@ fn a_node_that_comes_back_with_less_than_its_disk_promised_is_noticed() {
     let mut longer = promised.clone();
     longer.log.append(core.vote().leader_id, core.last_log_id().index + 1);
     assert!(Invariants::on_boot(&core, &[longer]).is_err());
+    let voted = Shadow { vote: Vote::uncommitted(leader_id(99, 2)), ..promised };
+    assert!(Invariants::on_boot(&core, &[voted]).is_err());
+}
+
+#[test]
+fn a_node_that_comes_back_with_a_snapshot_alone_has_its_vote() {
+    let (before, end) = (leader(), LogId::new(leader_id(9, 2), 40));
+    let snapshot = SnapshotMeta {
+        last_log_id: end,
+        membership_log_id: before.membership_log_id(),
+        membership: before.membership().clone(),
+    };
+    let vote = before.vote();
+    let recovered = Recovered { vote, log: LogIds::after(end), snapshot: Some(snapshot), ..Recovered::default() };
+    let core = Core::new(before.config().clone(), recovered, Instant::ORIGIN);
+    let promised = Shadow { vote, log: before.log().clone(), ..Shadow::default() };
+    assert_eq!(Invariants::on_boot(&core, std::slice::from_ref(&promised)), Ok(()));
     let voted = Shadow { vote: Vote::uncommitted(leader_id(99, 2)), ..promised };
     assert!(Invariants::on_boot(&core, &[voted]).is_err());
 }
