@@ -88,6 +88,9 @@ struct World {
     wire: Vec<(NodeId, NodeId, Wire)>,
     cut: BTreeSet<(NodeId, NodeId)>,
     memberships: BTreeMap<LogId, Membership>,
+    /// A membership of fewer than three voters was proposed while a damaged log was not mended: if that node is needed, and
+    /// does not know how far its promise went, it votes for nobody (docs/design/001).
+    hurt_among_few: bool,
     committed: BTreeMap<u64, LogId>,
     /// When more was committed than before, and up to where.
     commits: Vec<(Instant, u64)>,
@@ -127,6 +130,7 @@ impl World {
             wire: Vec::new(),
             cut: BTreeSet::new(),
             memberships: BTreeMap::new(),
+            hurt_among_few: false,
             committed: BTreeMap::new(),
             commits: Vec::new(),
             reads: BTreeMap::new(),
@@ -216,6 +220,7 @@ impl World {
     }
 
     fn perform(&mut self, id: NodeId, action: Action, arrived: &[Run]) {
+        let hurt = !self.is_whole();
         let peer = self.peers.get_mut(&id).unwrap();
         let incarnation = peer.incarnation;
         match action {
@@ -229,6 +234,8 @@ impl World {
                         }
                     }
                     if let Source::Core(CoreEntry::Membership(membership)) = source {
+                        let few = membership.configs.iter().any(|set| set.voters.len() < 3);
+                        self.hurt_among_few |= few && hurt;
                         let old = self.memberships.insert(span.last, membership.clone());
                         assert!(old.is_none_or(|old| old == *membership), "a log id is used once");
                     }
@@ -373,10 +380,15 @@ impl World {
         peer.incarnation = Incarnation(peer.incarnation.0 + 1);
     }
 
+    /// Whether every disk holds what its node promised.
+    fn is_whole(&self) -> bool {
+        self.peers.values().all(|peer| peer.disk.promised_end <= peer.disk.log.last())
+    }
+
     /// Takes the end of a crashed node's log, as damage does, at most on one node at a time: more could take the last
     /// copy of a committed entry. The node keeps what it promised (docs/design/001).
     fn maybe_damage(&mut self, id: NodeId) {
-        let whole = self.peers.values().all(|peer| peer.disk.promised_end <= peer.disk.log.last());
+        let whole = self.is_whole();
         // Where fewer than three vote, the damaged node's own vote is needed to prove that a lost entry was not committed.
         let sets = self.memberships.values().flat_map(|membership| &membership.configs);
         let voters = sets.map(|set| set.voters.len()).min().unwrap_or(0);
@@ -636,7 +648,10 @@ fn storm(seed: u64) -> (u64, u64, u64) {
     }
     world.heal();
     let leader = world.peers.values().filter_map(|p| p.core.as_ref()).filter(|core| core.is_leader());
-    let leader = leader.max_by_key(|core| core.vote().leader_id).expect("a healed cluster has a leader");
+    let Some(leader) = leader.max_by_key(|core| core.vote().leader_id) else {
+        assert!(world.hurt_among_few && !world.is_whole(), "a healed cluster has a leader");
+        return (0, world.served, world.settled);
+    };
     let (commit, last) = (leader.commit(), leader.last_log_id());
     assert_eq!(commit, last.index, "a healed cluster commits everything its leader holds");
     let members = leader.membership().nodes.keys();
