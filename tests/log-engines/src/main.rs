@@ -100,6 +100,7 @@ fn append(
     };
     let (seconds, cpu) = thread::scope(|scope| {
         let threads: Vec<_> = (0..producers).map(|number| scope.spawn(move || producer(number))).collect();
+        // The measurement is a stretch of time: nothing is waited for.
         thread::sleep(warmup);
         let (begun, before) = (Instant::now(), cpu());
         measuring.store(true, Ordering::Relaxed);

@@ -56,6 +56,7 @@ pub(super) fn measure<C: Client>(
             });
             issued += 1;
         }
+        // An open loop issues by the clock, whatever is answered; latency counts from when a call was due, not from here.
         thread::sleep(PACE);
     }
     let (used, counted) = before.map_or((Duration::ZERO, 0), |(then, first)| (cpu() - then, issued - first));
@@ -66,6 +67,7 @@ pub(super) fn measure<C: Client>(
             let missing = issued - answered.load(Ordering::Relaxed);
             return Err(format!("{missing} of {issued} operations had no answer {PATIENCE:?} after the last began"));
         }
+        // After the measurement: how soon this is seen changes no figure.
         thread::sleep(Duration::from_millis(10));
     }
     if let Some(said) = problem.lock().unwrap_or_else(PoisonError::into_inner).take() {

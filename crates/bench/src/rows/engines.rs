@@ -144,6 +144,7 @@ fn produce(options: &Options, wal: &Wal, groups: u64, receivers: Vec<mpsc::Recei
     let (seconds, cpu) = thread::scope(|scope| {
         let threads: Vec<_> =
             (0..).zip(receivers).map(|(number, durable)| scope.spawn(move || produce(number, durable))).collect();
+        // The measurement is a stretch of time: nothing is waited for.
         thread::sleep(options.warmup);
         let (begun, before) = (Instant::now(), process_cpu());
         measuring.store(true, Ordering::Relaxed);

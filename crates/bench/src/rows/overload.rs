@@ -90,6 +90,7 @@ fn overload(options: &Options) -> Result<Seen, String> {
     let first = leaders.borrow().vote;
     let (mut most, mut changes, mut last) = (before, 0_u32, first);
     while begun.elapsed() < options.measure {
+        // What grows and who leads is looked at for a stretch of time: there is no event to wait for.
         thread::sleep(PACE);
         most = most.max(resident_bytes().unwrap_or(0));
         let vote = leaders.borrow().vote;
