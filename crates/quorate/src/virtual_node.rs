@@ -434,7 +434,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
 
     /// As [`write`](Self::write), but only if this leader id leads when it is proposed.
     pub fn write_if(&self, call: CallId, only: LeaderId, payload: &[u8]) {
-        let terms = Terms { only: Some(only), on_commit: None };
+        let terms = Terms { only: Some(only), ..Terms::default() };
         self.write_on(call, EntryKind::Command, payload, &terms);
     }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout_at;
 use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
 use crate::forward::{Attempt, Stop, told, written};
-use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Terms, entry_bytes};
+use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Terms, Timer, entry_bytes};
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::{SessionOutcome, check_session_entry};
@@ -113,7 +113,7 @@ impl<S: RaftStateMachine> Group<S> {
                 drop(self.node.runtime.spawn(write));
                 return Ok(());
             }
-            let asked = terms.clone();
+            let (asked, latest) = (terms.clone(), Some(Instant::now() + self.host.config.write_timeout));
             let responder: Responder<S::Response> = Box::new(move |result| match result {
                 Ok((log_id, response)) => {
                     terms.committed(log_id);
@@ -122,7 +122,7 @@ impl<S: RaftStateMachine> Group<S> {
                 Err(failure @ (Failure::NotLeader(_) | Failure::Replaced)) => {
                     let runtime = group.node.runtime.clone();
                     let last = Some(Stop::Failed(failure));
-                    let again = async move { done(group.write_with_patience(command, terms, None, last, None).await) };
+                    let again = async move { done(group.write_with_patience(command, terms, latest, last, None).await) };
                     drop(runtime.spawn(again));
                 }
                 Err(failure) => done(Err(group.error_of(failure))),
@@ -237,12 +237,13 @@ impl<S: RaftStateMachine> Group<S> {
     async fn write_with_patience(
         self: Arc<Self>,
         mut command: S::Command,
-        terms: Terms,
+        mut terms: Terms,
         deadline: Option<Instant>,
         mut last: Option<Stop>,
         mut permit: Option<Permit>,
     ) -> ClientWriteResult<S::Response> {
         let deadline = deadline.unwrap_or_else(|| Instant::now() + self.host.config.write_timeout);
+        terms.timer = Timer::Caller;
         let mut leaders = self.node.watch_leader();
         let mut encoded = Vec::new();
         self.encode(&command, &mut encoded)?;
@@ -406,6 +407,7 @@ impl<S: RaftStateMachine> Group<S> {
         deadline: Option<Instant>,
         results: &mut Vec<Option<ClientWriteResult<S::Response>>>,
     ) {
+        let timer = if deadline.is_some() { Timer::Caller } else { Timer::Node };
         let mut refused = Vec::new();
         let mut runs: Vec<(Joined<S::Response>, usize)> = Vec::new();
         with_scratch(|scratch| {
@@ -418,7 +420,7 @@ impl<S: RaftStateMachine> Group<S> {
             }
             let bytes = entry_bytes(0) * ends.len() + scratch.len();
             match self.proposals.window.take(bytes, self.limit()) {
-                true if !ends.is_empty() => runs = self.proposals.push_many(scratch, &ends, only),
+                true if !ends.is_empty() => runs = self.proposals.push_many(scratch, &ends, only, timer),
                 true => {}
                 false => refused.clear(),
             }
@@ -542,7 +544,7 @@ impl<S: RaftStateMachine> Port for Group<S> {
         let answer_later = reply.clone();
         let responder: Responder<S::Response> =
             Box::new(move |result| answer_later(written(result, || node.leader().filter(|leader| *leader != node.me))));
-        match self.proposals.push_remote(entry, &payload, &Terms { only, on_commit: None }, responder) {
+        match self.proposals.push_remote(entry, &payload, &Terms::forwarded(only), responder) {
             Ok(_duty) => self.host.step(&self.node),
             Err(_closed) => reply(Written::NotLeader { leader: None }),
         }

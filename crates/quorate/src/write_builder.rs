@@ -43,8 +43,8 @@ impl<S: RaftStateMachine> WriteBuilder<S> {
         self
     }
 
-    /// Answers after this long at the latest, counted from when it is made;
-    /// [`Config::write_timeout`](crate::Config::write_timeout) otherwise.
+    /// Answers after this long at the latest, counted from when it is made, whether that is shorter or longer than
+    /// [`Config::write_timeout`](crate::Config::write_timeout), which holds otherwise.
     pub fn deadline(mut self, after: Duration) -> Self {
         self.patience = Some(after);
         self
@@ -61,7 +61,7 @@ impl<S: RaftStateMachine> WriteBuilder<S> {
     }
 
     fn parts(self) -> (Arc<Group<S>>, S::Command, Terms, Option<Instant>) {
-        let terms = Terms { only: self.only, on_commit: self.on_commit.map(CommitSlot::new) };
+        let terms = Terms { only: self.only, on_commit: self.on_commit.map(CommitSlot::new), ..Terms::default() };
         (self.group, self.command, terms, self.patience.map(|after| Instant::now() + after))
     }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout_at;
 use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
 use crate::forward::{Attempt, Stop, told, written};
-use crate::group::{Failure, Permit, Responder, Terms, entry_bytes};
+use crate::group::{Failure, Permit, Responder, Terms, Timer, entry_bytes};
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::SessionOutcome;
 use crate::{ClientWriteError, RaftStateMachine};
@@ -40,7 +40,7 @@ impl<S: RaftStateMachine> Group<S> {
         results: &mut Results<S::Response>,
     ) {
         let mut leaders = self.node.watch_leader();
-        let terms = Terms { only, on_commit: None };
+        let terms = Terms { only, ..Terms::default() };
         let mut full = false;
         while !rest.is_empty() {
             if Instant::now() >= deadline {
@@ -103,7 +103,7 @@ impl<S: RaftStateMachine> Group<S> {
         if !self.proposals.window.take(bytes, self.limit()) {
             return commands.iter().map(|_| Err(Stop::NoRoom)).collect();
         }
-        let runs = self.proposals.push_many(&payloads, &ends, only);
+        let runs = self.proposals.push_many(&payloads, &ends, only, Timer::Caller);
         let mut attempts: Vec<Attempt<S::Response>> = Vec::with_capacity(commands.len());
         self.results_of(runs, Some(deadline), |result| attempts.push(result.map_err(Stop::Failed))).await;
         // A queue that is closed takes none of them.
@@ -173,7 +173,7 @@ impl<S: RaftStateMachine> Group<S> {
             let responder: Responder<S::Response> = Box::new(move |result| {
                 told.set(place, written(result, || node.leader().filter(|leader| *leader != node.me)));
             });
-            let terms = Terms { only, on_commit: None };
+            let terms = Terms::forwarded(only);
             if self.proposals.push_remote(EntryKind::Command, payload, &terms, responder).is_err() {
                 answers.set(place, Written::NotLeader { leader: None });
             }

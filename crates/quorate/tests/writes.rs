@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::future::IntoFuture;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -250,6 +251,45 @@ async fn a_batch_is_answered_at_its_deadline() {
     network.heal();
     let after = other.write_many(vec!["d".to_owned()]).deadline(PATIENCE).await;
     assert!(after[0].is_ok(), "{after:?}");
+    for node in nodes {
+        node.shutdown_with(quorate::Drain { transfer: quorate::Toggle::Off, ..Default::default() }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_has_the_deadline_that_its_caller_gave_it_also_beyond_the_nodes_own() {
+    // No leader steps aside meanwhile.
+    let config = Config {
+        election_timeout_min: PATIENCE * 2,
+        election_timeout_max: PATIENCE * 3,
+        write_timeout: Duration::from_millis(300),
+        ..Config::default()
+    };
+    let (network, nodes) = start(5, config).await;
+    let leading = leader(&nodes).await;
+    let others: Vec<_> = nodes.iter().filter(|node| node.node_id() != leading.node_id()).collect();
+    let (last, late) = (leading.metrics().borrow().last_log_id.index, PATIENCE * 2);
+    others[1..].iter().for_each(|cut| network.cut(leading.node_id(), cut.node_id()));
+    let word = str::to_owned;
+    let impatient = tokio::spawn(leading.client_write(word("z")));
+    leading.wait(PATIENCE).log_index_at_least(last + 1).await.unwrap();
+    let one = tokio::spawn(leading.write(word("a")).deadline(late).into_future());
+    let many = tokio::spawn(leading.write_many(vec![word("b"), word("c")]).deadline(late).into_future());
+    let there = tokio::spawn(others[0].write(word("d")).deadline(late).into_future());
+    let many_there = tokio::spawn(others[0].write_many(vec![word("e")]).deadline(late).into_future());
+    let (tell, told) = oneshot::channel();
+    leading.write(word("f")).deadline(late).send_then(|outcome| tell.send(outcome).unwrap()).unwrap();
+    // All of them are in the log of a leader that cannot commit them, or in its queue.
+    assert_eq!(impatient.await.unwrap(), Err(ClientWriteError::OutcomeUnknown), "at `write_timeout`");
+    assert!(leading.client_write(word("g")).await.is_err(), "at `write_timeout` after that");
+    let ended = [one.is_finished(), many.is_finished(), there.is_finished(), many_there.is_finished()];
+    assert_eq!(ended, [false; 4], "they were given more time");
+    network.heal();
+    assert!(one.await.unwrap().is_ok());
+    assert!(many.await.unwrap().iter().all(Result::is_ok));
+    assert!(there.await.unwrap().is_ok());
+    assert!(many_there.await.unwrap().iter().all(Result::is_ok));
+    assert!(told.await.unwrap().is_ok());
     for node in nodes {
         node.shutdown_with(quorate::Drain { transfer: quorate::Toggle::Off, ..Default::default() }).await;
     }

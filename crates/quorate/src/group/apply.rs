@@ -622,7 +622,7 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
                 break;
             }
             if !std::mem::replace(&mut head.expired, true) {
-                head.waits.fail(head.cell(), &Failure::Unknown, fired);
+                head.waits.expire(head.cell(), fired);
             }
         }
     }

@@ -21,5 +21,5 @@ pub(crate) use node::blocking::outgoing;
 pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock};
 pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, ReadBatch};
-pub(crate) use terms::{CommitSlot, CommitWaits, OnCommit, Terms, forget};
+pub(crate) use terms::{CommitSlot, CommitWaits, OnCommit, Terms, Timer, forget};
 pub(crate) use waits::{Failure, Fired, Permit, Responder, Room, WaitList, Waits};

@@ -89,7 +89,7 @@ pub(crate) trait Applies: Send + Sync {
     fn session_counts(&self) -> (u64, u64);
     /// What waits in it.
     fn depths(&self) -> Depths;
-    /// Answers "unknown" to writers that came before `before`.
+    /// Answers "unknown" to writers that came before `before` and have no deadline of their own.
     fn expire(&self, before: std::time::Instant, fired: &mut Fired);
     /// Answers "unknown" to every writer; nothing is applied any more.
     fn close(&self, reason: &ClosedReason, fired: &mut Fired);
@@ -548,7 +548,8 @@ impl Node {
         Instant::from_nanos(self.due.load(Ordering::SeqCst)).min(sweep)
     }
 
-    /// Answers writers whose time is over.
+    /// Answers writers whose time is over. What is still in the queue certainly entered no log: whoever has a later
+    /// deadline of its own tries again.
     fn expire(&self) {
         let Some(before) = std::time::Instant::now().checked_sub(self.write_timeout) else { return };
         let mut fired = Fired::default();

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use quorate_core::LeaderId;
 use quorate_wire::{BatchBuilder, ENTRY_OVERHEAD_BYTES, EntryKind};
 
-use super::terms::{Commits, Terms, forget};
+use super::terms::{Commits, Terms, Timer, forget};
 use super::waits::{Failure, Fired, Permit, Responder, WaitList, Waits, Window};
 use crate::ClosedReason;
 
@@ -140,7 +140,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
         terms: &Terms,
         waker: Option<Waker>,
     ) -> Result<Joined<R>, ClosedReason> {
-        self.add(kind, payload, terms, |waits| waits.join(waker))
+        self.add(kind, payload, terms, |waits| waits.join(waker, terms.timer))
     }
 
     /// Adds an entry that nobody polls for, whose bytes were taken from the window.
@@ -151,7 +151,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
         terms: &Terms,
         responder: Responder<R>,
     ) -> Result<Duty, ClosedReason> {
-        Ok(self.add(kind, payload, terms, |waits| waits.join_remote(responder))?.duty)
+        Ok(self.add(kind, payload, terms, |waits| waits.join_remote(responder, terms.timer))?.duty)
     }
 
     /// Whether the driver comes back to the queue without being woken.
@@ -161,7 +161,13 @@ impl<R: Send + 'static> ProposalQueue<R> {
 
     /// Adds commands whose bytes were taken from the window: the parts of `payloads` that end at `ends`. Returns
     /// where each run of them waits, and its length; nothing if the queue is closed.
-    pub(crate) fn push_many(&self, payloads: &[u8], ends: &[usize], only: Option<LeaderId>) -> Vec<(Joined<R>, usize)> {
+    pub(crate) fn push_many(
+        &self,
+        payloads: &[u8],
+        ends: &[usize],
+        only: Option<LeaderId>,
+        timer: Timer,
+    ) -> Vec<(Joined<R>, usize)> {
         let mut runs: Vec<(Joined<R>, usize)> = Vec::new();
         let mut queue = self.queue.lock();
         if queue.closed.is_some() {
@@ -175,7 +181,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             start = *end;
             let open = self.open(&mut queue, payload.len(), only);
             open.builder.push(EntryKind::Command, payload);
-            let cell = open.waits.join(None);
+            let cell = open.waits.join(None, timer);
             match runs.last_mut() {
                 Some((run, count)) if Arc::ptr_eq(&run.waits, &open.waits) => *count += 1,
                 _ => {

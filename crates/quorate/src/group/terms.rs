@@ -29,15 +29,31 @@ impl CommitSlot {
     }
 }
 
+/// Who answers a write that takes too long once it is in a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// The node, [`write_timeout`](crate::Config::write_timeout) after the write came: nobody else looks at a clock.
+    #[default]
+    Node,
+    /// Whoever asked, by a deadline of its own, which may be later: a caller here, or the node that forwards.
+    Caller,
+}
+
 /// What is asked of a write; nothing, most often.
 #[derive(Clone, Default)]
 pub(crate) struct Terms {
     /// Only under this leader id.
     pub(crate) only: Option<LeaderId>,
     pub(crate) on_commit: Option<Arc<CommitSlot>>,
+    pub(crate) timer: Timer,
 }
 
 impl Terms {
+    /// Of what another node forwards, and waits for as long as its caller wants.
+    pub(crate) fn forwarded(only: Option<LeaderId>) -> Self {
+        Self { only, on_commit: None, timer: Timer::Caller }
+    }
+
     /// The write was committed there.
     pub(crate) fn committed(&self, log_id: LogId) {
         if let Some(slot) = &self.on_commit {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use quorate_core::{LeaderId, LogId, NodeId};
 use tokio::sync::Notify;
 
+use super::terms::Timer;
 use crate::ClosedReason;
 use crate::session::SessionOutcome;
 
@@ -41,9 +42,9 @@ pub(crate) type Responder<R> = Box<dyn FnOnce(Result<(LogId, R), Failure>) + Sen
 
 enum Cell<R> {
     /// Someone polls; `None` if a later cell of the same caller has the waker.
-    Waiting(Option<Waker>),
+    Waiting(Option<Waker>, Timer),
     /// A peer's call.
-    Remote(Responder<R>),
+    Remote(Responder<R>, Timer),
     Done(Result<(LogId, R), Failure>),
     Taken,
 }
@@ -51,7 +52,7 @@ enum Cell<R> {
 impl<R> Cell<R> {
     /// Whether the result is here, or remembers the waker.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Cell::Waiting(waker) = self else { return Poll::Ready(()) };
+        let Cell::Waiting(waker, _) = self else { return Poll::Ready(()) };
         if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
@@ -61,7 +62,7 @@ impl<R> Cell<R> {
     fn take(&mut self) -> Result<(LogId, R), Failure> {
         match std::mem::replace(self, Cell::Taken) {
             Cell::Done(result) => result,
-            Cell::Waiting(_) | Cell::Remote(_) | Cell::Taken => Err(Failure::Unknown),
+            Cell::Waiting(..) | Cell::Remote(..) | Cell::Taken => Err(Failure::Unknown),
         }
     }
 }
@@ -108,6 +109,9 @@ pub(crate) trait Waits: Send + Sync {
     /// Fails what is not yet answered from cell `from` on.
     fn fail(&self, from: usize, failure: &Failure, fired: &mut Fired);
 
+    /// Answers "unknown" from cell `from` on to those who count on the node for that.
+    fn expire(&self, from: usize, fired: &mut Fired);
+
     /// When the first caller joined.
     fn since(&self) -> Instant;
 }
@@ -119,16 +123,16 @@ impl<R: Send + 'static> WaitList<R> {
     }
 
     /// Adds a caller that polls; returns its cell.
-    pub(crate) fn join(&self, waker: Option<Waker>) -> usize {
+    pub(crate) fn join(&self, waker: Option<Waker>, timer: Timer) -> usize {
         let mut cells = self.cells.lock();
-        cells.push(Cell::Waiting(waker));
+        cells.push(Cell::Waiting(waker, timer));
         cells.len() - 1
     }
 
     /// Adds a peer's call; returns its cell.
-    pub(crate) fn join_remote(&self, responder: Responder<R>) -> usize {
+    pub(crate) fn join_remote(&self, responder: Responder<R>, timer: Timer) -> usize {
         let mut cells = self.cells.lock();
-        cells.push(Cell::Remote(responder));
+        cells.push(Cell::Remote(responder, timer));
         cells.len() - 1
     }
 
@@ -175,11 +179,11 @@ impl<R: Send + 'static> WaitList<R> {
 
 fn set<R: Send + 'static>(cell: &mut Cell<R>, result: Result<(LogId, R), Failure>, fired: &mut Fired) {
     match std::mem::replace(cell, Cell::Taken) {
-        Cell::Waiting(waker) => {
+        Cell::Waiting(waker, _) => {
             *cell = Cell::Done(result);
             fired.wakers.extend(waker);
         }
-        Cell::Remote(responder) => fired.calls.push(Box::new(move || responder(result))),
+        Cell::Remote(responder, _) => fired.calls.push(Box::new(move || responder(result))),
         Cell::Done(first) => *cell = Cell::Done(first),
         Cell::Taken => {}
     }
@@ -192,8 +196,16 @@ impl<R: Send + 'static> Waits for WaitList<R> {
 
     fn fail(&self, from: usize, failure: &Failure, fired: &mut Fired) {
         for cell in self.cells.lock().iter_mut().skip(from) {
-            if matches!(cell, Cell::Waiting(_) | Cell::Remote(_)) {
+            if matches!(cell, Cell::Waiting(..) | Cell::Remote(..)) {
                 set(cell, Err(failure.clone()), fired);
+            }
+        }
+    }
+
+    fn expire(&self, from: usize, fired: &mut Fired) {
+        for cell in self.cells.lock().iter_mut().skip(from) {
+            if matches!(cell, Cell::Waiting(_, Timer::Node) | Cell::Remote(_, Timer::Node)) {
+                set(cell, Err(Failure::Unknown), fired);
             }
         }
     }

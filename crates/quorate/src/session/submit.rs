@@ -13,7 +13,7 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::{SessionOutcome, SessionRefusal};
 use crate::forward::{Attempt, Stop};
-use crate::group::{Failure, Joined, Permit, Room, Terms, entry_bytes};
+use crate::group::{Failure, Joined, Permit, Room, Terms, Timer, entry_bytes};
 use crate::raft::{Group, RETRY_PAUSE};
 use crate::write::Ticket;
 use crate::{ClientWriteError, PayloadError, RaftStateMachine, SessionError};
@@ -136,13 +136,15 @@ impl<S: RaftStateMachine> Group<S> {
         }
     }
 
+    /// The caller looks at the clock.
     async fn submit_here(&self, entry: EntryKind, payload: &[u8], room: Room) -> Attempt<S::Response> {
+        let terms = Terms { timer: Timer::Caller, ..Terms::default() };
         if room == Room::Take && !self.proposals.window.take(entry_bytes(payload.len()), self.limit()) {
             return Err(Stop::NoRoom);
         }
         let mut ticket: Option<Ticket<'_, S>> = None;
         std::future::poll_fn(|context| match &mut ticket {
-            None => match self.proposals.push(entry, payload, &Terms::default(), Some(context.waker().clone())) {
+            None => match self.proposals.push(entry, payload, &terms, Some(context.waker().clone())) {
                 Ok(joined) => {
                     ticket = Some(Ticket::new(self, joined, context));
                     Poll::Pending
