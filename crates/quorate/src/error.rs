@@ -1,11 +1,13 @@
 //! One error type a plane: writes, reads, membership, storage, start.
 
+mod node;
+
 use std::fmt;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::{ConfigError, Incarnation, LeaderId, LogId, NodeId, Refusal, TransferFailure};
+
+pub use self::node::{LeadershipError, StartError, StorageError, StorageErrorKind, WaitError};
 
 use crate::PayloadError;
 
@@ -461,6 +463,11 @@ fn not_transferred_text(failure: TransferFailure) -> String {
 pub enum SnapshotError {
     /// It was not done; everything is as before.
     Refused(Refusal),
+    /// It was not done in time. It goes on, and may still be done; who asks again waits for the same.
+    TimedOut {
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// This node's group is closed.
     Closed(ClosedReason),
 }
@@ -472,6 +479,7 @@ impl SnapshotError {
             SnapshotError::Refused(refusal) => {
                 matches!(refusal, Refusal::NothingApplied | Refusal::SnapshotFailed | Refusal::SnapshotDeferred)
             }
+            SnapshotError::TimedOut { .. } => true,
             SnapshotError::Closed(_) => false,
         }
     }
@@ -486,6 +494,9 @@ impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SnapshotError::Refused(refusal) => f.write_str(&refusal_text(refusal)),
+            SnapshotError::TimedOut { after } => {
+                write!(f, "not done within {after:?}; it goes on: ask again to wait for it")
+            }
             SnapshotError::Closed(reason) => write!(f, "this node is closed because {reason}"),
         }
     }
@@ -501,6 +512,20 @@ pub enum ReconfigureError {
     Config(ConfigError),
     /// This node's group is closed.
     Closed(ClosedReason),
+}
+
+impl ReconfigureError {
+    /// Whether the same call may succeed later: never. Other values may.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ReconfigureError::Config(_) | ReconfigureError::Closed(_) => false,
+        }
+    }
+
+    /// Always false: with an error nothing was changed.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Display for ReconfigureError {
@@ -570,196 +595,52 @@ impl fmt::Display for InitializeError {
 
 impl std::error::Error for InitializeError {}
 
-/// What kind of failure a storage met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StorageErrorKind {
-    /// The operating system refused an operation.
-    Io,
-    /// What was read is not what was written.
-    Corrupt,
-    /// What was read was written by another version of the format.
-    OtherVersion,
-    /// There is no space.
-    Full,
-    /// An earlier failure: nothing can become durable through this handle any more.
-    Poisoned,
-    /// The directory belongs to another node, cluster or process.
-    Identity,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A storage that failed. Fail-stop: the group it belonged to closes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StorageError {
-    kind: StorageErrorKind,
-    text: Arc<str>,
-}
-
-impl StorageError {
-    /// A failure of this kind; `text` names the file and what to do.
-    pub fn new(kind: StorageErrorKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into().into() }
-    }
-
-    /// What kind of failure it is.
-    pub fn kind(&self) -> StorageErrorKind {
-        self.kind
-    }
-}
-
-impl From<io::Error> for StorageError {
-    fn from(error: io::Error) -> Self {
-        let kind = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageErrorKind::Full,
-            io::ErrorKind::InvalidData => StorageErrorKind::Corrupt,
-            _ => StorageErrorKind::Io,
+    /// For each error: is it certain that nothing was done, and may it be tried again; is the outcome unknown.
+    macro_rules! judged {
+        ($($error:expr => $retryable:literal, $unknown:literal;)*) => {
+            $({
+                let error = $error;
+                assert_eq!((error.is_retryable(), error.outcome_is_unknown()), ($retryable, $unknown), "{error}");
+            })*
         };
-        Self::new(kind, error.to_string())
     }
-}
 
-impl fmt::Display for StorageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for StorageError {}
-
-/// Why a node could not be started.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A setting is missing or contradicts another.
-    Config(String),
-    /// The data directory could not be opened.
-    Storage(StorageError),
-    /// The network could not be started.
-    Network(io::Error),
-    /// The state machine could not be restored from its snapshot.
-    Restore(io::Error),
-    /// The group already runs on this host.
-    AlreadyRunning,
-    /// The host is closed.
-    Closed,
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Config(text) => write!(f, "cannot start: {text}"),
-            StartError::Storage(error) => write!(f, "cannot start: {error}"),
-            StartError::Network(error) => write!(f, "cannot start: {error}"),
-            StartError::Restore(error) => write!(f, "cannot start: the state machine refuses its snapshot: {error}"),
-            StartError::AlreadyRunning => f.write_str("cannot start: this group already runs on this host"),
-            StartError::Closed => f.write_str("cannot start: this host is closed"),
+    #[test]
+    fn every_error_says_whether_to_try_again_and_whether_the_outcome_is_known() {
+        let closed = || ClosedReason::Shutdown;
+        let after = Duration::from_secs(1);
+        let storage = |kind| StorageError::new(kind, "text");
+        let bad = ConfigError { field: "field", must: "be" };
+        judged! {
+            ClientWriteError::Overloaded => true, false;
+            ClientWriteError::OutcomeUnknown => false, true;
+            ClientWriteError::Closed(closed()) => true, false;
+            SessionError::Expired => false, true;
+            SessionError::TooManyInFlight => true, false;
+            ReadError::NoLeader { leader: None } => true, false;
+            ReadError::Closed(closed()) => false, false;
+            ChangeError::OutcomeUnknown => false, true;
+            ChangeError::NotLeader { leader: None } => true, false;
+            InitializeError::Silent(vec![NodeId(2)]) => true, false;
+            InitializeError::OutcomeUnknown => false, true;
+            SnapshotError::TimedOut { after } => true, false;
+            SnapshotError::Closed(closed()) => false, false;
+            ReconfigureError::Config(bad) => false, false;
+            ReconfigureError::Closed(closed()) => false, false;
+            StorageError::new(StorageErrorKind::Io, "text") => false, true;
+            StorageError::new(StorageErrorKind::Corrupt, "text") => false, false;
+            StartError::AlreadyRunning => true, false;
+            StartError::Storage(storage(StorageErrorKind::Full)) => true, false;
+            StartError::Storage(storage(StorageErrorKind::Io)) => false, false;
+            StartError::Config("text".into()) => false, false;
+            WaitError::Timeout { what: "what".into(), after } => true, false;
+            WaitError::Closed(closed()) => false, false;
+            LeadershipError::NoQuorum { after } => true, false;
+            LeadershipError::Closed(closed()) => false, false;
         }
     }
 }
-
-impl std::error::Error for StartError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            StartError::Storage(error) => Some(error),
-            StartError::Network(error) | StartError::Restore(error) => Some(error),
-            StartError::Config(_) | StartError::AlreadyRunning | StartError::Closed => None,
-        }
-    }
-}
-
-impl From<StorageError> for StartError {
-    fn from(error: StorageError) -> Self {
-        StartError::Storage(error)
-    }
-}
-
-impl From<ConfigError> for StartError {
-    fn from(error: ConfigError) -> Self {
-        StartError::Config(error.to_string())
-    }
-}
-
-/// A condition of [`Wait`](crate::Wait) that did not come true.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WaitError {
-    /// Not within the time given.
-    Timeout {
-        /// What was waited for.
-        what: String,
-        /// How long.
-        after: Duration,
-    },
-    /// The node's group was closed before.
-    Closed(ClosedReason),
-}
-
-impl fmt::Display for WaitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WaitError::Timeout { what, after } => write!(f, "waited {after:?} for {what} in vain"),
-            WaitError::Closed(reason) => write!(f, "this node is closed because {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for WaitError {}
-
-/// Why a node does not lead, or could not show that it does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LeadershipError {
-    /// This node does not lead.
-    NotLeader {
-        /// Who does, if known.
-        leader: Option<NodeId>,
-    },
-    /// This node does not vote, so it cannot be elected.
-    NotVoter,
-    /// The campaign was not won in time, or another node was elected.
-    NotElected {
-        /// Who leads, if known.
-        leader: Option<NodeId>,
-    },
-    /// This node leads, but no quorum of voters answered it.
-    NoQuorum {
-        /// For how long it waited.
-        after: Duration,
-    },
-    /// This node's group is closed.
-    Closed(ClosedReason),
-}
-
-impl LeadershipError {
-    /// Whether it may go better at another time, or on another node.
-    pub fn is_retryable(&self) -> bool {
-        !matches!(self, LeadershipError::Closed(_))
-    }
-}
-
-impl fmt::Display for LeadershipError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LeadershipError::NotLeader { leader: None } => f.write_str("this node does not lead, and knows no leader"),
-            LeadershipError::NotLeader { leader: Some(id) } => {
-                write!(f, "this node does not lead, node {id} does; ask there")
-            }
-            LeadershipError::NotVoter => f.write_str("not elected: this node does not vote; make it a voter first"),
-            LeadershipError::NotElected { leader: None } => {
-                f.write_str("not elected: no quorum granted it in time; check that the voters are up")
-            }
-            LeadershipError::NotElected { leader: Some(id) } => {
-                write!(f, "not elected: node {id} leads; to replace it, ask it to transfer leadership")
-            }
-            LeadershipError::NoQuorum { after } => {
-                write!(
-                    f,
-                    "this node leads, but no quorum of voters answered within {after:?}; check that they are reached"
-                )
-            }
-            LeadershipError::Closed(reason) => write!(f, "this node is closed because {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for LeadershipError {}

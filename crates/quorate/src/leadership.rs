@@ -1,7 +1,7 @@
 //! Who leads: [`Raft::as_leader`], [`Raft::on_leader_change`], and the triggers of elections and heartbeats.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quorate_core::{Event, LeaderId, Phase, ReadPolicy};
 use tokio::sync::{oneshot, watch};
@@ -136,7 +136,8 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     /// [`transfer_leader`](Self::transfer_leader). Returns what this node leads under, once it does.
     ///
     /// The campaign begins with this call, and is not ended with the future, which waits for
-    /// [`Config::election_timeout_max`](crate::Config::election_timeout_max) at most: it may still be won later.
+    /// [`Config::election_timeout_max`](crate::Config::election_timeout_max) at most, or as [`within`](Self::within)
+    /// says: it may still be won later.
     ///
     /// # Errors
     /// [`LeadershipError::NotVoter`] at once; [`LeadershipError::NotElected`] if another node was elected meanwhile, or
@@ -145,13 +146,14 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
         let group = Arc::clone(&self.raft.group);
         let before = group.node.accepted();
         let metrics = self.raft.metrics();
+        let patience = self.patience.unwrap_or(group.host.config.election_timeout_max);
         let votes = group.node.membership().is_voter(group.node.me);
         if votes {
             group.node.bring(Input::Event(Event::Elect { phase }));
         }
         async move {
             match votes {
-                true => elected(&group, metrics, before).await,
+                true => elected(&group, metrics, before, patience).await,
                 false => Err(LeadershipError::NotVoter),
             }
         }
@@ -162,12 +164,13 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     ///
     /// # Errors
     /// [`LeadershipError::NotLeader`]; [`LeadershipError::NoQuorum`] if none did within
-    /// [`Config::election_timeout_max`](crate::Config::election_timeout_max).
+    /// [`Config::election_timeout_max`](crate::Config::election_timeout_max), or as long as [`within`](Self::within)
+    /// says.
     pub async fn heartbeat(&self) -> Result<LeaderId, LeadershipError> {
         let group = &self.raft.group;
         let leader_id = self.raft.as_leader().await?.leader_id;
         group.node.bring(Input::Event(Event::Heartbeat));
-        let after = group.host.config.election_timeout_max;
+        let after = self.patience.unwrap_or(group.host.config.election_timeout_max);
         // A round that confirms a read confirms the leader.
         let confirmed = timeout(after, group.ask_freshness(ReadPolicy::ReadIndex)).await;
         if self.raft.as_leader().await?.leader_id != leader_id {
@@ -186,12 +189,13 @@ async fn elected<S: RaftStateMachine>(
     group: &Group<S>,
     mut metrics: watch::Receiver<RaftMetrics>,
     before: LeaderId,
+    patience: Duration,
 ) -> Result<LeaderId, LeadershipError> {
     let ended = metrics.wait_for(|now| {
         let later = now.vote.committed && now.vote.leader_id != before && now.current_leader.is_some();
         leads_as(now).is_some() || later || now.closed.is_some()
     });
-    let now = match timeout(group.host.config.election_timeout_max, ended).await {
+    let now = match timeout(patience, ended).await {
         Ok(Ok(now)) => now.clone(),
         Ok(Err(_gone)) => return Err(LeadershipError::Closed(ClosedReason::Shutdown)),
         Err(_elapsed) => return Err(LeadershipError::NotElected { leader: group.node.leader() }),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use quorate_core::{ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, NodeId, ReadPolicy, Toggle};
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use crate::driver::Input;
 use crate::group::{ApplyQueue, Node, ProposalQueue, Terms};
@@ -18,6 +18,10 @@ use crate::{
 
 /// Pause before a refused request is made again, if nothing tells when it may succeed.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// A node that stops waits this long for what is not its own: a state machine that does not come back from an apply, or a
+/// disk that does not take the log's closing mark.
+pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A group with its types.
 pub(crate) struct Group<S: RaftStateMachine> {
@@ -58,7 +62,8 @@ impl<S: RaftStateMachine> std::fmt::Debug for Raft<S> {
 pub struct Drain {
     /// Whether a leader hands over before it stops. On by default.
     pub transfer: Toggle,
-    /// For how long it hands over and waits for answers, in all. 5 s by default.
+    /// For how long it hands over and waits for answers, in all. 5 s by default. Then it stops, as
+    /// [`Raft::shutdown`] does.
     pub deadline: Duration,
 }
 
@@ -304,7 +309,7 @@ impl<S: RaftStateMachine> Raft<S> {
 
     /// Makes things happen now that would happen later.
     pub fn trigger(&self) -> Trigger<'_, S> {
-        Trigger { raft: self }
+        Trigger { raft: self, patience: None }
     }
 
     // ---- the end ----
@@ -313,6 +318,9 @@ impl<S: RaftStateMachine> Raft<S> {
     ///
     /// A leader hands over first if another voter was heard of lately, which takes an election timeout at most.
     /// Calls under way are answered: [`ClientWriteError::OutcomeUnknown`] to writes that are in the log.
+    ///
+    /// Returns even if a disk or a state machine is stuck: after 10 s for each of the two at most, which are left alone
+    /// then. A process that ends there is as one that crashed: nothing that was acknowledged is lost.
     pub async fn shutdown(&self) {
         if self.is_leader() {
             // The others elect a leader in any case, only later.
@@ -326,7 +334,7 @@ impl<S: RaftStateMachine> Raft<S> {
             return host.shutdown().await;
         }
         self.group.node.bring(Input::Close(ClosedReason::Shutdown));
-        self.group.node.wait_closed().await;
+        let _stuck = timeout(STOP_PATIENCE, self.group.node.wait_closed()).await;
         self.group.host.remove_group(self.group.node.group);
     }
 
@@ -371,9 +379,25 @@ impl<S: RaftStateMachine> Raft<S> {
 #[derive(Debug)]
 pub struct Trigger<'a, S: RaftStateMachine> {
     pub(crate) raft: &'a Raft<S>,
+    /// Of the caller; else each has its own.
+    pub(crate) patience: Option<Duration>,
 }
 
 impl<S: RaftStateMachine> Trigger<'_, S> {
+    /// Waits for the outcome for this long at most. What was triggered goes on then, and may still be done.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quorate::{LogId, Raft, RaftStateMachine, SnapshotError};
+    /// # async fn back_up<S: RaftStateMachine>(raft: &Raft<S>) -> Result<LogId, SnapshotError> {
+    /// raft.trigger().within(Duration::from_secs(60)).snapshot().await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
+    }
+
     fn bring(&self, event: Event) {
         self.raft.group.node.bring(Input::Event(event));
     }
@@ -385,11 +409,17 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     /// [`Config::election_timeout_max`](crate::Config::election_timeout_max).
     ///
     /// # Errors
-    /// See [`ChangeError`]. With [`Refusal::NotTransferred`](quorate_core::Refusal::NotTransferred) this node leads on, or it names who leads.
+    /// See [`ChangeError`]. With [`Refusal::NotTransferred`](crate::Refusal::NotTransferred) this node leads on, or it names who leads.
+    /// [`ChangeError::OutcomeUnknown`] at the end of what [`within`](Self::within) gave it.
     pub async fn transfer_leader(&self, to: impl Into<Option<NodeId>>) -> Result<LeaderId, ChangeError> {
         let (reply, result) = oneshot::channel();
         self.raft.group.node.bring(Input::Transfer { to: to.into(), reply });
-        result.await.unwrap_or_else(|_| Err(ChangeError::Closed(self.raft.group.closed_reason())))
+        // The core has its own time-out; this one is the caller's.
+        let ended = match self.patience {
+            Some(patience) => timeout(patience, result).await.map_err(|_elapsed| ChangeError::OutcomeUnknown)?,
+            None => result.await,
+        };
+        ended.unwrap_or_else(|_| Err(ChangeError::Closed(self.raft.group.closed_reason())))
     }
 
     /// Gives up the transfer under way, if there is one: this node takes writes again.
@@ -401,25 +431,34 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     ///
     /// It holds at least what was applied when this was called; if there is such a snapshot already, that one is it.
     ///
+    /// How long that takes is for the state machine and the disk to say, so it waits until it is done, unless
+    /// [`within`](Self::within) gives it a time.
+    ///
     /// # Errors
-    /// If nothing was applied yet, the state machine defers it, or it cannot be built.
+    /// If nothing was applied yet, the state machine defers it, or it cannot be built; [`SnapshotError::TimedOut`].
     pub async fn snapshot(&self) -> Result<LogId, SnapshotError> {
-        self.compact(None).await
+        self.compact(None, self.patience).await
     }
 
     /// Forgets the log up to this index, as far as a durable snapshot covers it, whoever may still lack it; returns the
-    /// last entry that is forgotten now.
+    /// last entry that is forgotten now. Waits for [`Config::write_timeout`](crate::Config::write_timeout) at most, or as
+    /// long as [`within`](Self::within) says.
     ///
     /// # Errors
-    /// If the node is closed.
+    /// If the node is closed; [`SnapshotError::TimedOut`].
     pub async fn purge_log(&self, upto: u64) -> Result<LogId, SnapshotError> {
-        self.compact(Some(upto)).await
+        let own = self.raft.group.host.config.write_timeout;
+        self.compact(Some(upto), Some(self.patience.unwrap_or(own))).await
     }
 
-    async fn compact(&self, purge: Option<u64>) -> Result<LogId, SnapshotError> {
+    async fn compact(&self, purge: Option<u64>, patience: Option<Duration>) -> Result<LogId, SnapshotError> {
         let (reply, result) = oneshot::channel();
         let group = &self.raft.group;
         group.node.bring(Input::Compact { purge, reply });
-        result.await.unwrap_or_else(|_| Err(SnapshotError::Closed(group.closed_reason())))
+        let ended = match patience {
+            Some(after) => timeout(after, result).await.map_err(|_elapsed| SnapshotError::TimedOut { after })?,
+            None => result.await,
+        };
+        ended.unwrap_or_else(|_| Err(SnapshotError::Closed(group.closed_reason())))
     }
 }

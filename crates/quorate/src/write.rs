@@ -122,7 +122,8 @@ impl<S: RaftStateMachine> Group<S> {
                 Err(failure @ (Failure::NotLeader(_) | Failure::Replaced)) => {
                     let runtime = group.node.runtime.clone();
                     let last = Some(Stop::Failed(failure));
-                    let again = async move { done(group.write_with_patience(command, terms, latest, last, None).await) };
+                    let again =
+                        async move { done(group.write_with_patience(command, terms, latest, last, None).await) };
                     drop(runtime.spawn(again));
                 }
                 Err(failure) => done(Err(group.error_of(failure))),

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use common::{Ledger, PATIENCE, peers};
 use identity::FixedIdentity;
@@ -17,8 +18,8 @@ use quorate::advanced::core::{Recovered, Span, WriteId};
 use quorate::advanced::wire::Batches;
 use quorate::{
     ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity, Incarnation, LeaderIdMode, LogId, LogWrite,
-    MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft, RaftLogStorage, RaftStateMachine, Storage,
-    StorageError, StorageErrorKind,
+    MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft, RaftLogStorage, RaftStateMachine, SnapshotError,
+    Storage, StorageError, StorageErrorKind,
 };
 
 /// Memory storage whose completions go through a hand that a test gives.
@@ -232,5 +233,26 @@ async fn commits_go_on_while_user_code_stands_still() {
     }
     responses.sort_unstable();
     assert_eq!(responses, (1..=10).collect::<Vec<_>>());
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_is_waited_for_no_longer_than_its_caller_says() {
+    let (open, gate) = mpsc::channel();
+    let gate = Gate { gate: Arc::new(Mutex::new(gate)), applied: 0 };
+    let node = Raft::builder(1).peers(peers([1])).in_memory(&MemoryNetwork::new()).start(gate).await.unwrap();
+    let mut write = node.write(1).submit().unwrap();
+    let log_id = write.committed().await.unwrap();
+    let brief = Duration::from_millis(20);
+    // The build stands behind the apply, in which user code stands still.
+    let late = node.trigger().within(brief).snapshot().await;
+    assert_eq!(late, Err(SnapshotError::TimedOut { after: brief }));
+    open.send(()).unwrap();
+    write.applied().await.unwrap();
+    assert_eq!(node.trigger().within(PATIENCE).snapshot().await, Ok(log_id), "what was asked for went on");
+    assert_eq!(node.trigger().within(PATIENCE).purge_log(log_id.index).await, Ok(log_id));
+    // Alone, it has nobody to hand over to, and says so at once.
+    let refused = node.trigger().within(PATIENCE).transfer_leader(None).await.unwrap_err();
+    assert!(!refused.outcome_is_unknown(), "{refused}");
     node.shutdown().await;
 }

@@ -63,6 +63,7 @@ fn calls(raft: &Raft<Ledger>) -> Vec<(&'static str, Call)> {
     call!("elect", |raft| raft.trigger().elect(Phase::Pre));
     call!("heartbeat", |raft| raft.trigger().heartbeat());
     call!("snapshot", |raft| raft.trigger().snapshot());
+    call!("snapshot within", |raft| raft.trigger().within(PATIENCE * 100).snapshot());
     call!("purge_log", |raft| raft.trigger().purge_log(1));
     call!("as_leader", |raft| raft.as_leader());
     call!("config", |raft| raft.config());

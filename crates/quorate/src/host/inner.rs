@@ -12,6 +12,7 @@ use quorate_core::{
 use quorate_wire::{EntryKind, Packet};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OnceCell, oneshot};
+use tokio::time::timeout;
 
 use super::HostBuilder;
 use crate::call::{Call, CallId, Standing, Written};
@@ -21,6 +22,7 @@ use crate::durable::Durable;
 use crate::group::{Clock, Node, WallClock};
 use crate::identity::random_u128;
 use crate::meters::{HostMeters, TimedDisk};
+use crate::raft::STOP_PATIENCE;
 use crate::tcp::TcpNetwork;
 use crate::{
     ClosedReason, Config, Identity, Inbound, MetricsRegistry, RaftNetwork, ReceivedSnapshot, Settings, StartError,
@@ -241,13 +243,19 @@ impl HostInner {
     async fn stop(self: &Arc<Self>) {
         for node in self.nodes() {
             node.bring(Input::Close(ClosedReason::Shutdown));
-            node.wait_closed().await;
         }
+        let all = async {
+            for node in self.nodes() {
+                node.wait_closed().await;
+            }
+        };
+        let _stuck = timeout(STOP_PATIENCE, all).await;
         self.network.shutdown();
         self.calls.close();
         let stops = std::mem::take(&mut *self.on_shutdown.lock());
         // The log writes its closing mark.
-        drop(self.runtime.spawn_blocking(move || stops.into_iter().for_each(|stop| stop())).await);
+        let closing = self.runtime.spawn_blocking(move || stops.into_iter().for_each(|stop| stop()));
+        let _stuck = timeout(STOP_PATIENCE, closing).await;
         self.groups.write().clear();
     }
 

@@ -266,7 +266,8 @@ impl Host {
         GroupBuilder { host: self.clone(), id: id.into(), owns_host: false }
     }
 
-    /// Stops every group, the network and the log.
+    /// Stops every group, the network and the log; within the time that [`Raft::shutdown`] names. Leaders do not hand
+    /// over: use [`Raft::shutdown_with`] on each group first.
     pub async fn shutdown(&self) {
         self.inner.shutdown().await;
     }

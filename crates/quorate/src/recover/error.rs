@@ -109,6 +109,18 @@ pub(super) fn list(nodes: &[NodeId]) -> String {
     }
 }
 
+impl RecoverError {
+    /// Whether the same call may succeed later: once the node of a directory is stopped.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, RecoverError::Running { .. })
+    }
+
+    /// Always false: nothing was changed.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
+}
+
 impl fmt::Display for RecoverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
