@@ -1,7 +1,7 @@
 //! Sixteen clients that write and read at the same time through the Rust etcd client, and remember everything.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,7 @@ pub struct Workload {
     endpoints: Vec<String>,
     origin: Instant,
     stop: AtomicBool,
+    operations: AtomicU64,
     acknowledged: watch::Sender<Acknowledged>,
     errors: Mutex<BTreeMap<String, u64>>,
 }
@@ -56,6 +57,7 @@ impl Workload {
             endpoints,
             origin: Instant::now(),
             stop: AtomicBool::new(false),
+            operations: AtomicU64::new(0),
             acknowledged: watch::Sender::new(Acknowledged::default()),
             errors: Mutex::default(),
         })
@@ -64,6 +66,11 @@ impl Workload {
     /// Now, on the clock of the history.
     pub fn now(&self) -> Stamp {
         u64::try_from(self.origin.elapsed().as_nanos()).expect("a test is shorter than 500 years")
+    }
+
+    /// The operations that ended so far, however they ended.
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
     }
 
     /// Starts the clients. Values and keys of different generations never meet.
@@ -183,6 +190,7 @@ impl Runner {
             let returned = self.workload.now();
             self.learn(call, outcome, invoked);
             self.history.push(Operation { client: self.number, call, invoked, returned, outcome });
+            self.workload.operations.fetch_add(1, Ordering::Relaxed);
             let pause = if matches!(outcome, Outcome::Unknown) { AFTER_ERROR } else { PAUSE };
             tokio::time::sleep(pause).await;
         }

@@ -21,6 +21,9 @@ const FAULTS: [(Fault, usize); 4] =
 /// How long a paused process is paused: longer than leases and election timeouts, which is what the pause is for.
 const PAUSED: Duration = Duration::from_secs(3);
 
+/// Operations a second, at least, of which the overall deadline of a long run is made.
+const LEAST_RATE: u64 = 200;
+
 /// A killed node stays away until so many writes were acknowledged without it, which it then lacks.
 const MISSED_WRITES: u64 = 200;
 
@@ -65,7 +68,11 @@ fn a_server_that_acknowledges_before_the_sync_is_caught() {
 
 fn under_fire(name: &str, build: Build, limit: Duration) {
     let seed = seed();
-    println!("seed {seed} (QUORATE_SEED repeats the order of the faults)");
+    let operations = asked_operations();
+    let limit = limit + Duration::from_secs(operations / LEAST_RATE);
+    println!(
+        "seed {seed} (QUORATE_SEED repeats the order of the faults, QUORATE_OPERATIONS asks for so many operations)"
+    );
     within(limit, async |limit| {
         let mut cluster = Cluster::new(name, build, limit);
         let began = Instant::now();
@@ -80,12 +87,14 @@ fn under_fire(name: &str, build: Build, limit: Duration) {
         let clients = workload.start(seed, 0);
         workload.next_acknowledged(0).await;
         let mut times = Vec::new();
-        for fault in schedule(&mut rng, &FAULTS) {
-            under_load(&workload, &mut rng).await;
-            let until_written = inflict(fault, &mut cluster, &workload, &mut rng).await;
-            println!("{fault}: next acknowledged write after {}", ms(until_written));
-            times.push((fault, until_written));
-            all_answer(&mut cluster).await;
+        while times.is_empty() || workload.operations() < operations {
+            for fault in schedule(&mut rng, &FAULTS) {
+                under_load(&workload, &mut rng).await;
+                let until_written = inflict(fault, &mut cluster, &workload, &mut rng).await;
+                println!("{fault}: next acknowledged write after {}", ms(until_written));
+                times.push((fault, until_written));
+                all_answer(&mut cluster).await;
+            }
         }
         under_load(&workload, &mut rng).await;
         let mut history = workload.finish(clients).await;
@@ -185,10 +194,17 @@ fn within(limit: Duration, test: impl AsyncFnOnce(Duration)) {
 }
 
 fn seed() -> u64 {
-    match std::env::var("QUORATE_SEED") {
-        Ok(seed) => seed.parse().expect("QUORATE_SEED is a number"),
-        Err(_) => now_nanos() % 1_000_000,
-    }
+    named_number("QUORATE_SEED").unwrap_or_else(|| now_nanos() % 1_000_000)
+}
+
+/// How long a run goes on, counted in operations; one order of faults is the least.
+fn asked_operations() -> u64 {
+    named_number("QUORATE_OPERATIONS").unwrap_or(0)
+}
+
+fn named_number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}")))
 }
 
 fn start_all(cluster: &mut Cluster) {
@@ -197,9 +213,10 @@ fn start_all(cluster: &mut Cluster) {
     }
 }
 
-/// Lets the clients write for a while that the seed decides, counted in writes.
+/// Lets the clients write for a while that the seed decides, counted in writes; longer in a long run.
 async fn under_load(workload: &Workload, rng: &mut Rng) {
-    workload.acknowledges(200 + rng.below(400) as u64).await;
+    let longer = 1 + asked_operations() / 100_000;
+    workload.acknowledges((200 + rng.below(400) as u64) * longer).await;
 }
 
 /// Writes until a write is acknowledged.
