@@ -358,6 +358,7 @@ impl Scene {
                 self.cut(&order, |from, to| (from == at) != (to == at));
                 self.remove(leader, at);
                 self.load(8);
+                self.check_removed(leader, at);
                 self.world.calm();
                 if disturbance == Disturbance::RemovedRestarts {
                     self.restart(at);
@@ -403,6 +404,18 @@ impl Scene {
         self.world.settle();
     }
 
+    /// The leader has committed that the node is no member.
+    fn check_removed(&mut self, leader: usize, at: usize) {
+        let id = self.world.places[at].id;
+        let removed = self.world.places[leader].running.as_ref().is_some_and(|running| {
+            let core = running.node.core();
+            !core.membership().nodes.contains_key(&id) && core.membership_log_id().index <= core.commit()
+        });
+        if !removed {
+            self.world.fail(format!("node {id} was not removed: nothing is shown"));
+        }
+    }
+
     fn judge(&mut self, commits: bool, leader_stays: bool) {
         let Outcome { longest_gap, elections, late_elections, .. } = self.outcome;
         if commits && longest_gap > u64::from(PATIENCE) {
@@ -430,5 +443,32 @@ impl Scene {
     fn outcome(mut self) -> Outcome {
         self.outcome.violation = self.world.violation;
         self.outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun() -> Scene {
+        let setting = Setting::all(1, 3)[0];
+        let mut scene = Scene::new(setting, false);
+        assert!(scene.begin());
+        scene
+    }
+
+    #[test]
+    fn a_removal_that_is_not_made_shows_nothing() {
+        let mut scene = begun();
+        let leader = scene.leader_place();
+        let at = (leader + 1) % 3;
+        scene.load(8);
+        scene.check_removed(leader, at);
+        let violation = scene.world.violation.take().expect("nobody was removed");
+        assert!(violation.contains("was not removed"), "{violation}");
+        scene.remove(leader, at);
+        scene.load(8);
+        scene.check_removed(leader, at);
+        assert_eq!(scene.world.violation, None);
     }
 }
