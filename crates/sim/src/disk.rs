@@ -330,6 +330,11 @@ impl SimDisk {
         Some(format!("{} at {at}", path.display()))
     }
 
+    /// What went wrong since it was last taken.
+    pub(crate) fn damage(&self) -> Damage {
+        self.inner.lock().damage
+    }
+
     /// What went wrong since the last call.
     pub(crate) fn take_damage(&self) -> Damage {
         std::mem::take(&mut self.inner.lock().damage)

@@ -230,22 +230,6 @@ impl Invariants {
         Ok(())
     }
 
-    /// What is done to a node says so ("injected", or that the disk is damaged): a node that stops for anything else
-    /// found a bug. A panic under the state machine's name may be the library's.
-    pub(crate) fn on_halt(id: NodeId, why: &str, damaged: bool) -> Check {
-        let own = ["panicked", "its state machine failed", "the library failed"];
-        if own.iter().any(|words| why.contains(words)) && !why.contains("injected") {
-            return Err(format!("halt: node {id} stops: {why}"));
-        }
-        if why.contains("to which the log on this node does not lead") && !damaged {
-            return Err(format!("halt: node {id} has a state that its log does not lead to: {why}"));
-        }
-        if why.contains("no longer in the log") && !damaged {
-            return Err(format!("halt: node {id} lost committed entries: {why}"));
-        }
-        Ok(())
-    }
-
     /// A node that comes back holds what its disk promised, and votes no lower (laws 7, 8, 9).
     pub(crate) fn on_boot(core: &Core, possible: &[Shadow]) -> Check {
         let (id, last) = (core.config().node_id, core.log().last());

@@ -19,6 +19,7 @@ mod disk;
 mod edits;
 mod fault;
 mod goals;
+mod halts;
 pub mod history;
 mod invariants;
 mod ledger;

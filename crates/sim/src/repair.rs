@@ -89,7 +89,7 @@ impl<W: Workload> World<W> {
         let note = place.disk.open(&Path::new(DIRECTORY).join(NOTE)).and_then(|file| file.length());
         match note {
             Ok(bytes) => bytes == 0,
-            Err(_) => !matches!(&place.down, Down::Halted(why) if why.contains("damaged file")),
+            Err(_) => !matches!(&place.down, Down::Halted(why, _) if why.contains("damaged file")),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::counters::Counters;
 use crate::digest::Digest;
 use crate::disk::{Crash, SimDisk};
 use crate::fault::{Fault, FaultCounts};
+use crate::halts::Cause;
 use crate::history::Nanos;
 use crate::invariants::{Invariants, Shadows};
 use crate::machine::with_book;
@@ -107,8 +108,8 @@ pub(crate) type Violation = String;
 pub(crate) enum Down {
     /// It will be started.
     Stopped,
-    /// It refused to start, or to go on, and said why.
-    Halted(String),
+    /// It refused to start, or to go on, and said why: for what was done to it, or that was a violation.
+    Halted(String, Option<Cause>),
 }
 
 /// A place for a node: its disk stays when the process goes.

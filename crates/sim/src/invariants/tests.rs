@@ -186,18 +186,6 @@ fn a_log_that_lacks_what_is_committed_is_noticed_at_the_end() {
 }
 
 #[test]
-fn a_panic_of_the_library_does_not_pass_for_the_injected_one() {
-    let halt = |why: &str, damaged| Invariants::on_halt(NodeId(1), why, damaged).is_ok();
-    assert!(halt("its state machine failed: it panicked: injected: the state machine panics", false));
-    assert!(halt("its log storage failed: injected: a sync failed", false));
-    assert!(!halt("its state machine failed: it panicked: a serial is applied once", false));
-    assert!(!halt("its state machine failed: command 1-1.7: too short", true));
-    assert!(!halt("the library failed, please report this: index out of bounds", true));
-    let lost = "its log storage failed: committed entries 1-1.2..1-1.3 are no longer in the log";
-    assert!(halt(lost, true) && !halt(lost, false));
-}
-
-#[test]
 fn a_recovery_gives_up_what_its_survivor_lacks_and_no_more() {
     let known = || {
         let mut invariants = Invariants::new(LeaderIdMode::Advanced);

@@ -49,7 +49,10 @@ impl<W: Workload> World<W> {
         let disk = Arc::new(place.disk.clone());
         let machine = match self.clients.workload.open(disk, Path::new(MACHINE_DIRECTORY)) {
             Ok(machine) => machine,
-            Err(error) => return self.halted(at, format!("its state machine failed to open: {error}")),
+            Err(error) => {
+                let errors = place.disk.damage();
+                return self.halted(at, format!("its state machine failed to open: {error}"), errors);
+            }
         };
         let clock = SkewedClock::new(self.now, place.drift, place.offset);
         let given = Start {
@@ -98,22 +101,10 @@ impl<W: Workload> World<W> {
             }
             Err(error) => {
                 self.say(|| format!("node {id} cannot start: {error}"));
-                self.halted(at, error);
+                let errors = self.places[at].disk.damage();
+                self.halted(at, error, errors);
             }
         }
-    }
-
-    /// A node says that it cannot go on, and why.
-    pub(crate) fn halted(&mut self, at: usize, why: String) {
-        let place = &mut self.places[at];
-        if let Err(violation) = Invariants::on_halt(place.id, &why, place.damaged || place.fragile) {
-            self.fail(violation);
-        }
-        let place = &mut self.places[at];
-        place.running = None;
-        place.run += 1;
-        place.down = Down::Halted(why);
-        self.on_halt(at);
     }
 
     /// Stops a process; `crash` is what becomes of its unsynced writes.

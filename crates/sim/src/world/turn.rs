@@ -169,8 +169,9 @@ impl<W: Workload> World<W> {
         self.take_effects(at, run, work);
         if let Some(reason) = closed {
             self.say(|| format!("node {id} closes: {reason}"));
+            let errors = self.places[at].disk.damage();
             self.stop(at, Crash::KeepAll);
-            self.halted(at, reason);
+            self.halted(at, reason, errors);
         }
     }
 
