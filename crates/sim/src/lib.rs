@@ -43,6 +43,7 @@ mod search;
 mod sessions;
 mod shrink;
 mod situations;
+mod thorough;
 mod variants;
 mod workload;
 mod world;

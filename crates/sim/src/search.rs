@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::counters::{Counters, Total, Totals};
 use crate::fault::{Fault, FaultCounts};
+use crate::goals::Goal;
 use crate::musts::Must;
 use crate::options::Options;
 use crate::run::{Report, run_options};
+use crate::thorough::Figures;
 
 /// Of so many seeds one is run twice, to compare the trace hashes.
 const HASHED_EVERY: u64 = 50;
@@ -112,10 +114,25 @@ impl Summary {
         Must::all().filter(never).collect()
     }
 
+    /// The figures that a thorough search is told by.
+    pub(crate) fn amounts_to(&self) -> Figures {
+        let median = |name| self.totals.of(name).median;
+        Figures {
+            seeds: self.seeds,
+            hours: self.hours(),
+            committed: median(COMMITTED),
+            faults: median(FAULTS),
+            failed: self.failed,
+            linearized: self.totals.of(LINEARIZED).runs - self.undecided,
+            given_up: self.undecided,
+            stuck: self.totals.of(Goal::BeyondStuck.name()).runs,
+        }
+    }
+
     /// What there is one of, with its name.
     fn figures(&self) -> Vec<(&'static str, String)> {
         let seconds = self.took.as_secs_f64().max(1e-9);
-        let median = |name| self.totals.of(name).median.to_string();
+        let Figures { committed, faults, linearized, given_up, stuck, .. } = self.amounts_to();
         vec![
             ("first seed", self.first_seed.to_string()),
             ("seeds", self.seeds.to_string()),
@@ -125,10 +142,11 @@ impl Summary {
             ("events/s", format!("{:.0}", self.events as f64 / seconds)),
             ("checks", self.checks.to_string()),
             ("seeds run twice, to compare trace hashes", self.hashed.to_string()),
-            ("commands committed, median of a seed", median(COMMITTED)),
-            ("faults, median of a seed", median(FAULTS)),
-            ("histories held against the oracle and linearized", self.totals.of(LINEARIZED).runs.to_string()),
-            ("searches for a linearization given up", self.undecided.to_string()),
+            ("commands committed, median of a seed", committed.to_string()),
+            ("faults, median of a seed", faults.to_string()),
+            ("histories held against the oracle and linearized", linearized.to_string()),
+            ("searches for a linearization given up", given_up.to_string()),
+            ("histories without an end, of clusters that lost too much", stuck.to_string()),
             ("failures", self.failed.to_string()),
         ]
     }

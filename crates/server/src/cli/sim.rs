@@ -42,6 +42,10 @@ pub(super) struct SimArgs {
     /// operator, a repair, a recovery, a rare situation of the protocol.
     #[arg(long)]
     every_fault: bool,
+    /// Fails if the search is too small to say much: fewer than 2,000 seeds or 50 simulated hours under load, fewer than
+    /// 200 commands committed or 5 faults in the median seed, or a history that was not judged.
+    #[arg(long, conflicts_with_all = ["seed", "schedule", "matrix", "hashes"])]
+    thorough: bool,
     /// Writes what a search found here, for programs.
     #[arg(long, conflicts_with_all = ["seed", "schedule", "matrix"])]
     report: Option<PathBuf>,
@@ -162,6 +166,10 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
     }
     if let Some(report) = summary.failures.first() {
         println!("to make the first short: quorate sim shrink {}", report.options.named());
+    }
+    let short = summary.shortfalls();
+    if args.thorough && !short.is_empty() {
+        return Err(Failure::new(format!("the search falls short: {}", short.join("; "))));
     }
     let missing: Vec<String> = summary.missing().iter().map(ToString::to_string).collect();
     if args.every_fault && !missing.is_empty() {
