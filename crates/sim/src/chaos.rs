@@ -119,7 +119,7 @@ impl<W: Workload> World<W> {
     fn commit_fault(&mut self, fault: Fault) {
         let at = self.chaos.rng.below(self.places.len() as u64) as usize;
         self.say(|| format!("fault {fault} at node {}", at + 1));
-        // Some are counted where they happen, later or never.
+        // Some are counted where they have an effect, later or never.
         let happened = match fault {
             Fault::Clog => self.clog(at),
             Fault::SymmetricPartition | Fault::AsymmetricPartition | Fault::BridgePartition | Fault::ChainPartition => {
@@ -140,8 +140,10 @@ impl<W: Workload> World<W> {
             Fault::ClockJump => self.jump(at),
             Fault::MachinePanic => self.plan_a_panic(at),
             Fault::MixedVersions => {
-                self.places[at].newer = !self.places[at].newer;
-                true
+                let place = &mut self.places[at];
+                place.newer = !place.newer;
+                place.due = if place.newer { place.due.with(fault) } else { place.due.without(fault) };
+                false
             }
             _ => {
                 // What a disk did wrong is counted where it does it.
@@ -150,6 +152,13 @@ impl<W: Workload> World<W> {
             }
         };
         self.counts.add(fault, u64::from(happened));
+    }
+
+    /// What was done to a node before has an effect for the first time, and is counted.
+    pub(crate) fn takes_effect(&mut self, at: usize, fault: Fault) {
+        let due = self.places[at].due;
+        self.counts.add(fault, u64::from(due.has(fault)));
+        self.places[at].due = due.without(fault);
     }
 
     // ---- processes ----
@@ -195,7 +204,7 @@ impl<W: Workload> World<W> {
     }
 
     fn pause_for_a_while(&mut self, at: usize) -> bool {
-        if self.places[at].running.is_none() {
+        if self.places[at].running.is_none() || self.places[at].paused_until.is_some() {
             return false;
         }
         let until = self.now + self.span(1, 10);
@@ -204,17 +213,19 @@ impl<W: Workload> World<W> {
     }
 
     fn slow_disk(&mut self, at: usize) -> bool {
+        self.places[at].due = self.places[at].due.with(Fault::SlowDisk);
         self.places[at].slow_disk = self.chaos.rng.between(5, 200);
         let until = self.now + self.span(2, 16);
         self.schedule(until, Event::Heal(Cure::SlowDisk(at)));
-        true
+        false
     }
 
     fn slow_apply(&mut self, at: usize) -> bool {
+        self.places[at].due = self.places[at].due.with(Fault::SlowApply);
         self.places[at].slow_apply = self.chaos.rng.between(10, 2000);
         let until = self.now + self.span(2, 16);
         self.schedule(until, Event::Heal(Cure::SlowApply(at)));
-        true
+        false
     }
 
     fn jump(&mut self, at: usize) -> bool {
@@ -227,7 +238,8 @@ impl<W: Workload> World<W> {
             running.node.trigger(CoreEvent::ClockJumped);
             self.touch(at);
         }
-        true
+        // A process that is started later sees no jump.
+        self.places[at].running.is_some() && jump != 0
     }
 
     /// Counted when it panics: it may never apply anything more.
@@ -248,7 +260,7 @@ impl<W: Workload> World<W> {
         }
         let to = (at + 1 + self.chaos.rng.below(others as u64) as usize) % self.places.len();
         self.net.clog(at, to, until);
-        true
+        false
     }
 
     /// Messages of the past arrive, whatever happened since to those who sent them and to those whom they reach.
@@ -273,6 +285,7 @@ impl<W: Workload> World<W> {
         self.net.heal();
         let split = self.chaos.rng.between(1, size.saturating_sub(1).max(1) as u64) as usize;
         let place_of = |at: usize| order.iter().position(|other| *other == at).unwrap_or(0);
+        let mut parted = false;
         for from in 0..size {
             for to in 0..size {
                 let (a, b) = (place_of(from), place_of(to));
@@ -285,13 +298,14 @@ impl<W: Workload> World<W> {
                 };
                 if cut {
                     self.net.cut(from, to);
+                    parted |= [from, to].iter().all(|at| self.places[*at].running.is_some());
                 }
             }
         }
         self.tell_refused();
         let until = self.now + self.span(2, 30);
         self.schedule(until, Event::Heal(Cure::Network));
-        true
+        parted
     }
 
     /// Some nodes notice that they have no connection: their sends fail at once, and they hear that it was refused.
@@ -394,3 +408,6 @@ impl<W: Workload> World<W> {
         self.schedule(self.now + after, Event::Start(at));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,8 @@ pub(crate) struct Flight {
     /// When its disk was opened, as its handshake says.
     pub(crate) starts: Arc<Starts>,
     pub(crate) bytes: Bytes,
+    /// With fields that the receiver does not know.
+    pub(crate) newer: bool,
     pub(crate) carries: Carries,
     /// The receiver's process when it was sent.
     pub(crate) to_run: u64,
@@ -71,6 +73,8 @@ pub(crate) struct Net {
     /// By sender and receiver.
     cut: Vec<bool>,
     clogged_until: Vec<Nanos>,
+    /// Clogged links on which nothing has waited yet.
+    clog_due: Vec<bool>,
     /// The last delivery on each link: without the fault "reorder" a link keeps its order.
     last: Vec<Nanos>,
     held: Vec<Flight>,
@@ -92,6 +96,7 @@ impl Net {
             size,
             cut: vec![false; size * size],
             clogged_until: vec![0; size * size],
+            clog_due: vec![false; size * size],
             last: vec![0; size * size],
             held: Vec::new(),
             held_snapshots: Vec::new(),
@@ -121,6 +126,16 @@ impl Net {
     pub(crate) fn clog(&mut self, from: usize, to: usize, until: Nanos) {
         let link = self.link(from, to);
         self.clogged_until[link] = until;
+        self.clog_due[link] = true;
+    }
+
+    /// When what would arrive at `at` arrives, if the link is clogged; a clog counts with the first that waits.
+    fn unclogged(&mut self, link: usize, at: Nanos, counts: &mut FaultCounts) -> Nanos {
+        let until = self.clogged_until[link];
+        if until > at {
+            counts.add(Fault::Clog, u64::from(std::mem::take(&mut self.clog_due[link])));
+        }
+        at.max(until)
     }
 
     pub(crate) fn heal(&mut self) {
@@ -200,9 +215,9 @@ impl Net {
             counts.add(Fault::Delay, 1);
             at += self.latency * self.rng.between(4, 60);
         }
-        at = at.max(self.clogged_until[link]);
+        at = self.unclogged(link, at, counts);
         if self.suffers(Fault::Reorder) {
-            counts.add(Fault::Reorder, 1);
+            counts.add(Fault::Reorder, u64::from(at < self.last[link]));
         } else {
             at = at.max(self.last[link] + 1);
             self.last[link] = at;
@@ -241,7 +256,7 @@ impl Net {
             counts.add(Fault::Delay, 1);
             at += self.latency * self.rng.between(4, 60);
         }
-        (at.max(self.clogged_until[self.link(from, to)]), Arrival::Whole)
+        (self.unclogged(self.link(from, to), at, counts), Arrival::Whole)
     }
 
     /// Damages a byte.

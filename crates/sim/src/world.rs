@@ -18,7 +18,7 @@ use crate::clients::Clients;
 use crate::counters::Counters;
 use crate::digest::Digest;
 use crate::disk::{Crash, SimDisk};
-use crate::fault::{Fault, FaultCounts};
+use crate::fault::{Fault, FaultCounts, FaultSet};
 use crate::halts::Cause;
 use crate::history::Nanos;
 use crate::invariants::{Invariants, Shadows};
@@ -149,6 +149,8 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) halts: u64,
     /// It speaks with optional fields that its peers do not know.
     pub(crate) newer: bool,
+    /// What was done to it and has had no effect yet.
+    pub(crate) due: FaultSet,
     pub(crate) config: quorate::Config,
 }
 
@@ -278,6 +280,7 @@ impl<W: Workload> World<W> {
             cut_off: None,
             halts: 0,
             newer: false,
+            due: FaultSet::NONE,
             config: self.options.config.clone(),
         });
     }

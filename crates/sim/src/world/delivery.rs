@@ -8,6 +8,7 @@ use quorate_wire::Packet;
 
 use super::{Event, Place, World};
 use crate::digest::hash_of;
+use crate::fault::Fault;
 use crate::net::{Arrival, Carries, Fate, Flight, HeldSnapshot, Sender, Shipment};
 use crate::situations;
 use crate::workload::Workload;
@@ -52,6 +53,9 @@ impl<W: Workload> World<W> {
                 }
                 running.node.packet(from, flight.incarnation, packet);
                 self.touch(flight.to);
+                if flight.newer {
+                    self.takes_effect(flight.from, Fault::MixedVersions);
+                }
             }
             Err(error) => self.fail(format!("node {to} cannot decode a message of {from}: {error}")),
         }
@@ -146,12 +150,14 @@ impl<W: Workload> World<W> {
         let Some(to) = self.places.iter().position(|place| place.id == to) else { return };
         let place = &self.places[from];
         let starts = place.running.as_ref().map(|running| Arc::clone(&running.starts)).unwrap_or_default();
-        let bytes = if place.newer && carries != Carries::Call { with_unknown_fields(&bytes) } else { bytes };
+        let newer = place.newer && carries != Carries::Call;
+        let bytes = if newer { with_unknown_fields(&bytes) } else { bytes };
         let (incarnation, cluster) = (place.incarnation, place.cluster);
         let (run, now, peer) = (place.run, self.now, self.places[to].id);
         let (to_run, there) = (self.places[to].run, &self.places[to].running);
         let to_vote = there.as_ref().map(|running| running.seen.vote).unwrap_or_default();
-        let flight = Flight { from, to, incarnation, cluster, starts, bytes, carries, to_run, to_vote, held: false };
+        let held = false;
+        let flight = Flight { from, to, incarnation, cluster, starts, bytes, newer, carries, to_run, to_vote, held };
         match self.net.send(now, &flight, &mut self.counts) {
             Fate::At(at) => self.schedule(at, Event::Packet(flight)),
             Fate::Twice(at, again) => {

@@ -185,6 +185,9 @@ impl<W: Workload> World<W> {
             self.ship(at, shipment);
         }
         for chore in std::mem::take(&mut self.chores) {
+            if chore.kind == ChoreKind::Apply && self.places[at].slow_apply > 1 {
+                self.takes_effect(at, Fault::SlowApply);
+            }
             let time = match chore.kind {
                 ChoreKind::Apply => self.disk_rng.between(1_000, 50_000) * self.places[at].slow_apply,
                 ChoreKind::Fetch | ChoreKind::Ship => self.disk_rng.between(10_000, 200_000),
@@ -192,6 +195,9 @@ impl<W: Workload> World<W> {
             self.schedule(self.now + time, Event::Chore { at, run, chore });
         }
         if work {
+            if self.places[at].slow_disk > 1 {
+                self.takes_effect(at, Fault::SlowDisk);
+            }
             let latency = self.options.disk_latency.as_nanos() as u64;
             let time = (latency / 2 + self.disk_rng.below(latency + 1)) * self.places[at].slow_disk;
             self.schedule_wal(at, self.now + time);
