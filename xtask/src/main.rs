@@ -2,6 +2,7 @@
 
 mod api;
 mod book;
+mod bugs;
 mod cargo;
 mod compare;
 mod coverage;

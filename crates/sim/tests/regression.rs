@@ -1,4 +1,5 @@
-//! Runs that failed once, made short: every one holds now.
+//! Runs made short: every one holds, and names a planted bug with which it fails (`planted.rs`). One that only has to hold
+//! would show nothing once chance is drawn in another order.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
@@ -17,6 +18,7 @@ fn what_failed_once_holds() {
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let schedule: Schedule = text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(schedule.mutant.is_some(), "{} names no planted bug: write a script or a test of it", path.display());
         assert!(!schedule.notes.is_empty(), "{} does not say what it shows", path.display());
         let (report, _) = run_options(schedule.options, false);
         assert_eq!(report.violation, None, "{}", path.display());
