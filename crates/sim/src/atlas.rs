@@ -345,3 +345,6 @@ impl<W: Workload> World<W> {
 fn without(voters: &BTreeSet<NodeId>, leaving: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     voters.difference(leaving).copied().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -349,3 +349,26 @@ impl Workload for LedgerClients {
         crate::oracle::check_part(&self.history, part)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Operation;
+
+    #[test]
+    fn an_answer_that_was_lost_is_unknown_where_another_copy_of_its_command_may_be_kept() {
+        let mut clients = LedgerClients::new(0, false, false);
+        for id in 0..3 {
+            let call = Call::Append { key: 0, value: id + 1 };
+            let outcome = Outcome::Appended { length: id + 1 };
+            let (session, returned_at) = (Some(1), Some(9));
+            let operation =
+                Operation { id, client: 0, session, node: 1, process: 1, invoked_at: 1, returned_at, call, outcome };
+            clients.history.operations.push(operation);
+            clients.as_of.push(Some(10 + id));
+        }
+        assert_eq!(clients.on_recovered(11, &BTreeSet::from([2])), 2, "entry 10 stays");
+        let outcomes: Vec<Outcome> = clients.history.operations.iter().map(|operation| operation.outcome).collect();
+        assert_eq!(outcomes, [Outcome::Appended { length: 1 }, Outcome::NotApplied, Outcome::Unknown]);
+    }
+}

@@ -44,6 +44,8 @@ mod sessions;
 mod shrink;
 mod situations;
 mod thorough;
+#[cfg(test)]
+mod trial;
 mod variants;
 mod workload;
 mod world;

@@ -243,3 +243,19 @@ impl fmt::Display for Options {
         self.edits.to_string().lines().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_draw_is_what_a_node_may_be_started_with() {
+        for seed in 0..2000 {
+            let options = Options::of_seed(seed);
+            let another = options.draw_config(&mut Rng::new(seed, 99));
+            for config in [&options.config, &another] {
+                assert_eq!(config.check(), Ok(()), "seed {seed}");
+            }
+        }
+    }
+}

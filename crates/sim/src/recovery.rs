@@ -342,3 +342,20 @@ fn check_recovered(found: &FoundDirectory, forced: &ForcedRecovery) -> Result<()
         other => Err(format!("recovery: node {} would be recovered again: {other:?}", found.node)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::trial::cluster_with;
+
+    #[test]
+    fn no_quorum_is_lost_while_a_disk_may_have_lost_a_write() {
+        let mut world = cluster_with(3, |options| options.recovery = true);
+        world.recoveries.due = Some(0);
+        world.places[2].fragile = true;
+        assert!(!world.lose_a_quorum_if_due());
+        assert!(world.places.iter().all(|place| place.running.is_some()), "nobody is stopped");
+        world.places[2].fragile = false;
+        assert!(world.lose_a_quorum_if_due());
+        assert_eq!(world.violation, None);
+    }
+}

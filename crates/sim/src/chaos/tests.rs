@@ -3,33 +3,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::fault::FaultSet;
 use crate::ledger::LedgerClients;
+use crate::trial::{cluster, elapse, serve, stop};
 
 const PARTITIONS: [Fault; 4] =
     [Fault::SymmetricPartition, Fault::AsymmetricPartition, Fault::BridgePartition, Fault::ChainPartition];
-
-/// A cluster that has been started.
-fn world(nodes: u64) -> World<LedgerClients> {
-    let mut options = Options::of_seed(1);
-    (options.voters, options.spares, options.faults) = (nodes, 0, FaultSet::NONE);
-    (options.beyond_budget, options.recovery) = (false, false);
-    let clients = LedgerClients::new(0, options.lease_reads, options.inline_applies);
-    let mut world = World::new(options, clients, false);
-    world.boot_cluster();
-    world
-}
-
-fn elapse(world: &mut World<LedgerClients>, timeouts: u32) {
-    let until = world.now + (world.options.election_timeout * timeouts).as_nanos() as u64;
-    world.run_until(until, |_| false);
-    assert_eq!(world.violation, None);
-}
-
-fn stop(world: &mut World<LedgerClients>, at: usize) {
-    world.stop(at, Crash::KeepAll);
-    world.on_process_gone(at);
-}
 
 /// Commits it so often, at whatever node; returns how often it counted at once.
 fn tries(world: &mut World<LedgerClients>, fault: Fault, times: u64) -> u64 {
@@ -43,13 +21,13 @@ fn tries(world: &mut World<LedgerClients>, fault: Fault, times: u64) -> u64 {
 #[test]
 fn a_partition_that_parts_nobody_is_none() {
     for fault in PARTITIONS {
-        assert_eq!(tries(&mut world(1), fault, 10), 0, "{fault} of one node");
-        assert_eq!(tries(&mut world(5), fault, 10), 10, "{fault} of five nodes");
+        assert_eq!(tries(&mut cluster(1), fault, 10), 0, "{fault} of one node");
+        assert_eq!(tries(&mut cluster(5), fault, 10), 10, "{fault} of five nodes");
     }
     for (fault, times) in PARTITIONS.into_iter().zip([10, 10, 0, 0]) {
-        assert_eq!(tries(&mut world(2), fault, 10), times, "{fault} of two nodes");
+        assert_eq!(tries(&mut cluster(2), fault, 10), times, "{fault} of two nodes");
     }
-    let mut dead = world(3);
+    let mut dead = cluster(3);
     (0..3).for_each(|at| stop(&mut dead, at));
     for fault in PARTITIONS {
         assert_eq!(tries(&mut dead, fault, 10), 0, "{fault} of nodes that do not run");
@@ -58,7 +36,7 @@ fn a_partition_that_parts_nobody_is_none() {
 
 #[test]
 fn nothing_happens_to_a_node_that_does_not_run() {
-    let mut dead = world(3);
+    let mut dead = cluster(3);
     (0..3).for_each(|at| stop(&mut dead, at));
     for fault in [Fault::SlowDisk, Fault::SlowApply, Fault::ClockJump, Fault::MixedVersions, Fault::Pause] {
         assert_eq!(tries(&mut dead, fault, 9), 0, "{fault}");
@@ -69,36 +47,30 @@ fn nothing_happens_to_a_node_that_does_not_run() {
 
 #[test]
 fn a_clock_jumps_in_a_running_process_at_once() {
-    assert_eq!(tries(&mut world(3), Fault::ClockJump, 4), 4);
+    assert_eq!(tries(&mut cluster(3), Fault::ClockJump, 4), 4);
 }
 
 #[test]
 fn a_slow_disk_counts_with_its_first_slow_turn() {
-    let mut world = world(1);
-    elapse(&mut world, 4);
+    let mut world = cluster(1);
     world.slow_disk(0);
     world.slow_apply(0);
     assert_eq!((world.counts.of(Fault::SlowDisk), world.counts.of(Fault::SlowApply)), (0, 0));
-    world.clients.limit = 20;
-    (0..world.options.clients).for_each(|client| world.on_client(client));
-    world.settle();
-    elapse(&mut world, 1);
+    serve(&mut world, 8);
     assert_eq!((world.counts.of(Fault::SlowDisk), world.counts.of(Fault::SlowApply)), (1, 1));
-    elapse(&mut world, 20);
+    serve(&mut world, 8);
     assert_eq!((world.counts.of(Fault::SlowDisk), world.counts.of(Fault::SlowApply)), (1, 1), "each counts once");
 }
 
 #[test]
 fn a_node_that_stands_still_is_not_paused_again() {
-    let mut world = world(1);
+    let mut world = cluster(1);
     assert_eq!(tries(&mut world, Fault::Pause, 5), 1);
 }
 
 #[test]
 fn a_newer_version_counts_once_a_peer_has_read_it() {
-    let mut world = world(2);
-    elapse(&mut world, 4);
-    (0..2).for_each(|at| (world.places[at].newer, world.places[at].due) = (false, FaultSet::NONE));
+    let mut world = cluster(2);
     assert_eq!(tries(&mut world, Fault::MixedVersions, 1), 0);
     elapse(&mut world, 8);
     assert_eq!(world.counts.of(Fault::MixedVersions), 1);
@@ -106,8 +78,7 @@ fn a_newer_version_counts_once_a_peer_has_read_it() {
 
 #[test]
 fn a_clog_counts_with_the_first_message_that_waits() {
-    let mut world = world(2);
-    elapse(&mut world, 4);
+    let mut world = cluster(2);
     assert_eq!(tries(&mut world, Fault::Clog, 1), 0);
     let second = Duration::from_secs(1).as_nanos() as u64;
     let until = world.now + 60 * second;
