@@ -17,15 +17,18 @@ fn every_crash_leaves_what_was_acknowledged_and_nothing_that_never_was() {
     // Seed 25: killed between a footer and its sync, started again, and the power lost while the next segment begins.
     let small = sweep(0..1, 50, 24 << 10) + sweep(25..26, 50, 24 << 10);
     let large = sweep(10_000..10_001, 30, 256 << 10);
-    println!("crash states checked: {small} over small segments, {large} over large ones");
-    assert!(small + large > 2_000, "only {} crash states", small + large);
+    let (few, many) = (small.checked, large.checked);
+    println!("crash states checked: {few} over small segments, {many} over large ones");
+    let states = small + large;
+    assert!(states.distinct.len() > 600, "only {} distinct ones", states.distinct.len());
+    assert!(states.most_unsynced > 3, "never more than {} operations to lose", states.most_unsynced);
 }
 
 #[test]
 fn a_crash_while_recovering_from_a_crash_changes_nothing() {
-    let states = sweep_recovery(200..201, 41);
-    println!("crash states while recovering: {states}");
-    assert!(states > 500, "only {states} crash states");
+    let states = sweep_recovery(200..201, 23);
+    println!("crash states while recovering: {}", states.checked);
+    assert!(states.checked > 250, "only {} crash states", states.checked);
 }
 
 /// The schedule: a batch is torn, its tail stays in the file, and the log goes on over it in smaller batches.

@@ -122,6 +122,12 @@ impl MemDisk {
     pub fn unsynced(&self) -> usize {
         lock(&self.inner).world.unsynced()
     }
+
+    /// A number for all that can be read: directories, names, lengths and bytes. What is not synced yet counts like the
+    /// rest, so it tells apart what crashes left.
+    pub fn digest(&self) -> u64 {
+        lock(&self.inner).world.digest()
+    }
 }
 
 /// The past of a [`MemDisk`].
@@ -389,6 +395,33 @@ mod tests {
         file.write_at(b"x", 1).unwrap();
         assert_eq!(read(&disk.crashed(Crash::KeepFirst(1)), "/a").unwrap(), b"two");
         assert_eq!(read(&disk.crashed(Crash::KeepFirst(2)), "/a").unwrap(), b"txo");
+    }
+
+    #[test]
+    fn a_digest_is_of_what_can_be_read_and_of_nothing_else() {
+        let disk = MemDisk::new();
+        let empty = disk.digest();
+        let file = disk.create(Path::new("/a")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let made = disk.digest();
+        file.set_len(10_000).unwrap();
+        let long = disk.digest();
+        file.write_at(&[0; 5000], 0).unwrap();
+        assert_eq!(disk.digest(), long, "zeros read like what was never written");
+        file.write_at(b"x", 4999).unwrap();
+        let written = disk.digest();
+        let crashes = [Crash::KeepAll, Crash::KeepFirst(1), Crash::KeepFirst(2), Crash::DropAll];
+        assert_eq!(crashes.map(|crash| disk.crashed(crash).digest()), [written, long, long, made]);
+        file.write_at(b"y", 4999).unwrap();
+        let other = disk.digest();
+        disk.rename(Path::new("/a"), Path::new("/b")).unwrap();
+        let renamed = disk.digest();
+        file.set_len(0).unwrap();
+        assert_eq!(BTreeSet::from([empty, made, long, written, other, renamed, disk.digest()]).len(), 7);
+        disk.rename(Path::new("/b"), Path::new("/a")).unwrap();
+        assert_eq!(disk.digest(), made);
+        disk.create_dir_all(Path::new("/c")).unwrap();
+        assert_ne!(disk.digest(), made);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A file system in memory that knows what is durable and what is not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const PAGE_BYTES: u64 = 4096;
 const SECTOR_BYTES: usize = 512;
@@ -23,8 +24,15 @@ pub enum Crash {
 /// A file's bytes. Copies share pages, so that a disk can be copied at every step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
-    pages: BTreeMap<u64, Arc<[u8; PAGE_BYTES as usize]>>,
+    pages: BTreeMap<u64, Arc<Page>>,
     pub(crate) length: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Page {
+    bytes: [u8; PAGE_BYTES as usize],
+    /// Of the bytes, once somebody asked: most pages are shared by thousands of disks.
+    digest: OnceLock<u64>,
 }
 
 /// A change of a file.
@@ -97,6 +105,27 @@ pub(crate) struct World {
     order: u64,
 }
 
+impl Page {
+    fn zero() -> Self {
+        Self { bytes: [0; PAGE_BYTES as usize], digest: OnceLock::new() }
+    }
+
+    /// `None` of a page that reads like one that was never written.
+    fn digest(&self) -> Option<u64> {
+        let digest = *self.digest.get_or_init(|| match self.bytes.iter().all(|byte| *byte == 0) {
+            true => 0,
+            false => digest_of(&self.bytes).max(1),
+        });
+        (digest > 0).then_some(digest)
+    }
+}
+
+fn digest_of(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Content {
     pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
         let length = buffer.len().min(usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX));
@@ -106,7 +135,7 @@ impl Content {
             let within = (at % PAGE_BYTES) as usize;
             let some = (PAGE_BYTES as usize - within).min(length - done);
             match self.pages.get(&(at / PAGE_BYTES)) {
-                Some(page) => buffer[done..done + some].copy_from_slice(&page[within..within + some]),
+                Some(page) => buffer[done..done + some].copy_from_slice(&page.bytes[within..within + some]),
                 None => buffer[done..done + some].fill(0),
             }
             done += some;
@@ -120,8 +149,9 @@ impl Content {
             let at = offset + done as u64;
             let within = (at % PAGE_BYTES) as usize;
             let some = (PAGE_BYTES as usize - within).min(bytes.len() - done);
-            let page = self.pages.entry(at / PAGE_BYTES).or_insert_with(|| Arc::new([0; PAGE_BYTES as usize]));
-            Arc::make_mut(page)[within..within + some].copy_from_slice(&bytes[done..done + some]);
+            let page = Arc::make_mut(self.pages.entry(at / PAGE_BYTES).or_insert_with(|| Arc::new(Page::zero())));
+            page.bytes[within..within + some].copy_from_slice(&bytes[done..done + some]);
+            page.digest = OnceLock::new();
             done += some;
         }
         self.length = self.length.max(offset + bytes.len() as u64);
@@ -134,7 +164,9 @@ impl Content {
             if within > 0
                 && let Some(page) = self.pages.get_mut(&(length / PAGE_BYTES))
             {
-                Arc::make_mut(page)[within..].fill(0);
+                let page = Arc::make_mut(page);
+                page.bytes[within..].fill(0);
+                page.digest = OnceLock::new();
             }
         }
         self.length = length;
@@ -248,6 +280,21 @@ impl World {
     /// Every file.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, u64)> + '_ {
         self.names.iter().map(|(path, inode)| (path.as_path(), self.content(*inode).map_or(0, |file| file.length)))
+    }
+
+    /// A number for all that a process that starts here can read: directories, names, lengths and bytes.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.dirs.hash(&mut hasher);
+        for (path, inode) in &self.names {
+            path.hash(&mut hasher);
+            let Some(content) = self.content(*inode) else { continue };
+            content.length.hash(&mut hasher);
+            for (at, digest) in content.pages.iter().filter_map(|(at, page)| Some((at, page.digest()?))) {
+                (at, digest).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 
     /// Number of operations that a crash may undo.

@@ -1,11 +1,13 @@
 //! Every state that a crash could leave: of the log, the votes, the identity and the snapshots of a random script with restarts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
+use std::ops::Add;
 use std::time::Duration;
 
 use quorate_core::{ClusterId, GroupId, LeaderIdMode, SnapshotMeta};
-use quorate_wal::fake::{Crash, MemDisk};
+use quorate_wal::fake::{Crash, MemDisk, Replay};
 
 use super::{CLUSTER, Model, ModelEntry, Rig, Rng, Script, check_group, log_id, membership, options};
 
@@ -31,6 +33,17 @@ pub struct Past {
 impl Past {
     fn at(&self, steps: usize) -> &Epoch {
         self.epochs.iter().rev().find(|epoch| epoch.from <= steps).unwrap()
+    }
+
+    /// Tells apart the steps at which different things may be found.
+    fn expected_at(&self, steps: usize) -> u64 {
+        let epoch = self.at(steps);
+        let mut hasher = DefaultHasher::new();
+        epoch.from.hash(&mut hasher);
+        epoch.models.values().for_each(|model| model.floor(steps).hash(&mut hasher));
+        let so_far = |at: &dyn Fn(&Taken) -> usize| self.snapshots.iter().filter(|taken| at(taken) <= steps).count();
+        (so_far(&|taken| taken.began), so_far(&|taken| taken.committed)).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The snapshot that was acknowledged last is there, or one that was begun since; and it is whole.
@@ -195,32 +208,80 @@ pub fn check(disk: &MemDisk, past: &Past, steps: usize, go_on: bool, segment_byt
     }
 }
 
-/// What of the unsynced writes a crash may leave: nothing, everything, every prefix, and two random subsets of sectors
-/// and of changes of directories, so that these are seen in every order.
-pub fn crash_modes(seed: u64, steps: usize, unsynced: usize) -> Vec<Crash> {
+/// Random subsets of sectors and of changes of directories that a crash at one step keeps: those that come to the same
+/// disk count once.
+const SUBSETS: u64 = 10;
+
+/// What of the unsynced writes a crash may leave: nothing, everything, every prefix, and some random subsets, so that
+/// changes of directories are seen in every order.
+fn crash_modes(seed: u64, steps: usize, unsynced: usize) -> Vec<Crash> {
     if unsynced == 0 {
         return vec![Crash::DropAll];
     }
     let sample = seed.wrapping_mul(1_000_003).wrapping_add(steps as u64 * 17);
-    let mut modes = vec![Crash::DropAll, Crash::KeepAll, Crash::Subset(sample), Crash::Subset(sample + 1)];
-    modes.extend((1..unsynced.min(8)).map(Crash::KeepFirst));
+    let mut modes = vec![Crash::DropAll, Crash::KeepAll];
+    modes.extend((1..unsynced).map(Crash::KeepFirst));
+    modes.extend((0..SUBSETS).map(|further| Crash::Subset(sample.wrapping_add(further))));
     modes
 }
 
-/// Crashes at every step of the scripts of these seeds; returns the number of states.
-pub fn sweep(seeds: std::ops::Range<u64>, writes: usize, segment_bytes: u64) -> usize {
-    let mut states = 0usize;
+/// What crashes left at the steps of a replay.
+#[derive(Debug, Default)]
+pub struct States {
+    /// How many were checked. A disk that is the same at two steps is checked at both if something was acknowledged in
+    /// between, as more must then be found on it.
+    pub checked: usize,
+    /// The digests of all of them: of equal ones only one.
+    pub distinct: BTreeSet<u64>,
+    /// With what may be found on them.
+    seen: BTreeSet<(u64, u64)>,
+    /// The most operations that a crash could undo.
+    pub most_unsynced: usize,
+}
+
+impl States {
+    /// Goes through the disks that a crash at this step may leave, but for those on which the same is `expected` as at an
+    /// earlier step.
+    pub fn of_step(&mut self, seed: u64, replay: &Replay, expected: u64, mut check: impl FnMut(Crash, &MemDisk)) {
+        self.most_unsynced = self.most_unsynced.max(replay.unsynced());
+        for crash in crash_modes(seed, replay.steps(), replay.unsynced()) {
+            let disk = replay.crashed(crash);
+            let digest = disk.digest();
+            if self.seen.insert((digest, expected)) {
+                check(crash, &disk);
+                self.checked += 1;
+                self.distinct.insert(digest);
+            }
+        }
+    }
+}
+
+impl Add for States {
+    type Output = Self;
+
+    fn add(mut self, mut other: Self) -> Self {
+        self.distinct.append(&mut other.distinct);
+        self.seen.append(&mut other.seen);
+        self.checked += other.checked;
+        self.most_unsynced = self.most_unsynced.max(other.most_unsynced);
+        self
+    }
+}
+
+/// Crashes at every step of the scripts of these seeds.
+pub fn sweep(seeds: std::ops::Range<u64>, writes: usize, segment_bytes: u64) -> States {
+    let (mut states, mut count) = (States::default(), 0usize);
     for seed in seeds {
         let disk = MemDisk::new();
         let past = run(&disk, seed, writes, segment_bytes);
         let mut replay = disk.replay();
         loop {
             let steps = replay.steps();
-            for crash in crash_modes(seed, steps, replay.unsynced()) {
+            states.of_step(seed, &replay, past.expected_at(steps), |crash, crashed| {
                 let what = format!("seed {seed}, step {steps}, {crash:?}");
-                check(&replay.crashed(crash), &past, steps, states.is_multiple_of(3), segment_bytes, &what);
-                states += 1;
-            }
+                check(crashed, &past, steps, count.is_multiple_of(3), segment_bytes, &what);
+                count += 1;
+            });
             if !replay.advance() {
                 break;
             }
@@ -230,8 +291,8 @@ pub fn sweep(seeds: std::ops::Range<u64>, writes: usize, segment_bytes: u64) -> 
 }
 
 /// Crashes at every step of an opening that follows a crash; of every `stride`th one.
-pub fn sweep_recovery(seeds: std::ops::Range<u64>, stride: usize) -> usize {
-    let mut states = 0;
+pub fn sweep_recovery(seeds: std::ops::Range<u64>, stride: usize) -> States {
+    let (mut firsts, mut states) = (States::default(), States::default());
     for seed in seeds {
         let disk = MemDisk::new();
         let past = run(&disk, seed, 40, 24 << 10);
@@ -241,21 +302,19 @@ pub fn sweep_recovery(seeds: std::ops::Range<u64>, stride: usize) -> usize {
             if !steps.is_multiple_of(stride) {
                 continue;
             }
-            for crash in crash_modes(seed, steps, replay.unsynced()) {
-                let first = replay.crashed(crash);
+            firsts.of_step(seed, &replay, past.expected_at(steps), |crash, first| {
                 first.start_journal();
-                let opened = Rig::open(&first, options(24 << 10));
+                let opened = Rig::open(first, options(24 << 10));
                 drop(opened.unwrap_or_else(|error| panic!("seed {seed}, step {steps}: unopenable: {error}")));
                 let mut opening = first.replay();
                 while opening.advance() {
-                    for again in crash_modes(seed + 1, opening.steps(), opening.unsynced()) {
-                        let what =
-                            format!("seed {seed}, step {steps}, {crash:?}, opening {}, {again:?}", opening.steps());
-                        check(&opening.crashed(again), &past, steps, false, 24 << 10, &what);
-                        states += 1;
-                    }
+                    let step = opening.steps();
+                    states.of_step(seed + 1, &opening, past.expected_at(steps), |again, crashed| {
+                        let what = format!("seed {seed}, step {steps}, {crash:?}, opening {step}, {again:?}");
+                        check(crashed, &past, steps, false, 24 << 10, &what);
+                    });
                 }
-            }
+            });
         }
     }
     states

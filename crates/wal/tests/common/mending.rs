@@ -8,6 +8,7 @@ use quorate_core::{GroupId, Instant, MAX_INDEX};
 use quorate_wal::fake::{Crash, MemDisk};
 use quorate_wal::{Disk, GroupState, OnDamage, WalError, WalOptions};
 
+use super::crashes::States;
 use super::{Model, ModelEntry, Rig, Script, dir, options};
 
 pub const SEGMENT_BYTES: u64 = 24 << 10;
@@ -104,9 +105,9 @@ pub fn check_mended(
     lost
 }
 
-/// Damages logs in several places, opens them, and crashes at every step of the mending; returns the number of states.
-pub fn sweep_mending(seeds: std::ops::Range<u64>, places: u64) -> usize {
-    let mut states = 0;
+/// Damages logs in several places, opens them, and crashes at every step of the mending.
+pub fn sweep_mending(seeds: std::ops::Range<u64>, places: u64) -> States {
+    let mut states = States::default();
     for seed in seeds {
         let (disk, models) = build(seed, 70, 2);
         let files = segments(&disk);
@@ -120,12 +121,10 @@ pub fn sweep_mending(seeds: std::ops::Range<u64>, places: u64) -> usize {
             open_mended(&damaged, &models, &what);
             let mut replay = damaged.replay();
             loop {
-                for crash in [Crash::DropAll, Crash::KeepAll, Crash::Subset(seed + replay.steps() as u64)] {
-                    let crashed = replay.crashed(crash);
+                states.of_step(seed, &replay, 0, |crash, crashed| {
                     let what = format!("{what}, {crash:?} at step {} of mending", replay.steps());
-                    check_mended(&models, &open_mended(&crashed, &models, &what), &what);
-                    states += 1;
-                }
+                    check_mended(&models, &open_mended(crashed, &models, &what), &what);
+                });
                 if !replay.advance() {
                     break;
                 }
@@ -211,10 +210,9 @@ fn miss_newest(disk: &MemDisk, script: &mut Script, rig: &mut Rig, misses: Misse
 }
 
 /// A disk misses the newest batch, its process reads that and is killed, at every step of noting it; then it is mended,
-/// and crashes at every step of that. Returns the number of states.
-pub fn sweep_noting(seeds: std::ops::Range<u64>, groups: u64, misses: Misses) -> usize {
-    let crashes = |at: usize| [Crash::DropAll, Crash::KeepAll, Crash::Subset(at as u64)];
-    let mut states = 0;
+/// and crashes at every step of that.
+pub fn sweep_noting(seeds: std::ops::Range<u64>, groups: u64, misses: Misses) -> States {
+    let mut states = States::default();
     for seed in seeds {
         let (disk, mut script, mut rig) = played(seed, 40, groups);
         let group = miss_newest(&disk, &mut script, &mut rig, misses);
@@ -225,15 +223,13 @@ pub fn sweep_noting(seeds: std::ops::Range<u64>, groups: u64, misses: Misses) ->
         let (told, models) = (disk.journal_steps(), &script.models);
         let mut replay = disk.replay();
         loop {
-            for crash in crashes(replay.steps()) {
-                let crashed = replay.crashed(crash);
+            states.of_step(seed, &replay, u64::from(replay.steps() >= told), |crash, crashed| {
                 let what = format!("{what}, {crash:?} at step {} of noting", replay.steps());
                 let refused = Rig::open(&crashed.crashed(Crash::KeepAll), options(SEGMENT_BYTES)).err();
-                let found = open_mended(&crashed, models, &what);
-                states += 1;
+                let found = open_mended(crashed, models, &what);
                 if replay.steps() < told {
                     // Nobody has heard of it yet.
-                    continue;
+                    return;
                 }
                 // A batch over an older one breaks the log at a place that a mark calls durable.
                 let named = |error: &WalError| match misses {
@@ -245,7 +241,7 @@ pub fn sweep_noting(seeds: std::ops::Range<u64>, groups: u64, misses: Misses) ->
                 assert!(check_mended(models, &found, &what), "{what}: nothing is missing");
                 let exact = found.values().all(|(state, _)| state.promised_end.index < MAX_INDEX);
                 assert!(exact, "{what}: lost: how far it promised");
-            }
+            });
             if !replay.advance() {
                 break;
             }
@@ -255,11 +251,10 @@ pub fn sweep_noting(seeds: std::ops::Range<u64>, groups: u64, misses: Misses) ->
         open_mended(&damaged, models, &what);
         let mut replay = damaged.replay();
         loop {
-            for crash in crashes(replay.steps()) {
+            states.of_step(seed, &replay, 0, |crash, crashed| {
                 let what = format!("{what}, {crash:?} at step {} of mending with a note", replay.steps());
-                check_mended(models, &open_mended(&replay.crashed(crash), models, &what), &what);
-                states += 1;
-            }
+                check_mended(models, &open_mended(crashed, models, &what), &what);
+            });
             if !replay.advance() {
                 break;
             }
@@ -356,9 +351,8 @@ pub fn sweep_opening_faults(seed: u64) -> usize {
 }
 
 /// Gives a log up, and crashes at every step of it: it is there as it was, or gone with its end promised; and it goes on.
-/// Returns the number of states.
-pub fn sweep_giving_up(seeds: std::ops::Range<u64>) -> usize {
-    let mut states = 0;
+pub fn sweep_giving_up(seeds: std::ops::Range<u64>) -> States {
+    let mut states = States::default();
     for seed in seeds {
         let (disk, models) = build(seed, 40, 1);
         let (group, model) = models.first_key_value().unwrap();
@@ -370,17 +364,16 @@ pub fn sweep_giving_up(seeds: std::ops::Range<u64>) -> usize {
         rig.settle();
         let mut replay = disk.replay();
         loop {
-            for crash in [Crash::DropAll, Crash::KeepAll, Crash::Subset(seed + replay.steps() as u64)] {
+            states.of_step(seed, &replay, 0, |crash, crashed| {
                 let what = format!("seed {seed}, {crash:?} at step {} of giving up", replay.steps());
-                let rig = Rig::open(&replay.crashed(crash), mending());
+                let rig = Rig::open(crashed, mending());
                 let rig = rig.unwrap_or_else(|error| panic!("{what}: unopenable: {error}"));
                 let found = rig.group(*group).unwrap();
                 let (last, promised) = (found.log.last(), found.promised_end);
                 let whole_or_gone = last == end || found.log == quorate_core::LogIds::default();
                 assert!(whole_or_gone, "{what}: lost: the log ends at {last}");
                 assert!(promised >= end && found.vote == vote, "{what}: lost: it promises {promised}, not {end}");
-                states += 1;
-            }
+            });
             if !replay.advance() {
                 break;
             }
