@@ -234,7 +234,7 @@ pub struct States {
     /// The digests of all of them: of equal ones only one.
     pub distinct: BTreeSet<u64>,
     /// With what may be found on them.
-    seen: BTreeSet<(u64, u64)>,
+    pub seen: BTreeSet<(u64, u64)>,
     /// The most operations that a crash could undo.
     pub most_unsynced: usize,
 }
