@@ -8,6 +8,7 @@ use quorate_core::{Bug, NodeId, bug};
 use tokio::sync::oneshot;
 
 use crate::RaftNetwork;
+use crate::blame;
 use crate::call::{Call, CallId};
 
 /// Questions of this run.
@@ -57,7 +58,9 @@ impl Calls {
             (number, open.waiting.first_key_value().map_or(number, |(low, _)| *low), open.closed)
         };
         let mut asked = Asked { calls: Arc::clone(self), number, answer, unsent: true };
-        asked.unsent = closed || !network.call(to, question(CallId { run: self.run, number }, low).encode());
+        let body = question(CallId { run: self.run, number }, low).encode();
+        // Of a network that panics nobody knows what it has sent.
+        asked.unsent = closed || !blame::told(true, || network.call(to, body));
         asked
     }
 
@@ -148,7 +151,7 @@ impl Seen {
 /// Sends an answer.
 pub(crate) fn answer(network: &dyn RaftNetwork, to: NodeId, call: &Call) {
     // A lost answer equals a lost question.
-    let _ = network.call(to, call.encode());
+    let _ = blame::told(true, || network.call(to, call.encode()));
 }
 
 #[cfg(test)]

@@ -17,10 +17,12 @@ use crate::PayloadError;
 pub enum ClosedReason {
     /// [`Raft::shutdown`](crate::Raft::shutdown) was called, or the host was closed.
     Shutdown,
-    /// The log storage failed; nothing can become durable any more.
+    /// The log storage or the snapshot store failed or panicked; nothing can become durable any more.
     Storage(StorageError),
     /// The state machine panicked, or refused what was committed.
     StateMachine(String),
+    /// The network panicked.
+    Network(String),
     /// Its disk is blank, but the cluster knows it as a voter with another disk, and
     /// [`Config::on_lost_log`](crate::Config::on_lost_log) says to stop then. Nothing was accepted.
     LostLog {
@@ -41,6 +43,7 @@ impl fmt::Display for ClosedReason {
             ClosedReason::Shutdown => f.write_str("it was shut down"),
             ClosedReason::Storage(error) => write!(f, "its log storage failed: {error}"),
             ClosedReason::StateMachine(text) => write!(f, "its state machine failed: {text}"),
+            ClosedReason::Network(text) => write!(f, "its network failed: {text}"),
             ClosedReason::LostLog { node, disk, named } => write!(
                 f,
                 "its log is lost: this disk ({disk}) is blank, but the cluster knows node {node} as a voter with disk \

@@ -6,6 +6,7 @@
 //! share one log and one transport through a [`Host`]. [`advanced`] has the layers below.
 
 mod asynchronous;
+mod blame;
 mod builder;
 mod call;
 mod calls;

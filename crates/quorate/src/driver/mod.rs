@@ -24,6 +24,7 @@ use quorate_wire::{BatchBuilder, Batches, Packet};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+use crate::blame;
 use crate::group::{CommitWaits, Failure, Fired, Permit, Proposals, ReadBatch, Taken, Waits, forget};
 use crate::meters::{GroupMeters, Trips};
 use crate::{
@@ -528,7 +529,7 @@ impl Driver {
 
     /// Offers a batch of writes to the core: it is in the log, or refused, when this returns.
     fn propose(&mut self, now: Now, taken: Taken, effects: &mut Effects) {
-        if self.storage.is_full() {
+        if blame::storage(|| self.storage.is_full()) {
             return self.refuse(taken, &Failure::StorageFull, effects);
         }
         if let Some(wanted) = taken.only
@@ -654,7 +655,7 @@ impl Driver {
     fn tell_addresses(&self) {
         for (id, node) in &self.core.membership().nodes {
             if *id != self.me && !node.address.is_empty() {
-                self.network.set_address(*id, &node.address);
+                blame::told((), || self.network.set_address(*id, &node.address));
             }
         }
     }

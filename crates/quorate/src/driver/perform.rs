@@ -7,6 +7,7 @@ use quorate_core::{
 use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries_of};
 
 use super::{ApplyJob, Driver, Effects, Fetch, Now, Proposed, Ship, Waiting, note};
+use crate::blame;
 use crate::group::{Failure, Permit, Taken, forget};
 use crate::{ChangeError, ClosedReason, InitializeError, LogWrite, SnapshotError};
 
@@ -36,7 +37,7 @@ impl Driver {
             }
             Action::Reply { request, outcome } => self.reply(now, request, outcome, effects),
             Action::Purge { upto } => {
-                self.storage.purge(self.group, upto);
+                blame::storage(|| self.storage.purge(self.group, upto));
                 self.keep_time();
                 self.tail.forget(upto.index);
             }
@@ -107,7 +108,7 @@ impl Driver {
             },
         };
         self.writes.submitted(write.id, now.at);
-        self.storage.submit(self.group, write.id, op);
+        blame::storage(|| self.storage.submit(self.group, write.id, op));
     }
 
     fn bytes_of(&mut self, now: Now, span: Span, source: Source) -> Option<Batches> {
@@ -193,7 +194,7 @@ impl Driver {
             self.meters.voted(&reply.answer);
         }
         let packet = Packet { group: self.group, message, batches: Batches::new() };
-        drop(self.network.send(to, packet));
+        drop(blame::network(|| self.network.send(to, packet)));
     }
 
     fn send_entries(&mut self, to: NodeId, header: AppendHeader, span: Span, effects: &mut Effects) {
@@ -221,7 +222,7 @@ impl Driver {
             return;
         }
         let packet = Packet { group: self.group, message: Message::Append(append), batches: Batches::new() };
-        drop(self.network.send_behind(to, packet));
+        drop(blame::network(|| self.network.send_behind(to, packet)));
     }
 
     /// Sends what had to be read from the storage.
@@ -239,7 +240,7 @@ impl Driver {
             None => self.streams.push((to, stream)),
         }
         let packet = Packet { group: self.group, message: Message::Append(append), batches };
-        if self.network.send(to, packet).is_err() {
+        if blame::network(|| self.network.send(to, packet)).is_err() {
             self.lost(to, stream);
         }
     }

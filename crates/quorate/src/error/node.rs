@@ -91,6 +91,8 @@ pub enum StartError {
     Network(io::Error),
     /// The state machine could not be restored from its snapshot.
     Restore(io::Error),
+    /// The state machine, the storage or the network panicked; the text says which, and its message.
+    Panicked(String),
     /// The group already runs on this host.
     AlreadyRunning,
     /// The host is closed.
@@ -104,7 +106,7 @@ impl StartError {
         match self {
             StartError::Network(_) | StartError::AlreadyRunning => true,
             StartError::Storage(error) => error.kind() == StorageErrorKind::Full,
-            StartError::Config(_) | StartError::Restore(_) | StartError::Closed => false,
+            StartError::Config(_) | StartError::Restore(_) | StartError::Panicked(_) | StartError::Closed => false,
         }
     }
 
@@ -121,6 +123,7 @@ impl fmt::Display for StartError {
             StartError::Storage(error) => write!(f, "cannot start: {error}"),
             StartError::Network(error) => write!(f, "cannot start: {error}"),
             StartError::Restore(error) => write!(f, "cannot start: the state machine refuses its snapshot: {error}"),
+            StartError::Panicked(text) => write!(f, "cannot start: {text}"),
             StartError::AlreadyRunning => f.write_str("cannot start: this group already runs on this host"),
             StartError::Closed => f.write_str("cannot start: this host is closed"),
         }
@@ -132,7 +135,7 @@ impl std::error::Error for StartError {
         match self {
             StartError::Storage(error) => Some(error),
             StartError::Network(error) | StartError::Restore(error) => Some(error),
-            StartError::Config(_) | StartError::AlreadyRunning | StartError::Closed => None,
+            StartError::Config(_) | StartError::Panicked(_) | StartError::AlreadyRunning | StartError::Closed => None,
         }
     }
 }

@@ -15,9 +15,10 @@ use quorate_wire::{Batch, Batches};
 
 use super::book::Book;
 use super::commands::{Applied, Commands};
-use super::content::{Restored, read_header, restore, restored_by, write_header};
-use super::node::{Applies, panic_text};
+use super::content::{Restored, has_panicked, read_header, restore, restored_by, write_header};
+use super::node::Applies;
 use super::{Failure, Fired, Permit, WaitList, Waits};
+use crate::blame;
 use crate::driver::{ApplyJob, Input};
 use crate::events::{NODE, SNAPSHOT};
 use crate::meters::{Depths, GroupMeters};
@@ -261,7 +262,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 Ok(Ok(())) => continue,
                 Ok(Err(Fatal::Storage(error))) => ClosedReason::Storage(error),
                 Ok(Err(Fatal::Machine(text))) => ClosedReason::StateMachine(text),
-                Err(panic) => ClosedReason::StateMachine(format!("it panicked: {}", panic_text(&*panic))),
+                Err(panic) => blame::reason(&*panic, machine_panicked),
             };
             // The state may be half changed: nobody sees it any more.
             self.over.store(true, Ordering::Release);
@@ -340,7 +341,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     fn read_and_apply(&self, machine: &mut Machine<S>, span: Span, fired: &mut Fired) -> Result<(), Fatal> {
         let mut rest = span;
         while rest.count() > 0 {
-            let found = self.storage.read(self.group, rest, 1 << 20).map_err(Fatal::Storage)?;
+            let read = || self.storage.read(self.group, rest, 1 << 20);
+            let found = blame::storage(read).map_err(Fatal::Storage)?;
             let Some(last) = found.as_ref().and_then(|batches| batches.last()).map(Batch::last) else {
                 let text = format!("committed entries {rest:?} are no longer in the log");
                 return Err(Fatal::Storage(StorageError::new(StorageErrorKind::Corrupt, text)));
@@ -425,18 +427,27 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             target: SNAPSHOT, "snapshot_install", node = self.node.0, group = self.group.0, last = %meta.last_log_id
         )
         .entered();
-        let received = self.snapshots.receive(self.group, data).and_then(|received| match received.meta() == &meta {
-            true => Ok(received),
-            false => {
-                let text = "a received snapshot holds something else than its header said";
-                Err(StorageError::new(StorageErrorKind::Corrupt, text))
+        let received = blame::storage(|| self.snapshots.receive(self.group, data)).and_then(|received| {
+            match received.meta() == &meta {
+                true => Ok(received),
+                false => {
+                    let text = "a received snapshot holds something else than its header said";
+                    Err(StorageError::new(StorageErrorKind::Corrupt, text))
+                }
             }
         });
         let installed = match self.durable {
-            true => received.and_then(|received| received.adopt()).map(|()| self.install_kept(machine, &meta)),
+            true => received
+                .and_then(|received| blame::storage(|| received.adopt()))
+                .map(|()| self.install_kept(machine, &meta)),
             false => received.and_then(|received| {
-                let restored = restore(&mut *received.content()?)?;
-                received.adopt()?;
+                let restored = match restore(&mut *blame::storage(|| received.content())?) {
+                    Ok(restored) => restored,
+                    // The old state stands; but a machine that panics is not asked again and again.
+                    Err(error) if has_panicked(&error) => return Ok(Err(error)),
+                    Err(error) => return Err(error.into()),
+                };
+                blame::storage(|| received.adopt())?;
                 machine.replace(restored, &meta);
                 Ok(Ok(()))
             }),
@@ -464,11 +475,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// in between would leave a state that neither log nor snapshot leads to. If it fails nobody knows what the machine
     /// holds: the group is over, and the next start installs the snapshot again.
     fn install_kept(&self, machine: &mut Machine<S>, meta: &SnapshotMeta) -> std::io::Result<()> {
-        let stored = self.snapshots.latest(self.group).map_err(std::io::Error::other)?;
+        let stored = blame::storage(|| self.snapshots.latest(self.group)).map_err(std::io::Error::other)?;
         let Some(stored) = stored.filter(|stored| stored.meta() == meta) else {
             return Err(std::io::Error::other("the snapshot that was kept is no longer the newest"));
         };
-        machine.book = install_into(&mut machine.state, &mut *stored.content()?, meta)?;
+        machine.book = install_into(&mut machine.state, &mut *blame::storage(|| stored.content())?, meta)?;
         Ok(())
     }
 
@@ -503,8 +514,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                     match written {
                         Ok(written) => me.built(meta, written),
                         Err(panic) => {
-                            let text = format!("it panicked: {}", panic_text(&*panic));
-                            me.tell(Input::Close(ClosedReason::StateMachine(text)));
+                            me.tell(Input::Close(blame::reason(&*panic, machine_panicked)));
                         }
                     }
                 }));
@@ -529,10 +539,12 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         )
         .entered();
         let began = self.meters.now();
-        let mut out = BufWriter::with_capacity(1 << 16, self.snapshots.create(self.group, meta)?);
+        let created = blame::storage(|| self.snapshots.create(self.group, meta))?;
+        let mut out = BufWriter::with_capacity(1 << 16, created);
         write_header(&mut out, time, sessions)?;
         write(&mut out)?;
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.commit()?;
+        let written = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        blame::storage(|| written.commit())?;
         self.meters.snapshots_built.add(1);
         self.meters.enter_since(&self.meters.snapshot_build, began);
         Ok(())
@@ -640,6 +652,11 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
             fired.calls.push(Box::new(move || drop(parked)));
         }
     }
+}
+
+/// Why the group is over after a panic that is the machine's.
+fn machine_panicked(text: String) -> ClosedReason {
+    ClosedReason::StateMachine(format!("it panicked: {text}"))
 }
 
 impl Expected {

@@ -1,6 +1,7 @@
 //! What the library puts before the state machine's own bytes in a snapshot: the time of the last entry and the
 //! session table. FORMAT.md, "Content of a snapshot".
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -69,9 +70,25 @@ pub(crate) fn read_header(content: &mut dyn Read) -> io::Result<(u64, SessionTab
 
 /// What user code that restores, installs or opens a state gives; a panic is an error.
 pub(crate) fn restored_by<T>(user: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(user))
-        .unwrap_or_else(|panic| Err(io::Error::other(format!("the state machine panicked: {}", panic_text(&*panic)))))
+    catch_unwind(AssertUnwindSafe(user)).unwrap_or_else(|panic| Err(io::Error::other(Panicked(panic_text(&*panic)))))
 }
+
+/// Whether it is a panic that [`restored_by`] made an error.
+pub(crate) fn has_panicked(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Panicked>())
+}
+
+/// The message of a state machine's panic.
+#[derive(Debug)]
+struct Panicked(String);
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the state machine panicked: {}", self.0)
+    }
+}
+
+impl std::error::Error for Panicked {}
 
 fn invalid(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
+use crate::blame;
 use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Input, Now};
 use crate::events::NODE;
 use crate::group::reads::ReadQueue;
@@ -360,7 +361,7 @@ impl Node {
 
     /// The pump panicked: the node is over, and must not stay claimed.
     fn fail(self: &Arc<Self>, panic: &(dyn std::any::Any + Send)) {
-        let reason = ClosedReason::Internal(panic_text(panic));
+        let reason = blame::reason(panic, ClosedReason::Internal);
         // Whatever panics on the way out is of the same kind.
         drop(catch_unwind(AssertUnwindSafe(|| self.close(reason))));
         self.word.store(IDLE, Ordering::Release);
@@ -403,7 +404,8 @@ impl Node {
             drop(span);
             IN_TURN.set(outer);
             if let Err(panic) = turn {
-                effects.closed.get_or_insert(ClosedReason::Internal(panic_text(&*panic)));
+                let reason = blame::reason(&*panic, ClosedReason::Internal);
+                effects.closed.get_or_insert(reason);
             }
             self.applies.push(&mut effects.apply);
             std::mem::swap(fired, &mut effects.fired);

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::HostInner;
+use crate::blame;
 use crate::call::{Call, Standing};
 use crate::driver::Input;
 use crate::events::MEMBERSHIP;
@@ -209,7 +210,7 @@ pub(crate) async fn initialize(
 ) -> Result<LogId, InitializeError> {
     let others: Vec<NodeId> = members.keys().copied().filter(|id| *id != host.id).collect();
     for (id, member) in members.iter().filter(|(id, _)| **id != host.id) {
-        host.network.set_address(*id, &member.address);
+        blame::told((), || host.network.set_address(*id, &member.address));
     }
     let deadline = Instant::now() + host.config.write_timeout;
     let answers = loop {

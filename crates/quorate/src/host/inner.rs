@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OnceCell, oneshot};
 use tokio::time::timeout;
 
 use super::HostBuilder;
+use crate::blame;
 use crate::call::{Call, CallId, Standing, Written};
 use crate::calls::{Calls, Seen, answer};
 use crate::driver::Input;
@@ -120,7 +121,7 @@ impl HostInner {
             }
         };
         for (id, node) in builder.peers.iter().filter(|(id, _)| **id != builder.id) {
-            network.set_address(*id, &node.address);
+            blame::told((), || network.set_address(*id, &node.address));
         }
         let host = Arc::new(Self {
             id: builder.id,
@@ -167,7 +168,7 @@ impl HostInner {
             host.storage.identity.set_cluster(cluster, host.config.leader_id_mode)?;
             *host.cluster.write() = cluster;
             host.blank.store(false, Ordering::Release);
-            host.network.set_cluster(cluster);
+            blame::told((), || host.network.set_cluster(cluster));
             for port in host.groups.read().values() {
                 port.node().leave(Input::Cluster(cluster));
             }
@@ -250,7 +251,7 @@ impl HostInner {
             }
         };
         let _stuck = timeout(STOP_PATIENCE, all).await;
-        self.network.shutdown();
+        blame::told((), || self.network.shutdown());
         self.calls.close();
         let stops = std::mem::take(&mut *self.on_shutdown.lock());
         // The log writes its closing mark.
@@ -305,7 +306,7 @@ impl HostInner {
         let port = self.port(group);
         let known = port.as_ref().map(|port| port.node().membership()).filter(|now| now.nodes.contains_key(&from));
         if known.is_none() && !address.is_empty() {
-            self.network.set_address(from, address);
+            blame::told((), || self.network.set_address(from, address));
         }
         // A group that is not started here yet cannot say that it is blank.
         let Some(port) = port else { return };

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use quorate_core::{Bug, GroupId, Incarnation, LogId, LogIds, Membership, NodeId, Recovered, SnapshotMeta, bug};
 
 use super::start::{Disks, Kept};
+use crate::blame;
 use crate::events::STORAGE;
 use crate::group::{Book, Restored, install_into, read_header, restore};
 use crate::session::{SessionLimits, SessionTable};
@@ -109,7 +110,7 @@ fn try_restore<S: RaftStateMachine>(
     machine: &mut S,
     kept: &Kept,
 ) -> Result<Result<Option<Book>, Damaged>, StartError> {
-    let stored = match snapshots.stored(group, skip) {
+    let stored = match blame::storage(|| snapshots.stored(group, skip)) {
         Ok(None) => return Ok(Ok(None)),
         Ok(Some(stored)) => stored,
         Err(error) if error.kind() == StorageErrorKind::Corrupt => return Ok(Err(Damaged { error, meta: None })),

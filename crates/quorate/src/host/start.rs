@@ -1,5 +1,7 @@
 //! Starting a group: what the disk holds becomes a core, a state machine and what stands between them.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use quorate_core::{Bug, GroupId, Incarnation, LogId, LogIds, NodeId, Recovered, Span, Tail, WriteId, bug};
@@ -7,6 +9,7 @@ use tokio::sync::watch;
 
 use super::load::{Loaded, is_alone, load};
 use super::{GroupBuilder, HostInner, bootstrap};
+use crate::blame;
 use crate::driver::{Completed, DriverParts};
 use crate::group::{ApplyParts, ApplyQueue, Book, Node, NodeParts, ProposalQueue, Reports, Shell, restored_by};
 use crate::identity::random_u128;
@@ -14,8 +17,8 @@ use crate::meters::{GroupMeters, Metered};
 use crate::metrics::blank_metrics;
 use crate::raft::{Group, Raft};
 use crate::{
-    Completions, LastApplied, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError, Storage,
-    StorageError, StorageErrorKind,
+    ClosedReason, Completions, LastApplied, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError,
+    Storage, StorageError, StorageErrorKind,
 };
 
 /// What a group starts from.
@@ -66,11 +69,14 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
             let Storage { log, snapshots, identity } = &inner.storage;
             let disks =
                 Disks { log: &**log, snapshots: &**snapshots, has_met_peers: identity.has_met_peers(), incarnation };
-            find(disks, (inner.id, id), reports, machine)
+            // Caught on the thread on which it happens: it knows who panicked.
+            let found = catch_unwind(AssertUnwindSafe(|| find(disks, (inner.id, id), reports, machine)));
+            found.unwrap_or_else(|panic| Err(panicked(&*panic)))
         };
         inner_result(host.inner.runtime.spawn_blocking(find).await)?
     };
-    let group = assemble(&inner, id, found, completed, &reports)?;
+    let assembled = catch_unwind(AssertUnwindSafe(|| assemble(&inner, id, found, completed, &reports)));
+    let group = assembled.unwrap_or_else(|panic| Err(panicked(&*panic)))?;
     inner.add_group(id, Arc::clone(&group) as Arc<dyn super::Port>)?;
     if inner.cluster().0 != 0 {
         // The host may have joined its cluster while this group was put together.
@@ -85,6 +91,12 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
 
 fn inner_result<T>(joined: Result<Result<T, StartError>, tokio::task::JoinError>) -> Result<T, StartError> {
     joined.unwrap_or(Err(StartError::Closed))
+}
+
+/// User code panicked while the group was started: nothing runs.
+fn panicked(panic: &(dyn Any + Send)) -> StartError {
+    let reason = blame::reason(panic, |text| ClosedReason::StateMachine(format!("it panicked: {text}")));
+    StartError::Panicked(reason.to_string())
 }
 
 /// What a group is read from.
@@ -107,7 +119,7 @@ pub(crate) fn find<S: RaftStateMachine>(
 ) -> Result<Found<S>, StartError> {
     let log = disks.log;
     let kept = Kept::of(&mut machine)?;
-    let mut recovered = log.recover(group, reports)?;
+    let mut recovered = blame::storage(|| log.recover(group, reports))?;
     let mut book = Book::blank();
     let Loaded { state, found } = load(disks, (me, group), &mut recovered, machine, &kept)?;
     if let Some(found) = found {

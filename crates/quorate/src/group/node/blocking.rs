@@ -1,11 +1,13 @@
 //! Work of a node that may block, and so runs on a thread of its own: reading entries and sending snapshots for peers.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_core::{Bug, Event, GroupId, NodeId, SendOutcome, bug};
 
 use super::Node;
+use crate::blame;
 use crate::driver::{Fetch, Input, Ship};
 use crate::events::SNAPSHOT;
 use crate::{
@@ -17,10 +19,12 @@ impl Node {
         let node = Arc::clone(self);
         drop(self.runtime.spawn_blocking(move || {
             let max_bytes = 1 << 20;
+            let read = || blame::storage(|| node.storage.read(node.group, fetch.span, max_bytes));
             // A node that cannot read its log must not lead on: the peer would wait for ever.
-            node.leave(match node.storage.read(node.group, fetch.span, max_bytes) {
-                Ok(found) => Input::Fetched { fetch, found },
-                Err(error) => Input::Close(ClosedReason::Storage(error)),
+            node.leave(match catch_unwind(AssertUnwindSafe(read)) {
+                Ok(Ok(found)) => Input::Fetched { fetch, found },
+                Ok(Err(error)) => Input::Close(ClosedReason::Storage(error)),
+                Err(panic) => Input::Close(blame::reason(&*panic, ClosedReason::Internal)),
             });
         }));
     }
@@ -28,47 +32,55 @@ impl Node {
     pub(super) fn ship(self: &Arc<Self>, ship: Ship) {
         let node = Arc::clone(self);
         drop(self.runtime.spawn_blocking(move || {
-            let (to, stream) = (ship.to, ship.header.stream);
-            let _span = tracing::debug_span!(
-                target: SNAPSHOT, "snapshot_send", node = node.me.0, group = node.group.0, peer = to.0
-            )
-            .entered();
-            let moved = Arc::new(AtomicU64::new(0));
-            let report = {
-                let node = Arc::clone(&node);
-                let began = node.clock.now();
-                let moved = Arc::clone(&moved);
-                move |outcome| {
-                    let delivered = (outcome == SendOutcome::Delivered).then(|| moved.load(Ordering::Relaxed));
-                    node.meters.sent_snapshot(delivered, node.clock.now().since(began));
-                    node.note_sending(to, None);
-                    node.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }));
-                }
-            };
-            let progress = {
-                let node = Arc::clone(&node);
-                SnapshotProgress::new(move |bytes, total| {
-                    moved.store(total, Ordering::Relaxed);
-                    node.note_sending(to, Some((bytes, total)));
-                })
-            };
-            match outgoing(&*node.snapshots, node.group, &ship) {
-                Ok(Some(snapshot)) => {
-                    node.network.send_snapshot(to, OutgoingSnapshot { progress, ..snapshot }, Box::new(report))
-                }
-                Ok(None) => report(SendOutcome::Failed),
-                Err(error) => {
-                    tracing::error!(
-                        name: "snapshot_unreadable", target: SNAPSHOT, node = node.me.0,
-                        group = node.group.0, peer = to.0, %error, "cannot read the snapshot for a peer"
-                    );
-                    if error.kind() == StorageErrorKind::Corrupt {
-                        node.leave(Input::Event(Event::SnapshotDamaged));
-                    }
-                    report(SendOutcome::Failed);
-                }
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| node.send_snapshot(&ship))) {
+                node.leave(Input::Close(blame::reason(&*panic, ClosedReason::Internal)));
             }
         }));
+    }
+
+    fn send_snapshot(self: &Arc<Self>, ship: &Ship) {
+        let node = self;
+        let (to, stream) = (ship.to, ship.header.stream);
+        let _span = tracing::debug_span!(
+            target: SNAPSHOT, "snapshot_send", node = node.me.0, group = node.group.0, peer = to.0
+        )
+        .entered();
+        let moved = Arc::new(AtomicU64::new(0));
+        let report = {
+            let node = Arc::clone(node);
+            let began = node.clock.now();
+            let moved = Arc::clone(&moved);
+            move |outcome| {
+                let delivered = (outcome == SendOutcome::Delivered).then(|| moved.load(Ordering::Relaxed));
+                node.meters.sent_snapshot(delivered, node.clock.now().since(began));
+                node.note_sending(to, None);
+                node.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }));
+            }
+        };
+        let progress = {
+            let node = Arc::clone(node);
+            SnapshotProgress::new(move |bytes, total| {
+                moved.store(total, Ordering::Relaxed);
+                node.note_sending(to, Some((bytes, total)));
+            })
+        };
+        match blame::storage(|| outgoing(&*node.snapshots, node.group, ship)) {
+            Ok(Some(snapshot)) => {
+                let snapshot = OutgoingSnapshot { progress, ..snapshot };
+                blame::network(|| node.network.send_snapshot(to, snapshot, Box::new(report)));
+            }
+            Ok(None) => report(SendOutcome::Failed),
+            Err(error) => {
+                tracing::error!(
+                    name: "snapshot_unreadable", target: SNAPSHOT, node = node.me.0,
+                    group = node.group.0, peer = to.0, %error, "cannot read the snapshot for a peer"
+                );
+                if error.kind() == StorageErrorKind::Corrupt {
+                    node.leave(Input::Event(Event::SnapshotDamaged));
+                }
+                report(SendOutcome::Failed);
+            }
+        }
     }
 
     /// Shows how far a snapshot to a peer is; `None`: it ended.
