@@ -1,7 +1,10 @@
 //! What is done to disks, and what the operator does about it.
 
+use quorate_core::NodeId;
+
 use super::*;
-use crate::trial::{cluster, cluster_with};
+use crate::trial::{cluster, cluster_with, elapse, serve, stop};
+use crate::world::Down;
 
 #[test]
 fn nothing_is_armed_on_a_disk_that_is_damaged_already() {
@@ -31,4 +34,34 @@ fn a_majority_of_lost_voters_is_not_sound() {
     assert!(!world.is_sound_majority(&membership, &left(&[1, 2, 3])), "two of four");
     assert!(world.is_sound_majority(&membership, &left(&[1, 2, 3, 4])), "one of three");
     assert!(world.is_sound_majority(&membership, &left(&[1, 2, 3, 4, 5])), "all that are lost leave at once");
+}
+
+#[test]
+fn a_leader_that_cannot_read_its_log_for_a_peer_ends() {
+    let mut world = cluster_with(3, |options| {
+        (options.config.tail_cache_bytes, options.config.snapshot_entries) = (1, 0);
+        (options.config.snapshot_bytes, options.config.snapshot_interval) = (0, std::time::Duration::ZERO);
+    });
+    let lags = world.up().find(|at| world.leader() != Some(*at)).expect("one follows");
+    stop(&mut world, lags);
+    serve(&mut world, 20);
+    // With nothing in memory.
+    let others = [(lags + 1) % 3, (lags + 2) % 3];
+    others.iter().for_each(|at| stop(&mut world, *at));
+    others.iter().for_each(|at| world.start(*at));
+    elapse(&mut world, 8);
+    let leader = world.leader().expect("it leads");
+    world.disk_fault(Fault::ReadError, leader);
+    assert_eq!(world.places[leader].disk.armed(), Some(Armed::Read));
+    world.start(lags);
+    world.settle();
+    let until = world.now + 20 * world.options.election_timeout.as_nanos() as u64;
+    let ended = world.run_until(until, |world| world.places[leader].running.is_none());
+    assert!(ended, "{:?}", world.places[leader].disk.armed());
+    match &world.places[leader].down {
+        Down::Halted(why, Some(_)) => assert!(why.ends_with("injected: a read failed"), "{why}"),
+        Down::Halted(..) | Down::Stopped => panic!("it says why"),
+    }
+    elapse(&mut world, 20);
+    assert!(world.leader().is_some(), "another leads");
 }
