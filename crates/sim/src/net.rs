@@ -386,3 +386,41 @@ impl RaftNetwork for Outbox {
 
     fn shutdown(&self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of so many messages, sent so many nanoseconds apart, are counted as overtaking others.
+    fn overtaking(messages: u64, apart: u64) -> u64 {
+        let mut options = Options::of_seed(1);
+        (options.faults, options.message_faults) = (crate::fault::FaultSet::NONE.with(Fault::Reorder), 500);
+        let mut net = Net::new(2, &options);
+        net.quiet = false;
+        let flight = Flight {
+            from: 0,
+            to: 1,
+            incarnation: Incarnation(1),
+            cluster: ClusterId(1),
+            starts: Arc::default(),
+            bytes: Bytes::new(),
+            newer: false,
+            carries: Carries::Control,
+            to_run: 1,
+            to_vote: Vote::default(),
+            held: false,
+        };
+        let mut counts = FaultCounts::default();
+        for number in 0..messages {
+            net.send(number * apart, &flight, &mut counts);
+        }
+        counts.of(Fault::Reorder)
+    }
+
+    #[test]
+    fn a_message_that_overtakes_none_is_not_reordered() {
+        let latency = Options::of_seed(1).latency.as_nanos() as u64;
+        assert_eq!(overtaking(100, latency * 2), 0, "each arrives before the next is sent");
+        assert!(overtaking(100, latency / 10) > 0);
+    }
+}
