@@ -117,8 +117,8 @@ fn tests_of(source: &str) -> Vec<String> {
                 tests.extend(rest.split('(').next().map(str::to_owned));
             }
             marked = false;
-        } else if line.starts_with("#[") {
-            let name = line[2..].split(['(', ']']).next().unwrap_or_default();
+        } else if let Some(attribute) = line.strip_prefix("#[") {
+            let name = attribute.split(['(', ']']).next().unwrap_or_default();
             marked |= name == "test" || name.ends_with("::test");
         }
     }
