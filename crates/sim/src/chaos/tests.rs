@@ -79,7 +79,8 @@ fn a_clog_counts_with_the_first_message_that_waits() {
     let mut world = cluster(2);
     assert_eq!(tries(&mut world, Fault::Clog, 1), 0);
     let until = world.now + world.options.election_timeout.as_nanos() as u64 * 40;
-    (world.net.clog(0, 1, until), world.net.clog(1, 0, until));
+    world.net.clog(0, 1, until);
+    world.net.clog(1, 0, until);
     elapse(&mut world, 20);
     assert!((1..=2).contains(&world.counts.of(Fault::Clog)), "{}", world.counts.of(Fault::Clog));
 }
