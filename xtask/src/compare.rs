@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use crate::api;
 use crate::cargo::{cargo, root, succeed};
+use crate::lines::Lines;
 use crate::metadata;
-use crate::sizes::{dependencies, lines_of};
-use crate::source::count_lines;
+use crate::sizes::dependencies;
 
 /// What a user of each library implements for a durable cluster: the library's package, as cargo is told of it, and the pages of
 /// its traits.
@@ -41,17 +41,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 }
 
 fn count() -> Result<(), String> {
-    println!("lines of Rust that a user writes (neither blank nor comment, without tests):");
+    Lines::count(&root())?.print();
     let read =
         |path: &Path| fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
-    println!(
-        "{:>7} durable counter, three nodes: examples/counter.rs",
-        count_lines(&read(&root().join("examples/counter.rs"))?).0
-    );
-    println!(
-        "{:>7} durable key-value store over HTTP: examples/kv-http/src",
-        lines_of(&root().join("examples/kv-http/src"))?
-    );
     println!("\nwhat a user implements:");
     let target = root().join("target/api");
     for (name, package, pages) in TRAITS {
@@ -158,7 +150,9 @@ fn build() -> Result<(), String> {
         );
     }
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    println!("on {cores} cores; seconds of CPU say more where others use them, too");
+    println!(
+        "on {cores} cores of one machine, once: another gives other figures; seconds of CPU say more where others use them, too"
+    );
     Ok(())
 }
 

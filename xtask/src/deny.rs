@@ -1,15 +1,24 @@
-//! `deny`: what comes with Quorate, by deny.toml, if cargo-deny is installed.
+//! `deny`: what comes with Quorate, by deny.toml: checked here, and by cargo-deny too if it is installed.
 
 use std::process::Command;
 
+use crate::allowed;
 use crate::cargo::{cargo, root, succeed};
 
 /// What needs nothing but the packages themselves.
 const CHECKS: &[&str] = &["licenses", "bans", "sources"];
 
-/// Runs cargo-deny: licences, bans and sources, or the checks that are named; says how to get it if it is not there.
+/// Checks licences, bans and sources; with cargo-deny, which reads the texts of licences too, if it is there. Checks that are
+/// named are cargo-deny's alone.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let is_there = Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success());
+    if args.is_empty() {
+        allowed::check()?;
+        if !is_there {
+            println!("deny: cargo-deny, which also reads licence texts, is not installed");
+            return Ok(());
+        }
+    }
     if !is_there {
         return Err("cargo-deny is not installed: `cargo install --locked cargo-deny`, then again".to_owned());
     }

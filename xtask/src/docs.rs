@@ -1,5 +1,5 @@
 //! `check-docs`: links between our pages lead somewhere, the scripts that COMPARE.md names are there, the guide names every
-//! example, the program that README.md shows is the one that is tested, and the page of bugs names what keeps them away.
+//! example, the program that README.md shows is the one that is tested, lines of code are those that are counted, and the page of bugs names what keeps them away.
 
 use std::fs;
 use std::path::Path;
@@ -49,6 +49,10 @@ pub(crate) fn check() -> Result<(), String> {
             eprintln!("{page} does not show {EXAMPLE} as it is, without its first doc comment");
             broken += 1;
         }
+    }
+    for problem in crate::lines::problems(&root)? {
+        eprintln!("{problem}");
+        broken += 1;
     }
     for problem in crate::bugs::problems(&root)? {
         eprintln!("{problem}");

@@ -1,5 +1,6 @@
 //! Project chores: `cargo xtask help`.
 
+mod allowed;
 mod api;
 mod book;
 mod bugs;
@@ -11,6 +12,7 @@ mod deps;
 mod docs;
 mod features;
 mod fuzz;
+mod lines;
 mod metadata;
 mod mutants;
 mod package;
@@ -36,7 +38,7 @@ usage: cargo xtask COMMAND
                (`--no-verify` leaves the building out)
   features     each published crate (or those named) compiles without features, with each alone, and with all
   public-api   compares what each library offers with the listings in docs/api; `--write` writes them
-  deny         licences, bans and sources of all that comes with the workspace, with cargo-deny;
+  deny         licences, bans and sources of all that comes with the workspace; with cargo-deny, too, if it is there;
                `cargo xtask deny advisories` looks for known holes, and needs their database from the network
   sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies, which is bounded
   compare      what it takes to begin, beside OpenRaft: lines, traits, dependencies; `--build` measures two cold builds
