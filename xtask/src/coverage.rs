@@ -147,8 +147,8 @@ fn parse(lcov: &str) -> Counts {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Covered {
     lines: usize,
-    /// With their numbers, from 1.
-    missed: Vec<(usize, String)>,
+    /// With their numbers, from 1, and the function they are in.
+    missed: Vec<(usize, String, String)>,
 }
 
 /// Tests are no lines that count, and neither are planted bugs, which these builds leave out.
@@ -162,10 +162,30 @@ fn covered(source: &str, counts: &BTreeMap<usize, u64>) -> Covered {
         }
         covered.lines += 1;
         if *count == 0 {
-            covered.missed.push((*number, lines.get(number - 1).map_or("", |line| line.trim()).to_owned()));
+            let line = lines.get(number - 1).map_or("", |line| line.trim()).to_owned();
+            covered.missed.push((*number, function(&lines, *number), line));
         }
     }
     covered
+}
+
+/// The name of the function that a line, from 1, is in or begins; empty outside of functions.
+fn function(lines: &[&str], number: usize) -> String {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let Some(line) = lines.get(number - 1) else { return String::new() };
+    let above = lines[..number - 1].iter().rev().filter(|above| indent(above) < indent(line));
+    let names = std::iter::once(line).chain(above).filter(|line| !line.trim_start().starts_with("//"));
+    let mut names = names.filter_map(|line| line.split_once("fn ").filter(|(before, _)| is_before_fn(before)));
+    let name = names.next().map(|(_, rest)| rest.split(|c: char| c != '_' && !c.is_alphanumeric()).next());
+    name.flatten().unwrap_or_default().to_owned()
+}
+
+/// Whether this may stand before the word `fn` of an item.
+fn is_before_fn(words: &str) -> bool {
+    words
+        .split_whitespace()
+        .all(|word| ["const", "async", "unsafe", "extern"].contains(&word) || word.starts_with("pub"))
+        || words.trim_start().starts_with("pub(")
 }
 
 /// Lines, from 1, that ask for a planted bug, and the blocks that only such a bug runs.
@@ -200,6 +220,7 @@ fn report(root: &Path, lcov: &str) -> Result<(), String> {
     let (mut all, mut all_missed) = (0, 0);
     let mut crates: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let reasons = reasons(&fs::read_to_string(root.join(REASONS)).map_err(|error| format!("{REASONS}: {error}"))?);
+    let mut unused = reasons.clone();
     println!("{:<36} {:>7} {:>7} {:>7}", "file", "lines", "missed", "%");
     for (path, counts) in parse(lcov) {
         let name = path.strip_prefix(root.join("crates")).unwrap_or(&path).display().to_string().replace("/src/", "/");
@@ -213,17 +234,22 @@ fn report(root: &Path, lcov: &str) -> Result<(), String> {
         all_missed += missed.len();
         let of_crate = crates.entry(name.split('/').next().unwrap_or_default().to_owned()).or_default();
         (of_crate.0, of_crate.1) = (of_crate.0 + lines, of_crate.1 + missed.len());
-        for (number, line) in &missed {
+        for (number, function, line) in &missed {
             let _ = writeln!(text, "{name}:{number}: {line}");
             let says_something = line.chars().any(char::is_alphanumeric);
-            if name.starts_with("core/") && says_something && !reasons.contains(&format!("{name}: {line}")) {
-                without_reason.push(format!("{name}:{number}: {line}"));
+            if !name.starts_with("core/") || !says_something {
+                continue;
+            }
+            let place = format!("{name} {function}: {line}");
+            if !unused.remove(&place) && !reasons.contains(&place) {
+                without_reason.push(format!("{number}: {place}"));
             }
         }
     }
     let file = root.join(TARGET).join("uncovered.txt");
     fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     without_reason.iter().for_each(|line| println!("no reason: {line}"));
+    unused.iter().for_each(|line| println!("run, and {REASONS} says it is not: {line}"));
     for (name, (lines, missed)) in crates {
         println!("{name}: {} of {lines} lines are run, {:.1} %", lines - missed, percent(lines, missed));
     }
@@ -245,7 +271,7 @@ fn percent(lines: usize, missed: usize) -> f64 {
     100.0 * (lines - missed) as f64 / lines.max(1) as f64
 }
 
-/// The lines of the page that name a line of code: `    core/log.rs: the line as it reads`.
+/// The lines of the page that name a line of code: `    core/log.rs function: the line as it reads`.
 fn reasons(page: &str) -> BTreeSet<String> {
     page.lines().filter_map(|line| line.strip_prefix("    ")).map(|line| line.trim().to_owned()).collect()
 }
@@ -265,7 +291,10 @@ mod tests {
     fn tests_and_planted_bugs_do_not_count() {
         let source = "fn a() {\n    if bug(Bug::X) {\n        return;\n    }\n    b();\n}\n\n#[cfg(test)]\nmod tests {\n    fn t() {}\n}\n";
         let counts = BTreeMap::from([(1, 1), (2, 1), (3, 0), (4, 0), (5, 0), (6, 1), (10, 0)]);
-        assert_eq!(covered(source, &counts), Covered { lines: 3, missed: vec![(5, "b();".to_owned())] });
+        assert_eq!(
+            covered(source, &counts),
+            Covered { lines: 3, missed: vec![(5, "a".to_owned(), "b();".to_owned())] }
+        );
     }
 
     #[test]
@@ -278,7 +307,16 @@ mod tests {
 
     #[test]
     fn reasons_are_the_indented_lines() {
-        let page = "# Lines\n\nWhy:\n\n    core/log.rs: None => return,\n\nand no more\n";
-        assert_eq!(reasons(page), BTreeSet::from(["core/log.rs: None => return,".to_owned()]));
+        let page = "# Lines\n\nWhy:\n\n    core/log.rs at: None => return,\n\nand no more\n";
+        assert_eq!(reasons(page), BTreeSet::from(["core/log.rs at: None => return,".to_owned()]));
+    }
+
+    #[test]
+    fn a_line_is_of_the_function_around_it() {
+        let source = "impl A {\n    pub(crate) fn a(\n        b: fn (u8),\n    ) {\n        // fn c\n        if b {\n            \
+                      return;\n        }\n    }\n\n    const fn d() -> u8 {\n        7\n    }\n}\nconst E: u8 = 1;\n";
+        let lines: Vec<&str> = source.lines().collect();
+        let found = [2, 6, 7, 11, 12, 15].map(|number| function(&lines, number));
+        assert_eq!(found, ["a", "a", "a", "d", "d", ""]);
     }
 }

@@ -70,7 +70,14 @@ const PARTS: &[Part] = &[
         "run --quiet --profile ci --package quorate-wal --example crashes --",
         &["crash states: ", "makes ", "faults injected: "],
     ),
-    part("flips", "run --quiet --profile ci --package quorate-sim --example flips --", &["flips: "]),
+    Part {
+        name: "flips",
+        env: &[],
+        args: "run --quiet --profile ci --package quorate-sim --example flips --",
+        // Every byte.
+        more: "1",
+        shows: &["flips: ", " nodes, "],
+    },
     Part {
         name: "fuzz",
         env: &[],

@@ -287,6 +287,12 @@ fn one_threshold_over_one_set_may_have_many_voters() {
     let Err(RuleError::DoNotMeet { one, other }) = set.check(LeaderIdMode::Advanced) else { panic!("accepted") };
     assert_eq!((one.len(), other.len()), (50, 50));
     assert!(one.iter().all(|id| !other.contains(id)));
+    // One node alone is a threshold too.
+    let (one, other) = (Quorum::Node(NodeId(0)), Quorum::majority(ids(1)));
+    let set = VoterSet { elect: one.clone(), commit: one.clone(), voters: voters(1) };
+    assert!(set.check(LeaderIdMode::Standard).is_ok());
+    let set = VoterSet { elect: one, commit: other, voters: voters(1) };
+    assert!(set.check(LeaderIdMode::Advanced).is_ok());
     // Twelve in zones of three: by enumeration.
     let zones = Quorum::hierarchical((0..4).map(|zone| (zone * 3..zone * 3 + 3).map(NodeId)));
     let set = VoterSet { elect: zones.clone(), commit: zones, voters: voters(12) };

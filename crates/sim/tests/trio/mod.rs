@@ -420,10 +420,7 @@ impl Trio {
             log || !trio.set_aside(damaged).is_empty()
         };
         for at in 0..self.disks.len() {
-            if let Err(error) = self.start(at) {
-                assert!(at == damaged && error.contains(DIR), "{what}: node {at}: {error}");
-                return Seen::Refused(error);
-            }
+            self.start(at).unwrap_or_else(|error| panic!("{what}: unopenable: node {at} needs an operator: {error}"));
         }
         let mut seen = if mended(&self) { Seen::AtStart } else { Seen::Harmless };
         self.write(1);
@@ -453,6 +450,34 @@ impl Trio {
         seen
     }
 
+    /// What becomes of a damaged node that has no others: it serves with all that it had, or stops and names the entries that
+    /// it lost, of a log that ended at the index `end`.
+    pub fn serves_or_names(mut self, end: u64, what: &str) -> Seen {
+        match self.start(0) {
+            Ok(()) => self.write(1),
+            Err(error) => self.refused = Some(error),
+        }
+        let Some(error) = self.refused.take() else {
+            self.converge(what);
+            return Seen::Harmless;
+        };
+        let lost = named_as_lost(&error).unwrap_or_else(|| panic!("{what}: it does not say what is lost: {error}"));
+        let (after, up_to) = lost;
+        // Of a segment whose header is damaged it is not known either that nothing was in it: then nothing is lost before
+        // the end.
+        assert!(after < up_to && after <= end, "{what}: no entry of a log that ended at {end} is lost: {error}");
+        let snapshot = error.contains("which only its snapshot held");
+        assert!(snapshot || up_to >= end, "{what}: entries up to {end} are lost: {error}");
+        let remedy = if snapshot { "from a backup" } else { "quorate recover" };
+        assert!(error.contains(remedy), "{what}: it does not say what to do: {error}");
+        Seen::Halted
+    }
+
+    /// The index at which a node's log ends.
+    pub fn last_index(&self, at: usize) -> u64 {
+        self.nodes[at].as_ref().unwrap().node.core().last_log_id().index
+    }
+
     /// Files of a node's disk with anything in them.
     pub fn files(&self, at: usize) -> Vec<(PathBuf, u64)> {
         self.disks[at].files().into_iter().filter(|(_, bytes)| *bytes > 0).collect()
@@ -468,8 +493,16 @@ pub enum Seen {
     AtStart,
     /// When the entry was read.
     WhenRead,
-    /// The node does not start, and says why.
-    Refused(String),
+    /// The node has nobody to repair it, and stopped with the indexes that it lost.
+    Halted,
+}
+
+/// The indexes between which entries are lost, as a message says: after the one, up to the other.
+fn named_as_lost(error: &str) -> Option<(u64, u64)> {
+    let (after, rest) = error.split_once("lost its entries after ")?.1.split_once(", up to ")?;
+    let up_to = rest.split([',', ' ']).next()?;
+    let index = |log_id: &str| log_id.rsplit_once('.')?.1.parse().ok();
+    Some((index(after)?, index(up_to)?))
 }
 
 fn serde_bytes(word: u64) -> Vec<u8> {
@@ -480,8 +513,13 @@ fn serde_bytes(word: u64) -> Vec<u8> {
 
 /// A copy with one bit flipped on one node's disk.
 pub fn flip(trio: &Trio, at: usize, path: &Path, offset: u64) -> Trio {
+    flip_bits(trio, at, path, offset, 0x08)
+}
+
+/// A copy with these bits of a byte flipped on one node's disk.
+pub fn flip_bits(trio: &Trio, at: usize, path: &Path, offset: u64, mask: u8) -> Trio {
     let damaged = trio.copy();
-    damaged.disks[at].flip(path, offset, 0x08);
+    damaged.disks[at].flip(path, offset, mask);
     damaged
 }
 
