@@ -211,6 +211,9 @@ impl LogIds {
     }
 
     /// Removes the entries after `index`; a no-op if there are none.
+    ///
+    /// # Panics
+    /// If entries after `index` were purged: those are committed.
     pub fn truncate_after(&mut self, index: u64) {
         assert!(index >= self.purged.index, "purged entries are committed and never truncated");
         while let Some(run) = self.runs.back() {

@@ -80,6 +80,11 @@ pub enum ClientWriteError {
         /// The last leader that was known, if any.
         leader: Option<NodeId>,
     },
+    /// This node belongs to no cluster yet; not applied.
+    NoCluster {
+        /// What it waits for, in words: the nodes that are silent, say.
+        waits: String,
+    },
     /// The write was [only for this leader](crate::WriteBuilder::with_leader), which leads no more; not applied, and
     /// never will be under this condition.
     LeaderChanged {
@@ -110,6 +115,7 @@ impl ClientWriteError {
             ClientWriteError::Overloaded
             | ClientWriteError::StorageFull
             | ClientWriteError::NoLeader { .. }
+            | ClientWriteError::NoCluster { .. }
             | ClientWriteError::LeaderChanged { .. }
             | ClientWriteError::Closed(_) => true,
             ClientWriteError::TooLarge { .. }
@@ -147,6 +153,9 @@ impl fmt::Display for ClientWriteError {
             }
             ClientWriteError::NoLeader { leader: Some(id) } => {
                 write!(f, "write refused: leader {id} did not take it in time; try again")
+            }
+            ClientWriteError::NoCluster { waits } => {
+                write!(f, "write refused: this node belongs to no cluster yet: {waits}")
             }
             ClientWriteError::LeaderChanged { wanted, leader: None } => {
                 write!(f, "write refused: {wanted} leads no more; find out who does, and decide again")
@@ -227,6 +236,7 @@ impl SessionError {
                 ClientWriteError::Overloaded
                 | ClientWriteError::StorageFull
                 | ClientWriteError::NoLeader { .. }
+                | ClientWriteError::NoCluster { .. }
                 | ClientWriteError::OutcomeUnknown => true,
                 ClientWriteError::TooLarge { .. }
                 | ClientWriteError::Encode(_)
@@ -275,6 +285,11 @@ pub enum ReadError {
         /// The last leader that was known, if any.
         leader: Option<NodeId>,
     },
+    /// This node belongs to no cluster yet.
+    NoCluster {
+        /// What it waits for, in words: the nodes that are silent, say.
+        waits: String,
+    },
     /// The leader confirmed the read, but this node had not applied up to it before the deadline.
     NotCaughtUp {
         /// What has to be applied first.
@@ -291,7 +306,7 @@ impl ReadError {
     /// Whether the same read may succeed later through this node. One that is closed never serves it; another one may.
     pub fn is_retryable(&self) -> bool {
         match self {
-            ReadError::NoLeader { .. } | ReadError::NotCaughtUp { .. } => true,
+            ReadError::NoLeader { .. } | ReadError::NoCluster { .. } | ReadError::NotCaughtUp { .. } => true,
             ReadError::LeaseDisabled | ReadError::Closed(_) => false,
         }
     }
@@ -311,6 +326,9 @@ impl fmt::Display for ReadError {
             }
             ReadError::NoLeader { leader: Some(id) } => {
                 write!(f, "read failed: leader {id} did not confirm it in time; try again")
+            }
+            ReadError::NoCluster { waits } => {
+                write!(f, "read failed: this node belongs to no cluster yet: {waits}")
             }
             ReadError::NotCaughtUp { read_at } => {
                 write!(f, "read failed: this node has not applied {read_at} yet; try again, or ask another node")

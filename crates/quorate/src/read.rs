@@ -108,15 +108,22 @@ impl<S: RaftStateMachine> Group<S> {
                 Ok(Freshness::At(log_id)) => return Ok(log_id),
                 Ok(Freshness::Refused(refusal)) => refusal,
                 Ok(Freshness::Closed(reason)) => return Err(ReadError::Closed(reason)),
-                Err(_elapsed) => return Err(ReadError::NoLeader { leader: self.node.leader() }),
+                Err(_elapsed) => return Err(self.no_leader_to_read()),
             };
             if refusal == Refusal::LeaseDisabled {
                 return Err(ReadError::LeaseDisabled);
             }
             // A question that was lost, or no leader yet: a read may be asked for as often as one likes.
             if timeout_at(self.read_deadline(started).into(), self.may_ask_again(followed)).await.is_err() {
-                return Err(ReadError::NoLeader { leader: self.node.leader() });
+                return Err(self.no_leader_to_read());
             }
+        }
+    }
+
+    fn no_leader_to_read(&self) -> ReadError {
+        match self.node.awaits() {
+            Some(waits) => ReadError::NoCluster { waits },
+            None => ReadError::NoLeader { leader: self.node.leader() },
         }
     }
 

@@ -197,6 +197,11 @@ pub struct EntryContext {
 
 /// A type that travels in the log or in a reply. Provided for everything that serde can serialize; [`Raw`]
 /// passes bytes through at no cost.
+///
+/// What the feature `serde` (on by default) provides cannot be implemented again: a type that derives both `Serialize` and
+/// `Deserialize` has this encoding. For another one, give a type that does not derive both an implementation of its own: a
+/// new type around it, say. A library that others build on keeps to that also if it does without the feature, which any
+/// crate of the program may switch on.
 pub trait Payload: Sized + Send + 'static {
     /// Appends the encoding.
     ///

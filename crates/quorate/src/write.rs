@@ -156,6 +156,14 @@ impl<S: RaftStateMachine> Group<S> {
     fn not_here(&self) -> ClientWriteError {
         match self.node.closed() {
             Some(reason) => ClientWriteError::Closed(reason.clone()),
+            None => self.no_leader(),
+        }
+    }
+
+    /// That nobody takes the write, as far as this node knows.
+    pub(crate) fn no_leader(&self) -> ClientWriteError {
+        match self.node.awaits() {
+            Some(waits) => ClientWriteError::NoCluster { waits },
             None => ClientWriteError::NoLeader { leader: self.node.leader() },
         }
     }
@@ -338,7 +346,7 @@ impl<S: RaftStateMachine> Group<S> {
                 return Ok(leader);
             }
             if Instant::now() >= deadline || timeout_at(deadline.into(), leaders.changed()).await.is_err() {
-                return Err(ClientWriteError::NoLeader { leader: None });
+                return Err(self.no_leader());
             }
         }
     }

@@ -44,7 +44,7 @@ impl<S: RaftStateMachine> Group<S> {
         let mut full = false;
         while !rest.is_empty() {
             if Instant::now() >= deadline {
-                let late = ClientWriteError::NoLeader { leader: self.node.leader() };
+                let late = self.no_leader();
                 return fail(&rest, if full { &ClientWriteError::Overloaded } else { &late }, results);
             }
             let leader = match only {

@@ -219,6 +219,18 @@ async fn a_blank_node_waits_for_every_listed_peer_before_there_is_a_cluster() {
     let nobody = one.wait(Duration::from_millis(700)).leader().await;
     assert!(nobody.is_err(), "two of three are a quorum, but the third might have state");
     assert_eq!(one.cluster_id(), quorate::ClusterId(0));
+    // Whoever writes or reads meanwhile is told who is missing.
+    let brief = Duration::from_millis(20);
+    let refused = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let refused = one.write("early".into()).deadline(brief).await.unwrap_err();
+            assert!(refused.is_retryable(), "{refused}");
+            if matches!(refused, ClientWriteError::NoCluster { .. }) {
+                break refused.to_string();
+            }
+        }
+    });
+    assert!(refused.await.unwrap().contains("waiting for an answer of nodes 3 before"));
     let three = builder(3).start(Ledger::inline()).await.unwrap();
     let nodes = vec![one, two, three];
     for node in &nodes {

@@ -86,7 +86,8 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
     ///
     /// Its node is killed at any moment, also while it applies or installs; what it had not synced may be gone, in whole or
     /// in part. After every batch and at every start its state is compared with that of all others after the same command,
-    /// so what was applied twice, skipped or lost is noticed at once. Other damage to disks does not happen in these runs:
+    /// so what was applied twice, skipped or lost is noticed at once. Its files suffer nothing else: no bits that flip, no
+    /// writes that are lost although they were synced, no errors of the disk:
     /// what a machine makes of its files is for a suite of its own (`quorate-testkit` has one).
     ///
     #[doc = "```"]

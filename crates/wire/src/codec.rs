@@ -254,6 +254,9 @@ pub fn put_text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Writes a block around the fields that `fields` writes; see [`Reader::block`].
+///
+/// # Panics
+/// If the fields are longer than 4 GiB: they are limited before they are written.
 pub fn put_block(out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.put_u32_le(0);

@@ -194,7 +194,7 @@ impl Driver {
             self.meters.voted(&reply.answer);
         }
         let packet = Packet { group: self.group, message, batches: Batches::new() };
-        drop(blame::network(|| self.network.send(to, packet)));
+        blame::network(|| drop(self.network.send(to, packet)));
     }
 
     fn send_entries(&mut self, to: NodeId, header: AppendHeader, span: Span, effects: &mut Effects) {
@@ -222,7 +222,7 @@ impl Driver {
             return;
         }
         let packet = Packet { group: self.group, message: Message::Append(append), batches: Batches::new() };
-        drop(blame::network(|| self.network.send_behind(to, packet)));
+        blame::network(|| drop(self.network.send_behind(to, packet)));
     }
 
     /// Sends what had to be read from the storage.
@@ -240,7 +240,7 @@ impl Driver {
             None => self.streams.push((to, stream)),
         }
         let packet = Packet { group: self.group, message: Message::Append(append), batches };
-        if blame::network(|| self.network.send(to, packet)).is_err() {
+        if blame::network(|| self.network.send(to, packet).is_err()) {
             self.lost(to, stream);
         }
     }

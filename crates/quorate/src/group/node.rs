@@ -184,6 +184,8 @@ pub(crate) struct Node {
     wall: WallClock,
     /// Whether this run of this node made the cluster.
     founder: AtomicBool,
+    /// What a blank node waits for, in words.
+    awaits: Mutex<Option<String>>,
     leader: watch::Sender<Option<NodeId>>,
     /// The last leader id that this node accepted, or leads under.
     accepted: RwLock<LeaderId>,
@@ -234,6 +236,7 @@ impl Node {
             wall_offset: AtomicU64::new(parts.clock.wall_offset(&parts.wall)),
             wall: parts.wall,
             founder: AtomicBool::new(false),
+            awaits: Mutex::default(),
             leader: watch::Sender::new(None),
             accepted: RwLock::new(LeaderId::default()),
             membership: RwLock::new(membership),
@@ -655,6 +658,19 @@ impl Node {
     /// Whether nothing was ever written here.
     pub(crate) fn is_blank(&self) -> bool {
         self.blank.load(Ordering::Acquire)
+    }
+
+    /// Says what a blank node waits for.
+    pub(crate) fn set_awaits(&self, what: String) {
+        *self.awaits.lock() = Some(what);
+    }
+
+    /// What this node waits for before it belongs to a cluster, if it belongs to none and that is known.
+    pub(crate) fn awaits(&self) -> Option<String> {
+        if !self.is_blank() {
+            return None;
+        }
+        self.awaits.lock().clone()
     }
 
     pub(crate) fn is_founder(&self) -> bool {

@@ -17,6 +17,7 @@ use super::HostInner;
 use crate::blame;
 use crate::call::{Call, Standing};
 use crate::driver::Input;
+use crate::error::list_of;
 use crate::events::MEMBERSHIP;
 use crate::group::Node;
 use crate::identity::random_u128;
@@ -46,7 +47,11 @@ pub(super) async fn run(host: Arc<HostInner>, node: Arc<Node>) {
         if node.closed().is_some() || (!node.is_blank() && host.cluster() != ClusterId(0)) {
             return;
         }
-        match round(&host, &node).await {
+        let ended = round(&host, &node).await;
+        if let Round::Waits(text) = &ended {
+            node.set_awaits(text.clone());
+        }
+        match ended {
             Round::Progress => pause = PAUSE.0,
             Round::Waits(text) if pause >= PAUSE.1 && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) => {
                 said = Some(Instant::now());
@@ -85,7 +90,7 @@ async fn round(host: &Arc<HostInner>, node: &Arc<Node>) -> Round {
         return Round::Waits("waiting to be initialized, or to be added to a cluster".into());
     }
     if !silent.is_empty() {
-        return Round::Waits(format!("waiting for an answer of nodes {silent:?} before a cluster is made"));
+        return Round::Waits(format!("waiting for an answer of nodes {} before a cluster is made", list_of(silent)));
     }
     let lowest = host.peers.keys().next().copied();
     if lowest != Some(host.id) {
