@@ -90,7 +90,7 @@ fn an_acknowledgement_after_a_failure() {
 
 #[test]
 fn a_torn_tail_that_is_believed() {
-    assert_names(&log_with(log::Flaw::TornTailBelieved), Law::EntriesAreKept);
+    assert_names(&log_with(log::Flaw::TornTailBelieved), Law::OpensAgain);
 }
 
 // ---- snapshots ----
