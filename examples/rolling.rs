@@ -55,7 +55,7 @@ async fn write(node: Raft<Counter>, stop: Arc<AtomicBool>) -> Result<(u64, u64),
         match node.client_write(1).await {
             Ok(_) => acknowledged += 1,
             Err(error) if error.outcome_is_unknown() => unknown += 1,
-            Err(ClientWriteError::NoLeader { .. }) => {}
+            Err(ClientWriteError::NoLeader { .. } | ClientWriteError::NoCluster { .. }) => {}
             Err(error) => return Err(error),
         }
     }

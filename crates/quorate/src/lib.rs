@@ -83,9 +83,13 @@ pub use quorate_core::{
 };
 
 // What storages and networks are handed.
-pub use quorate_core::{AppendHeader, LogIds, Recovered, Run, SendOutcome, Span, Tail, WriteId};
+pub use quorate_core::{
+    AppendHeader, LogIds, Message, Recovered, Round, Run, SendOutcome, Span, StartId, StartOrder, StreamId, Tail,
+    WriteId,
+};
 pub use quorate_net::PeerRefused;
-pub use quorate_wire::{Batch, Batches, Entry, EntryKind, Packet};
+pub use quorate_wal::Disk;
+pub use quorate_wire::{Batch, BatchIter, Batches, Entry, EntryError, EntryKind, Packet, WireError};
 
 /// Certificates for mutual TLS between peers, as PEM files: for `tls` of the builders, with the feature `tls`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +117,8 @@ pub mod advanced {
 
     /// The session table, for drivers that apply entries themselves, and the numbers of those who write in a session.
     pub mod sessions {
+        pub use quorate_wire::{SessionHeader, SessionOpening};
+
         pub use crate::session::{Answer, LogPlace, Serials, SessionLimits, SessionRefusal, SessionTable, Verdict};
     }
 }

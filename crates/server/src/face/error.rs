@@ -17,7 +17,9 @@ pub(super) fn of_write(error: ClientWriteError) -> Status {
         ClientWriteError::Overloaded => Status::new(Code::ResourceExhausted, TOO_MANY),
         ClientWriteError::StorageFull => Status::new(Code::ResourceExhausted, NO_SPACE),
         ClientWriteError::TooLarge { .. } => KvError::RequestTooLarge.into(),
-        ClientWriteError::NoLeader { leader: None } => Status::new(Code::Unavailable, NO_LEADER),
+        ClientWriteError::NoLeader { leader: None } | ClientWriteError::NoCluster { .. } => {
+            Status::new(Code::Unavailable, NO_LEADER)
+        }
         ClientWriteError::NoLeader { leader: Some(_) } | ClientWriteError::OutcomeUnknown => {
             Status::new(Code::Unavailable, TIMED_OUT)
         }
@@ -32,7 +34,7 @@ pub(super) fn of_write(error: ClientWriteError) -> Status {
 /// What a client is told of a read that was not served.
 pub(super) fn of_read(error: ReadError) -> Status {
     match error {
-        ReadError::NoLeader { leader: None } => Status::new(Code::Unavailable, NO_LEADER),
+        ReadError::NoLeader { leader: None } | ReadError::NoCluster { .. } => Status::new(Code::Unavailable, NO_LEADER),
         ReadError::NoLeader { leader: Some(_) } | ReadError::NotCaughtUp { .. } => {
             Status::new(Code::Unavailable, TIMED_OUT)
         }
@@ -61,6 +63,7 @@ mod tests {
                 "etcdserver: request is too large",
             ),
             (ClientWriteError::NoLeader { leader: None }, Code::Unavailable, "etcdserver: no leader"),
+            (ClientWriteError::NoCluster { waits: "x".into() }, Code::Unavailable, "etcdserver: no leader"),
             (
                 ClientWriteError::NoLeader { leader: Some(NodeId(1)) },
                 Code::Unavailable,
@@ -81,6 +84,8 @@ mod tests {
     fn reads_fail_in_the_words_of_etcd() {
         let none = of_read(ReadError::NoLeader { leader: None });
         assert_eq!((none.code(), none.message()), (Code::Unavailable, "etcdserver: no leader"));
+        let blank = of_read(ReadError::NoCluster { waits: "x".into() });
+        assert_eq!((blank.code(), blank.message()), (Code::Unavailable, "etcdserver: no leader"));
         let late = of_read(ReadError::NotCaughtUp { read_at: quorate::LogId::ZERO });
         assert_eq!((late.code(), late.message()), (Code::Unavailable, "etcdserver: request timed out"));
         assert_eq!(of_read(ReadError::LeaseDisabled).code(), Code::Internal);
