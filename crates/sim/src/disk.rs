@@ -209,6 +209,8 @@ struct Inner {
     dies_in: Option<u64>,
     capacity: Option<u64>,
     damage: Damage,
+    /// A bit was flipped, or a write was lost or misplaced, since it was formatted.
+    spoiled: bool,
 }
 
 /// The disk. Copies of the handle are the same disk.
@@ -231,6 +233,7 @@ impl SimDisk {
             dies_in: None,
             capacity: None,
             damage: Damage::default(),
+            spoiled: false,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -327,7 +330,13 @@ impl SimDisk {
                 *byte ^= bit;
             }
         }
+        inner.spoiled = true;
         Some(format!("{} at {at}", path.display()))
+    }
+
+    /// Whether something that was written is not what was written, for another reason than a crash.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.inner.lock().spoiled
     }
 
     /// What went wrong since it was last taken.
@@ -395,10 +404,12 @@ impl Inner {
         let large = bytes.len() >= SECTOR_BYTES;
         if large && self.take_armed(Armed::LostWrite, number) {
             self.damage.lost_writes += 1;
+            self.spoiled = true;
             return Ok(bytes.len());
         }
         if large && self.files[number].live.length > offset && self.take_armed(Armed::Misdirected, number) {
             self.damage.misdirected_writes += 1;
+            self.spoiled = true;
             let sectors = self.files[number].live.length.saturating_sub(bytes.len() as u64) / SECTOR_BYTES as u64;
             offset = self.rng.below(sectors.max(1)) * SECTOR_BYTES as u64;
         }
@@ -623,5 +634,35 @@ mod tests {
         assert_eq!(read(&disk, "/a").unwrap(), b"one");
         disk.stop(Crash::DropAll);
         assert_eq!(read(&disk, "/a").unwrap(), b"\0\0\0", "the length was synced, the bytes were not");
+    }
+
+    #[test]
+    fn a_disk_is_spoiled_by_what_changes_it_and_by_nothing_else() {
+        let disk = SimDisk::new(Rng::new(1, 1));
+        let file = disk.create(Path::new("/a")).unwrap();
+        let page = [1; SECTOR_BYTES * 2];
+        for armed in [Armed::Write, Armed::Sync] {
+            disk.arm(Some(armed));
+            assert!(file.write_at(&page, 0).and_then(|_| file.sync_data()).is_err());
+        }
+        disk.arm(Some(Armed::LostWrite));
+        file.write_at(b"short", 0).unwrap();
+        disk.stop(Crash::DropAll);
+        assert!(!disk.is_spoiled(), "what was armed never struck");
+        let struck = |armed: Armed| {
+            let disk = SimDisk::new(Rng::new(1, 1));
+            let file = disk.create(Path::new("/a")).unwrap();
+            file.write_at(&page, 0).unwrap();
+            disk.arm(Some(armed));
+            file.write_at(&page, 0).unwrap();
+            (disk.is_spoiled(), disk.copy().is_spoiled())
+        };
+        assert_eq!([struck(Armed::LostWrite), struck(Armed::Misdirected)], [(true, true); 2]);
+        let disk = SimDisk::new(Rng::new(1, 1));
+        let file = disk.create(Path::new("/a")).unwrap();
+        assert!(disk.flip(0).is_none() && !disk.is_spoiled(), "there is nothing to flip");
+        file.write_at(&page, 0).unwrap();
+        file.sync_data().unwrap();
+        assert!(disk.flip(0).is_some() && disk.is_spoiled());
     }
 }

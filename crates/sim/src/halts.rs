@@ -15,7 +15,7 @@ const PANICKED: &str = "its state machine failed: it panicked: injected: the sta
 pub(crate) struct Suffered {
     /// What calls of its disk did wrong since its last stop.
     pub(crate) errors: Damage,
-    /// Something of its disk was damaged.
+    /// Something on its disk is not what was written.
     pub(crate) hurt: bool,
     /// Its disk is an older copy of itself.
     pub(crate) outdated: bool,
@@ -94,7 +94,7 @@ impl<W: Workload> World<W> {
         let place = &self.places[at];
         let suffered = Suffered {
             errors,
-            hurt: place.hurt.ever,
+            hurt: place.disk.is_spoiled(),
             outdated: place.hurt.outdated,
             damaged: place.damaged || place.fragile,
         };

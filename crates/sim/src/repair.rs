@@ -53,7 +53,7 @@ impl<W: Workload> World<W> {
     pub(crate) fn on_mended(&mut self, at: usize, mended: Mended) {
         let id = self.places[at].id;
         self.say(|| format!("node {id} is mended: {mended:?}"));
-        if !self.places[at].hurt.ever {
+        if !self.places[at].disk.is_spoiled() {
             self.fail(format!("node {id} mends its disk, which nothing damaged: {mended:?}"));
         }
         self.counters.add(MENDED, 1);
