@@ -17,6 +17,8 @@ pub(crate) struct Suffered {
     pub(crate) errors: Damage,
     /// Something on its disk is not what was written.
     pub(crate) hurt: bool,
+    /// It was the only voter.
+    pub(crate) only_voter: bool,
     /// Its disk is an older copy of itself.
     pub(crate) outdated: bool,
     /// Its disk holds damage that was not dealt with.
@@ -39,7 +41,7 @@ impl Cause {
     /// # Errors
     /// A violation.
     pub(crate) fn of(id: NodeId, why: &str, suffered: Suffered) -> Result<Self, String> {
-        let Suffered { errors, hurt, outdated, damaged } = suffered;
+        let Suffered { errors, hurt, only_voter, outdated, damaged } = suffered;
         let claimed = if why == PANICKED {
             Some((Cause::Panic, true))
         } else if why.ends_with(": injected: a read failed") {
@@ -52,6 +54,8 @@ impl Cause {
             Some((Cause::NoSpace, errors.full_errors > 0))
         } else if why.contains("is an older copy of this node's disk") {
             Some((Cause::OlderCopy, outdated))
+        } else if why.contains(UNREPAIRABLE) {
+            Some((Cause::Damage, hurt && only_voter))
         } else if why.contains("damaged file ") {
             Some((Cause::Damage, hurt))
         } else if DAMAGED.iter().any(|words| why.contains(words)) {
@@ -85,6 +89,9 @@ impl Cause {
     }
 }
 
+/// What a node says that would be repaired if it had a peer (docs/design/001).
+const UNREPAIRABLE: &str = "there is no other voter to give them back";
+
 /// What a node says that lacks something, while there is damage on its disk.
 const DAMAGED: [&str; 2] = ["to which the log on this node does not lead", "no longer in the log"];
 
@@ -95,6 +102,7 @@ impl<W: Workload> World<W> {
         let suffered = Suffered {
             errors,
             hurt: place.disk.is_spoiled(),
+            only_voter: place.only_voter,
             outdated: place.hurt.outdated,
             damaged: place.damaged || place.fragile,
         };
@@ -161,6 +169,11 @@ mod tests {
             assert_eq!(others.iter().filter(|other| cause(why, **other).is_some()).count(), 1, "{why}");
         }
         assert_eq!(cause(PANICKED, Suffered::default()), Some(Cause::Panic));
+        let lost = "cannot start: 1 lost its entries after 1-1.61, up to 1-1.99, to damage, and there is no other voter \
+                    to give them back";
+        assert_eq!(cause(lost, hurt), None, "others vote, and have what is lost");
+        assert_eq!(cause(lost, Suffered { only_voter: true, ..Suffered::default() }), None, "nothing damaged its disk");
+        assert_eq!(cause(lost, Suffered { only_voter: true, ..hurt }), Some(Cause::Damage));
     }
 
     #[test]
@@ -173,7 +186,7 @@ mod tests {
             lost_writes: 1,
             ..Damage::default()
         };
-        let all = Suffered { errors, hurt: true, outdated: true, damaged: true };
+        let all = Suffered { errors, hurt: true, only_voter: true, outdated: true, damaged: true };
         for why in [
             "",
             "it was shut down",

@@ -145,6 +145,8 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) cut_off: Option<Crash>,
     /// When it was last stopped it could elect itself, without asking anybody.
     pub(crate) alone: bool,
+    /// When it was last stopped it was the only voter.
+    pub(crate) only_voter: bool,
     /// How often it halted since it last ran.
     pub(crate) halts: u64,
     /// It speaks with optional fields that its peers do not know.
@@ -277,6 +279,7 @@ impl<W: Workload> World<W> {
             damaged: false,
             hurt: crate::repair::Hurt::default(),
             alone: false,
+            only_voter: false,
             cut_off: None,
             halts: 0,
             newer: false,

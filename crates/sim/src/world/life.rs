@@ -122,7 +122,9 @@ impl<W: Workload> World<W> {
             running.take_done(durable);
             let possible = running.possible(durable);
             let own = |id, incarnation| ((id, incarnation) == (place.id, place.incarnation)).then_some(());
-            place.alone = running.node.core().membership().elect_reached(own).is_some();
+            let membership = running.node.core().membership();
+            place.alone = membership.elect_reached(own).is_some();
+            place.only_voter = membership.voter_ids() == [place.id].into();
             place.possible = Some(possible);
         }
         place.running = None;
