@@ -17,7 +17,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The server uses the public API and nothing below it: it is the proof that the API is enough.
     ("quorate-server", &["quorate", "quorate-sim"]),
     ("quorate-testkit", &["quorate", "quorate-net", "quorate-wal", "quorate-wire", "quorate-core"]),
-    ("quorate-bench", &["quorate-server", "quorate", "quorate-core", "quorate-fuzz"]),
+    ("quorate-bench", &["quorate-server", "quorate", "quorate-core", "quorate-fuzz", "quorate-guard"]),
+    ("quorate-guard", &["quorate", "quorate-wal", "quorate-wire", "quorate-core"]),
     ("quorate-explore", &["quorate-core"]),
     // Hostile bytes for all that reads bytes from outside.
     ("quorate-fuzz", &["quorate-server", "quorate", "quorate-net", "quorate-wal", "quorate-wire", "quorate-core"]),

@@ -12,6 +12,7 @@ mod deps;
 mod docs;
 mod features;
 mod fuzz;
+mod guard;
 mod lines;
 mod metadata;
 mod mutants;
@@ -44,6 +45,8 @@ usage: cargo xtask COMMAND
   compare      what it takes to begin, beside OpenRaft: lines, traits, dependencies; `--build` measures two cold builds
   verification makes docs/verification.md from the outputs of long runs, which
                `cargo xtask verification run [NAME [ARGS ..]]` makes and keeps in target/verification
+  guard        instructions and allocations of the paths in crates/guard beside docs/instructions.tsv, by valgrind;
+               `cargo xtask guard PATH ..` counts only those; `--write` stores what it counts
   coverage     lines of core, wire and wal that their tests and 300 simulated seeds run (`--seeds N`)
   help         this text";
 
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         ("package", _) => package::run(&args),
         ("features", _) => features::run(&args),
         ("public-api", _) => api::run(&args),
+        ("guard", _) => guard::run(&args),
         ("compare", _) => compare::run(&args),
         ("deny", _) => deny::run(&args),
         ("check-deps", []) => deps::check(),
