@@ -211,6 +211,9 @@ pub trait Payload: Sized + Send + 'static {
 
     /// Decodes what [`encode`](Self::encode) wrote.
     ///
+    /// A command's bytes are a part of a buffer that holds its neighbours in the log too: whoever keeps them keeps all of
+    /// it, so what is to live long is better copied.
+    ///
     /// # Errors
     /// If the bytes are not an encoding.
     fn decode(bytes: Bytes) -> Result<Self, PayloadError>;

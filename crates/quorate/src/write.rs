@@ -524,6 +524,7 @@ impl<S: RaftStateMachine> Drop for Ticket<'_, S> {
         if self.joined.duty == Duty::ComeBack {
             self.group.node.step_there();
         }
+        self.group.proposals.leave(&mut self.joined.waits);
     }
 }
 

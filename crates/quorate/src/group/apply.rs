@@ -17,7 +17,7 @@ use super::book::Book;
 use super::commands::{Applied, Commands};
 use super::content::{Restored, has_panicked, read_header, restore, restored_by, write_header};
 use super::node::Applies;
-use super::{Failure, Fired, Permit, WaitList, Waits};
+use super::{Failure, Fired, KEPT_ROOM, Permit, WaitList, Waits};
 use crate::blame;
 use crate::driver::{ApplyJob, Input};
 use crate::events::{NODE, SNAPSHOT};
@@ -69,13 +69,15 @@ enum Place {
     Apart,
 }
 
-struct Machine<S> {
+struct Machine<S: RaftStateMachine> {
     state: S,
     book: Book,
     /// The last entry of the last batch that was applied whole.
     applied: LogId,
     /// Reads of what is not yet applied.
     parked: Vec<(u64, ReadFn<S>)>,
+    /// What callers are told of the batch at hand; kept for its room.
+    results: Vec<Applied<S::Response>>,
 }
 
 /// Entries that somebody waits for.
@@ -139,6 +141,8 @@ pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     /// Sessions, and answers kept for them, as of the last job.
     session_counts: (AtomicU64, AtomicU64),
     expected: Mutex<VecDeque<Expected>>,
+    /// Empty, for its room.
+    spare: Mutex<Fired>,
     /// Nothing is applied or read any more.
     over: AtomicBool,
 }
@@ -153,7 +157,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     pub(crate) fn new(parts: ApplyParts<S>) -> Arc<Self> {
         let inline = parts.state.applies_inline();
         let applied = parts.book.applied;
-        let machine = Machine { state: parts.state, book: parts.book, applied, parked: Vec::new() };
+        let machine =
+            Machine { state: parts.state, book: parts.book, applied, parked: Vec::new(), results: Vec::new() };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             shell: OnceLock::new(),
@@ -171,6 +176,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             session_counts: (machine.book.sessions.sessions().into(), machine.book.sessions.answers().into()),
             machine: Mutex::new(machine),
             expected: Mutex::new(VecDeque::new()),
+            spare: Mutex::default(),
             over: AtomicBool::new(false),
         })
     }
@@ -237,17 +243,19 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     // ---- working jobs off ----
 
     fn work(&self, place: Place) {
-        let mut fired = Fired::default();
+        let mut fired = std::mem::take(&mut *self.spare.lock());
         loop {
             self.word.swap(RUNNING, Ordering::AcqRel);
             if !self.work_off(place, &mut fired) {
                 // Another thread goes on; the word stays `RUNNING` for it.
-                return;
+                break;
             }
             if self.word.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return;
+                break;
             }
         }
+        fired.shrink();
+        *self.spare.lock() = fired;
     }
 
     /// Works off what is in the queue; returns whether all of it could be done in this place.
@@ -365,14 +373,18 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 continue;
             }
             self.fail_replaced(batch, fired);
-            let mut results: Vec<Applied<S::Response>> = Vec::new();
-            if let Some((from, count)) = self.awaited(batch) {
-                results.reserve(usize::try_from(count).unwrap_or(0));
-                machine.apply(batch, first, Some((from, &mut results)))?;
-            } else {
+            let Some((from, count)) = self.awaited(batch) else {
                 machine.apply(batch, first, None)?;
+                continue;
+            };
+            let mut results = std::mem::take(&mut machine.results);
+            results.reserve(usize::try_from(count).unwrap_or(0));
+            machine.apply(batch, first, Some((from, &mut results)))?;
+            self.answer(batch, &mut results, fired);
+            results.clear();
+            if results.capacity() <= KEPT_ROOM {
+                machine.results = results;
             }
-            self.answer(batch, results, fired);
         }
         Ok(())
     }
@@ -394,9 +406,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     }
 
     /// Answers whoever waits for an entry of this batch.
-    fn answer(&self, batch: &Batch, results: Vec<Applied<S::Response>>, fired: &mut Fired) {
+    fn answer(&self, batch: &Batch, results: &mut Vec<Applied<S::Response>>, fired: &mut Fired) {
         let last = batch.last();
-        let mut results = results.into_iter();
+        let mut results = results.drain(..);
         let mut expected = self.expected.lock();
         while let Some(place) = expected.iter().position(|head| head.waits_for(batch)) {
             let head = &mut expected[place];

@@ -22,4 +22,4 @@ pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock, panic
 pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, ReadBatch};
 pub(crate) use terms::{CommitSlot, CommitWaits, OnCommit, Terms, Timer, forget};
-pub(crate) use waits::{Failure, Fired, Permit, Responder, Room, WaitList, Waits};
+pub(crate) use waits::{Failure, Fired, KEPT_ROOM, Permit, Responder, Room, WaitList, Waits};

@@ -199,8 +199,10 @@ pub(crate) struct Node {
 }
 
 thread_local! {
+    /// Whether this thread pumps a node.
+    static PUMPING: Cell<bool> = const { Cell::new(false) };
     /// Nodes claimed by this thread while it was pumping another: stepped next, at depth one.
-    static RUN_LIST: RefCell<Option<VecDeque<Arc<Node>>>> = const { RefCell::new(None) };
+    static RUN_LIST: RefCell<VecDeque<Arc<Node>>> = const { RefCell::new(VecDeque::new()) };
     /// The node whose driver is in a turn on this thread, as an address to compare; 0: none.
     static IN_TURN: Cell<usize> = const { Cell::new(0) };
 }
@@ -333,18 +335,8 @@ impl Node {
 
     /// Pumps this claimed node, then whatever that claimed in turn.
     fn pump_from_here(self: Arc<Self>) {
-        let nested = RUN_LIST.with_borrow_mut(|list| match list {
-            Some(list) => {
-                list.push_back(Arc::clone(&self));
-                true
-            }
-            None => {
-                *list = Some(VecDeque::new());
-                false
-            }
-        });
-        if nested {
-            return;
+        if PUMPING.replace(true) {
+            return RUN_LIST.with_borrow_mut(|list| list.push_back(self));
         }
         let mut next = Some(self);
         while let Some(node) = next {
@@ -352,14 +344,9 @@ impl Node {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| node.pump())) {
                 node.fail(&*panic);
             }
-            next = RUN_LIST.with_borrow_mut(|list| {
-                let node = list.as_mut().and_then(VecDeque::pop_front);
-                if node.is_none() {
-                    *list = None;
-                }
-                node
-            });
+            next = RUN_LIST.with_borrow_mut(VecDeque::pop_front);
         }
+        PUMPING.set(false);
     }
 
     /// The pump panicked: the node is over, and must not stay claimed.

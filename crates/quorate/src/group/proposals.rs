@@ -20,6 +20,9 @@ use crate::ClosedReason;
 /// A batch takes no more commands once it has this many bytes: what fits one append.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
+/// Builders, and lists of callers, that are kept for the next batches.
+const MAX_SPARES: usize = 2;
+
 /// A batch on its way into the log.
 pub(crate) struct Taken {
     pub(crate) builder: BatchBuilder,
@@ -65,6 +68,8 @@ struct Open<R> {
 struct Queue<R> {
     batches: VecDeque<Open<R>>,
     spare: Vec<BatchBuilder>,
+    /// Emptied lists of callers, for their room.
+    spare_waits: Vec<Arc<WaitList<R>>>,
     /// Commands in the last batch that was taken: the next one has about as many.
     last_count: usize,
     closed: Option<ClosedReason>,
@@ -123,7 +128,8 @@ impl<R> Open<R> {
 
 impl<R: Send + 'static> ProposalQueue<R> {
     pub(crate) fn new() -> Self {
-        let queue = Queue { batches: VecDeque::new(), spare: Vec::new(), last_count: 0, closed: None };
+        let queue =
+            Queue { batches: VecDeque::new(), spare: Vec::new(), spare_waits: Vec::new(), last_count: 0, closed: None };
         Self {
             queue: Mutex::new(queue),
             held: AtomicBool::new(false),
@@ -223,14 +229,27 @@ impl<R: Send + 'static> ProposalQueue<R> {
         Ok(joined)
     }
 
+    /// A caller has its result: whoever is the last of its batch gives the list back for reuse.
+    pub(crate) fn leave(&self, waits: &mut Arc<WaitList<R>>) {
+        // What is left in it is the callers', and is dropped without the lock.
+        if !WaitList::empty(waits) {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        if queue.spare_waits.len() < MAX_SPARES {
+            queue.spare_waits.push(Arc::clone(waits));
+        }
+    }
+
     /// The batch that takes a payload of this length under this condition.
     fn open<'a>(&self, queue: &'a mut Queue<R>, payload: usize, only: Option<LeaderId>) -> &'a mut Open<R> {
         let full = |open: &Open<R>| open.only != only || open.builder.bytes() + entry_bytes(payload) > MAX_BATCH_BYTES;
         if queue.batches.back().is_none_or(full) {
-            let builder = queue.spare.pop().unwrap_or_default();
+            let (builder, now) = (queue.spare.pop().unwrap_or_default(), Instant::now());
+            let again = queue.spare_waits.pop().and_then(|list| WaitList::reopen(list, now));
             queue.batches.push_back(Open {
                 builder,
-                waits: Arc::new(WaitList::new(queue.last_count, Instant::now())),
+                waits: again.unwrap_or_else(|| Arc::new(WaitList::new(queue.last_count, now))),
                 only,
                 commits: Commits::new(),
                 thread: THREAD.with(|id| *id),
@@ -271,7 +290,7 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
     fn recycle(&self, mut builder: BatchBuilder) {
         builder.clear();
         let mut queue = self.queue.lock();
-        if queue.spare.len() < 2 {
+        if queue.spare.len() < MAX_SPARES {
             queue.spare.push(builder);
         }
     }
@@ -303,5 +322,34 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
             open.waits.fail(0, &Failure::NotLeader(None), fired);
             forget(open.commits, fired);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn join(queue: &ProposalQueue<u64>) -> Joined<u64> {
+        queue.push(EntryKind::Command, b"x", &Terms::default(), None).unwrap()
+    }
+
+    #[test]
+    fn a_list_is_used_again_once_everybody_left_it() {
+        let queue = ProposalQueue::new();
+        let (mut first, mut second) = (join(&queue), join(&queue));
+        let list = Arc::as_ptr(&first.waits);
+        assert_eq!((list, second.cell), (Arc::as_ptr(&second.waits), 1));
+        let taken = queue.take().unwrap();
+        queue.leave(&mut first.waits);
+        drop(first);
+        queue.leave(&mut second.waits);
+        let other = join(&queue);
+        assert_ne!(Arc::as_ptr(&other.waits), list, "who answers still has it");
+        drop((taken, queue.take().unwrap()));
+        queue.leave(&mut second.waits);
+        drop(second);
+        let again = join(&queue);
+        assert_eq!((Arc::as_ptr(&again.waits), again.cell, again.waits.is_taken()), (list, 0, false));
+        assert!(again.waits.since >= other.waits.since, "it began anew");
     }
 }

@@ -76,6 +76,10 @@ pub(crate) struct WaitList<R> {
     pub(crate) since: Instant,
 }
 
+/// A list that is kept for its room has room for at most this many, or it is let go: enough for a batch of 256 calls,
+/// beyond which an allocation a batch costs each of them next to nothing.
+pub(crate) const KEPT_ROOM: usize = 256;
+
 /// What has to be done once no lock is held any more.
 #[derive(Default)]
 pub(crate) struct Fired {
@@ -91,6 +95,13 @@ impl Fired {
         self.wakers.drain(..).for_each(|waker| guard(|| waker.wake()));
         self.calls.drain(..).for_each(guard);
         self.permits.clear();
+    }
+
+    /// Lets go of much room; called when it is empty.
+    pub(crate) fn shrink(&mut self) {
+        if self.wakers.capacity().max(self.calls.capacity()).max(self.permits.capacity()) > KEPT_ROOM {
+            *self = Self::default();
+        }
     }
 }
 
@@ -120,6 +131,27 @@ impl<R: Send + 'static> WaitList<R> {
     /// An empty list that will have about `count` cells.
     pub(crate) fn new(count: usize, since: Instant) -> Self {
         Self { cells: Mutex::new(Vec::with_capacity(count)), taken: AtomicBool::new(false), since }
+    }
+
+    /// Lets go of what is in it, unless somebody else still holds the list; returns whether it may be used again.
+    pub(crate) fn empty(list: &mut Arc<Self>) -> bool {
+        // Most callers are not the last one: seen without an exclusive look at the counts.
+        if Arc::strong_count(list) > 1 {
+            return false;
+        }
+        Arc::get_mut(list).is_some_and(|list| {
+            let cells = list.cells.get_mut();
+            cells.clear();
+            cells.capacity() <= KEPT_ROOM
+        })
+    }
+
+    /// An emptied list again, as a new one; `None` if somebody else still holds it.
+    pub(crate) fn reopen(mut list: Arc<Self>, since: Instant) -> Option<Arc<Self>> {
+        let open = Arc::get_mut(&mut list)?;
+        *open.taken.get_mut() = false;
+        open.since = since;
+        Some(list)
     }
 
     /// Adds a caller that polls; returns its cell.
