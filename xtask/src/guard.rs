@@ -148,12 +148,12 @@ fn count(program: &Path, path: &str) -> Result<Counted, String> {
         .arg(program)
         .arg(path);
     let printed = output(&mut valgrind)?;
-    let operations: f64 =
-        printed.trim().parse().map_err(|_| format!("{path} does not say how many operations it made: {printed}"))?;
+    let (operations, allocations) =
+        said(&printed).ok_or_else(|| format!("{path} does not say what it did, but: {printed}"))?;
     let profile = fs::read_to_string(&out).map_err(|error| format!("cannot read {}: {error}", out.display()))?;
     let total = total(&profile).filter(|total| *total > 0);
     let total = total.ok_or_else(|| format!("callgrind collected nothing: it does not find {MEASURED}"))?;
-    Ok(Counted { instructions: total as f64 / operations, allocations: allocations(&profile) as f64 / operations })
+    Ok(Counted { instructions: total as f64 / operations, allocations: allocations / operations })
 }
 
 fn output(command: &mut Command) -> Result<String, String> {
@@ -165,34 +165,17 @@ fn output(command: &mut Command) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|_| format!("{name} did not print text"))
 }
 
+/// What the program says of a path: how many operations it made, and how many allocations they took.
+fn said(printed: &str) -> Option<(f64, f64)> {
+    let (operations, allocations) = printed.trim().split_once(' ')?;
+    Some((operations.parse().ok()?, allocations.parse().ok()?))
+}
+
 /// All instructions that callgrind collected.
 fn total(profile: &str) -> Option<u64> {
     let line =
         profile.lines().find_map(|line| line.strip_prefix("summary:").or_else(|| line.strip_prefix("totals:")))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-/// Calls of the C library's allocator. A function is named at its first mention, `cfn=(7) malloc`, and by its number
-/// later; the line after that of the callee says how often it was called.
-fn allocations(profile: &str) -> u64 {
-    const ALLOCATE: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
-    let mut numbers = Vec::new();
-    let (mut calls, mut is_allocation) = (0, false);
-    for line in profile.lines() {
-        let name = line.strip_prefix("cfn=").or_else(|| line.strip_prefix("fn="));
-        if let Some((number, name)) = name.and_then(|name| name.split_once(')')) {
-            // `realloc'2` is the same function, deeper in the stack.
-            let bare = name.trim().split('\'').next().unwrap_or_default();
-            if ALLOCATE.contains(&bare) {
-                numbers.push(number);
-            }
-            is_allocation = line.starts_with("cfn=") && numbers.contains(&number);
-        } else if let Some(count) = line.strip_prefix("calls=") {
-            let count = count.split_whitespace().next().and_then(|count| count.parse::<u64>().ok());
-            calls += count.filter(|_| is_allocation).unwrap_or(0);
-        }
-    }
-    calls
 }
 
 // ---- the file ----
@@ -263,12 +246,10 @@ mod tests {
     }
 
     #[test]
-    fn what_callgrind_says_is_read() {
-        let profile = "version: 1\nevents: Ir\n\nfn=(1) main\n0 5\ncfn=(2) malloc\ncalls=3 0 \n0 300\n\
-                       cfn=(3) free\ncalls=9 0 \n0 90\n\nfn=(2)\n0 300\ncfn=(4) _int_malloc\ncalls=3 0 \n0 200\n\n\
-                       fn=(5) other\n0 1\ncfn=(2)\ncalls=4 0 \n0 400\ncfn=(6) realloc'2\ncalls=1 0 \n0 9\n\ntotals: 1234\n";
-        assert_eq!(total(profile), Some(1234));
-        assert_eq!(allocations(profile), 8);
+    fn what_is_said_of_a_path_is_read() {
+        assert_eq!(said("200 50\n"), Some((200.0, 50.0)));
+        assert_eq!(said("no leader\n"), None);
+        assert_eq!(total("version: 1\nevents: Ir\n\nfn=(1) main\n0 5\n\ntotals: 1234\n"), Some(1234));
         assert_eq!(total("events: Ir\n"), None);
     }
 

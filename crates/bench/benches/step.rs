@@ -12,46 +12,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use quorate_core::{Actions, Core};
+use quorate_guard::counting;
 use quorate_guard::steady::{Told, World};
-
-/// Counts allocations: the one place in the workspace with `unsafe`, and never part of what is published.
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-mod counting {
-    use std::alloc::{GlobalAlloc, Layout, System};
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-    struct Counting;
-
-    // SAFETY: every call goes to the system's allocator as it is; counting touches no memory that is handed out.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-            // SAFETY: the caller keeps to the contract of `alloc`.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-            // SAFETY: `at` is from `System`, with this layout.
-            unsafe { System.dealloc(at, layout) }
-        }
-
-        unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-            // SAFETY: `at` is from `System`, with this layout; the caller keeps to the contract of `realloc`.
-            unsafe { System.realloc(at, layout, size) }
-        }
-    }
-
-    #[global_allocator]
-    static COUNTING: Counting = Counting;
-
-    /// Allocations since the start, growth of what is allocated included.
-    pub(super) fn allocations() -> u64 {
-        ALLOCATIONS.load(Ordering::Relaxed)
-    }
-}
 
 /// Batches before anything is measured: until every window and every list of bounded length is as large as it gets.
 const WARM_UP: usize = 10_000;

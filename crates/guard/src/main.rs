@@ -1,4 +1,5 @@
-//! Runs one path: `quorate-guard NAME` prints how many operations were [measured](quorate_guard::measured);
+//! Runs one path: `quorate-guard NAME` prints how many operations were [measured](quorate_guard::measured), and how many
+//! allocations they made;
 //! `quorate-guard list` prints the names, and what an operation of each is.
 
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     };
     match (path.run)() {
         Ok(operations) => {
-            println!("{operations}");
+            println!("{operations} {}", quorate_guard::allocations());
             ExitCode::SUCCESS
         }
         Err(error) => {
