@@ -95,6 +95,27 @@ fn one_flipped_byte_in_a_closed_log_is_found_or_harmless() {
     assert!(counts.values().all(|count| *count > 50) && counts.len() == 3, "{counts:?}");
 }
 
+/// The files of votes have room for groups that are still to come: what happens to it concerns nobody.
+#[test]
+fn one_flipped_byte_where_no_group_has_voted_is_harmless() {
+    let (disk, script, rig) = played(3, 40, 3);
+    rig.core.close(Instant::ORIGIN + Duration::from_secs(1)).unwrap();
+    let floors: Vec<usize> = script.models.values().map(|model| model.states.len() - 1).collect();
+    for name in ["vote.a", "vote.b"] {
+        for (offset, mask) in (3 * 512..64 * 512).step_by(1021).zip([0x01, 0x80, 0xff].into_iter().cycle()) {
+            let path = dir().join(name);
+            let what = format!("{name} at {offset}");
+            let damaged = disk.crashed(Crash::KeepAll);
+            damaged.flip(&path, offset, mask);
+            assert_eq!(inspect(&damaged, &path, &script.models, &floors, &what), Seen::Harmless, "{what}");
+            // And it is gone with the first opening: the slot can be used.
+            let mut byte = [1];
+            assert_eq!(damaged.open(&path).unwrap().read_at(&mut byte, offset).unwrap(), 1);
+            assert_eq!(byte, [0], "{what}");
+        }
+    }
+}
+
 /// Without a closing mark the last batch may look torn, but nothing before it.
 #[test]
 fn one_flipped_byte_in_a_killed_log_costs_at_most_the_last_batch() {
