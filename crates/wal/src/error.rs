@@ -218,3 +218,41 @@ impl std::error::Error for WalError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    /// Each says what it is about, and what can be done.
+    #[test]
+    fn errors_name_the_file_and_the_remedy() {
+        let path = || PathBuf::from("/data/x");
+        let said = [
+            (WalError::Locked { dir: path() }, ["/data/x", "stop it first"]),
+            (WalError::OtherCluster { found: ClusterId(1), wanted: ClusterId(2) }, ["cluster", "empty data directory"]),
+            (WalError::OtherVersion { path: path(), found: 9, supported: 1 }, ["/data/x", "format version 9"]),
+            (WalError::NoDirectory { dir: path() }, ["/data/x", "`identity`"]),
+            (WalError::Full { path: path() }, ["/data/x", "free some space"]),
+            (WalError::Invalid { what: "no such write" }, ["no such", "write"]),
+            (WalError::Closed, ["log", "shut down"]),
+        ];
+        for (error, words) in said {
+            let text = error.to_string();
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+            assert!(error.source().is_none(), "{text}");
+        }
+    }
+
+    /// What is full may be tried again, what is broken may not.
+    #[test]
+    fn only_missing_space_is_full() {
+        let io = |kind: io::ErrorKind| WalError::io("write", Path::new("/data/x"))(kind.into());
+        assert!(WalError::Full { path: PathBuf::new() }.is_full());
+        assert!(io(io::ErrorKind::StorageFull).is_full() && io(io::ErrorKind::QuotaExceeded).is_full());
+        assert!(!io(io::ErrorKind::PermissionDenied).is_full() && !WalError::Closed.is_full());
+        let error = io(io::ErrorKind::StorageFull);
+        assert!(error.source().is_some_and(|source| source.to_string().contains("space")), "{error}");
+    }
+}

@@ -166,4 +166,47 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"\0\0\0hello");
         std::fs::remove_dir_all(&dir).unwrap();
     }
+
+    /// Names are the file system's; what a file holds unsynced goes with it under its new name.
+    #[test]
+    fn a_renamed_file_keeps_what_is_unsynced_and_a_removed_one_is_gone() {
+        let dir = std::env::temp_dir().join(format!("quorate-lossy-names-{}", std::process::id()));
+        let (path, other) = (dir.join("file"), dir.join("other"));
+        let disk = LossyDisk::new();
+        disk.create_dir_all(&dir).unwrap();
+        let file = disk.create(&path).unwrap();
+        file.allocate(4).unwrap();
+        let buffers = [IoSlice::new(b"one"), IoSlice::new(b", two")];
+        assert_eq!(file.write_vectored_at(&buffers, 0).unwrap(), 8);
+        assert_eq!(file.length().unwrap(), 8, "what is unsynced counts");
+        disk.rename(&path, &other).unwrap();
+        disk.sync_dir(&dir).unwrap();
+        assert_eq!(disk.list(&dir).unwrap(), ["other"]);
+        let mut bytes = [0; 8];
+        assert_eq!(disk.open(&other).unwrap().read_at(&mut bytes, 0).unwrap(), 8);
+        assert_eq!(&bytes, b"one, two");
+        assert_eq!(std::fs::read(&other).unwrap(), [0; 4], "a kill now would lose it");
+        file.sync_data().unwrap();
+        assert_eq!(std::fs::read(&other).unwrap(), b"one, two");
+        file.set_len(3).unwrap();
+        assert_eq!(std::fs::read(&other).unwrap(), b"one");
+        disk.remove(&other).unwrap();
+        assert!(disk.open(&other).is_err());
+        let held = disk.lock(&dir.join("lock")).unwrap();
+        assert!(held.is_some() && disk.lock(&dir.join("lock")).unwrap().is_none());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_lies_keeps_nothing_that_was_synced() {
+        let dir = std::env::temp_dir().join(format!("quorate-lossy-lies-{}", std::process::id()));
+        let path = dir.join("file");
+        let disk = LossyDisk::that_lies();
+        disk.create_dir_all(&dir).unwrap();
+        let file = disk.create(&path).unwrap();
+        file.write_at(b"hello", 0).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"", "a kill now would lose it, against its word");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }
