@@ -24,6 +24,9 @@ pub fn call(bytes: Bytes) -> bool {
 ///
 /// # Errors
 /// Why it is refused.
+///
+/// # Panics
+/// If what is accepted says that its command starts behind its end.
 pub fn session_entry(entry: EntryKind, payload: &Bytes) -> Result<(), String> {
     let command_at = check_session_entry(entry, payload)?;
     assert!(command_at.is_none_or(|at| at <= payload.len()), "a command starts inside of its entry");
