@@ -33,7 +33,8 @@ usage: cargo xtask COMMAND
   mutants      plants each bug of crates/core/src/bug.rs in turn and counts the golden scripts that notice;
                `cargo xtask mutants NAME ..` plants only those, and names every script
                `cargo xtask mutants --sim [--seeds N] [--jobs J] [NAME ..]` counts the random seeds until one notices;
-               `cargo xtask mutants --ci` does so for a sample
+               `cargo xtask mutants --disk` looks for the disk's with crashes, `--explore` in small scopes, `--tests` with
+               tests; `cargo xtask mutants --ci` does so for a sample
   fuzz         hostile bytes for everything that reads bytes from outside; `cargo xtask fuzz --help`
   package      what would be published: manifests, files, and that each crate builds from its package alone
                (`--no-verify` leaves the building out)

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::cargo::{root, succeed};
+use crate::verification::commit;
 
 /// Bugs that neither scripts nor crashing disks nor random runs need show, and the test that turns red with each.
 const TESTS: &[(&str, &str, &[&str])] = &[
@@ -38,8 +39,9 @@ const SCRIPTS: [&str; 6] = [
 const SESSIONS: &[&str] = &["--test", "sessions"];
 
 /// Builds with planted bugs, in a target directory of its own so that no other build can pick them up, and runs: the
-/// golden scripts; with `--sim` first, random runs; with `--ci`, random runs with a sample of the bugs, the test
-/// that makes such a run short, and those that were made short.
+/// golden scripts; with `--sim` first, random runs; with `--disk`, crashes and failing calls; with `--explore`, searches
+/// through small scopes; with `--planted`, the short runs that name a bug; with `--ci`, random runs with a sample of the bugs, the test that makes such a run short, and
+/// those that were made short.
 pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
     match args.first().map(String::as_str) {
         Some("--sim") => {
@@ -52,12 +54,19 @@ pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
             hunt(&["--ci".to_owned(), "--seeds".to_owned(), "2000".to_owned()])
         }
         Some("--tests") => tests(),
+        Some("--planted") => cargo(&["test", "--test", "planted"], "quorate-sim", &[]),
+        Some("--disk") => example("quorate-wal", "crashes", &["mutants".to_owned()]),
+        Some("--explore") => {
+            args[0] = "mutants".to_owned();
+            cargo(&["run", "--quiet"], "quorate-explore", &args)
+        }
         _ => example("quorate-testkit", "mutants", &args),
     }
 }
 
 fn hunt(args: &[String]) -> Result<(), String> {
-    example("quorate-sim", "hunt", args)
+    let code = ["--code".to_owned(), commit(&root())?];
+    example("quorate-sim", "hunt", &[args, &code].concat())
 }
 
 /// Runs each of [`TESTS`] with its bug, which must turn it red, after all of them without one.

@@ -96,12 +96,7 @@ const PARTS: &[Part] = &[
         shows: &[" caught by random runs, "],
     },
     part("mutant-tests", "run --quiet --package xtask -- mutants --tests", &[" quorate"]),
-    part(
-        "disk-mutants",
-        "run --quiet --profile ci --target-dir target/mutants --package quorate-wal --features mutants \
-         --example crashes -- mutants",
-        &["Disk"],
-    ),
+    part("disk-mutants", "run --quiet --package xtask -- mutants --disk", &["Disk"]),
     part("coverage", "run --quiet --package xtask -- coverage", &[" lines are run, ", "all lines: "]),
 ];
 
@@ -189,7 +184,8 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
 }
 
 /// Which state of the code this is.
-fn commit(root: &Path) -> Result<String, String> {
+/// Names the code that is built here.
+pub(crate) fn commit(root: &Path) -> Result<String, String> {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).current_dir(root).output();
         let output = output.map_err(|error| format!("cannot run git: {error}"))?;

@@ -4,11 +4,11 @@
 //! number of events, whatever a bug does; one that spins inside a single step is given up with its thread. Both count
 //! as caught.
 //!
-//! A hunt is long, so what was found can be kept in a file ([`Results`]): the next hunt goes on from there.
+//! A hunt is long, so what was found can be kept in a file ([`Results`]): the next hunt plays the seeds again that caught
+//! something, and goes on from there with the others.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -110,7 +110,7 @@ pub enum Outcome {
         /// With this seed.
         seed: u64,
     },
-    /// It was caught by an earlier hunt.
+    /// It was caught by an earlier hunt, and is again by the same seed.
     Known {
         /// With this seed.
         seed: u64,
@@ -153,8 +153,8 @@ impl fmt::Display for Row {
         match outcome {
             Outcome::Caught { seed, violation } => write!(f, "{} (seed {seed})", check_of(violation)),
             Outcome::Hung { seed } => write!(f, "a step that never ends (seed {seed})"),
-            Outcome::Directed { scenario } => write!(f, "scenario {scenario}"),
-            Outcome::Known { seed, check } => write!(f, "{check} (seed {seed}, before)"),
+            Outcome::Directed { scenario } => write!(f, "{SCENARIO}{scenario}"),
+            Outcome::Known { seed, check } => write!(f, "{check} (seed {seed}, again)"),
             Outcome::Missed => match elsewhere(*bug) {
                 Some(by) => write!(f, "not by chance; by {by}"),
                 None => f.write_str("MISSED"),
@@ -304,12 +304,26 @@ fn confirm(seed: u64, violation: String) -> Outcome {
     }
 }
 
-/// What hunts found before, in a file of lines: name, seeds tried, and the check that caught it or `-`, by tabs.
+/// What hunts found before, in a file of lines: name, seeds tried, the check that caught it or `-`, and the code that was
+/// tried, by tabs.
 #[derive(Debug, Default)]
 pub struct Results {
     path: Option<PathBuf>,
-    known: BTreeMap<String, (u64, Option<String>)>,
+    /// Names the code that is tried now.
+    code: String,
+    known: BTreeMap<String, Found>,
 }
+
+/// A line of [`Results`].
+#[derive(Clone, Debug, Default)]
+struct Found {
+    seeds: u64,
+    check: Option<String>,
+    code: String,
+}
+
+/// How a check is named that is a directed scenario.
+const SCENARIO: &str = "scenario ";
 
 impl Results {
     /// Reads the file, if it is there.
@@ -329,33 +343,67 @@ impl Results {
                 return Err(format!("{}: three words by tabs: {line}", path.display()));
             };
             let seeds = seeds.parse().map_err(|error| format!("{}: {line}: {error}", path.display()))?;
-            // The last line of a bug counts.
-            known.insert(name.to_owned(), (seeds, (check != "-").then(|| check.to_owned())));
+            let check = (check != "-").then(|| check.to_owned());
+            let code = parts.next().unwrap_or_default().to_owned();
+            known.insert(name.to_owned(), Found { seeds, check, code });
         }
-        Ok(Self { path: Some(path.to_owned()), known })
+        Ok(Self { path: Some(path.to_owned()), code: String::new(), known })
+    }
+
+    /// Lines from now on say that they are of this code.
+    #[must_use]
+    pub fn of_code(self, code: String) -> Self {
+        Self { code, ..self }
     }
 
     fn note(&mut self, row: &Row) -> Result<(), String> {
-        let Some(path) = &self.path else { return Ok(()) };
         let check = match &row.outcome {
-            Outcome::Caught { violation, .. } => check_of(violation).to_owned(),
-            Outcome::Hung { .. } => "a step that never ends".to_owned(),
-            Outcome::Directed { scenario } => format!("scenario {scenario}"),
-            Outcome::Missed => "-".to_owned(),
-            Outcome::Known { .. } | Outcome::Unsound { .. } => return Ok(()),
+            Outcome::Caught { violation, .. } => Some(check_of(violation).to_owned()),
+            Outcome::Hung { .. } => Some("a step that never ends".to_owned()),
+            Outcome::Directed { scenario } => Some(format!("{SCENARIO}{scenario}")),
+            Outcome::Known { check, .. } => Some(check.clone()),
+            Outcome::Missed => None,
+            Outcome::Unsound { .. } => return Ok(()),
         };
-        let text = format!("{}\t{}\t{check}\n", row.bug.name(), row.seeds);
-        let mut file = std::fs::OpenOptions::new();
-        let written = file.append(true).create(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(|error| format!("{}: {error}", path.display()))
+        let found = Found { seeds: row.seeds, check, code: self.code.clone() };
+        self.known.insert(row.bug.name().to_owned(), found);
+        let Some(path) = &self.path else { return Ok(()) };
+        let mut text = String::new();
+        for bug in Bug::ALL {
+            let Some(Found { seeds, check, code }) = self.known.get(bug.name()) else { continue };
+            text += &format!("{}\t{seeds}\t{}\t{code}\n", bug.name(), check.as_deref().unwrap_or("-"));
+        }
+        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    /// Goes on with a bug from where earlier hunts stopped.
+    /// Plays again what caught a bug before, and hunts it anew if that does not any more; goes on with the others from
+    /// where earlier hunts stopped.
     fn hunt(&mut self, bug: Bug, how: Hunt) -> Result<Row, String> {
-        let (before, check) = self.known.get(bug.name()).cloned().unwrap_or_default();
-        if let Some(check) = check {
-            let outcome = Outcome::Known { seed: how.first_seed + before.max(1) - 1, check };
-            return Ok(Row { bug, outcome, seeds: before, took: Duration::ZERO });
+        let begun = Instant::now();
+        let Found { seeds: before, check, .. } = self.known.get(bug.name()).cloned().unwrap_or_default();
+        if let Some(known) = check {
+            let seed = how.first_seed + before.max(1) - 1;
+            let again = match known.starts_with(SCENARIO) {
+                true => directed(bug).map(|scenario| Outcome::Directed { scenario }),
+                false => {
+                    let one = Hunt { first_seed: seed, seeds: 1, jobs: 1, scenarios: false, ..how };
+                    match hunt(bug, one).outcome {
+                        Outcome::Caught { violation, .. } => {
+                            Some(Outcome::Known { seed, check: check_of(&violation).to_owned() })
+                        }
+                        hung @ Outcome::Hung { .. } => Some(hung),
+                        _ => None,
+                    }
+                }
+            };
+            if let Some(outcome) = again {
+                let row = Row { bug, outcome, seeds: before, took: begun.elapsed() };
+                self.note(&row)?;
+                return Ok(row);
+            }
+            let row = hunt(bug, how);
+            self.note(&row)?;
+            return Ok(row);
         }
         let rest = Hunt { first_seed: how.first_seed + before, seeds: how.seeds.saturating_sub(before), ..how };
         let mut row = hunt(bug, rest);

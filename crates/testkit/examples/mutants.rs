@@ -38,7 +38,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
 ];
 
 /// The core knows nothing of files.
-const DISK: &str = "`crashes -- mutants`";
+const DISK: &str = "`cargo xtask mutants --disk`";
 
 /// The core knows nothing of sessions, bytes and threads.
 const TESTS: &str = "`cargo xtask mutants --tests`";
@@ -288,7 +288,7 @@ fn write_page(table: &Table, names: &[&'static str]) -> Result<(), String> {
     let (_, after) = rest.split_once(END).ok_or("docs/mutants.md has no end of the table")?;
     let mut caught = Caught::default();
     let mut rows = String::from(
-        "| bug | what it does wrong | red scripts, by claim | the first, or else | seeds | caught by |\n|---|---|---|---|---|---|\n",
+        "| bug | what it does wrong | red scripts, by claim | the first, or else | seeds | caught by | code |\n|---|---|---|---|---|---|---|\n",
     );
     for name in names {
         let Some(bug) = Bug::ALL.iter().find(|bug| bug.name() == *name) else { continue };
@@ -297,10 +297,13 @@ fn write_page(table: &Table, names: &[&'static str]) -> Result<(), String> {
         let (count, claims) = (reds.len(), claims_of(reds));
         let hunt = hunted.lines().rfind(|line| line.split('\t').next() == Some(name)).unwrap_or_default();
         let mut words = hunt.split('\t').skip(1);
-        let (seeds, check) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let (seeds, check, code) = (words.next().unwrap_or(""), words.next().unwrap_or(""), words.next().unwrap_or(""));
         caught.count(reds.is_empty(), elsewhere(name), check);
         let check = if check == "-" { "no seed" } else { check };
-        rows.push_str(&format!("| `{name}` | {} | {count}, {claims} | {by} | {seeds} | {check} |\n", bug.what()));
+        rows.push_str(&format!(
+            "| `{name}` | {} | {count}, {claims} | {by} | {seeds} | {check} | {code} |\n",
+            bug.what()
+        ));
     }
     let text = format!("{before}{BEGIN}\n{caught}\n{rows}{END}{after}");
     std::fs::write(docs.join("mutants.md"), text).map_err(|error| error.to_string())
