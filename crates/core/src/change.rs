@@ -38,6 +38,11 @@ struct Waiting {
 }
 
 impl Changes {
+    /// Whether somebody waits for a change that may make voters of nodes that lag.
+    pub(crate) fn waives_readiness(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.terms.readiness == Readiness::Waived)
+    }
+
     /// When the first caller's patience ends.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.waiting.iter().map(|waiting| waiting.until).min()

@@ -65,6 +65,8 @@ impl Core {
         let Some(transfer) = self.transfer else { return };
         let me = self.config.node_id;
         I::HandsOverItsOwn.check(transfer.to != me && transfer.from.node_id == me);
+        let may_lead = |to| self.membership().configs.iter().all(|set| set.voters.contains_key(&to));
+        I::HandsOverToAVoter.check(self.transferring_to().is_none_or(may_lead));
         I::NothingWhileTransferring.check(self.transferring_to().is_none() || transfer.last == self.log.last());
     }
 
@@ -79,6 +81,8 @@ impl Core {
         I::LeadershipStarts.check(first <= last && starts && before);
         let own = self.memberships.iter().filter(|(id, _)| id.index >= first && id.index > self.commit);
         I::OneOpenMembership.check(own.count() <= 1);
+        let removed = self.in_force().0.index <= self.commit && first <= self.commit && !self.is_voter();
+        I::RemovedLeaderLeaves.check(!removed || self.transferring_to().is_some() || self.halted);
         let others = self.membership().nodes.keys().filter(|id| **id != me);
         I::PeersAreMembers.check(leader.peers.iter().map(|peer| &peer.id).eq(others));
         leader.peers.iter().for_each(|peer| self.check_peer(leader, peer));
@@ -86,6 +90,11 @@ impl Core {
             I::RoundsBegan.check(round <= leader.round);
             I::ReadsAtCommit.check(read_at.index <= self.commit && read_at.index >= first);
         }
+        let reached = self.membership().commit_reached(|id, disk| match (id, disk) == (me, self.config.incarnation) {
+            true => Some(self.disk.index()),
+            false => leader.peer_as(id, disk).map(|peer| peer.matched.index),
+        });
+        I::CommitsWhatIsReached.check(reached.is_none_or(|reached| reached < first || reached <= self.commit));
     }
 
     fn check_peer(&self, leader: &Leader, peer: &Progress) {

@@ -3,10 +3,11 @@
 use crate::core::{Core, Role};
 use crate::durability::Held;
 use crate::event::{Action, Actions, CoreEntry, Event, Note, Outcome, ReadPolicy, Refusal, Source, Tail, WriteOp};
-use crate::ids::{LeaderId, LeaderIdMode, LogId, NodeId, RequestId, Round, WriteId};
+use crate::ids::{Incarnation, LeaderId, LeaderIdMode, LogId, NodeId, RequestId, Round, WriteId};
 use crate::invariant::Invariant as I;
 use crate::leader::Leader;
 use crate::log::LogIds;
+use crate::membership::{Membership, Readiness};
 use crate::message::{AppendAnswer, CampaignReason, Envelope, Message, Phase, VoteAnswer, VoteRequest};
 use crate::progress::Mode;
 use crate::time::Instant;
@@ -41,6 +42,13 @@ impl Core {
         step.check_promised_end();
         step.check_nothing_changed();
         step.check_lease();
+        step.check_campaign();
+        step.check_evidence();
+        step.check_lease_read();
+        step.check_takes_over();
+        step.check_grant();
+        step.check_read_reply();
+        step.check_lost();
         step.check_reads();
         step.check_applies();
         step.check_callers();
@@ -57,10 +65,10 @@ impl Core {
 }
 
 /// A step that was made.
-struct Step<'a> {
-    before: &'a Core,
-    after: &'a Core,
-    event: &'a Event,
+pub(crate) struct Step<'a> {
+    pub(crate) before: &'a Core,
+    pub(crate) after: &'a Core,
+    pub(crate) event: &'a Event,
     actions: &'a [Action],
 }
 
@@ -87,6 +95,8 @@ impl Step<'_> {
         I::CommitForward.check(after.commit >= before.commit);
         I::AppliedForward.check(after.applied >= before.applied && after.apply_sent >= before.apply_sent);
         I::SnapshotForward.check(after.snapshot.last.index >= before.snapshot.last.index);
+        let reported = matches!(self.event, Event::SnapshotBuilt(_) | Event::SnapshotInstalled(_));
+        I::SnapshotIsDurable.check(reported || after.snapshot.last == before.snapshot.last);
         I::SnapshotForward.check(after.log.purged().index >= before.log.purged().index);
     }
 
@@ -118,6 +128,13 @@ impl Step<'_> {
     fn writes(&self) -> impl Iterator<Item = &WriteOp> {
         self.actions.iter().filter_map(|action| match action {
             Action::Persist(write) => Some(&write.op),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn replies(&self) -> impl Iterator<Item = (&RequestId, &Outcome)> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Reply { request, outcome } => Some((request, outcome)),
             _ => None,
         })
     }
@@ -171,9 +188,30 @@ impl Step<'_> {
                 let own_committed = matches!(&self.before.role, Role::Leader(leader) if leader.first_own <= commit);
                 let shared = membership.configs.iter().any(|set| last.configs.contains(set));
                 I::MembershipByMembership.check(own_committed && last_id.index <= commit && shared);
+                self.check_new_voters(last, membership);
             }
             Source::Message => {}
         }
+    }
+
+    /// Who begins to vote has nearly everything, but where somebody asked for a change without that.
+    fn check_new_voters(&self, before: &Membership, membership: &Membership) {
+        let (Some((leader, _)), Some(to)) = (self.after.leads_as(), membership.configs.last()) else { return };
+        let waived =
+            matches!(self.event, Event::ChangeMembership { terms, .. } if terms.readiness == Readiness::Waived);
+        if waived || self.before.leads_as().is_some_and(|(leader, _)| leader.changes.waives_readiness()) {
+            return;
+        }
+        let me = (self.after.config.node_id, self.after.config.incarnation);
+        // Two memberships may come in one step, with what became due.
+        let end = self.before.log.last().index;
+        let near = |id: NodeId, disk: Incarnation| {
+            let matched = leader.peer_as(id, disk).map(|peer| peer.matched.index);
+            let near = |matched| matched + self.after.config.replication_lag_threshold >= end;
+            matched.is_some_and(|matched| near(matched) && matched >= self.before.log.purged().index)
+        };
+        let mut new = to.voters.iter().filter(|(id, disk)| !before.is_voter_as(**id, **disk) && (**id, **disk) != me);
+        I::VotersAreCaughtUp.check(new.all(|(id, disk)| near(*id, *disk)));
     }
 
     // ---- leading ----
@@ -195,6 +233,12 @@ impl Step<'_> {
             {
                 I::InflightInWindow.check(now.len() <= after.config.max_inflight_appends.max(then.len()));
             }
+        }
+        if let Event::Message(Envelope { from, message: Message::AppendReply(reply), .. }) = self.event
+            && let (Some(then), Some(now)) = (old.peer(*from), leader.peer(*from))
+            && reply.stream != then.stream
+        {
+            I::OldStreamsDoNotCount.check(now.matched.index <= then.matched.index);
         }
         // A snapshot that was received before this leadership holds only what is committed.
         let installed = matches!(self.event, Event::SnapshotInstalled(meta) if meta.last_log_id.index == after.commit);
@@ -248,7 +292,13 @@ impl Step<'_> {
         let (before, after) = (self.before, self.after);
         if before.promised_end > LogId::ZERO && after.promised_end == LogId::ZERO {
             let reached = before.promised_end <= after.log.last();
-            I::PromisedEndIsKept.check(reached || after.is_settled());
+            let proven = |settles: &crate::lost_entries::Settlement| {
+                let held = after.durable_match();
+                let own = settles.leader_id == after.vote.leader_id && settles.leader_id == held.leader_id;
+                own && held.index >= settles.commit
+            };
+            I::PromisedEndIsKept.check(reached || after.settles.as_ref().is_some_and(proven));
+            I::PromisedEndIsKept.check(reached || self.writes().any(|op| *op == WriteOp::ForgetPromisedEnd));
         }
         if after.settles != before.settles {
             let header = match self.event {
@@ -269,12 +319,16 @@ impl Step<'_> {
 
     fn check_lease(&self) {
         let Event::Message(Envelope { from, message: Message::VoteRequest(request), .. }) = self.event else { return };
-        if request.phase == Phase::Pre || matches!(request.reason, CampaignReason::Transfer(_)) {
+        if request.phase == Phase::Real && matches!(request.reason, CampaignReason::Transfer(_)) {
             return;
         }
-        let granted = Note::Granted { phase: Phase::Real, vote: request.vote };
-        let granted = self.actions.iter().any(|action| *action == Action::Note(granted.clone()));
-        I::NoVoteInsideLease.check(!granted || !self.is_inside_lease(*from));
+        let granted = Action::Note(Note::Granted { phase: request.phase, vote: request.vote });
+        let keeps = request.phase == Phase::Pre && self.after.keeps_to_its_leader(*from);
+        I::NoVoteInsideLease.check(!self.asks_for(&granted) || !keeps && !self.is_inside_lease(*from));
+    }
+
+    pub(crate) fn asks_for(&self, action: &Action) -> bool {
+        self.actions.contains(action)
     }
 
     fn is_inside_lease(&self, candidate: NodeId) -> bool {
@@ -288,6 +342,8 @@ impl Step<'_> {
     }
 
     fn check_nothing_changed(&self) {
+        let failed = matches!(self.event, Event::PersistFailed(_));
+        I::HaltedIsSilent.check(!failed || self.after.halted);
         let claim = match self.event {
             _ if self.before.halted => I::HaltedIsSilent,
             Event::Message(Envelope {
@@ -384,7 +440,7 @@ impl Step<'_> {
     fn check_action(&self, action: &Action) {
         let after = self.after;
         match action {
-            Action::Send { message, .. } => self.check_message(action, message),
+            Action::Send { to, message } => self.check_message(action, *to, message),
             Action::SendEntries { header, span, .. } => {
                 I::SendsOwnLog.check(self.is_own(header.vote.leader_id) && header.commit <= after.commit);
                 // An empty span asks what became of what was sent before.
@@ -398,12 +454,10 @@ impl Step<'_> {
                 let covered = upto.index <= after.snapshot.last.index && upto.index <= after.log.purged().index;
                 I::PurgeBehindSnapshot.check(covered);
             }
-            Action::Persist(_)
-            | Action::InstallSnapshot(_)
-            | Action::BuildSnapshot
-            | Action::Apply(_)
-            | Action::Reply { .. }
-            | Action::Note(_) => {}
+            Action::InstallSnapshot(_) => {
+                I::InstallsUnderItsVote.check(after.disk.vote_is_durable() || self.was_held(action));
+            }
+            Action::Persist(_) | Action::BuildSnapshot | Action::Apply(_) | Action::Reply { .. } | Action::Note(_) => {}
         }
     }
 
@@ -412,7 +466,7 @@ impl Step<'_> {
         [self.before, self.after].iter().any(|core| core.leads_as().is_some_and(|(_, id)| id == leader_id))
     }
 
-    fn check_message(&self, action: &Action, message: &Message) {
+    fn check_message(&self, action: &Action, to: NodeId, message: &Message) {
         let after = self.after;
         let disk = &after.disk;
         match message {
@@ -441,22 +495,19 @@ impl Step<'_> {
             Message::VoteReply(_)
             | Message::VoteRequest(_)
             | Message::ReadRequest { .. }
-            | Message::ReadReply { .. }
-            | Message::TransferLeader { .. } => {}
+            | Message::ReadReply { .. } => {}
+            Message::TransferLeader { last_log_id, .. } => {
+                let Some((leader, _)) = after.leads_as() else { return };
+                let matched = leader.peer(to).map(|peer| peer.matched);
+                I::AsksWhoHasTheLog.check(matched == Some(*last_log_id) && *last_log_id == after.log.last());
+            }
         }
     }
 
     // ---- callers ----
 
     fn check_callers(&self) {
-        let replies: Vec<RequestId> = self
-            .actions
-            .iter()
-            .filter_map(|action| match action {
-                Action::Reply { request, .. } => Some(*request),
-                _ => None,
-            })
-            .collect();
+        let replies: Vec<RequestId> = self.replies().map(|(request, _)| *request).collect();
         let twice = replies.iter().enumerate().any(|(i, request)| replies[..i].contains(request));
         I::OneReply.check(!twice);
         let waits = waiting(self.after);

@@ -13,8 +13,8 @@ use crate::transfer::Transfer;
 use crate::{
     Action, Actions, Append, AppendAnswer, AppendHeader, AppendReply, Campaign, CampaignReason, Config, CoreEntry,
     Entries, Envelope, Event, Incarnation, Instant, LeaderId, LeaderIdMode, LogId, LogIds, Membership, Message, Node,
-    NodeId, Note, Outcome, Phase, ReadPolicy, Recovered, RequestId, Round, Run, Runs, Source, Span, StartId, StreamId,
-    Tail, Vote, VoteAnswer, VoteReply, VoteRequest, Write, WriteId, WriteOp,
+    NodeId, Note, Outcome, Phase, ReadPolicy, Recovered, RequestId, Round, Run, Runs, SnapshotMeta, Source, Span,
+    StartId, StreamId, Tail, Vote, VoteAnswer, VoteReply, VoteRequest, Write, WriteId, WriteOp,
 };
 
 fn incarnation(id: u64) -> Incarnation {
@@ -29,9 +29,13 @@ fn at(term: u64, node: u64, index: u64) -> LogId {
     LogId::new(leader_id(term, node), index)
 }
 
+fn member(id: u64) -> (NodeId, Incarnation, Node) {
+    (NodeId(id), incarnation(id), Node::default())
+}
+
 /// A node of a cluster of three whose log is 0-0.1, 1-3.2 to 1-3.4.
 fn node(id: u64, mode: LeaderIdMode) -> Core {
-    let members = (1..=3).map(|id| (NodeId(id), incarnation(id), Node::default()));
+    let members = (1..=3).map(member);
     let runs = [Run { leader_id: leader_id(0, 0), last: 1 }, Run { leader_id: leader_id(1, 3), last: 4 }];
     let recovered = Recovered {
         vote: Vote::uncommitted(leader_id(1, 3)),
@@ -244,6 +248,21 @@ fn broken_roles() -> Vec<I> {
         }),
         state(I::LeadsUnderOwnVote, leader(), |core| core.vote.committed = false),
         state(I::LeadershipStarts, leader(), |core| lead(core, |leader| leader.first_own = 4)),
+        state(I::RemovedLeaderLeaves, leader(), |core| {
+            core.memberships.push((at(2, 1, 5), Membership::majority([2, 3].map(member))));
+        }),
+        state(I::HandsOverToAVoter, transferring(), |core| {
+            let Some((_, membership)) = core.memberships.last_mut() else { return };
+            membership.configs[0].voters.remove(&NodeId(2));
+        }),
+        state(I::CommitsWhatIsReached, leader(), |core| {
+            lead(core, |leader| {
+                for peer in &mut leader.peers {
+                    (peer.matched, peer.next) = (at(2, 1, 6), 7);
+                    peer.incarnation = Some(incarnation(peer.id.0));
+                }
+            });
+        }),
         state(I::HandsOverItsOwn, transferring(), |core| {
             core.transfer = core.transfer.map(|transfer| Transfer { to: NodeId(1), ..transfer });
         }),
@@ -284,6 +303,7 @@ fn broken_progress() -> Vec<I> {
         core
     };
     let ack = |core: &Core| message(2, matched(core.vote, 1, 1, at(2, 1, 5)));
+    let old_ack = |core: &Core| message(2, matched(core.vote, 0, 1, at(2, 1, 6)));
     vec![
         after(I::ClockForward, follower(), heartbeat(), |core, _| core.now = Instant::ORIGIN),
         after(I::VoteForward, follower(), heartbeat(), |core, _| core.vote = Vote::committed(leader_id(1, 3))),
@@ -291,6 +311,10 @@ fn broken_progress() -> Vec<I> {
         after(I::CommitForward, follower(), heartbeat(), |core, _| core.commit = 3),
         after(I::AppliedForward, follower(), heartbeat(), |core, _| core.apply_sent = at(1, 3, 3)),
         after(I::SnapshotForward, snapshotted(), heartbeat(), |core, _| core.snapshot.last = at(1, 3, 2)),
+        after(I::SnapshotIsDurable, follower(), heartbeat(), |core, _| core.snapshot.last = at(1, 3, 3)),
+        after(I::OldStreamsDoNotCount, leader(), old_ack(&leader()), |core, _| {
+            lead(core, |leader| leader.peers[0].matched = at(2, 1, 6));
+        }),
         after(I::CommittedStays, follower(), heartbeat(), |core, _| {
             core.log = LogIds::new(LogId::ZERO, [Run { leader_id: leader_id(1, 3), last: 5 }]);
         }),
@@ -415,6 +439,110 @@ fn broken_promises() -> Vec<I> {
     ]
 }
 
+/// Node 1 asks who would elect it in term 2.
+fn asking() -> Core {
+    let mut core = node(1, LeaderIdMode::Advanced);
+    step(&mut core, Event::Elect { phase: Phase::Pre });
+    core
+}
+
+fn broken_campaigns() -> Vec<I> {
+    let elect = || Event::Elect { phase: Phase::Real };
+    let fresh = || node(1, LeaderIdMode::Advanced);
+    let not_granted = || {
+        let Role::Candidate(Candidate { vote, campaign, .. }) = asking().role else { unreachable!("it campaigns") };
+        let Message::VoteReply(reply) = grant(vote, campaign) else { unreachable!("a grant is a reply") };
+        message(2, Message::VoteReply(VoteReply { phase: Phase::Pre, answer: VoteAnswer::LeaderAlive, ..reply }))
+    };
+    let wants_it_all = || {
+        let mut core = fresh();
+        step(&mut core, append(leader_id(2, 3), at(1, 3, 4), 5, 4));
+        core
+    };
+    let hand_over =
+        || message(3, Message::TransferLeader { vote: Vote::committed(leader_id(2, 3)), last_log_id: at(2, 3, 5) });
+    let propose = || Event::Propose { request: RequestId(2), count: 1, bytes: 1 };
+    let short_request = || {
+        let Event::Message(mut envelope) = vote_request(3, 4, Phase::Pre) else {
+            unreachable!("a request is a message")
+        };
+        if let Message::VoteRequest(request) = &mut envelope.message {
+            request.last_log_id = at(1, 3, 1);
+        }
+        Event::Message(envelope)
+    };
+    let lost = || Event::SendLost { to: NodeId(2), stream: StreamId(1) };
+    let confirmed = || {
+        let mut core = follower();
+        step(&mut core, Event::Read { request: RequestId(9), policy: ReadPolicy::ReadIndex });
+        core
+    };
+    let answer = || message(1, Message::ReadReply { request: RequestId(1), log_id: Some(at(1, 3, 4)) });
+    let installs = |core: &Core| SnapshotMeta {
+        last_log_id: at(2, 1, 9),
+        membership_log_id: at(0, 0, 1),
+        membership: core.memberships[0].1.clone(),
+    };
+    let lease_read = Event::Read { request: RequestId(9), policy: ReadPolicy::LeaseRead };
+    vec![
+        after(I::HeardEndsEvidence, follower(), append(leader_id(2, 1), at(2, 1, 5), 5, 4), |core, _| {
+            core.contact = Some(Contact { leader: NodeId(1), at: Instant::from_nanos(9), refused: true });
+        }),
+        {
+            // A learner campaigns.
+            let mut core = fresh();
+            let (before, actions) = step(&mut core, elect());
+            let learner = |mut core: Core| {
+                core.memberships = vec![(at(0, 0, 1), Membership::majority([2, 3].map(member)))];
+                core
+            };
+            let (before, core) = (learner(before), learner(core));
+            fires(I::CampaignsAsVoter, || core.check_step(&before, &elect(), &actions))
+        },
+        after(I::CampaignsAboveWhatItSaw, fresh(), Event::Elect { phase: Phase::Pre }, |core, _| {
+            campaign(core, |candidate| candidate.vote = Vote::uncommitted(leader_id(1, 9)));
+        }),
+        after(I::TakesOverAsAsked, fresh(), elect(), |core, _| {
+            campaign(core, |candidate| candidate.reason = CampaignReason::Transfer(leader_id(1, 3)));
+        }),
+        after(I::AsksACommitQuorum, asking(), not_granted(), |core, _| {
+            let Role::Candidate(real) = candidate().role else { unreachable!("it campaigns") };
+            core.campaign = Campaign(core.campaign.0 + 1);
+            core.role = Role::Candidate(real);
+        }),
+        after(I::TakesOverAsAsked, wants_it_all(), hand_over(), |core, _| core.disk.forget_held()),
+        after(I::AsksWhoHasTheLog, leader(), Event::Heartbeat, |core, actions| {
+            let (vote, last_log_id) = (core.vote, core.log.last());
+            actions.push(send(Message::TransferLeader { vote, last_log_id }));
+        }),
+        after(I::GrantsAWholeLog, node(2, LeaderIdMode::Advanced), short_request(), |_, actions| {
+            let vote = Vote::uncommitted(leader_id(4, 3));
+            actions.push(Action::Note(Note::Granted { phase: Phase::Pre, vote }));
+        }),
+        after(I::InstallsUnderItsVote, granting(), Event::Heartbeat, |core, actions| {
+            actions.push(Action::InstallSnapshot(installs(core)));
+        }),
+        after(I::LostIsSentAgain, leader(), lost(), |core, _| {
+            lead(core, |leader| leader.peers[0].stream = StreamId(1));
+        }),
+        after(I::CommitsWhatItHolds, confirmed(), answer(), |core, _| core.commit = 5),
+        after(I::AgeFromTheQuestion, confirmed(), answer(), |core, _| {
+            core.confirmed = core.confirmed.map(|(at, id)| (at + Duration::from_nanos(1), id));
+        }),
+        after(I::VotersAreCaughtUp, leader(), propose(), |core, actions| {
+            let mut joint = core.membership().clone();
+            let mut more = joint.configs[0].clone();
+            more.voters.insert(NodeId(2), incarnation(9));
+            joint.configs.push(more);
+            for action in actions {
+                let Action::Persist(Write { op: WriteOp::Append { source, .. }, .. }) = action else { continue };
+                *source = Source::Core(CoreEntry::Membership(joint.clone()));
+            }
+        }),
+        after(I::LeaseReadsByLease, leader(), lease_read, |_, actions| actions.clear()),
+    ]
+}
+
 fn broken_requests() -> Vec<I> {
     let reply = |request| Action::Reply { request: RequestId(request), outcome: Outcome::Unknown };
     let span = |prev, last| Span { prev, last };
@@ -463,6 +591,7 @@ fn every_invariant_fires() {
     fired.extend(broken_progress());
     fired.extend(broken_writes());
     fired.extend(broken_promises());
+    fired.extend(broken_campaigns());
     fired.extend(broken_requests());
     let silent: Vec<_> = I::ALL.iter().filter(|invariant| !fired.contains(invariant)).collect();
     assert!(silent.is_empty(), "nothing here breaks {silent:?}");

@@ -335,7 +335,7 @@ impl Core {
 
     /// Whether this node started so recently that the leader of its vote may still be alive: it does not remember
     /// when it heard of it. A real request is not refused for that, or a cluster of restarted nodes would wait.
-    fn keeps_to_its_leader(&self, candidate: NodeId) -> bool {
+    pub(crate) fn keeps_to_its_leader(&self, candidate: NodeId) -> bool {
         let voted_for = self.vote.leader_id;
         let other = voted_for.term > 0 && voted_for.node_id != candidate && voted_for.node_id != self.config.node_id;
         let (vote, started) = self.promised;

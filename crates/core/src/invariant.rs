@@ -80,12 +80,18 @@ invariants! {
     LeadsUnderOwnVote,
     /// A leadership starts with a blank entry of its own.
     LeadershipStarts,
+    /// A leader that a committed membership leaves out leads on only to hand over (dissertation 4.2.2).
+    RemovedLeaderLeaves,
     /// A node hands over what it led, to another.
     HandsOverItsOwn,
+    /// Leadership is handed over to a node that votes, and will when a change under way is complete.
+    HandsOverToAVoter,
     /// Nothing is appended while leadership is handed over.
     NothingWhileTransferring,
     /// A leader follows nobody's lease.
     LeaderOwesNoLease,
+    /// A leader has committed what a commit quorum holds, if an entry of its own is among it.
+    CommitsWhatIsReached,
     /// A leader replicates to every other node of the membership in force, and to nobody else.
     PeersAreMembers,
     /// What is matched is in the leader's log and is not sent again; what is sent is in its log.
@@ -107,6 +113,8 @@ invariants! {
     CommitForward,
     /// What is handed out and applied never goes back.
     AppliedForward,
+    /// A snapshot is relied on when it is reported to be durable.
+    SnapshotIsDurable,
     /// The snapshot and the purge point never go back.
     SnapshotForward,
     /// Committed entries stay as they are.
@@ -117,6 +125,8 @@ invariants! {
     AcceptedStays,
     /// What a peer matched never goes back on one disk, unless it contradicts itself or says that entries are lost.
     MatchedForward,
+    /// What a peer says of an earlier stream shows nothing of what it holds now.
+    OldStreamsDoNotCount,
     /// When a leader hears that a peer lost entries, it counts nothing any more that the peer acknowledged before.
     CountsSinceTheLoss,
     // ---- of a step: the disk is told everything, in one order ----
@@ -142,8 +152,29 @@ invariants! {
     RequestIsDurable,
     /// An acknowledgement claims what is in the log, durable, and under a durable vote (law 8).
     AcknowledgesDurable,
-    /// Nobody else is voted for inside a live leader's lease, but at the leader's request (dissertation 4.2.3).
+    /// Nobody else is voted for, or told that it would be, inside a live leader's lease, but at the leader's request
+    /// (dissertation 4.2.3).
     NoVoteInsideLease,
+    /// A vote, real or not, goes to a log that reaches as far as this node's own, and as far as it ever promised
+    /// (dissertation 3.6.1).
+    GrantsAWholeLog,
+    /// A snapshot is installed under a vote that is durable.
+    InstallsUnderItsVote,
+    /// A leader that is heard of is not taken for dead because of a connection that was refused before (law 6).
+    HeardEndsEvidence,
+    /// A node campaigns if it votes in the last committed membership or a later one, and lost nothing.
+    CampaignsAsVoter,
+    /// A node campaigns above every term that it heard of, and above the vote that it started with (law 7).
+    CampaignsAboveWhatItSaw,
+    /// A node takes over when, and only when, the leader that it follows asks for that, in time and with its whole log
+    /// (dissertation 3.10).
+    TakesOverAsAsked,
+    /// Who is asked to take over has the whole log.
+    AsksWhoHasTheLog,
+    /// A node begins to vote when it has nearly the whole log, unless a change was asked for without that.
+    VotersAreCaughtUp,
+    /// A pre-vote is won by those that can elect and commit (law 4).
+    AsksACommitQuorum,
     /// A pre-vote request changes nothing (law 2).
     PreVoteChangesNothing,
     /// What an earlier leader or campaign is told or says changes nothing (laws 1, 2).
@@ -157,6 +188,14 @@ invariants! {
     CommitsByQuorum,
     /// A read is served after a commit quorum followed this leader in a round that began after the read came.
     ReadAfterRound,
+    /// A lease read is refused where there are no leases.
+    LeaseReadsByLease,
+    /// What a leader says to a read is committed here if the log holds that very entry.
+    CommitsWhatItHolds,
+    /// What a leader confirmed is as old as the question.
+    AgeFromTheQuestion,
+    /// What could not be sent is not taken for sent.
+    LostIsSentAgain,
     // ---- of a step: what is asked of the driver ----
     /// Entries are applied once, without a gap, up to the commit index.
     ApplyWithoutGap,

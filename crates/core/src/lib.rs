@@ -6,6 +6,7 @@
 mod bug;
 mod change;
 mod check;
+mod check_campaign;
 mod check_step;
 #[cfg(test)]
 mod check_tests;

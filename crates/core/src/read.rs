@@ -17,7 +17,7 @@ const MAX_ASKED_READS: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct AskedRead {
     /// Its number on the wire: never used twice, also not when a caller asks again.
-    number: RequestId,
+    pub(crate) number: RequestId,
     /// Whom to answer.
     pub(crate) request: RequestId,
     /// When it was asked; `None`: the clock jumped since.
