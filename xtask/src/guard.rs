@@ -263,4 +263,11 @@ mod tests {
         assert_eq!(total("version: 1\nevents: Ir\n\nfn=(1) main\n0 5\n\ntotals: 1234\n"), Some(1234));
         assert_eq!(total("events: Ir\n"), None);
     }
+
+    #[test]
+    fn every_path_has_a_figure_with_a_margin() {
+        let figures = read().unwrap();
+        assert!(figures.len() >= 5, "the guard has five paths or more");
+        assert!(figures.iter().all(|figure| figure.instructions > 0.0 && figure.margin_percent <= 5.0));
+    }
 }
