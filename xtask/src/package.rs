@@ -51,6 +51,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if !problems.is_empty() {
         return Err(format!("{} problems in what would be published", problems.len()));
     }
+    forget_earlier(&names)?;
     let mut command = cargo();
     command.args(["package", "--quiet", "--locked", "--allow-dirty"]).current_dir(root());
     command.args(names.iter().flat_map(|name| ["--package", name]));
@@ -59,6 +60,41 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let how = if is_built { "built from their packages alone" } else { "packed, not built" };
     println!("package: {} crates {how}, in target/package; {}", names.len(), toolchain(&rust)?);
     Ok(())
+}
+
+/// Cargo takes packages of an earlier run for those of this one, because they have the same version: what it unpacked
+/// and built of them is removed.
+fn forget_earlier(names: &[&str]) -> Result<(), String> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    for kind in ["src", "cache"] {
+        let Some(registries) = home.as_ref().map(|home| home.join("registry").join(kind)) else { continue };
+        // A registry that is a directory of this machine has no host in its name.
+        for local in entries(&registries).filter(|path| file_name(path).starts_with('-')) {
+            entries(&local).filter(|path| is_of(names, path)).try_for_each(|path| remove(&path))?;
+        }
+    }
+    let built = root().join("target/debug/.fingerprint");
+    entries(&built).filter(|path| is_of(names, path)).try_for_each(|path| remove(&path))
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    // What is not there holds nothing.
+    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Whether a file is named after one of these crates: its name, and behind a hyphen a version or a hash.
+fn is_of(names: &[&str], path: &Path) -> bool {
+    file_name(path).rsplit_once('-').is_some_and(|(name, _)| names.contains(&name))
+}
+
+fn remove(path: &Path) -> Result<(), String> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map_err(|error| format!("cannot remove {}: {error}", path.display()))
 }
 
 /// The lowest Rust that the manifests name; all name the same.
@@ -236,5 +272,16 @@ mod tests {
         files.remove(Path::new("README.md"));
         assert_eq!(file_problems(&directory, &files).unwrap().len(), 3, "not carried, and named");
         fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_told_by_its_name() {
+        let names = ["quorate", "quorate-core"];
+        for left in ["quorate-0.1.0", "quorate-core-0.1.0.crate", "quorate-8a16a2", "x/quorate-core-77aa"] {
+            assert!(is_of(&names, Path::new(left)), "{left}");
+        }
+        for other in ["quorate-corelib-1.0.0", "serde-1.0.0", "quorate"] {
+            assert!(!is_of(&names, Path::new(other)), "{other}");
+        }
     }
 }
