@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use quorate_core::{ChangeMembers, ChangeTerms, LogId, Node as Member, NodeId, Precondition, Refusal, Retain};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::driver::Input;
 use crate::{ChangeError, Raft, RaftStateMachine, Role, Settings};
@@ -25,7 +26,8 @@ impl<S: RaftStateMachine> Raft<S> {
     /// Waits for up to [`Config::write_timeout`](crate::Config::write_timeout) until the change can begin: for the end
     /// of another one, for new voters to be heard of and to catch up, for enough of the voters to be alive. New voters
     /// that are not in the cluster yet are learners meanwhile, and stay so if the time is over; [`PeerMetrics::lag`](crate::PeerMetrics::lag)
-    /// shows their progress.
+    /// shows their progress. Once it has begun it has as much time again to be complete: a cluster whose disks hang
+    /// commits nothing, and does not keep its caller.
     ///
     /// A node that is removed may not hear of it: it knows no leader any more, and its reads and writes fail. Shut it down.
     ///
@@ -67,10 +69,11 @@ impl<S: RaftStateMachine> Raft<S> {
     }
 
     /// As [`change_membership`](Self::change_membership), with terms of the caller's own: preconditions, another
-    /// patience, or without regard to whether the cluster can go on at once.
+    /// patience, or without regard to whether the cluster can go on at once. It is answered within the patience and
+    /// [`Config::write_timeout`](crate::Config::write_timeout) after it.
     ///
     /// # Errors
-    /// See [`ChangeError`].
+    /// [`ChangeError::OutcomeUnknown`] if it was not complete by then; it may be later. See [`ChangeError`] for the others.
     pub async fn change_membership_with(
         &self,
         change: ChangeMembers,
@@ -78,10 +81,12 @@ impl<S: RaftStateMachine> Raft<S> {
         terms: ChangeTerms,
     ) -> Result<LogId, ChangeError> {
         let (reply, result) = oneshot::channel();
+        let until_complete = terms.patience.saturating_add(self.group.host.config.write_timeout);
         self.group.node.bring(Input::Change { change, retain, terms, reply });
-        match result.await {
-            Ok(result) => result,
-            Err(_) => Err(ChangeError::Closed(self.group.closed_reason())),
+        match timeout(until_complete, result).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ChangeError::Closed(self.group.closed_reason())),
+            Err(_elapsed) => Err(ChangeError::OutcomeUnknown),
         }
     }
 

@@ -17,9 +17,9 @@ use identity::FixedIdentity;
 use quorate::advanced::core::{Recovered, Span, WriteId};
 use quorate::advanced::wire::Batches;
 use quorate::{
-    ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity, Incarnation, LeaderIdMode, LogId, LogWrite,
-    MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft, RaftLogStorage, RaftStateMachine, SnapshotError,
-    Storage, StorageError, StorageErrorKind,
+    ChangeError, ChangeMembers, ChangeTerms, ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity,
+    Incarnation, LeaderIdMode, LogId, LogWrite, MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft,
+    RaftLogStorage, RaftStateMachine, Retain, SnapshotError, Storage, StorageError, StorageErrorKind,
 };
 
 /// Memory storage whose completions go through a hand that a test gives.
@@ -65,6 +65,13 @@ impl RaftLogStorage for Handed {
 async fn start(
     hands_on: impl Fn(mpsc::Receiver<Completed>, Arc<dyn Completions>) + Send + Sync + 'static,
 ) -> Vec<Raft<Ledger>> {
+    start_with(Config::default(), hands_on).await
+}
+
+async fn start_with(
+    config: Config,
+    hands_on: impl Fn(mpsc::Receiver<Completed>, Arc<dyn Completions>) + Send + Sync + 'static,
+) -> Vec<Raft<Ledger>> {
     let network = MemoryNetwork::new();
     let hands_on = Arc::new(hands_on);
     let mut nodes = Vec::new();
@@ -84,7 +91,7 @@ async fn start(
             identity: Arc::new(FixedIdentity::new(identity)),
         };
         let members = peers(1..=3).into_iter().map(|(id, address)| (NodeId(id), Node::at(address)));
-        let builder = Host::builder(id).peers(members).in_memory(&network).config(Config::default()).storage(storage);
+        let builder = Host::builder(id).peers(members).in_memory(&network).config(config.clone()).storage(storage);
         let host = builder.open().await.unwrap();
         let hands_on = Arc::clone(&hands_on);
         thread::spawn(move || {
@@ -102,6 +109,33 @@ async fn start(
         node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
     }
     nodes
+}
+
+/// Followers answer appends with what they have on disk, so the leader leads on; nothing commits. Nobody waits for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_membership_change_has_a_deadline_also_where_every_disk_hangs() {
+    let gate = Arc::new(tokio::sync::Mutex::new(()));
+    let disks = Arc::clone(&gate);
+    let config = Config { write_timeout: Duration::from_millis(300), ..Config::default() };
+    let nodes = start_with(config, move |completed, to| {
+        while let Ok((write, result)) = completed.recv() {
+            drop(disks.blocking_lock());
+            to.complete(write, result);
+        }
+    })
+    .await;
+    let leader = nodes[0].wait(PATIENCE).leader().await.unwrap();
+    let leading = nodes.iter().find(|node| node.node_id() == leader).unwrap();
+    let hung = gate.lock().await;
+    let learner = ChangeMembers::AddNodes([(NodeId(4), Node::at("node 4"))].into());
+    let changed = leading.change_membership_with(learner, Retain::AsLearners, ChangeTerms::default());
+    let changed = tokio::time::timeout(PATIENCE, changed).await.expect("it is answered");
+    assert!(changed.as_ref().is_err_and(ChangeError::outcome_is_unknown), "{changed:?}");
+    assert!(leading.as_leader().await.is_ok(), "the core has no reason to answer: the leader leads on");
+    drop(hung);
+    for node in &nodes {
+        node.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -242,5 +242,7 @@ pub(crate) async fn initialize(
         (id, incarnation, member)
     });
     let first = Membership { settings: host.settings, ..Membership::majority(voters) };
-    found(host, node, first).await
+    // From here on it has as much time again: with disks that hang it would have no end.
+    let founded = tokio::time::timeout(host.config.write_timeout, found(host, node, first)).await;
+    founded.unwrap_or(Err(InitializeError::OutcomeUnknown))
 }
