@@ -31,6 +31,19 @@ impl<S: RaftStateMachine> Raft<S> {
     ///
     /// A node that is removed may not hear of it: it knows no leader any more, and its reads and writes fail. Shut it down.
     ///
+    /// ```
+    /// # use quorate::{ChangeError, ChangeMembers, Node, NodeId, Raft, RaftStateMachine, Retain};
+    /// # async fn replace<S: RaftStateMachine>(raft: &Raft<S>) -> Result<(), ChangeError> {
+    /// let comes = ChangeMembers::AddVoters([(NodeId(4), Node::at("10.0.0.4:7000"))].into());
+    /// let goes = ChangeMembers::RemoveVoters([NodeId(1)].into());
+    /// match raft.change_membership(ChangeMembers::Batch(vec![comes, goes]), Retain::Remove).await {
+    ///     Ok(entry) => println!("node 4 votes instead of node 1, by entry {entry}"),
+    ///     Err(ChangeError::NotLeader { leader }) => println!("to be asked of {leader:?}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// See [`ChangeError`].
     pub async fn change_membership(&self, change: ChangeMembers, retain: Retain) -> Result<LogId, ChangeError> {
@@ -92,6 +105,15 @@ impl<S: RaftStateMachine> Raft<S> {
 
     /// Adds a node that receives the log but does not vote, and waits for it to catch up if asked to. Only on the
     /// leader. A node that is in the cluster already keeps its record.
+    ///
+    /// ```
+    /// # use quorate::{CatchUp, ChangeError, ChangeMembers, Node, NodeId, Raft, RaftStateMachine, Retain};
+    /// # async fn grow<S: RaftStateMachine>(raft: &Raft<S>) -> Result<(), ChangeError> {
+    /// let entry = raft.add_learner(4, Node::at("10.0.0.4:7000"), CatchUp::Wait).await?;
+    /// println!("in the cluster by entry {entry}, and not far behind: it can vote");
+    /// raft.change_membership(ChangeMembers::AddVoterIds([NodeId(4)].into()), Retain::AsLearners).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Refusal::NotCaughtUp`] if [`Config::write_timeout`](crate::Config::write_timeout) is over before; it is a

@@ -51,6 +51,18 @@ impl<S: RaftStateMachine> Raft<S> {
     ///
     /// They run on a task of their own. Others may lead before `stop` is called: what must not overlap is to be
     /// [written under the leader id](crate::WriteBuilder::with_leader). If a call panics there are no more.
+    ///
+    /// ```
+    /// # use quorate::{Raft, RaftStateMachine};
+    /// # async fn follow<S: RaftStateMachine>(raft: &Raft<S>) {
+    /// let changes = raft.on_leader_change(
+    ///     |leader_id| async move { println!("leads under {leader_id}: starts to clean up") },
+    ///     |leader_id| async move { println!("leads under {leader_id} no more: stops") },
+    /// );
+    /// // Until then, or until the group is closed:
+    /// changes.close().await;
+    /// # }
+    /// ```
     pub fn on_leader_change<A, B>(
         &self,
         start: impl FnMut(LeaderId) -> A + Send + 'static,

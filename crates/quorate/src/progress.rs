@@ -178,6 +178,15 @@ impl<S: RaftStateMachine> Raft<S> {
     /// Waits until this node has applied all that the cluster had committed when this was called: after a start, what
     /// it served before and what it missed. Returns the entry that it had to apply.
     ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quorate::{Raft, RaftStateMachine, WaitError};
+    /// # async fn come_back<S: RaftStateMachine>(raft: &Raft<S>) -> Result<(), WaitError> {
+    /// let entry = raft.wait_for_recovery(Duration::from_secs(60)).await?;
+    /// println!("caught up: entry {entry} is applied, and all before it; may be put behind the load balancer");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// If it has not in time, for want of a leader or because it still catches up, or the group is closed before.
     pub async fn wait_for_recovery(&self, timeout: Duration) -> Result<LogId, WaitError> {

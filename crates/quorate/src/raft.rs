@@ -102,6 +102,19 @@ impl<S: RaftStateMachine> Raft<S> {
     /// A node that does not lead forwards it. Waits for a leader, and for room in the window, up to
     /// [`Config::write_timeout`](crate::Config::write_timeout).
     ///
+    /// ```
+    /// # use quorate::{ClientWriteError, Raft, RaftStateMachine};
+    /// # async fn add<S>(raft: &Raft<S>) -> Result<(), ClientWriteError>
+    /// # where S: RaftStateMachine<Command = u64, Response = u64> {
+    /// match raft.client_write(5).await {
+    ///     Ok(written) => println!("the total is {}, by entry {}", written.response, written.log_id),
+    ///     Err(error) if error.is_retryable() => println!("nothing was added; another try may do: {error}"),
+    ///     Err(error) if error.outcome_is_unknown() => println!("5 may have been added, or will be: {error}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// See [`ClientWriteError`]: whether it was certainly not applied, or may have been.
     pub fn client_write(
@@ -144,6 +157,18 @@ impl<S: RaftStateMachine> Raft<S> {
     /// take is written again through the next one, so after a change of leaders it may come behind commands that followed it.
     /// All of them are answered within [`Config::write_timeout`](crate::Config::write_timeout); see
     /// [`WriteManyBuilder::deadline`](crate::WriteManyBuilder::deadline) for another time.
+    ///
+    /// ```
+    /// # use quorate::{ClientWriteError, Raft, RaftStateMachine};
+    /// # async fn add<S>(raft: &Raft<S>) -> Result<(), ClientWriteError>
+    /// # where S: RaftStateMachine<Command = u64, Response = u64> {
+    /// let added = [5, 6, 7];
+    /// let results = raft.client_write_many(added.to_vec()).await;
+    /// for (add, result) in added.into_iter().zip(results) {
+    ///     println!("the total after {add}: {}", result?.response);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn client_write_many(
         &self,
         commands: Vec<S::Command>,
@@ -190,6 +215,25 @@ impl<S: RaftStateMachine> Raft<S> {
     /// A read waits across a change of leaders, and until this node has applied far enough, up to
     /// [`Config::read_timeout`](crate::Config::read_timeout). A panic of `read` reaches the caller.
     ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quorate::{Payload, Raft, RaftStateMachine, ReadError, ReadPolicy};
+    /// # struct Counter(u64);
+    /// # impl RaftStateMachine for Counter {
+    /// #     type Command = u64;
+    /// #     type Response = u64;
+    /// #     fn apply(&mut self, add: u64) -> u64 { self.0 += add; self.0 }
+    /// #     fn snapshot(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> { self.0.write_to(out) }
+    /// #     fn restore(input: &mut dyn std::io::Read) -> std::io::Result<Self> { u64::read_from(input).map(Counter) }
+    /// # }
+    /// # async fn look(raft: &Raft<Counter>) -> Result<(), ReadError> {
+    /// let total = raft.read(ReadPolicy::ReadIndex, |counter| counter.0).await?;
+    /// let recent = raft.read(ReadPolicy::MaxAge(Duration::from_millis(100)), |counter| counter.0).await?;
+    /// let local = raft.read(ReadPolicy::Stale, |counter| counter.0).await?;
+    /// println!("{total} now; {recent} not longer than 100 ms ago; {local} as far as this node knows");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`ReadError::NoLeader`] and [`ReadError::NotCaughtUp`] at the deadline; [`ReadError::LeaseDisabled`] at once, if
     /// the cluster's settings do not allow lease reads (see [`change_settings`](Self::change_settings));
@@ -208,6 +252,26 @@ impl<S: RaftStateMachine> Raft<S> {
     /// Nothing is applied on this node meanwhile, so nothing in it may wait for a write or read of this group. It
     /// runs on a thread that may block, and to its end also if the caller gives up; for how long is up to it.
     ///
+    /// ```
+    /// # use quorate::{Payload, Raft, RaftStateMachine, ReadError, ReadPolicy};
+    /// # use tokio::io::AsyncWriteExt;
+    /// # struct Counter(u64);
+    /// # impl RaftStateMachine for Counter {
+    /// #     type Command = u64;
+    /// #     type Response = u64;
+    /// #     fn apply(&mut self, add: u64) -> u64 { self.0 += add; self.0 }
+    /// #     fn snapshot(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> { self.0.write_to(out) }
+    /// #     fn restore(input: &mut dyn std::io::Read) -> std::io::Result<Self> { u64::read_from(input).map(Counter) }
+    /// # }
+    /// # type Ended = Result<(), Box<dyn std::error::Error>>;
+    /// # async fn ship(raft: &Raft<Counter>, mut backup: tokio::net::TcpStream) -> Ended {
+    /// let visit = async move |counter: &Counter| backup.write_u64(counter.0).await;
+    /// let shipped = raft.with_state_machine(ReadPolicy::ReadIndex, visit).await;
+    /// // First how the read ended, then what `visit` returned.
+    /// shipped??;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As for [`read`](Self::read), before it begins; it begins within
     /// [`Config::read_timeout`](crate::Config::read_timeout), or not at all.
@@ -223,6 +287,24 @@ impl<S: RaftStateMachine> Raft<S> {
     /// Waits until a read of this node's state machine is as fresh as `policy` asks for, and says which entry
     /// had to be applied for it.
     ///
+    /// ```
+    /// # use quorate::{Payload, Raft, RaftStateMachine, ReadError, ReadPolicy};
+    /// # struct Counter(u64);
+    /// # impl RaftStateMachine for Counter {
+    /// #     type Command = u64;
+    /// #     type Response = u64;
+    /// #     fn apply(&mut self, add: u64) -> u64 { self.0 += add; self.0 }
+    /// #     fn snapshot(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> { self.0.write_to(out) }
+    /// #     fn restore(input: &mut dyn std::io::Read) -> std::io::Result<Self> { u64::read_from(input).map(Counter) }
+    /// # }
+    /// # async fn look(raft: &Raft<Counter>) -> Result<(), ReadError> {
+    /// let entry = raft.ensure_linearizable(ReadPolicy::ReadIndex).await?;
+    /// // Asks nobody, and holds all that was committed when the line above was called.
+    /// let total = raft.read(ReadPolicy::Stale, |counter| counter.0).await?;
+    /// println!("the total is {total}, with entry {entry} and all before it");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As for [`read`](Self::read).
     pub async fn ensure_linearizable(&self, policy: ReadPolicy) -> Result<LogId, ReadError> {
@@ -233,6 +315,18 @@ impl<S: RaftStateMachine> Raft<S> {
 
     /// The node's state, as a channel that changes with it. While only indexes change it is updated about once a
     /// millisecond.
+    ///
+    /// ```
+    /// # use quorate::{Raft, RaftStateMachine};
+    /// # async fn follow<S: RaftStateMachine>(raft: &Raft<S>) -> Result<(), tokio::sync::watch::error::RecvError> {
+    /// let mut metrics = raft.metrics();
+    /// while metrics.borrow_and_update().closed.is_none() {
+    ///     let now = metrics.borrow().clone();
+    ///     println!("{:?} under {:?}, applied up to {}", now.role, now.current_leader, now.last_applied);
+    ///     metrics.changed().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn metrics(&self) -> watch::Receiver<RaftMetrics> {
         self.group.node.metrics()
     }
@@ -248,6 +342,18 @@ impl<S: RaftStateMachine> Raft<S> {
     }
 
     /// Waits for a condition.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quorate::{Raft, RaftStateMachine, WaitError};
+    /// # async fn follow<S: RaftStateMachine>(raft: &Raft<S>) -> Result<(), WaitError> {
+    /// let patience = Duration::from_secs(5);
+    /// let leader = raft.wait(patience).leader().await?;
+    /// let now = raft.wait(patience).applied_index_at_least(100).await?;
+    /// println!("node {leader} leads; applied here up to {}", now.last_applied);
+    /// raft.wait(patience).metrics(|now| now.sessions == 0, "all sessions to be closed").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn wait(&self, timeout: Duration) -> Wait {
         Wait::new(self.metrics(), timeout)
     }
@@ -301,6 +407,19 @@ impl<S: RaftStateMachine> Raft<S> {
 
     /// Makes this blank node and the other blank members the first voters of a new cluster. They must answer.
     ///
+    /// ```
+    /// # use quorate::{InitializeError, Node, NodeId, Raft, RaftStateMachine};
+    /// # async fn form<S: RaftStateMachine>(raft: &Raft<S>) -> Result<(), InitializeError> {
+    /// let members = [1, 2, 3].map(|id| (NodeId(id), Node::at(format!("10.0.0.{id}:7000"))));
+    /// match raft.initialize(members.into()).await {
+    ///     Ok(entry) => println!("a cluster of three, by entry {entry}"),
+    ///     Err(InitializeError::Silent(ids)) => println!("not up, or not reached: {ids:?}"),
+    ///     Err(InitializeError::HasState(id)) => println!("node {id} belongs to a cluster"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// See [`InitializeError`].
     pub async fn initialize(&self, members: BTreeMap<NodeId, Member>) -> Result<LogId, InitializeError> {
@@ -348,6 +467,16 @@ impl<S: RaftStateMachine> Raft<S> {
     ///
     /// So of writes through a node that is drained in time none has an unknown outcome, nor of those that others forwarded
     /// to it, unless the network loses something.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quorate::{ClientWriteError, ClosedReason, Drain, Raft, RaftStateMachine};
+    /// # async fn stop<S: RaftStateMachine<Command = u64>>(raft: &Raft<S>) {
+    /// raft.shutdown_with(Drain { deadline: Duration::from_secs(30), ..Drain::default() }).await;
+    /// assert_eq!(raft.closed().await, ClosedReason::Shutdown);
+    /// assert!(matches!(raft.client_write(5).await, Err(ClientWriteError::Closed(ClosedReason::Shutdown))));
+    /// # }
+    /// ```
     pub async fn shutdown_with(&self, drain: Drain) {
         let deadline = tokio::time::Instant::now() + drain.deadline;
         let drained = async {
@@ -433,6 +562,16 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     ///
     /// How long that takes is for the state machine and the disk to say, so it waits until it is done, unless
     /// [`within`](Self::within) gives it a time.
+    ///
+    /// ```
+    /// # use quorate::{Raft, RaftStateMachine, SnapshotError};
+    /// # async fn compact<S: RaftStateMachine>(raft: &Raft<S>) -> Result<(), SnapshotError> {
+    /// let last = raft.trigger().snapshot().await?;
+    /// println!("the snapshot holds everything up to {last}");
+    /// let forgotten = raft.trigger().purge_log(last.index).await?;
+    /// println!("the log begins after {forgotten}");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If nothing was applied yet, the state machine defers it, or it cannot be built; [`SnapshotError::TimedOut`].

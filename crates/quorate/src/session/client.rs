@@ -99,6 +99,16 @@ struct State {
 impl<S: RaftStateMachine> Raft<S> {
     /// Opens a session: its writes are applied exactly once. Any node takes this.
     ///
+    /// ```
+    /// # use quorate::{Raft, RaftStateMachine, SessionError, SessionOptions};
+    /// # async fn add<S: RaftStateMachine<Command = u64, Response = u64>>(raft: &Raft<S>) -> Result<(), SessionError> {
+    /// let session = raft.open_session(SessionOptions::default()).await?;
+    /// let total = session.write(5).await?.response;
+    /// println!("the total is {total}: 5 was added once, however often it had to be sent");
+    /// session.close().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// See [`SessionError`]. If the outcome is unknown the session that may have been opened expires unused.
     pub async fn open_session(&self, options: SessionOptions) -> Result<Session<S>, SessionError> {
