@@ -26,6 +26,8 @@ pub(crate) struct OldDisk {
 
 /// Of a thousand flipped bits, so many are in a snapshot, if there is one.
 const FLIPS_IN_SNAPSHOTS: u32 = 400;
+/// About so many calls of one kind are made while a disk is opened.
+const MOST_CALLS_OF_AN_OPENING: u64 = 24;
 /// So often it is tried to put an old copy of a disk back.
 const OLD_DISK_TRIES: u32 = 8;
 
@@ -160,7 +162,7 @@ impl<W: Workload> World<W> {
         if place.impaired || place.damaged || place.fragile || place.hurt.ever {
             return false;
         }
-        place.disk.arm(Some(armed));
+        place.disk.arm_after(Some(armed), self.disk_rng.below(MOST_CALLS_OF_AN_OPENING));
         true
     }
 

@@ -30,6 +30,10 @@ pub(crate) enum Cure {
     Replace(usize),
     /// Messages suffer again.
     Loud,
+    /// A leader dies, if it still leads: what it was asked to do is half done.
+    Strike(usize),
+    /// A leader is cut off.
+    CutOff(usize),
 }
 
 /// Who decides what goes wrong.
@@ -308,6 +312,19 @@ impl<W: Workload> World<W> {
         parted
     }
 
+    /// Nobody reaches this node, and it reaches nobody.
+    fn cut_off(&mut self, at: usize) {
+        self.net.heal();
+        for other in (0..self.places.len()).filter(|other| *other != at) {
+            self.net.cut(at, other);
+            self.net.cut(other, at);
+        }
+        self.tell_refused();
+        self.counts.add(Fault::SymmetricPartition, 1);
+        let until = self.now + self.span(4, 16);
+        self.schedule(until, Event::Heal(Cure::Network));
+    }
+
     /// Some nodes notice that they have no connection: their sends fail at once, and they hear that it was refused.
     fn tell_refused(&mut self) {
         for from in 0..self.places.len() {
@@ -333,6 +350,13 @@ impl<W: Workload> World<W> {
             Cure::Expose(at) => self.expose(at),
             Cure::OldDisk(at, tries) => self.old_disk(at, tries),
             Cure::Replace(at) => self.replace(at),
+            Cure::Strike(at) => {
+                let happened =
+                    !self.chaos.over && self.leader() == Some(at) && self.stop_for_a_while(at, Crash::KeepAll);
+                self.counts.add(Fault::Kill, u64::from(happened));
+            }
+            Cure::CutOff(at) if !self.chaos.over && self.leader() == Some(at) => self.cut_off(at),
+            Cure::CutOff(_) => {}
             Cure::Loud => {
                 self.net.quiet = self.chaos.over;
                 if self.chaos.served_before.take().is_some_and(|before| self.clients.acknowledged > before) {

@@ -205,6 +205,8 @@ struct Inner {
     locks: BTreeSet<PathBuf>,
     rng: Rng,
     armed: Option<Armed>,
+    /// So many calls of that kind are still let through.
+    spared: u64,
     /// Counts down to the moment from which every call fails without effect.
     dies_in: Option<u64>,
     capacity: Option<u64>,
@@ -230,6 +232,7 @@ impl SimDisk {
             locks: BTreeSet::new(),
             rng,
             armed: None,
+            spared: 0,
             dies_in: None,
             capacity: None,
             damage: Damage::default(),
@@ -287,7 +290,13 @@ impl SimDisk {
     }
 
     pub(crate) fn arm(&self, armed: Option<Armed>) {
-        self.inner.lock().armed = armed;
+        self.arm_after(armed, 0);
+    }
+
+    /// The same, after so many calls of that kind.
+    pub(crate) fn arm_after(&self, armed: Option<Armed>, calls: u64) {
+        let mut inner = self.inner.lock();
+        (inner.armed, inner.spared) = (armed, calls);
     }
 
     pub(crate) fn armed(&self) -> Option<Armed> {
@@ -364,6 +373,10 @@ impl Inner {
 
     fn take_armed(&mut self, which: Armed, file: usize) -> bool {
         let armed = self.armed == Some(which) && !self.files[file].sheltered;
+        if armed && self.spared > 0 {
+            self.spared -= 1;
+            return false;
+        }
         if armed {
             self.armed = None;
         }

@@ -7,6 +7,7 @@ use quorate_core::{Core, Incarnation, LeaderId, LeaderIdMode, LogId, LogIds, Nod
 use quorate_wire::Batches;
 
 use crate::digest::Digest;
+use crate::memberships::commits;
 use crate::process::{Seen, Shadow};
 
 /// An entry that stood in a log: under which leader, after which, with which content.
@@ -208,10 +209,10 @@ impl Invariants {
         if newest.leader_id != under {
             return Err(format!("figure 3.7: leader {under} commits {newest}, which is not its own"));
         }
-        let durable = |id, incarnation| shadows.get(&(id, incarnation)).filter(|disk| disk.holds(newest)).map(|_| ());
+        let durable = |id, incarnation| shadows.get(&(id, incarnation)).is_some_and(|disk| disk.holds(newest));
         // A change that waited for this commit is appended in the same step: then the membership before it decided.
         let memberships = [core.membership(), &core.membership_at(before.last).1];
-        if memberships.iter().all(|membership| membership.commit_reached(durable).is_none()) {
+        if !memberships.iter().any(|membership| commits(membership, durable)) {
             return Err(format!(
                 "acknowledged is durable: leader {under} commits {newest} without a commit quorum that has it on disk"
             ));

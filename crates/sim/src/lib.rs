@@ -22,10 +22,12 @@ mod goals;
 mod halts;
 pub mod history;
 mod invariants;
+mod latecomer;
 mod ledger;
 mod liveness;
 mod machine;
 pub mod matrix;
+mod memberships;
 mod musts;
 #[cfg(feature = "mutants")]
 pub mod mutants;

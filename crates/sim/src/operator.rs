@@ -7,9 +7,12 @@ use quorate::virtual_node::{Answer, CallId, Switch};
 use quorate::{ChangeError, ReconfigureError, SnapshotError};
 use quorate_core::{Event as CoreEvent, LeaderId, LogId, NodeId, Phase, Refusal, Toggle, TransferFailure, VoterSet};
 
+use crate::chaos::Cure;
 use crate::clients::AnswerOf;
 use crate::edits::Decision;
+use crate::fault::Fault;
 use crate::goals::Goal;
+use crate::memberships::Memberships;
 use crate::rng::Rng;
 use crate::variants::{Drawer, NEVER, Proposal};
 use crate::workload::Workload;
@@ -33,6 +36,7 @@ pub(crate) struct Operator {
     expected: BTreeMap<CallId, Expected>,
     /// By place: the membership in force when it was last looked at.
     in_force: BTreeMap<usize, (LogId, Vec<VoterSet>)>,
+    pub(crate) memberships: Memberships,
 }
 
 impl<W: Workload> World<W> {
@@ -46,6 +50,7 @@ impl<W: Workload> World<W> {
         let after = self.disk_rng.around(interval).as_nanos() as u64;
         self.schedule(self.now + after, Event::Operator);
         self.look_for_repairs();
+        self.check_older_copies();
         if self.chaos.over && self.places.iter().all(|place| !place.impaired) {
             return;
         }
@@ -209,17 +214,39 @@ impl<W: Workload> World<W> {
             self.pending.insert(call, at);
         }
         self.touch(at);
+        self.disturb_change(at, chance);
+    }
+
+    /// Now and then leadership is handed over in the middle of a change, or its leader dies or is cut off: at once, so that
+    /// nobody else has heard of it, or in a moment.
+    fn disturb_change(&mut self, at: usize, chance: &mut Rng) {
+        let moment = (self.options.latency * 3 + self.options.disk_latency).as_nanos() as u64;
+        let when = self.now + chance.below(moment) * chance.below(2);
+        match chance.below(8) {
+            0 => self.transfer(chance),
+            1 if self.options.faults.has(Fault::Kill) => self.schedule(when, Event::Heal(Cure::Strike(at))),
+            2 if self.options.faults.has(Fault::SymmetricPartition) => {
+                self.schedule(when, Event::Heal(Cure::CutOff(at)));
+            }
+            _ => {}
+        }
     }
 
     /// What was seen of memberships is of a cluster that is no more.
     pub(crate) fn forget_memberships(&mut self) {
         self.operator.in_force.clear();
+        self.operator.memberships = Memberships::default();
     }
 
     /// Looks at the membership in force at a node after a step.
     pub(crate) fn watch_membership(&mut self, at: usize) {
         let Some(running) = &self.places[at].running else { return };
         let core = running.node.core();
+        if self.places[at].cluster == self.cluster
+            && let Err(violation) = self.operator.memberships.check(at, core)
+        {
+            return self.fail(violation);
+        }
         let (log_id, membership) = (core.membership_log_id(), core.membership());
         if self.operator.in_force.get(&at).is_some_and(|known| known.0 == log_id) {
             return;

@@ -152,7 +152,10 @@ impl<W: Workload> World<W> {
         }
         match self.options.beyond_budget {
             _ if self.violation.is_some() => {}
-            false => self.converge(),
+            false => {
+                self.miss_the_end();
+                self.converge();
+            }
             true => self.check_beyond(),
         }
     }

@@ -124,7 +124,11 @@ impl<W: Workload> World<W> {
         with_book(|book| book.node = id.0);
         running.node.turn(running.clock.at(now), running.clock.wall(now));
         running.take_appended(&mut self.appended);
+        let current = place.cluster == self.cluster;
         for (prev, batches) in self.appended.drain(..) {
+            if current {
+                self.operator.memberships.on_append(&batches);
+            }
             if let Err(violation) = self.invariants.on_append(prev, &batches) {
                 self.violation.get_or_insert(violation);
             }

@@ -1,0 +1,151 @@
+//! What must hold of memberships, and of quorums, for those who see every node: by the rules' text, not by the core's own
+//! reckoning.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_core::{Core, Incarnation, LeaderId, LogId, Membership, NodeId, Quorum};
+use quorate_wire::{Batch, Batches, EntryKind};
+
+use crate::workload::Workload;
+use crate::world::World;
+
+/// Memberships that were in some log, and what nodes made of them.
+#[derive(Default)]
+pub(crate) struct Memberships {
+    /// Entries that bring a membership.
+    stood: BTreeSet<(u64, LeaderId)>,
+    /// What each brings, as the first node says that goes by it.
+    said: BTreeMap<LogId, (NodeId, Membership)>,
+    /// By place: by which membership it went when it was last looked at, and where its log ended.
+    looked: BTreeMap<usize, (LogId, LogId)>,
+}
+
+impl Memberships {
+    /// These entries are submitted to a log.
+    pub(crate) fn on_append(&mut self, batches: &Batches) {
+        let entries = batches.iter().flat_map(Batch::iter).filter(|entry| entry.kind == EntryKind::Membership);
+        self.stood.extend(entries.map(|entry| (entry.log_id.index, entry.log_id.leader_id)));
+    }
+
+    /// A node goes by the last membership in its log, and by what every other node finds there.
+    pub(crate) fn check(&mut self, at: usize, core: &Core) -> Result<(), String> {
+        let (id, log, in_force) = (core.config().node_id, core.log(), core.membership_log_id());
+        let now = (in_force, log.last());
+        if self.looked.insert(at, now) == Some(now) {
+            return Ok(());
+        }
+        let (other, known) = self.said.entry(in_force).or_insert_with(|| (id, core.membership().clone()));
+        if known != core.membership() {
+            return Err(format!("one membership: nodes {other} and {id} find different ones at {in_force}"));
+        }
+        if in_force.index > log.purged().index && !log.holds(in_force) {
+            return Err(format!("membership in force: node {id} goes by {in_force}, which is not in its log"));
+        }
+        let mut later = self.stood.range((in_force.index + 1, LeaderId::default())..);
+        match later.find(|(index, leader)| log.at(*index).is_some_and(|entry| entry.leader_id == *leader)) {
+            Some((index, leader)) => Err(format!(
+                "membership in force: node {id} goes by {in_force}, and its log holds a later one, {}",
+                LogId::new(*leader, *index)
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether those who have something are a commit quorum of every voter set.
+pub(crate) fn commits(membership: &Membership, has: impl Fn(NodeId, Incarnation) -> bool) -> bool {
+    membership
+        .configs
+        .iter()
+        .all(|set| agree(&set.commit, &|id| set.voters.get(&id).is_some_and(|incarnation| has(id, *incarnation))))
+}
+
+fn agree(rule: &Quorum, has: &impl Fn(NodeId) -> bool) -> bool {
+    match rule {
+        Quorum::Node(id) => has(*id),
+        Quorum::AtLeast { need, of } => {
+            let agreed = of.iter().filter(|(_, part)| agree(part, has)).map(|(weight, _)| u64::from(*weight));
+            agreed.sum::<u64>() >= u64::from(*need)
+        }
+    }
+}
+
+impl<W: Workload> World<W> {
+    /// A leader takes no disk for an older copy of itself that nothing was done to.
+    pub(crate) fn check_older_copies(&mut self) {
+        let Some(running) = self.leader().and_then(|at| self.places[at].running.as_ref()) else { return };
+        let leader = running.node.core().config().node_id;
+        let status = running.node.core().status();
+        let wronged = status.peers.iter().filter(|peer| peer.older_copy).find(|peer| {
+            let place = self.places.iter().find(|place| place.id == peer.id);
+            place.is_some_and(|place| peer.incarnation == Some(place.incarnation) && !place.hurt.ever && !place.damaged)
+        });
+        if let Some(id) = wronged.map(|peer| peer.id) {
+            self.fail(format!("older copy: leader {leader} takes the disk of node {id} for one"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::{Config, Instant, LogIds, Node, Recovered, Run};
+
+    use super::*;
+
+    const LEADER: LeaderId = LeaderId { term: 1, node_id: NodeId(1) };
+
+    fn majority(ids: &[u64]) -> Membership {
+        Membership::majority(ids.iter().map(|id| (NodeId(*id), Incarnation((*id).into()), Node::default())))
+    }
+
+    /// A node whose log ends at 4, and whose membership is said to stand at this index.
+    fn node(id: u64, at: u64, membership: Membership) -> Core {
+        let recovered = Recovered {
+            log: LogIds::new(LogId::ZERO, [Run { leader_id: LEADER, last: 4 }]),
+            vote: quorate_core::Vote::committed(LEADER),
+            memberships: vec![(LogId::new(LEADER, at), membership)],
+            ..Recovered::default()
+        };
+        Core::new(Config::new(NodeId(id), Incarnation(id.into())), recovered, Instant::ORIGIN)
+    }
+
+    #[test]
+    fn two_memberships_at_one_entry_break_one_membership() {
+        let mut memberships = Memberships::default();
+        assert_eq!(memberships.check(0, &node(1, 2, majority(&[1, 2]))), Ok(()));
+        assert_eq!(memberships.check(1, &node(2, 2, majority(&[1, 2]))), Ok(()));
+        let told = memberships.check(2, &node(3, 2, Membership::default()));
+        assert!(told.is_err_and(|told| told.starts_with("one membership: nodes 1 and 3")));
+    }
+
+    #[test]
+    fn a_membership_that_is_not_the_last_in_the_log_breaks_membership_in_force() {
+        let mut memberships = Memberships::default();
+        memberships.stood.extend([(2, LEADER), (3, LeaderId { term: 9, ..LEADER })]);
+        assert_eq!(memberships.check(0, &node(1, 2, majority(&[1, 2]))), Ok(()));
+        memberships.stood.insert((4, LEADER));
+        let told = memberships.check(1, &node(2, 2, majority(&[1, 2])));
+        assert!(told.is_err_and(|told| told.starts_with("membership in force: node 2 goes by")));
+    }
+
+    #[test]
+    fn a_membership_that_is_not_in_the_log_breaks_membership_in_force() {
+        let told = Memberships::default().check(0, &node(1, 5, majority(&[1, 2])));
+        assert!(told.is_err_and(|told| told.contains("which is not in its log")));
+    }
+
+    #[test]
+    fn quorums_are_those_of_the_core() {
+        let zones = Quorum::hierarchical([vec![NodeId(1), NodeId(2), NodeId(3)], vec![NodeId(4)], vec![NodeId(5)]]);
+        let weighted = Quorum::weighted(4, (1..=5).map(|id| (NodeId(id), id as u32 % 3 + 1)));
+        for rule in [Quorum::majority((1..=5).map(NodeId)), zones, weighted] {
+            let mut membership = majority(&[1, 2, 3, 4, 5]);
+            membership.configs[0].commit = rule;
+            for present in 0..32u32 {
+                let has = |id: NodeId, _| present & (1 << (id.0 - 1)) != 0;
+                let reached = membership.commit_reached(|id, disk| has(id, disk).then_some(())).is_some();
+                assert_eq!(commits(&membership, has), reached, "{membership:?} {present:b}");
+            }
+        }
+    }
+}
