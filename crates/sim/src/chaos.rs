@@ -313,7 +313,7 @@ impl<W: Workload> World<W> {
     }
 
     /// Nobody reaches this node, and it reaches nobody.
-    fn cut_off(&mut self, at: usize) {
+    pub(crate) fn cut_off(&mut self, at: usize) {
         self.net.heal();
         for other in (0..self.places.len()).filter(|other| *other != at) {
             self.net.cut(at, other);

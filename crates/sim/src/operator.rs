@@ -217,17 +217,17 @@ impl<W: Workload> World<W> {
         self.disturb_change(at, chance);
     }
 
-    /// Now and then leadership is handed over in the middle of a change, or its leader dies or is cut off: at once, so that
-    /// nobody else has heard of it, or in a moment.
+    /// Now and then leadership is handed over in the middle of a change, or its leader dies, or is cut off: at once, before
+    /// anybody else hears of the change, or in a moment.
     fn disturb_change(&mut self, at: usize, chance: &mut Rng) {
         let moment = (self.options.latency * 3 + self.options.disk_latency).as_nanos() as u64;
-        let when = self.now + chance.below(moment) * chance.below(2);
+        let soon = self.now + chance.below(moment);
+        let faults = self.options.faults;
         match chance.below(8) {
             0 => self.transfer(chance),
-            1 if self.options.faults.has(Fault::Kill) => self.schedule(when, Event::Heal(Cure::Strike(at))),
-            2 if self.options.faults.has(Fault::SymmetricPartition) => {
-                self.schedule(when, Event::Heal(Cure::CutOff(at)));
-            }
+            1 if faults.has(Fault::Kill) => self.schedule(soon, Event::Heal(Cure::Strike(at))),
+            2 if faults.has(Fault::SymmetricPartition) => self.cut_off(at),
+            3 if faults.has(Fault::SymmetricPartition) => self.schedule(soon, Event::Heal(Cure::CutOff(at))),
             _ => {}
         }
     }
