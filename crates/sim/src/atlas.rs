@@ -58,7 +58,10 @@ impl<W: Workload> World<W> {
             let place = self.places.iter().filter(|place| place.id == id).find(fine);
             place.filter(|_| id != lost).map(|_| ())
         };
-        settled && membership.elect_reached(good).is_some() && membership.commit_reached(good).is_some()
+        settled
+            && membership.elect_reached(good).is_some()
+            && membership.commit_reached(good).is_some()
+            && self.could_decide_unsettled(core.commit(), |id, incarnation| good(id, incarnation).is_some())
     }
 
     /// A disk is gone for good; the node comes back blank, as another voter than it was (law 15).

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_core::{Core, Incarnation, LeaderId, LogId, Membership, NodeId, Quorum};
+use quorate_core::{Core, Incarnation, LeaderId, LogId, Membership, NodeId, Quorum, VoterSet};
 use quorate_wire::{Batch, Batches, EntryKind};
 
 use crate::workload::Workload;
@@ -52,12 +52,17 @@ impl Memberships {
     }
 }
 
-/// Whether those who have something are a commit quorum of every voter set.
+/// Whether those who have something are a commit quorum of every voter set; without voters nobody is.
 pub(crate) fn commits(membership: &Membership, has: impl Fn(NodeId, Incarnation) -> bool) -> bool {
-    membership
-        .configs
-        .iter()
-        .all(|set| agree(&set.commit, &|id| set.voters.get(&id).is_some_and(|incarnation| has(id, *incarnation))))
+    let agrees =
+        |set: &VoterSet| agree(&set.commit, &|id| set.voters.get(&id).is_some_and(|incarnation| has(id, *incarnation)));
+    !membership.configs.is_empty() && membership.configs.iter().all(agrees)
+}
+
+/// Whether those who have something can elect and commit by all of these voter sets.
+pub(crate) fn decide(sets: &[VoterSet], has: impl Fn(NodeId, Incarnation) -> bool) -> bool {
+    let has = |set: &VoterSet, id| set.voters.get(&id).is_some_and(|incarnation| has(id, *incarnation));
+    sets.iter().all(|set| [&set.elect, &set.commit].into_iter().all(|rule| agree(rule, &|id| has(set, id))))
 }
 
 fn agree(rule: &Quorum, has: &impl Fn(NodeId) -> bool) -> bool {
@@ -147,5 +152,6 @@ mod tests {
                 assert_eq!(commits(&membership, has), reached, "{membership:?} {present:b}");
             }
         }
+        assert!(!commits(&Membership::default(), |_, _| true), "nobody decides where nobody votes");
     }
 }

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 
 use quorate::virtual_node::{Answer, CallId, Switch};
 use quorate::{ChangeError, ReconfigureError, SnapshotError};
-use quorate_core::{Event as CoreEvent, LeaderId, LogId, NodeId, Phase, Refusal, Toggle, TransferFailure, VoterSet};
+use quorate_core::{
+    Event as CoreEvent, Incarnation, LeaderId, LogId, NodeId, Phase, Refusal, Toggle, TransferFailure, VoterSet,
+};
 
 use crate::chaos::Cure;
 use crate::clients::AnswerOf;
 use crate::edits::Decision;
 use crate::fault::Fault;
 use crate::goals::Goal;
-use crate::memberships::Memberships;
+use crate::memberships::{Memberships, decide};
 use crate::rng::Rng;
 use crate::variants::{Drawer, NEVER, Proposal};
 use crate::workload::Workload;
@@ -230,6 +232,14 @@ impl<W: Workload> World<W> {
             3 if faults.has(Fault::SymmetricPartition) => self.schedule(soon, Event::Heal(Cure::CutOff(at))),
             _ => {}
         }
+    }
+
+    /// Whether these nodes can also decide by every membership that a sound node goes by although it is not committed: a log
+    /// that holds one may be longer than all others, and then only its node can be elected, by that membership.
+    pub(crate) fn could_decide_unsettled(&self, commit: u64, has: impl Fn(NodeId, Incarnation) -> bool) -> bool {
+        let sound = self.operator.in_force.iter().filter(|(at, _)| !self.places[**at].impaired);
+        let mut unsettled = sound.filter(|(_, (log_id, _))| log_id.index > commit);
+        unsettled.all(|(_, (_, sets))| decide(sets, &has))
     }
 
     /// What was seen of memberships is of a cluster that is no more.
