@@ -1,5 +1,6 @@
 //! What a conformance suite found: [`Report`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -188,24 +189,47 @@ pub enum Outcome {
     Failed(Failure),
 }
 
-/// What a suite found. `Display` lists the parts.
+/// What a part looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Looked {
+    /// States or messages.
+    pub(crate) checks: usize,
+    /// At how many places of a script something went wrong, of how many at which it could.
+    pub(crate) places: Option<(usize, usize)>,
+}
+
+impl From<usize> for Looked {
+    fn from(checks: usize) -> Self {
+        Self { checks, places: None }
+    }
+}
+
+/// What a suite found. `Display` lists the parts; for one that makes something go wrong at places of a script it says at
+/// how many of how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a report may hold failures: `assert_passed` panics with them"]
 pub struct Report {
     suite: &'static str,
     parts: Vec<(&'static str, Outcome)>,
+    /// By part, [`Looked::places`].
+    places: BTreeMap<&'static str, (usize, usize)>,
 }
 
 impl Report {
     pub(crate) fn new(suite: &'static str) -> Self {
-        Self { suite, parts: Vec::new() }
+        Self { suite, parts: Vec::new(), places: BTreeMap::new() }
     }
 
     /// Runs a part; a panic is a failure of it.
-    pub(crate) fn part(&mut self, name: &'static str, run: impl FnOnce() -> Result<usize, Failure>) {
-        let outcome = match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(0)) => Outcome::NotRun("the implementation has nothing that this part looks at"),
-            Ok(Ok(checks)) => Outcome::Passed(checks),
+    pub(crate) fn part<R: Into<Looked>>(&mut self, name: &'static str, run: impl FnOnce() -> Result<R, Failure>) {
+        let outcome = match catch_unwind(AssertUnwindSafe(|| run().map(Into::into))) {
+            Ok(Ok(Looked { checks: 0, .. })) => {
+                Outcome::NotRun("the implementation has nothing that this part looks at")
+            }
+            Ok(Ok(Looked { checks, places })) => {
+                self.places.extend(places.map(|places| (name, places)));
+                Outcome::Passed(checks)
+            }
             Ok(Err(failure)) => Outcome::Failed(failure),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -259,7 +283,12 @@ impl fmt::Display for Report {
         write!(f, "conformance of a {}:", self.suite)?;
         for (name, outcome) in &self.parts {
             match outcome {
-                Outcome::Passed(checks) => write!(f, "\n  {name}: passed, {checks} checks")?,
+                Outcome::Passed(checks) => {
+                    write!(f, "\n  {name}: passed, {checks} checks")?;
+                    if let Some((tried, all)) = self.places.get(name) {
+                        write!(f, ", at {tried} of {all} places")?;
+                    }
+                }
                 Outcome::NotRun(why) => write!(f, "\n  {name}: not run: {why}")?,
                 Outcome::Failed(failure) => write!(f, "\n  {name}: {failure}")?,
             }

@@ -27,6 +27,8 @@ fn open_wal(disk: Arc<dyn Disk>, dir: &Path) -> Result<Storage, StorageError> {
 fn the_write_ahead_log() {
     let report = storage::Suite::on_disk(|disk, dir| open_wal(disk, dir).map(|storage| storage.log)).states(120).run();
     println!("{report}");
+    let sampled = report.to_string().lines().filter(|line| line.ends_with(" places")).count();
+    assert_eq!(sampled, 3, "crashes, torn writes and failing calls say at how many places of how many");
     assert_eq!(report.assert_passed().not_run_parts(), [""; 0]);
 }
 

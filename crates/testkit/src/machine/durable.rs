@@ -12,7 +12,7 @@ use quorate::{LastApplied, RaftStateMachine};
 
 use super::{Parts, apply, check_answers, worked};
 use crate::chance::Chance;
-use crate::report::{Failure, Law};
+use crate::report::{Failure, Law, Looked};
 use crate::storage::Places;
 
 type OpenAt<'a, S> = &'a dyn Fn(&Path) -> io::Result<S>;
@@ -117,8 +117,9 @@ pub(super) fn installs<S: RaftStateMachine>(
 
 type OpenOn<'a, S> = &'a dyn Fn(Arc<dyn Disk>, &Path) -> io::Result<S>;
 
-/// Crashes at every step of the disk: the state is that of `last_applied`, whatever was lost.
-pub(super) fn crashes<S: RaftStateMachine>(parts: &Parts<'_, S>, open_on: OpenOn<'_, S>) -> Result<usize, Failure> {
+/// Crashes at steps of the disk, at every one as long as they are at most a quarter of the states asked for, else at a
+/// sample: the state is that of `last_applied`, whatever was lost.
+pub(super) fn crashes<S: RaftStateMachine>(parts: &Parts<'_, S>, open_on: OpenOn<'_, S>) -> Result<Looked, Failure> {
     let on = |disk: &MemDisk| open_on(Arc::new(disk.clone()), Path::new("/machine"));
     let seed = parts.seeds.start;
     let log = parts.log(&mut Chance::new(seed))?;
@@ -128,10 +129,12 @@ pub(super) fn crashes<S: RaftStateMachine>(parts: &Parts<'_, S>, open_on: OpenOn
     apply(&mut machine, &log, 1, &[3], "a disk without faults")?;
     drop(machine);
     let (total, mut replay, mut states) = (disk.journal_steps(), disk.replay(), 0);
-    let mut chance = Chance::new(seed);
+    let (mut chance, mut tried, mut places) = (Chance::new(seed), 0, 0);
     loop {
         let steps = replay.steps();
+        places += 1;
         if chance.below(total as u64 * 4) < parts.states as u64 {
+            tried += 1;
             let sample = steps as u64;
             for crash in [Crash::DropAll, Crash::KeepAll, Crash::Subset(sample), Crash::Subset(sample + 1)] {
                 let step = format!("a crash at step {steps} of {total} of the disk, {crash:?}");
@@ -141,7 +144,7 @@ pub(super) fn crashes<S: RaftStateMachine>(parts: &Parts<'_, S>, open_on: OpenOn
             }
         }
         if !replay.advance() {
-            return Ok(states);
+            return Ok(Looked { checks: states, places: Some((tried, places)) });
         }
     }
 }

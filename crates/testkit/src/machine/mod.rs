@@ -109,7 +109,7 @@ impl<'a, S: RaftStateMachine> Suite<'a, S> {
         Self::of(None, Some(Opener::InDirectory(Box::new(open))), Box::new(command))
     }
 
-    /// A durable machine that does everything through the [`Disk`] it is given, so that it can be crashed at every write.
+    /// A durable machine that does everything through the [`Disk`] it is given, so that it can be crashed at any write.
     pub fn durable_on_disk(
         open: impl Fn(Arc<dyn Disk>, &Path) -> std::io::Result<S> + 'a,
         command: impl Fn(&mut Chance) -> S::Command + 'a,
@@ -142,7 +142,8 @@ impl<'a, S: RaftStateMachine> Suite<'a, S> {
         self
     }
 
-    /// About how many crashes a part tries at most; 200 unless set.
+    /// About how many crashes a part tries at most; 200 unless set. With more places for them than about a quarter of
+    /// that, they are at a sample of them; the report says at how many of how many.
     pub fn states(mut self, states: usize) -> Self {
         self.parts.states = states.max(1);
         self
@@ -183,11 +184,11 @@ impl<'a, S: RaftStateMachine> Suite<'a, S> {
         }
         match &opener {
             Some(Opener::OnDisk(open)) => {
-                report.part("durable: crash at every write", || durable::crashes(&parts, &**open));
+                report.part("durable: crash at any write", || durable::crashes(&parts, &**open));
             }
             Some(Opener::InDirectory(_)) | None => {
                 let why = "the machine is not opened on a disk: `Suite::durable_on_disk`";
-                report.not_run("durable: crash at every write", why);
+                report.not_run("durable: crash at any write", why);
             }
         }
         report

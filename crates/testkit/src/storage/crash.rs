@@ -1,4 +1,4 @@
-//! Crashes at every write, disks that lie, calls that fail.
+//! Crashes at any write, disks that lie, calls that fail.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::Options;
 use super::model::{Written, append};
 use super::rig::{GROUPS, Past, Rig, read_span};
 use crate::chance::Chance;
-use crate::report::{Failure, Law};
+use crate::report::{Failure, Law, Looked};
 
 /// Opens a log on a disk.
 pub(super) type OpenOn<'a, L> = &'a dyn Fn(Arc<dyn Disk>, &Path) -> Result<L, StorageError>;
@@ -49,9 +49,14 @@ pub(super) fn play<L: RaftLogStorage>(rig: &mut Rig<L>, writes: usize, what: &st
     Ok(())
 }
 
-/// Crashes at every step of random scripts, with what was not synced lost, kept, or torn.
-pub(super) fn crashes<L: RaftLogStorage>(open: OpenOn<'_, L>, options: &Options, torn: bool) -> Result<usize, Failure> {
-    let mut states = 0;
+/// Crashes at steps of random scripts, with what was not synced lost, kept, or torn: at every step as long as the steps
+/// are at most half of the states asked for, else at a sample.
+pub(super) fn crashes<L: RaftLogStorage>(
+    open: OpenOn<'_, L>,
+    options: &Options,
+    torn: bool,
+) -> Result<Looked, Failure> {
+    let (mut states, mut tried, mut places) = (0, 0, 0);
     for seed in options.seeds() {
         let options = Options { seed, ..options.clone() };
         let disk = MemDisk::new();
@@ -65,7 +70,9 @@ pub(super) fn crashes<L: RaftLogStorage>(open: OpenOn<'_, L>, options: &Options,
         let (mut chance, budget) = (Chance::new(seed), options.states as u64 / options.seeds.max(1));
         loop {
             let steps = replay.steps();
+            places += 1;
             if chance.below(total as u64 * 2) < budget {
+                tried += 1;
                 for crash in modes(torn, seed, steps, replay.unsynced()) {
                     let what = format!("seed {seed}, a crash at step {steps} of {total} of the disk, {crash:?}");
                     let left = replay.crashed(crash);
@@ -81,7 +88,7 @@ pub(super) fn crashes<L: RaftLogStorage>(open: OpenOn<'_, L>, options: &Options,
             }
         }
     }
-    Ok(states)
+    Ok(Looked { checks: states, places: Some((tried, places)) })
 }
 
 fn modes(torn: bool, seed: u64, steps: usize, unsynced: usize) -> Vec<Crash> {
@@ -267,9 +274,9 @@ impl quorate::Completions for Deaf {
 }
 
 /// Runs a script with a fault at a call of the disk, for every call, or a sample.
-pub(super) fn faults<L: RaftLogStorage>(open: OpenOn<'_, L>, options: &Options) -> Result<usize, Failure> {
+pub(super) fn faults<L: RaftLogStorage>(open: OpenOn<'_, L>, options: &Options) -> Result<Looked, Failure> {
     let writes = options.writes.min(12);
-    let mut runs = 0;
+    let (mut runs, mut tried) = (0, 0);
     let calls = {
         let disk = MemDisk::new();
         let mut rig = open_at(open, &disk, &Past::default(), 0, options, "a disk without faults")?;
@@ -279,12 +286,13 @@ pub(super) fn faults<L: RaftLogStorage>(open: OpenOn<'_, L>, options: &Options) 
     };
     let stride = (calls * 2).div_ceil(options.states as u64).max(1);
     for call in (0..calls).step_by(usize::try_from(stride).unwrap_or(1)) {
+        tried += 1;
         for fault in [Fault::Error(io::ErrorKind::Other), Fault::ShortWrite(100)] {
             one_fault(open, options, writes, call, fault)?;
             runs += 1;
         }
     }
-    Ok(runs)
+    Ok(Looked { checks: runs, places: Some((tried, calls as usize)) })
 }
 
 fn one_fault<L: RaftLogStorage>(
