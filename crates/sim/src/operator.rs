@@ -373,3 +373,34 @@ impl<W: Workload> World<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::Quorum;
+
+    use super::*;
+    use crate::trial::cluster;
+
+    /// A deposed leader may hold the longest log, with a change by which every quorum needs one node: if that is lost,
+    /// nobody can be elected any more.
+    #[test]
+    fn a_node_that_an_uncommitted_membership_needs_is_not_to_be_lost() {
+        let mut world = cluster(3);
+        let leader = world.leader().expect("it leads");
+        let (other, needed) = ((leader + 1) % 3, (leader + 2) % 3);
+        assert!(world.can_do_without(needed), "otherwise nothing is shown");
+        let core = world.places[leader].running.as_ref().expect("it runs").node.core();
+        let (next, mut sets) = (core.commit() + 1, core.membership().configs.clone());
+        let needs = world.places[needed].id;
+        sets[0].elect = Quorum::weighted(4, (1..=3).map(|id| (NodeId(id), if NodeId(id) == needs { 3 } else { 1 })));
+        let mut goes_by = |index| {
+            let log_id = LogId { index, ..LogId::ZERO };
+            world.operator.in_force.insert(other, (log_id, sets.clone()));
+            world.can_do_without(needed)
+        };
+        assert!(goes_by(next - 1), "what is committed is settled by the leader's");
+        assert!(!goes_by(next));
+        world.places[other].impaired = true;
+        assert!(world.could_decide_unsettled(next - 1, |_, _| false), "a log that is lost elects nobody");
+    }
+}

@@ -4,6 +4,7 @@ use quorate::virtual_node::Answer;
 use quorate_core::{Core, Incarnation, ServerState, Vote};
 
 use crate::counters::Counters;
+use crate::latecomer::CAUGHT_UP;
 use crate::net::Flight;
 use crate::process::Seen;
 use crate::workload::Workload;
@@ -36,6 +37,7 @@ pub(crate) const SITUATIONS: &[&str] = &[
     HELD_PAST_RESTART,
     HELD_PAST_ELECTION,
     EVERYBODY_DOWN,
+    CAUGHT_UP,
 ];
 
 /// A node begins to lead while another one still does, under an earlier leader id.
