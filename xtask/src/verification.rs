@@ -24,7 +24,9 @@ const REPORT: &str = "target/verification/sim.report";
 struct Part {
     name: &'static str,
     env: &'static [(&'static str, &'static str)],
-    /// Arguments of cargo.
+    /// A script of the repository; cargo where there is none.
+    script: Option<&'static str>,
+    /// Arguments of the script or of cargo.
     args: &'static str,
     /// What follows them, unless the command line says something else.
     more: &'static str,
@@ -33,14 +35,15 @@ struct Part {
 }
 
 const fn part(name: &'static str, args: &'static str, shows: &'static [&'static str]) -> Part {
-    Part { name, env: &[], args, more: "", shows }
+    Part { name, env: &[], script: None, args, more: "", shows }
 }
 
 const PARTS: &[Part] = &[
     Part {
         name: "sim",
         env: &[],
-        args: "run --quiet --profile ci --package quorate-server --bin quorate -- sim --every-fault \
+        script: None,
+        args: "run --quiet --profile ci --package quorate-server --bin quorate -- sim --every-fault --thorough \
                --report target/verification/sim.report",
         more: "--budget 1h --jobs 2",
         shows: &["simulated cluster-hours under load, "],
@@ -54,6 +57,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "storm",
         env: &[("QUORATE_STORM_SEEDS", "20000")],
+        script: None,
         args: "test --quiet --profile ci --package quorate-core --test storm -- --nocapture",
         more: "",
         shows: &["entries committed, ", "test result: "],
@@ -61,6 +65,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "lies",
         env: &[("QUORATE_LIES_EVENTS", "20000000")],
+        script: None,
         args: "test --quiet --profile ci --package quorate-core --test lies -- --nocapture",
         more: "",
         shows: &["of them lies", "test result: "],
@@ -73,6 +78,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "flips",
         env: &[],
+        script: None,
         args: "run --quiet --profile ci --package quorate-sim --example flips --",
         // Every byte.
         more: "1",
@@ -81,6 +87,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "fuzz",
         env: &[],
+        script: None,
         args: "run --quiet --package xtask -- fuzz",
         more: "--inputs 1000000",
         shows: &[" % accepted, "],
@@ -90,6 +97,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "mutants",
         env: &[],
+        script: None,
         args: "run --quiet --package xtask -- mutants --sim",
         // It goes on from where earlier hunts stopped: from nothing it takes hours.
         more: "--results docs/mutants-hunt.tsv",
@@ -97,6 +105,14 @@ const PARTS: &[Part] = &[
     },
     part("mutant-tests", "run --quiet --package xtask -- mutants --tests", &[" quorate"]),
     part("disk-mutants", "run --quiet --package xtask -- mutants --disk", &["Disk"]),
+    Part {
+        name: "process",
+        env: &[("QUORATE_OPERATIONS", "1000000")],
+        script: Some("tests/etcd-process/run"),
+        args: "nothing_acknowledged",
+        more: "",
+        shows: &[" operations of ", "test result: ok. 1 passed"],
+    },
     part("coverage", "run --quiet --package xtask -- coverage", &[" lines are run, ", "all lines: "]),
 ];
 
@@ -134,7 +150,8 @@ impl Part {
         let more = self.arguments(more);
         let env = self.env.iter().map(|(name, value)| format!("{name}={value} "));
         let typed = self.args.replace("run --quiet --package xtask --", "xtask").replace("--quiet ", "");
-        let words = format!("{}cargo {typed} {}", env.collect::<String>(), more.join(" "));
+        let program = self.script.unwrap_or("cargo");
+        let words = format!("{}{program} {typed} {}", env.collect::<String>(), more.join(" "));
         words.trim_end().trim_end_matches(" --").to_owned()
     }
 }
@@ -150,14 +167,15 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
     if part.args.contains(REPORT) {
         let _ = fs::remove_file(root.join(REPORT));
     }
-    let mut child = cargo()
+    let mut program = part.script.map_or_else(cargo, |script| Command::new(root.join(script)));
+    let mut child = program
         .args(part.args.split_whitespace())
         .args(part.arguments(more))
         .envs(part.env.iter().copied())
         .current_dir(root)
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|error| format!("cannot run cargo: {error}"))?;
+        .map_err(|error| format!("cannot run {typed}: {error}"))?;
     let mut output = String::new();
     for line in BufReader::new(child.stdout.take().ok_or("no output to read")?).lines() {
         let line = line.map_err(|error| format!("{}: cannot read its output: {error}", part.name))?;
