@@ -79,6 +79,14 @@ impl Core {
         self.try_change(Waiting { request, change, retain, terms, until, reason: None }, out);
     }
 
+    /// When the first caller's patience ends. Whatever is stepped then answers it.
+    pub(crate) fn changes_deadline(&self) -> Option<Instant> {
+        match &self.role {
+            Role::Leader(leader) => leader.changes.deadline(),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+
     /// Tries again what could not be appended before. Called after every step of a leader.
     pub(crate) fn retry_changes(&mut self, out: &mut Actions) {
         let Role::Leader(leader) = &mut self.role else { return };

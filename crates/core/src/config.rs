@@ -24,7 +24,7 @@ pub struct Config {
     /// A leader starts a round at least this often. Must be less than half of `election_timeout_min`.
     pub heartbeat_interval: Duration,
     /// Handle time-outs. Off: this node never campaigns, shows that it leads, steps aside or sends again by itself;
-    /// it only answers messages and callers.
+    /// it only answers messages and callers, these in time all the same.
     pub tick: Toggle,
     /// A leader shows by itself that it lives. Off: only with what it has to send, and on request.
     pub heartbeat: Toggle,

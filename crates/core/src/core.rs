@@ -204,8 +204,8 @@ impl Core {
             return None;
         }
         if !self.config.tick.is_on() {
-            // A caller who hands over is answered all the same.
-            return self.transfer_deadline();
+            // Callers are answered in time all the same: who hands over, and whose change waits.
+            return self.transfer_deadline().into_iter().chain(self.changes_deadline()).min();
         }
         let due = match &self.role {
             Role::Leader(leader) => Some(self.leader_deadline(leader)),

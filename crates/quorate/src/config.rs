@@ -20,7 +20,7 @@ pub struct Config {
     /// How leader ids compare; the same on every node of the cluster, for ever.
     pub leader_id_mode: LeaderIdMode,
     /// Handle time-outs: campaign, show that this node leads, step aside, send again. Off: only answer messages and
-    /// callers; a transfer that nobody takes up, or a membership change that waits, is then not ended by time. Default on.
+    /// callers, who are answered in time all the same. Default on.
     pub tick: Toggle,
     /// A leader shows by itself that it lives. Off: only with what it has to send, and on request. Default on.
     pub heartbeat: Toggle,
