@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::driver::Input;
-use crate::{ChangeError, Raft, RaftStateMachine, Role, Settings};
+use crate::{ChangeError, Raft, RaftStateMachine, ReconfigureError, Role, Settings};
 
 /// Whether [`Raft::add_learner`] waits until the learner has caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,7 +135,14 @@ impl<S: RaftStateMachine> Raft<S> {
     }
 
     async fn wait_for_catch_up(&self, id: NodeId, added: LogId, deadline: Instant) -> Result<(), ChangeError> {
-        let threshold = self.config().await.replication_lag_threshold;
+        let threshold = match self.config().await {
+            Ok(config) => config.replication_lag_threshold,
+            Err(ReconfigureError::Closed(reason)) => return Err(ChangeError::Closed(reason)),
+            // A core that is held up says nothing new until it is not: what it was started with is near enough.
+            Err(ReconfigureError::TimedOut { .. } | ReconfigureError::Config(_)) => {
+                self.group.host.config.replication_lag_threshold
+            }
+        };
         let mut metrics = self.metrics();
         loop {
             let refusal = {

@@ -406,6 +406,11 @@ impl fmt::Display for ChangeError {
 
 impl std::error::Error for ChangeError {}
 
+/// Says why a core that need only take its turn did not answer.
+fn held_up_text(after: Duration) -> String {
+    format!("no answer within {after:?}: this node's storage or network holds it up; neither may block its caller")
+}
+
 /// Node ids as text: `2, 3`.
 pub(crate) fn list_of<'a>(ids: impl IntoIterator<Item = &'a NodeId>) -> String {
     let ids: Vec<String> = ids.into_iter().map(NodeId::to_string).collect();
@@ -525,27 +530,34 @@ impl fmt::Display for SnapshotError {
 
 impl std::error::Error for SnapshotError {}
 
-/// Why the tunables were not changed.
+/// Why the tunables were not changed, or not told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReconfigureError {
     /// A value cannot be used, or cannot change while the node runs.
     Config(ConfigError),
+    /// This node's core had no turn in time: its storage or its network holds it up. What was to be changed may be
+    /// changed still.
+    TimedOut {
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// This node's group is closed.
     Closed(ClosedReason),
 }
 
 impl ReconfigureError {
-    /// Whether the same call may succeed later: never. Other values may.
+    /// Whether the same call may succeed later. Values are set, not added to: setting them twice does no harm.
     pub fn is_retryable(&self) -> bool {
         match self {
+            ReconfigureError::TimedOut { .. } => true,
             ReconfigureError::Config(_) | ReconfigureError::Closed(_) => false,
         }
     }
 
-    /// Always false: with an error nothing was changed.
+    /// Whether what was to be changed may be changed, now or later.
     pub fn outcome_is_unknown(&self) -> bool {
-        false
+        matches!(self, ReconfigureError::TimedOut { .. })
     }
 }
 
@@ -553,6 +565,7 @@ impl fmt::Display for ReconfigureError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReconfigureError::Config(error) => write!(f, "not changed: {error}"),
+            ReconfigureError::TimedOut { after } => write!(f, "{}", held_up_text(*after)),
             ReconfigureError::Closed(reason) => write!(f, "not changed: this node is closed because {reason}"),
         }
     }
@@ -651,6 +664,7 @@ mod tests {
             SnapshotError::TimedOut { after } => true, false;
             SnapshotError::Closed(closed()) => false, false;
             ReconfigureError::Config(bad) => false, false;
+            ReconfigureError::TimedOut { after } => true, true;
             ReconfigureError::Closed(closed()) => false, false;
             StorageError::new(StorageErrorKind::Io, "text") => false, true;
             StorageError::new(StorageErrorKind::Corrupt, "text") => false, false;
@@ -661,6 +675,7 @@ mod tests {
             WaitError::Timeout { what: "what".into(), after } => true, false;
             WaitError::Closed(closed()) => false, false;
             LeadershipError::NoQuorum { after } => true, false;
+            LeadershipError::TimedOut { after } => true, false;
             LeadershipError::Closed(closed()) => false, false;
         }
     }

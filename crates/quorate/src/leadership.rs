@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use quorate_core::{Event, LeaderId, Phase, ReadPolicy};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::driver::{Input, Leading};
 use crate::group::Freshness;
@@ -28,16 +28,24 @@ impl<S: RaftStateMachine> Raft<S> {
     /// As of this moment, by its core: a leader that is cut off says so as well, and its `quorum_acked` lies back.
     /// What is decided on the answer is best [written under it](crate::WriteBuilder::with_leader).
     ///
+    /// It waits for nobody but the core's own turn, and for that up to [`Config::read_timeout`](crate::Config::read_timeout).
+    ///
     /// # Errors
-    /// [`LeadershipError::NotLeader`] names the leader this node follows, [`LeadershipError::Closed`] why it is over.
+    /// [`LeadershipError::NotLeader`] names the leader this node follows, [`LeadershipError::Closed`] why it is over;
+    /// [`LeadershipError::TimedOut`].
     pub async fn as_leader(&self) -> Result<Leadership, LeadershipError> {
+        self.as_leader_within(self.group.host.config.read_timeout).await
+    }
+
+    async fn as_leader_within(&self, after: Duration) -> Result<Leadership, LeadershipError> {
         let node = &self.group.node;
         let (reply, told) = oneshot::channel();
         node.bring(Input::AskLeading { reply });
-        let Leading { leader_id, quorum_acked } = match told.await {
-            Ok(Ok(leading)) => leading,
-            Ok(Err(leader)) => return Err(LeadershipError::NotLeader { leader }),
-            Err(_closed) => return Err(LeadershipError::Closed(self.group.closed_reason())),
+        let Leading { leader_id, quorum_acked } = match timeout(after, told).await {
+            Ok(Ok(Ok(leading))) => leading,
+            Ok(Ok(Err(leader))) => return Err(LeadershipError::NotLeader { leader }),
+            Ok(Err(_closed)) => return Err(LeadershipError::Closed(self.group.closed_reason())),
+            Err(_elapsed) => return Err(LeadershipError::TimedOut { after }),
         };
         Ok(Leadership { leader_id, quorum_acked: quorum_acked.map(|at| node.clock.at(at)) })
     }
@@ -177,20 +185,21 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     /// # Errors
     /// [`LeadershipError::NotLeader`]; [`LeadershipError::NoQuorum`] if none did within
     /// [`Config::election_timeout_max`](crate::Config::election_timeout_max), or as long as [`within`](Self::within)
-    /// says.
+    /// says; [`LeadershipError::TimedOut`] if this node itself had no answer by then.
     pub async fn heartbeat(&self) -> Result<LeaderId, LeadershipError> {
         let group = &self.raft.group;
-        let leader_id = self.raft.as_leader().await?.leader_id;
-        group.node.bring(Input::Event(Event::Heartbeat));
         let after = self.patience.unwrap_or(group.host.config.election_timeout_max);
+        let deadline = tokio::time::Instant::now() + after;
+        let leader_id = self.raft.as_leader_within(after).await?.leader_id;
+        group.node.bring(Input::Event(Event::Heartbeat));
         // A round that confirms a read confirms the leader.
-        let confirmed = timeout(after, group.ask_freshness(ReadPolicy::ReadIndex)).await;
-        if self.raft.as_leader().await?.leader_id != leader_id {
-            return Err(LeadershipError::NotLeader { leader: group.node.leader() });
-        }
+        let confirmed = timeout_at(deadline, group.ask_freshness(ReadPolicy::ReadIndex)).await;
+        // As of the turn that answered, or of the last one before the deadline.
+        let leads_on = group.node.leads() && group.node.accepted() == leader_id;
         match confirmed {
-            Ok(Freshness::At(_)) => Ok(leader_id),
             Ok(Freshness::Closed(reason)) => Err(LeadershipError::Closed(reason)),
+            _ if !leads_on => Err(LeadershipError::NotLeader { leader: group.node.leader() }),
+            Ok(Freshness::At(_)) => Ok(leader_id),
             Ok(Freshness::Refused(_)) | Err(_) => Err(LeadershipError::NoQuorum { after }),
         }
     }

@@ -535,20 +535,22 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     /// this node has heard of it (dissertation 3.10). Only on the leader.
     ///
     /// Until then writes are sent on to the target. Ends within
-    /// [`Config::election_timeout_max`](crate::Config::election_timeout_max).
+    /// [`Config::election_timeout_max`](crate::Config::election_timeout_max); a node that is held up gets
+    /// [`Config::write_timeout`](crate::Config::write_timeout) on top.
     ///
     /// # Errors
     /// See [`ChangeError`]. With [`Refusal::NotTransferred`](crate::Refusal::NotTransferred) this node leads on, or it names who leads.
-    /// [`ChangeError::OutcomeUnknown`] at the end of what [`within`](Self::within) gave it.
+    /// [`ChangeError::OutcomeUnknown`] then, or at the end of what [`within`](Self::within) gave it.
     pub async fn transfer_leader(&self, to: impl Into<Option<NodeId>>) -> Result<LeaderId, ChangeError> {
         let (reply, result) = oneshot::channel();
         self.raft.group.node.bring(Input::Transfer { to: to.into(), reply });
         // The core has its own time-out; this one is the caller's.
-        let ended = match self.patience {
-            Some(patience) => timeout(patience, result).await.map_err(|_elapsed| ChangeError::OutcomeUnknown)?,
-            None => result.await,
-        };
-        ended.unwrap_or_else(|_| Err(ChangeError::Closed(self.raft.group.closed_reason())))
+        let config = &self.raft.group.host.config;
+        let own = config.election_timeout_max.saturating_add(config.write_timeout);
+        match timeout(self.patience.unwrap_or(own), result).await {
+            Ok(ended) => ended.unwrap_or_else(|_| Err(ChangeError::Closed(self.raft.group.closed_reason()))),
+            Err(_elapsed) => Err(ChangeError::OutcomeUnknown),
+        }
     }
 
     /// Gives up the transfer under way, if there is one: this node takes writes again.

@@ -1,18 +1,39 @@
 //! Changing the tunables of a node while it runs.
 
+use std::time::Duration;
+
 use quorate_core::{ConfigError, Toggle};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::driver::{Input, Switch, Tune};
 use crate::{Config, Raft, RaftStateMachine, ReconfigureError};
 
 impl<S: RaftStateMachine> Raft<S> {
     /// The tunables of this group on this node, as they are now.
-    pub async fn config(&self) -> Config {
+    ///
+    /// # Errors
+    /// [`ReconfigureError::Closed`]; [`ReconfigureError::TimedOut`] after
+    /// [`Config::read_timeout`](crate::Config::read_timeout).
+    pub async fn config(&self) -> Result<Config, ReconfigureError> {
         let start = &self.group.host.config;
+        let core = self.tune(Tune::Tell, start.read_timeout).await?;
+        Ok(start.with_core(&core))
+    }
+
+    /// Waits for nobody but the driver's own turn.
+    async fn tune<T>(
+        &self,
+        tune: impl FnOnce(oneshot::Sender<T>) -> Tune,
+        after: Duration,
+    ) -> Result<T, ReconfigureError> {
         let (reply, told) = oneshot::channel();
-        self.group.node.bring(Input::Tune(Tune::Tell(reply)));
-        told.await.map_or_else(|_| start.clone(), |core| start.with_core(&core))
+        self.group.node.bring(Input::Tune(tune(reply)));
+        match timeout(after, told).await {
+            Ok(Ok(told)) => Ok(told),
+            Ok(Err(_closed)) => Err(ReconfigureError::Closed(self.group.closed_reason())),
+            Err(_elapsed) => Err(ReconfigureError::TimedOut { after }),
+        }
     }
 
     /// Changes the tunables of this group on this node: time-outs, windows, snapshot policy and switches hold at
@@ -24,17 +45,14 @@ impl<S: RaftStateMachine> Raft<S> {
     /// # Errors
     /// If the values do not go together, or one differs that is fixed at the start: `leader_id_mode`,
     /// `snapshot_max_bytes_per_second`, `write_timeout`, `read_timeout`, `max_command_bytes`, `proposal_window_bytes`,
-    /// `tail_cache_bytes`. Nothing changes then.
+    /// `tail_cache_bytes`. Nothing changes then. [`ReconfigureError::TimedOut`] after
+    /// [`Config::write_timeout`](crate::Config::write_timeout).
     pub async fn reconfigure(&self, config: Config) -> Result<(), ReconfigureError> {
         check_tunables(&self.group.host.config, &config)?;
         let host = &self.group.host;
         let config = Box::new(config.to_core(host.id, host.incarnation, 0));
-        let (reply, result) = oneshot::channel();
-        self.group.node.bring(Input::Tune(Tune::Set { config, reply }));
-        match result.await {
-            Ok(result) => result.map_err(ReconfigureError::Config),
-            Err(_) => Err(ReconfigureError::Closed(self.group.closed_reason())),
-        }
+        let set = self.tune(|reply| Tune::Set { config, reply }, host.config.write_timeout).await?;
+        set.map_err(ReconfigureError::Config)
     }
 
     /// Switches what this node does by itself, while it runs.

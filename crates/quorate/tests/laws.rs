@@ -18,8 +18,9 @@ use quorate::advanced::core::{Recovered, Span, WriteId};
 use quorate::advanced::wire::Batches;
 use quorate::{
     ChangeError, ChangeMembers, ChangeTerms, ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity,
-    Incarnation, LeaderIdMode, LogId, LogWrite, MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft,
-    RaftLogStorage, RaftStateMachine, Retain, SnapshotError, Storage, StorageError, StorageErrorKind,
+    Incarnation, LeaderIdMode, LeadershipError, LogId, LogWrite, MemoryNetwork, MemorySnapshots, MemoryStorage, Node,
+    NodeId, Raft, RaftLogStorage, RaftStateMachine, ReconfigureError, Retain, SnapshotError, Storage, StorageError,
+    StorageErrorKind,
 };
 
 /// Memory storage whose completions go through a hand that a test gives.
@@ -109,6 +110,83 @@ async fn start_with(
         node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
     }
     nodes
+}
+
+/// Memory storage whose next `submit` says that it was called, and does not return before the test lets it.
+struct Blocking {
+    inner: MemoryStorage,
+    door: Mutex<Option<mpsc::Receiver<()>>>,
+    entered: tokio::sync::mpsc::UnboundedSender<()>,
+}
+
+impl RaftLogStorage for Blocking {
+    fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
+        self.inner.recover(group, completions)
+    }
+
+    fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
+        let door = self.door.lock().unwrap().take();
+        if let Some(door) = door {
+            self.entered.send(()).unwrap();
+            // Opened, or gone with the test.
+            let _ = door.recv();
+        }
+        self.inner.submit(group, write, op);
+    }
+
+    fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError> {
+        self.inner.read(group, span, max_bytes)
+    }
+
+    fn purge(&self, group: GroupId, upto: LogId) {
+        self.inner.purge(group, upto);
+    }
+}
+
+/// A storage must not block who submits. One that does holds up the core, but not those who ask it for something.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_a_core_that_is_held_up_is_told_so_in_time() {
+    let (entered, mut in_submit) = tokio::sync::mpsc::unbounded_channel();
+    let log = Arc::new(Blocking { inner: MemoryStorage::new(), door: Mutex::new(None), entered });
+    let identity = Identity {
+        cluster: ClusterId(0),
+        node: NodeId(1),
+        incarnation: Incarnation(1),
+        starts: quorate::Starts::counted(1),
+        mode: LeaderIdMode::Advanced,
+    };
+    let storage = Storage {
+        log: Arc::clone(&log) as Arc<dyn RaftLogStorage>,
+        snapshots: Arc::new(MemorySnapshots::new()),
+        identity: Arc::new(FixedIdentity::new(identity)),
+    };
+    let patience = Duration::from_millis(300);
+    let config = Config { read_timeout: patience, write_timeout: patience, ..Config::default() };
+    let builder = Raft::builder(1).peers(peers(1..=1)).in_memory(&MemoryNetwork::new()).config(config.clone());
+    let node = builder.storage(storage).start(Ledger::inline()).await.unwrap();
+    node.wait(PATIENCE).is_leader().await.unwrap();
+
+    let (open, door) = mpsc::channel();
+    *log.door.lock().unwrap() = Some(door);
+    let (runtime, writes) = (tokio::runtime::Handle::current(), node.clone());
+    let written = thread::spawn(move || runtime.block_on(writes.client_write("held up".into())));
+    in_submit.recv().await.unwrap();
+    let asked = async {
+        let (patient, own) = (node.trigger().within(patience), node.trigger());
+        let (leads, transferred) = (node.as_leader(), own.transfer_leader(None));
+        tokio::join!(node.config(), node.reconfigure(config), leads, patient.heartbeat(), transferred)
+    };
+    let (told, set, leads, beats, transferred) =
+        tokio::time::timeout(PATIENCE, asked).await.expect("nobody waits for the storage");
+    let after = patience;
+    assert_eq!((told, set), (Err(ReconfigureError::TimedOut { after }), Err(ReconfigureError::TimedOut { after })));
+    let held_up = LeadershipError::TimedOut { after };
+    assert_eq!((leads, beats), (Err(held_up.clone()), Err(held_up)));
+    assert_eq!(transferred, Err(ChangeError::OutcomeUnknown));
+    open.send(()).unwrap();
+    // By now it is certainly late, but it may be told that it is written.
+    drop(written.join().unwrap());
+    node.shutdown().await;
 }
 
 /// Followers answer appends with what they have on disk, so the leader leads on; nothing commits. Nobody waits for ever.

@@ -142,7 +142,7 @@ async fn a_drain_ends_at_its_deadline() {
 async fn tunables_change_while_the_node_runs() {
     let (_network, nodes) = start(3, Config::default()).await;
     let first = leader(&nodes).await;
-    let started = first.config().await;
+    let started = first.config().await.unwrap();
     assert_eq!(started, Config::default());
     // On all nodes, the leader last: followers must not expect more heartbeats than it sends.
     let slower = Config {
@@ -153,7 +153,7 @@ async fn tunables_change_while_the_node_runs() {
     };
     for node in &nodes {
         node.reconfigure(slower.clone()).await.unwrap();
-        assert_eq!(node.config().await, slower);
+        assert_eq!(node.config().await.unwrap(), slower);
     }
     first.client_write("one".to_owned()).await.unwrap();
 
@@ -166,19 +166,19 @@ async fn tunables_change_while_the_node_runs() {
     assert!(
         matches!(first.reconfigure(fixed).await, Err(ReconfigureError::Config(error)) if error.field == "max_command_bytes")
     );
-    assert_eq!(first.config().await, slower);
+    assert_eq!(first.config().await.unwrap(), slower);
 
     // Without elections a dead leader is not replaced, until somebody asks for it.
     let others: Vec<_> = nodes.iter().filter(|node| node.node_id() != first.node_id()).cloned().collect();
     for node in &others {
         node.runtime_config().elect(Toggle::Off);
         node.runtime_config().pre_vote(Toggle::Off);
-        let config = node.config().await;
+        let config = node.config().await.unwrap();
         assert_eq!((config.elect, config.pre_vote, config.tick), (Toggle::Off, Toggle::Off, Toggle::On));
     }
     first.runtime_config().heartbeat(Toggle::Off);
     first.runtime_config().tick(Toggle::Off);
-    let config = first.config().await;
+    let config = first.config().await.unwrap();
     assert_eq!((config.heartbeat, config.tick), (Toggle::Off, Toggle::Off));
     // A short election timeout ends the silent leader's lease.
     for node in &others {

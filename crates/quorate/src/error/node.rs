@@ -214,6 +214,11 @@ pub enum LeadershipError {
         /// For how long it waited.
         after: Duration,
     },
+    /// This node's core had no turn in time: its storage or its network holds it up.
+    TimedOut {
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// This node's group is closed.
     Closed(ClosedReason),
 }
@@ -250,6 +255,7 @@ impl fmt::Display for LeadershipError {
                     "this node leads, but no quorum of voters answered within {after:?}; check that they are reached"
                 )
             }
+            LeadershipError::TimedOut { after } => f.write_str(&super::held_up_text(*after)),
             LeadershipError::Closed(reason) => write!(f, "this node is closed because {reason}"),
         }
     }
