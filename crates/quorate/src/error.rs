@@ -432,6 +432,9 @@ pub(crate) fn refusal_text(refusal: &Refusal) -> String {
             format!("node {id} is not among the nodes of the cluster: only those can vote or lead; add it first")
         }
         Refusal::NotSeenYet(id) => format!("node {id} has not been heard of yet: wait until it follows the leader"),
+        Refusal::NotCaughtUp { node, matched: LogId::ZERO, .. } => format!(
+            "node {node} has acknowledged nothing of the log: is it running, at the address that it was added with?"
+        ),
         Refusal::NotCaughtUp { node, matched, last } => format!(
             "node {node} has not caught up: it holds the log up to {matched}, the log ends at {last}; wait for it, or \
              raise `replication_lag_threshold`"

@@ -53,6 +53,7 @@ pub struct Simulation<S: RaftStateMachine, T = ()> {
     machine: Machines<S>,
     next: Next<S, T>,
     check: Check<S, T>,
+    trace: bool,
 }
 
 /// Opens a machine in a directory of a disk.
@@ -104,7 +105,7 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
     fn of(seed: u64, machine: Machines<S>, next: Next<S, T>) -> Self {
         // What a recovery loses a check has to know of: it is asked for.
         let options = Options { recovery: false, ..Options::of_seed(seed) };
-        Self { options, machine, next, check: Box::new(|_, _| Ok(())) }
+        Self { options, machine, next, check: Box::new(|_, _| Ok(())), trace: false }
     }
 
     /// How many nodes vote, from 1 to 7; drawn from the seed otherwise.
@@ -142,9 +143,17 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
         self
     }
 
+    /// Whether the run is printed, event by event, with the virtual second of each: messages, faults, leaders, starts and
+    /// ends of nodes, and what is wrong. It is the same run.
+    #[must_use]
+    pub fn trace(mut self, on: bool) -> Self {
+        self.trace = on;
+        self
+    }
+
     /// Runs it.
     pub fn run(self) -> Report {
-        let Self { mut options, machine, next, check } = self;
+        let Self { mut options, machine, next, check, trace } = self;
         if matches!(machine, Machines::Opened(_)) {
             // A log that lost what its machine holds makes the node stop and say that the machine's files have to go.
             options.recovery = false;
@@ -153,7 +162,7 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
         run(
             options,
             Closures { machine, next, check, begun: BTreeMap::new(), told: Vec::new(), as_of: Vec::new() },
-            false,
+            trace,
         )
         .0
     }

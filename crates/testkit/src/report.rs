@@ -207,7 +207,6 @@ impl From<usize> for Looked {
 /// What a suite found. `Display` lists the parts; for one that makes something go wrong at places of a script it says at
 /// how many of how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "a report may hold failures: `assert_passed` panics with them"]
 pub struct Report {
     suite: &'static str,
     parts: Vec<(&'static str, Outcome)>,

@@ -85,7 +85,10 @@ impl HostInner {
         let runtime = Handle::try_current()
             .map_err(|_| StartError::Config("a node must be started on a tokio runtime".into()))?;
         if !builder.peers.is_empty() && !builder.peers.contains_key(&builder.id) {
-            let text = format!("`peers` must name this node, {}, too", builder.id);
+            let text = format!(
+                "`peers` must name this node, {}, too; one that is added to a running cluster has no `peers`, but `listen`",
+                builder.id
+            );
             return Err(StartError::Config(text));
         }
         // Where snapshots from peers are written before the store takes them over.

@@ -28,7 +28,7 @@
 //!     // As everywhere.
 //! }
 //!
-//! machine::conformance(Counter::default, |chance| chance.below(100)).assert_passed();
+//! machine::conformance(Counter::default, |chance| chance.below(100));
 //! ```
 //!
 //! [`Suite`] has more to set; [`Suite::durable`] and [`Suite::durable_on_disk`] check a machine that keeps its state
@@ -150,6 +150,7 @@ impl<'a, S: RaftStateMachine> Suite<'a, S> {
     }
 
     /// Checks everything that can be.
+    #[must_use = "a report may hold failures: `assert_passed` panics with them"]
     pub fn run(self) -> Report {
         let Self { parts, opener } = self;
         let mut report = Report::new("state machine");

@@ -99,6 +99,7 @@ impl<'a, N: RaftNetwork> Suite<'a, N> {
     }
 
     /// Checks everything that can be.
+    #[must_use = "a report may hold failures: `assert_passed` panics with them"]
     pub fn run(self) -> Report {
         let mut report = Report::new("network");
         report.part("delivery", || delivery::messages(&self));

@@ -127,6 +127,7 @@ impl<'a, L: RaftLogStorage> Suite<'a, L> {
     }
 
     /// Checks everything that can be.
+    #[must_use = "a report may hold failures: `assert_passed` panics with them"]
     pub fn run(self) -> Report {
         let Self { open, options } = self;
         let mut report = Report::new("log storage");

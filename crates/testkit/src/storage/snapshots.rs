@@ -69,6 +69,7 @@ impl<'a, S: SnapshotStore> Suite<'a, S> {
     }
 
     /// Checks everything that can be.
+    #[must_use = "a report may hold failures: `assert_passed` panics with them"]
     pub fn run(self) -> Report {
         let Self { open, states } = self;
         let mut report = Report::new("snapshot store");
