@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quorate-wal", &["quorate-wire", "quorate-core"]),
     ("quorate-net", &["quorate-wire", "quorate-core"]),
     ("quorate", &["quorate-net", "quorate-wal", "quorate-wire", "quorate-core"]),
-    ("quorate-sim", &["quorate", "quorate-wal", "quorate-wire", "quorate-core"]),
+    ("quorate-sim", &["quorate", "quorate-wal", "quorate-wire", "quorate-core", "quorate-testkit"]),
     // The server uses the public API and nothing below it: it is the proof that the API is enough.
     ("quorate-server", &["quorate", "quorate-sim"]),
     ("quorate-testkit", &["quorate", "quorate-net", "quorate-wal", "quorate-wire", "quorate-core"]),

@@ -49,7 +49,7 @@ pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
             hunt(&args)
         }
         Some("--ci") => {
-            cargo(&["test", "--test", "shrink", "--test", "planted"], "quorate-sim", &[])?;
+            cargo(&["test", "--test", "shrink", "--test", "golden", "--test", "planted"], "quorate-sim", &[])?;
             example("quorate-testkit", "mutants", &SCRIPTS.map(str::to_owned))?;
             hunt(&["--ci".to_owned(), "--seeds".to_owned(), "2000".to_owned()])
         }

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_core::{
-    ChangeMembers, ChangeTerms, ClusterId, ConfigError, Core, Event, GroupId, Incarnation, Instant, LeaderId, LogId,
-    Membership, NodeId, ReadPolicy, Retain, SendOutcome, Toggle, WriteId,
+    Action, ChangeMembers, ChangeTerms, ClusterId, ConfigError, Core, Event, GroupId, Incarnation, Instant, LeaderId,
+    LogId, Membership, NodeId, ReadPolicy, Retain, SendOutcome, Toggle, WriteId,
 };
 use quorate_wal::WalHandle;
 use quorate_wire::{EntryKind, Packet};
@@ -80,6 +80,14 @@ impl<S> std::fmt::Debug for VirtualParts<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VirtualParts").field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+/// Is told of every step of a core, in order.
+pub trait StepObserver: Send {
+    /// A step begins; if the core panics in it, nothing else is told of it.
+    fn begins(&mut self, event: &Event);
+    /// The step that began asked for these actions.
+    fn ends(&mut self, actions: &[Action]);
 }
 
 /// How a call ended.
@@ -343,6 +351,11 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     /// of the core's state a step.
     pub fn check_steps(&mut self) {
         self.driver.check_steps();
+    }
+
+    /// From now on every step of the core is told to this observer.
+    pub fn observe_steps(&mut self, observer: Box<dyn StepObserver>) {
+        self.driver.observe_steps(observer);
     }
 
     // ---- bringing something; a turn takes it in ----

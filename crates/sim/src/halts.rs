@@ -4,6 +4,7 @@
 use quorate_core::NodeId;
 
 use crate::disk::Damage;
+use crate::record::What;
 use crate::workload::Workload;
 use crate::world::{Down, World};
 
@@ -111,6 +112,7 @@ impl<W: Workload> World<W> {
             Ok(cause) => self.counters.add(cause.name(), 1),
             Err(violation) => self.fail(violation.clone()),
         }
+        self.record(at, What::Stopped);
         let place = &mut self.places[at];
         place.running = None;
         place.run += 1;

@@ -16,6 +16,7 @@ use crate::history::{History, Nanos};
 use crate::ledger::LedgerClients;
 use crate::machine::{Watched, with_book};
 use crate::options::Options;
+use crate::record::{Moment, Recorder};
 use crate::workload::Workload;
 use crate::world::{MOST_EVENTS, World};
 
@@ -116,12 +117,21 @@ pub fn run<W: Workload>(options: Options, workload: W, trace: bool) -> (Report, 
     run_at_most(options, workload, trace, MOST_EVENTS)
 }
 
+/// What the cores of a run with the default workload meet, until it ends or fails.
+pub(crate) fn recorded(options: Options) -> Vec<Moment> {
+    let clients = LedgerClients::new(options.reads, options.lease_reads, options.inline_applies);
+    let clients = clients.max_age(options.election_timeout);
+    let mut world = World::new(options, clients, false);
+    let recorder = Recorder::default();
+    world.recorder = Some(recorder.clone());
+    world.play_caught();
+    recorder.take()
+}
+
 fn run_at_most<W: Workload>(options: Options, workload: W, trace: bool, most_events: u64) -> (Report, W) {
     let mut world = World::new(options, workload, trace);
     world.most_events = most_events;
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.play())) {
-        world.violation.get_or_insert(format!("panic: {}", panic_text(&*panic)));
-    }
+    world.play_caught();
     (world.report(), world.clients.workload)
 }
 
@@ -133,6 +143,13 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 impl<W: Workload> World<W> {
     fn nanos(&self, timeouts: u32) -> Nanos {
         (self.options.election_timeout * timeouts).as_nanos() as u64
+    }
+
+    /// Plays; a panic is a violation.
+    fn play_caught(&mut self) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.play())) {
+            self.violation.get_or_insert(format!("panic: {}", panic_text(&*panic)));
+        }
     }
 
     /// Safety phase, then everything heals and the cluster must serve and agree.

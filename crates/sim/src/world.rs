@@ -26,6 +26,7 @@ use crate::machine::with_book;
 use crate::net::{Arrival, Flight, Net, Packets, Sender, Shipment};
 use crate::options::Options;
 use crate::process::{Running, Shadow};
+use crate::record::Recorder;
 use crate::rng::Rng;
 use crate::workload::Workload;
 
@@ -178,6 +179,8 @@ pub(crate) struct World<W: Workload> {
     pub(crate) most_events: u64,
     pub(crate) decisions: crate::edits::Decisions,
     pub(crate) trace: bool,
+    /// Where what the cores meet is noted, if anybody wants to know.
+    pub(crate) recorder: Option<Recorder>,
     pub(crate) disk_rng: Rng,
     pub(crate) clock_rng: Rng,
     /// Time during which some operation was under way.
@@ -224,6 +227,7 @@ impl<W: Workload> World<W> {
             most_events: MOST_EVENTS,
             decisions: crate::edits::Decisions::default(),
             trace,
+            recorder: None,
             disk_rng: Rng::new(options.seed, 2),
             clock_rng: Rng::new(options.seed, 3),
             busy: 0,
@@ -318,6 +322,9 @@ impl<W: Workload> World<W> {
             self.busy += at - self.now;
         }
         self.now = at;
+        if let Some(recorder) = &self.recorder {
+            recorder.now(at);
+        }
         self.events += 1;
         self.digest.word(at);
         self.handle(event);

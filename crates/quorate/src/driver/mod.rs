@@ -27,6 +27,8 @@ use tokio::sync::oneshot;
 use crate::blame;
 use crate::group::{CommitWaits, Failure, Fired, Permit, Proposals, ReadBatch, Taken, Waits, forget};
 use crate::meters::{GroupMeters, Trips};
+#[cfg(feature = "sim")]
+use crate::virtual_node::StepObserver;
 use crate::{
     ChangeError, ClosedReason, InitializeError, RaftLogStorage, RaftNetwork, ReceivedSnapshot, SnapshotData,
     SnapshotError, StorageError,
@@ -276,6 +278,8 @@ pub(crate) struct Driver {
     /// Whether the invariants of steps are asserted.
     #[cfg(feature = "sim")]
     checked: bool,
+    #[cfg(feature = "sim")]
+    observer: Option<Box<dyn StepObserver>>,
 }
 
 impl Driver {
@@ -318,6 +322,8 @@ impl Driver {
             wall_at_origin: None,
             #[cfg(feature = "sim")]
             checked: false,
+            #[cfg(feature = "sim")]
+            observer: None,
         };
         driver.tell_addresses();
         driver
@@ -329,11 +335,24 @@ impl Driver {
         self.checked = true;
     }
 
+    /// From now on every step is told to this observer.
+    #[cfg(feature = "sim")]
+    pub(crate) fn observe_steps(&mut self, observer: Box<dyn StepObserver>) {
+        self.observer = Some(observer);
+    }
+
     #[cfg(feature = "sim")]
     fn step_core(&mut self, now: Now, event: Event, actions: &mut Actions) {
+        let before = actions.0.len();
+        if let Some(observer) = &mut self.observer {
+            observer.begins(&event);
+        }
         match self.checked {
             true => self.core.step_checked(now.at, event, actions),
             false => self.core.step(now.at, event, actions),
+        }
+        if let Some(observer) = &mut self.observer {
+            observer.ends(actions.0.get(before..).unwrap_or_default());
         }
     }
 

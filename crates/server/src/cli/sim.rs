@@ -1,11 +1,11 @@
 //! `quorate sim`: runs simulated clusters.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use quorate_sim::{Options, Schedule, Search, Shrunk, check_of, run_options, run_within, search, shrink};
+use quorate_sim::{Options, Schedule, Search, Shrunk, check_of, golden, run_options, run_within, search, shrink};
 
 use super::Failure;
 
@@ -85,7 +85,10 @@ struct ShrinkArgs {
     /// Writes the short run here.
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Tries at most about so many shorter runs.
+    /// Tells the short run as a golden script (testdata/README.md), makes that short as well, and writes it here.
+    #[arg(long)]
+    golden: Option<PathBuf>,
+    /// Tries at most about so many shorter runs, and as many shorter scripts.
     #[arg(long, default_value_t = 2000)]
     tries: u64,
 }
@@ -245,6 +248,9 @@ fn shorten(args: &ShrinkArgs) -> Result<ExitCode, Failure> {
     if notes.is_empty() {
         notes.push(format!("From seed {seed}: {violation}"));
     }
+    if let Some(path) = &args.golden {
+        tell(path, args.tries, after.options.clone(), &format!("seed {seed}"))?;
+    }
     let shows = Some(check_of(&violation).to_owned());
     let text = Schedule { notes, mutant, shows, options: after.options }.to_string();
     match &args.output {
@@ -255,6 +261,22 @@ fn shorten(args: &ShrinkArgs) -> Result<ExitCode, Failure> {
         None => println!("\n{text}"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a run as a golden script.
+fn tell(path: &Path, tries: u64, options: Options, source: &str) -> Result<(), Failure> {
+    let golden = golden(options, usize::try_from(tries).unwrap_or(usize::MAX));
+    let text = golden.text(source);
+    std::fs::write(path, text).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    let (count, before, path) = (golden.commands.len(), golden.before, path.display());
+    match golden.violates {
+        Some(what) => println!("\na golden script of {count} commands, {before} before: {path}\nit violates: {what}"),
+        None => println!("\na golden script of {count} commands that violates nothing by itself: {path}"),
+    }
+    println!(
+        "write its claim and what it expects; then QUORATE_REWRITE=1 cargo test -p quorate-testkit fills in the rest"
+    );
+    Ok(())
 }
 
 #[cfg(feature = "mutants")]

@@ -13,6 +13,7 @@ use crate::history::Nanos;
 use crate::invariants::Invariants;
 use crate::machine::with_book;
 use crate::process::{Shadow, SkewedClock, Start, start};
+use crate::record::{Found, What};
 use crate::situations;
 use crate::workload::Workload;
 
@@ -76,7 +77,11 @@ impl<W: Workload> World<W> {
         }
         let place = &mut self.places[at];
         match started {
-            Ok(running) => {
+            Ok(mut running) => {
+                if let Some(recorder) = &self.recorder {
+                    recorder.note(id, What::Started(Box::new(Found::of(running.node.core()))));
+                    running.node.observe_steps(recorder.observer(id));
+                }
                 let core = running.node.core();
                 let possible = place.possible.take().unwrap_or_else(|| vec![Shadow::default()]);
                 let checked = match place.hurt.mending {
@@ -127,6 +132,8 @@ impl<W: Workload> World<W> {
             place.only_voter = membership.voter_ids() == [place.id].into();
             place.possible = Some(possible);
         }
+        self.record(at, What::Stopped);
+        let place = &mut self.places[at];
         place.running = None;
         place.cut_off = None;
         place.run += 1;
@@ -148,6 +155,13 @@ impl<W: Workload> World<W> {
         let id = self.places[at].id;
         self.on_down();
         self.say(|| format!("node {id} stops, {crash:?}"));
+    }
+
+    /// Notes it, if the run is recorded.
+    pub(crate) fn record(&self, at: usize, what: What) {
+        if let Some(recorder) = &self.recorder {
+            recorder.note(self.places[at].id, what);
+        }
     }
 
     pub(crate) fn pause(&mut self, at: usize, until: Nanos) {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use quorate_core::{
-    Config, Event, Incarnation, LeasePolicy, LogId, MAX_INDEX, Membership, NodeId, OnLostLog, Phase, ReadPolicy, Tail,
-    VoterSet, WriteId,
+    Config, Event, Incarnation, LeasePolicy, LogId, MAX_INDEX, Membership, NodeId, OnLostLog, Phase, ReadPolicy,
+    StreamId, Tail, VoterSet, WriteId,
 };
 
 use super::change::{self, Asked, record, rule, threshold};
@@ -45,6 +45,11 @@ impl Stage {
 
     fn world_mut(&mut self) -> Result<&mut World, String> {
         self.world.as_mut().ok_or_else(|| "a script begins with `cluster`".to_string())
+    }
+
+    /// What was violated, if something was: no error of the script itself.
+    pub(super) fn violation(&self) -> Option<&str> {
+        self.world.as_ref()?.violation.as_deref()
     }
 
     /// Runs a command and returns what it did, a line each.
@@ -88,6 +93,7 @@ impl Stage {
         match name {
             "deliver" | "drop" | "duplicate" | "hold" | "release" => return self.messages(name, &mut words),
             "cut" | "heal" => self.partition(name, &mut words)?,
+            "lose-sent" => self.lose_sent(&mut words)?,
             "refuse-link" => self.event(&mut words, |words| Ok(Event::LinkRefused { peer: words.node()? }))?,
             "inject" => self.inject(&mut words)?,
             "disk" | "damage" | "copy-disk" | "recover" | "persist" | "autopersist" | "fronts" | "fail-write"
@@ -96,7 +102,7 @@ impl Stage {
                 self.of_snapshots(name, &mut words)?;
             }
             "crash" | "restart" | "stall" | "unstall" => self.of_processes(name, &mut words)?,
-            "timeout" | "advance" | "run" | "stabilize" | "clock-jump" => self.of_time(name, &mut words)?,
+            "timeout" | "wait" | "advance" | "run" | "stabilize" | "clock-jump" => self.of_time(name, &mut words)?,
             "propose" => self.propose(&mut words)?,
             "apply" => self.apply(&mut words)?,
             "autoapply" => self.world_mut()?.autoapply = auto(words.word("on or off")?)?,
@@ -169,6 +175,11 @@ impl Stage {
         match name {
             "timeout" => self.timeout(words),
             "clock-jump" => self.event(words, |_| Ok(Event::ClockJumped)),
+            "wait" => {
+                let by = words.millis()?;
+                self.world_mut()?.wait(by);
+                Ok(())
+            }
             "advance" => {
                 let by = words.millis()?;
                 self.world_mut()?.advance(by)
@@ -392,10 +403,18 @@ impl Stage {
     }
 
     fn crash(&mut self, words: &mut Words<'_>) -> Done {
+        let mut ids = Vec::new();
+        let mut kept = 0;
         for word in words.rest() {
-            for id in nodes(word)? {
-                self.world_mut()?.crash(id)?;
+            match word.strip_prefix("keeps=") {
+                Some(count) => kept = number(count)?,
+                None => ids.extend(nodes(word)?),
             }
+        }
+        for id in ids {
+            let world = self.world_mut()?;
+            (0..kept).try_for_each(|_| world.node_mut(id)?.disk.persist_one().map(drop))?;
+            world.crash(id)?;
         }
         Ok(())
     }
@@ -405,6 +424,10 @@ impl Stage {
         let wiped = words.take("wiped");
         let copy = words.take("copy");
         let rejoin = words.take("rejoin");
+        let seed = words.peek().and_then(|word| word.strip_prefix("seed=")).map(number).transpose()?;
+        if seed.is_some() {
+            words.maybe();
+        }
         let world = self.world_mut()?;
         for id in ids {
             if world.node(id)?.core.is_some() {
@@ -423,9 +446,18 @@ impl Stage {
             if rejoin {
                 world.node_mut(id)?.on_lost_log = Some(OnLostLog::Rejoin);
             }
-            world.start(id)?;
+            world.start(id, seed)?;
         }
         Ok(())
+    }
+
+    /// Entries that were sent in this stream did not leave.
+    fn lose_sent(&mut self, words: &mut Words<'_>) -> Done {
+        let (from, to) = link(words.word("a link such as `1->2`")?)?;
+        let stream = words.word("a stream such as `s3`")?;
+        let stream =
+            number(stream.strip_prefix('s').ok_or_else(|| format!("`{stream}` is not a stream such as `s3`"))?)?;
+        self.world_mut()?.step(from, Event::SendLost { to, stream: StreamId(stream) }, &[])
     }
 
     fn timeout(&mut self, words: &mut Words<'_>) -> Done {
@@ -470,10 +502,14 @@ impl Stage {
     fn initialize(&mut self, words: &mut Words<'_>) -> Done {
         let id = words.node()?;
         let voters = nodes(words.word("voters such as `1,2,3`")?)?;
+        let mut membership = membership(&voters, &[]);
+        if words.take("lease-reads") {
+            membership.settings.lease = LeasePolicy::LeaseReads;
+        }
         let world = self.world_mut()?;
         let request = world.next_request();
         world.tell(Kind::Told, format!("r{} asks {id}", request.0));
-        world.step(id, Event::Initialize { request, membership: membership(&voters, &[]) }, &[])
+        world.step(id, Event::Initialize { request, membership }, &[])
     }
 
     /// Changes a running node's tunables.

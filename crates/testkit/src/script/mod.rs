@@ -23,12 +23,14 @@ mod command;
 mod diff;
 mod expect;
 mod inject;
+mod shorten;
 mod words;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use command::Stage;
+pub use shorten::{Violated, shorten, violated};
 
 /// Whether recorded output is compared or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

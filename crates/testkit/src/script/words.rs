@@ -73,10 +73,10 @@ impl<'a> Words<'a> {
     }
 
     pub(super) fn millis(&mut self) -> Result<Duration, String> {
-        Ok(Duration::from_millis(self.number("milliseconds")?))
+        millis(self.word("milliseconds")?)
     }
 
-    /// Which messages: `[from->to] [#number] [count] [words..]`.
+    /// Which messages: `[from->to] [#number] [count] [words ..]`.
     pub(super) fn choice(&mut self) -> Result<Choice, String> {
         let mut choice = Choice::default();
         if let Some(word) = self.peek().filter(|word| word.contains("->")) {
@@ -86,7 +86,8 @@ impl<'a> Words<'a> {
         if let Some(word) = self.peek().and_then(|word| word.strip_prefix('#')) {
             self.maybe();
             choice.number = Some(number(word)?);
-        } else if let Some(count) = self.peek().and_then(|word| word.parse().ok()) {
+        }
+        if let Some(count) = self.peek().and_then(|word| word.parse().ok()) {
             self.maybe();
             choice.limit = Some(count);
         }
@@ -97,6 +98,16 @@ impl<'a> Words<'a> {
 
 pub(super) fn number(word: &str) -> Result<u64, String> {
     word.parse().map_err(|_| format!("`{word}` is not a number"))
+}
+
+/// Milliseconds, perhaps with up to six decimals.
+pub(super) fn millis(word: &str) -> Result<Duration, String> {
+    let (whole, part) = word.split_once('.').unwrap_or((word, ""));
+    if part.len() > 6 {
+        return Err(format!("`{word}` is finer than a nanosecond"));
+    }
+    let nanos = number(&format!("{part:0<6}"))?;
+    Ok(Duration::from_millis(number(whole)?) + Duration::from_nanos(nanos))
 }
 
 pub(super) fn node(word: &str) -> Result<NodeId, String> {
@@ -165,7 +176,7 @@ pub(super) fn tune(config: &mut Config, key: &str, value: &str) -> Result<bool, 
         "off" => Ok(Toggle::Off),
         _ => Err(format!("`{key}` is on or off, not `{value}`")),
     };
-    let millis = || number(value).map(Duration::from_millis);
+    let millis = || millis(value);
     match key {
         "tick" => config.tick = toggle()?,
         "heartbeats" => config.heartbeat = toggle()?,
@@ -197,8 +208,8 @@ pub(super) fn tune(config: &mut Config, key: &str, value: &str) -> Result<bool, 
         "seed" => config.seed = number(value)?,
         "election-timeout" => {
             let (min, max) = value.split_once("..").ok_or("`election-timeout` is such as `300..600`")?;
-            config.election_timeout_min = Duration::from_millis(number(min)?);
-            config.election_timeout_max = Duration::from_millis(number(max)?);
+            config.election_timeout_min = self::millis(min)?;
+            config.election_timeout_max = self::millis(max)?;
         }
         _ => return Ok(false),
     }

@@ -72,6 +72,8 @@ pub(crate) struct World {
     requests: u64,
     template: Config,
     invariants: Invariants,
+    /// The first thing that was violated, by a core or by the cluster.
+    pub(crate) violation: Option<String>,
 }
 
 /// How a world begins.
@@ -109,6 +111,7 @@ impl World {
             requests: 0,
             template: beginning.config,
             invariants: Invariants::new(mode),
+            violation: None,
         };
         for id in &beginning.nodes {
             let mut node = Node::blank(*id);
@@ -125,7 +128,7 @@ impl World {
         world.invariants.learn_disks(&world.nodes);
         if beginning.stopped == Auto::Off {
             for id in beginning.nodes {
-                world.start(id)?;
+                world.start(id, None)?;
             }
         }
         world.trace.clear();
@@ -151,6 +154,19 @@ impl World {
     pub(crate) fn next_request(&mut self) -> RequestId {
         self.requests += 1;
         RequestId(self.requests)
+    }
+
+    /// Keeps it if it is of the cores' making; what a script asks for in vain is not.
+    fn claim<T>(&mut self, held: Result<T, String>) -> Result<T, String> {
+        if let Err(violation) = &held {
+            self.violation.get_or_insert_with(|| violation.clone());
+        }
+        held
+    }
+
+    /// Time passes and wakes nobody: what was due is late.
+    pub(crate) fn wait(&mut self, by: Duration) {
+        self.wait_until(self.now + by);
     }
 
     /// Moves the clock; never back.

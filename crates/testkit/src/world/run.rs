@@ -21,7 +21,7 @@ type Done = Result<(), String>;
 
 impl World {
     /// Starts a stopped node from its disk.
-    pub(crate) fn start(&mut self, id: NodeId) -> Done {
+    pub(crate) fn start(&mut self, id: NodeId, seed: Option<u64>) -> Done {
         let (now, template) = (self.now, self.template.clone());
         let node = self.node_mut(id)?;
         if node.core.is_some() {
@@ -34,7 +34,7 @@ impl World {
             incarnation: node.incarnation(),
             on_lost_log: node.on_lost_log.unwrap_or(template.on_lost_log),
             // Another seed for every node and every start, as the field asks for.
-            seed: template.seed + id.0 * 10 + node.boot,
+            seed: seed.unwrap_or(template.seed + id.0 * 10 + node.boot),
             ..template
         };
         config.check().map_err(|e| e.to_string())?;
@@ -43,8 +43,9 @@ impl World {
             core.check_state();
             core
         })
-        .map_err(|e| format!("node {id} cannot start: {e}"))?;
-        node.core = Some(core);
+        .map_err(|e| format!("node {id} cannot start: {e}"));
+        let core = self.claim(core)?;
+        self.node_mut(id)?.core = Some(core);
         self.check(id)
     }
 
@@ -89,13 +90,16 @@ impl World {
         let node = self.node_mut(id)?;
         let Some(core) = node.core.as_mut() else { return Err(format!("node {id} is down")) };
         let mut actions = Actions::new();
-        guarded(|| {
+        let stepped = guarded(|| {
             core.step_checked(now, event.clone(), &mut actions);
         })
-        .map_err(|e| format!("node {id} panics at {event:?}: {e}"))?;
+        .map_err(|e| format!("node {id} panics at {event:?}: {e}"));
+        self.claim(stepped)?;
         let mut after = Vec::new();
         for action in actions.0 {
-            after.extend(self.perform(id, action, bodies)?);
+            // What a core asks for must be possible, whatever the script did.
+            let performed = self.perform(id, action, bodies);
+            after.extend(self.claim(performed)?);
         }
         self.check(id)?;
         for event in after {
@@ -106,7 +110,8 @@ impl World {
 
     fn check(&mut self, id: NodeId) -> Done {
         let node = self.nodes.get(&id).ok_or("no such node")?;
-        self.invariants.after_step(&self.nodes, node)?;
+        let held = self.invariants.after_step(&self.nodes, node);
+        self.claim(held)?;
         let newest = self.invariants.newest_commit();
         if self.commits.last().is_none_or(|(_, known)| *known < newest) {
             self.commits.push((self.now, newest));
@@ -221,7 +226,8 @@ impl World {
         let shown: Vec<String> = entries.iter().map(|e| format!("{}={}", e.id, e.payload)).collect();
         self.tell(Kind::Note(id), format!("applies {}", shown.join(" ")));
         for entry in &entries {
-            self.invariants.on_apply(id, entry)?;
+            let held = self.invariants.on_apply(id, entry);
+            self.claim(held)?;
         }
         Ok(Event::Applied(span.last))
     }
@@ -290,15 +296,13 @@ impl World {
         if let (Outcome::Read(log_id), Some(seen)) = (outcome, self.reads.remove(&request))
             && log_id.index < seen
         {
-            return Err(format!(
-                "a read is stale: r{} is served at {} though {seen} was committed before",
-                request.0,
-                text::log_id(*log_id)
-            ));
+            let at = text::log_id(*log_id);
+            let stale = format!("a read is stale: r{} is served at {at} though {seen} was committed before", request.0);
+            return self.claim(Err(stale));
         }
         let told = text::outcome(outcome);
         if let Some(before) = self.replies.insert(request, told.clone()) {
-            return Err(format!("request r{} is answered twice: {before}, then {told}", request.0));
+            return self.claim(Err(format!("request r{} is answered twice: {before}, then {told}", request.0)));
         }
         self.tell(Kind::Reply(request), told);
         Ok(())
@@ -343,7 +347,8 @@ impl World {
 
     fn send(&mut self, id: NodeId, to: NodeId, message: Message, bodies: Vec<Entry>) -> Done {
         let node = self.nodes.get(&id).ok_or("no such node")?;
-        self.invariants.on_send(node, &message)?;
+        let held = self.invariants.on_send(node, &message);
+        self.claim(held)?;
         let shown = text::message(&message, &bodies);
         self.post(id, to, Cargo::Message(message), bodies, shown)?;
         Ok(())
