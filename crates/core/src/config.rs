@@ -180,6 +180,18 @@ pub struct ConfigError {
     pub must: &'static str,
 }
 
+impl ConfigError {
+    /// Always false: the same value is refused again.
+    pub fn is_retryable(&self) -> bool {
+        false
+    }
+
+    /// Always false: nothing is done with tunables that are refused.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
+}
+
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "config field `{}` must {}", self.field, self.must)

@@ -150,6 +150,9 @@ pub enum SendOutcome {
 }
 
 /// How fresh a read must be.
+///
+/// Whoever drives a core must tell all of these apart, so a new one breaks those who match on it: this is not
+/// `#[non_exhaustive]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReadPolicy {
     /// Linearizable: a quorum confirms the leader after the read began (dissertation 6.4).
@@ -349,6 +352,7 @@ pub enum Outcome {
 
 /// Why nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Refusal {
     /// Another node leads, or none that is known.
     NotLeader {
@@ -429,6 +433,7 @@ pub enum Refusal {
 
 /// Why leadership was not handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum TransferFailure {
     /// There is no other voter, or none was heard of lately.
     NoTarget,

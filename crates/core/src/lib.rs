@@ -32,6 +32,7 @@ mod progress;
 mod quorum;
 mod read;
 mod recovery;
+mod refusal;
 mod resend;
 mod rng;
 mod rounds;

@@ -196,6 +196,7 @@ impl fmt::Display for Membership {
 
 /// What a caller asks a membership to become.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ChangeMembers {
     /// Make these nodes voters, adding the ones that are not yet known.
     AddVoters(BTreeMap<NodeId, Node>),

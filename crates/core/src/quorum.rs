@@ -304,6 +304,7 @@ impl fmt::Display for VoterSet {
 
 /// A quorum rule that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RuleError {
     /// There is no voter set.
     Empty,
@@ -335,6 +336,18 @@ pub enum RuleError {
     },
     /// The rule can only be checked by enumeration, and has more than [`MAX_ENUMERATED_VOTERS`] voters.
     TooManyVoters(usize),
+}
+
+impl RuleError {
+    /// Always false: the same rule is refused again.
+    pub fn is_retryable(&self) -> bool {
+        false
+    }
+
+    /// Always false: nothing is done with a rule that is refused.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Display for RuleError {

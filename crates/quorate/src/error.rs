@@ -5,7 +5,7 @@ mod node;
 use std::fmt;
 use std::time::Duration;
 
-use quorate_core::{ConfigError, Incarnation, LeaderId, LogId, NodeId, Refusal, TransferFailure};
+use quorate_core::{ConfigError, Incarnation, LeaderId, LogId, NodeId, Refusal};
 
 pub use self::node::{LeadershipError, StartError, StorageError, StorageErrorKind, WaitError};
 
@@ -35,6 +35,18 @@ pub enum ClosedReason {
     },
     /// The library itself panicked. A bug: please report it.
     Internal(String),
+}
+
+impl ClosedReason {
+    /// Always false: a group that is closed does not open again on this handle. Other nodes go on, and may be asked.
+    pub fn is_retryable(&self) -> bool {
+        false
+    }
+
+    /// Always false: it ends what only looks. Calls that change something have errors of their own.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Display for ClosedReason {
@@ -365,18 +377,7 @@ impl ChangeError {
     pub fn is_retryable(&self) -> bool {
         match self {
             ChangeError::NotLeader { .. } => true,
-            ChangeError::Refused(refusal) => matches!(
-                refusal,
-                Refusal::NotYetCommitted
-                    | Refusal::ChangeInProgress { .. }
-                    | Refusal::NotSeenYet(_)
-                    | Refusal::NotCaughtUp { .. }
-                    | Refusal::WouldLoseQuorum { .. }
-                    | Refusal::Transferring { .. }
-                    | Refusal::NotTransferred(
-                        TransferFailure::NoTarget | TransferFailure::TimedOut { .. } | TransferFailure::Aborted { .. }
-                    )
-            ),
+            ChangeError::Refused(refusal) => refusal.is_retryable(),
             ChangeError::OutcomeUnknown | ChangeError::Closed(_) => false,
         }
     }
@@ -395,7 +396,7 @@ impl fmt::Display for ChangeError {
                 f.write_str("no leader is known here; check that a quorum of voters is up, and that this node reaches it and was not \
                      removed")
             }
-            ChangeError::Refused(refusal) => f.write_str(&refusal_text(refusal)),
+            ChangeError::Refused(refusal) => refusal.fmt(f),
             ChangeError::OutcomeUnknown => {
                 f.write_str("outcome unknown: it may or may not take effect; look at the membership and the leader")
             }
@@ -417,75 +418,6 @@ pub(crate) fn list_of<'a>(ids: impl IntoIterator<Item = &'a NodeId>) -> String {
     ids.join(", ")
 }
 
-/// Says in words what a refusal means and what to do.
-pub(crate) fn refusal_text(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::NotLeader { leader: Some(id) } => format!("this node does not lead: ask node {id}"),
-        Refusal::NotLeader { leader: None } => "no leader is known".into(),
-        Refusal::Transferring { to } => format!("leadership is being handed to node {to}: ask there"),
-        Refusal::ChangeInProgress { log_id } => {
-            format!("the membership change at {log_id} is not finished: wait for it")
-        }
-        Refusal::NotYetCommitted => "the leader is new and has committed nothing yet: try again shortly".into(),
-        Refusal::NoVoters => "the change would leave no voters".into(),
-        Refusal::UnknownNode(id) => {
-            format!("node {id} is not among the nodes of the cluster: only those can vote or lead; add it first")
-        }
-        Refusal::NotSeenYet(id) => format!("node {id} has not been heard of yet: wait until it follows the leader"),
-        Refusal::NotCaughtUp { node, matched: LogId::ZERO, .. } => format!(
-            "node {node} has acknowledged nothing of the log: is it running, at the address that it was added with?"
-        ),
-        Refusal::NotCaughtUp { node, matched, last } => format!(
-            "node {node} has not caught up: it holds the log up to {matched}, the log ends at {last}; wait for it, or \
-             raise `replication_lag_threshold`"
-        ),
-        Refusal::WouldLoseQuorum { silent } => format!(
-            "the change would leave the cluster without a quorum: voters {} are silent; start them, or waive this \
-             with `Readiness::Waived`",
-            list_of(silent)
-        ),
-        Refusal::PreconditionFailed { expected, actual } => {
-            format!("the leader is not in the state expected: {expected} was expected, {actual} is")
-        }
-        Refusal::RuleNeeded { added, removed } => format!(
-            "the voters decide by a quorum rule that names them: adding {{{}}} and removing {{{}}} needs a new rule; \
-             put `SetQuorum` into the same `Batch`",
-            list_of(added),
-            list_of(removed)
-        ),
-        Refusal::IsVoter(id) => format!("node {id} votes: remove it from the voters first"),
-        Refusal::BadRule(error) => error.to_string(),
-        Refusal::AlreadyInitialized => "this node already belongs to a cluster".into(),
-        Refusal::NotAmongVoters => "this node is not among the voters named".into(),
-        Refusal::LeaseDisabled => "lease reads are off: set the cluster's lease policy to `LeaseReads`".into(),
-        Refusal::NotTransferred(failure) => not_transferred_text(*failure),
-        Refusal::NothingApplied => "nothing was applied yet that a snapshot could hold".into(),
-        Refusal::SnapshotFailed => {
-            "the snapshot could not be built: the log says why; the newest one is as before".into()
-        }
-        Refusal::SnapshotDeferred => "the state machine would not build a snapshot now: ask again later".into(),
-        Refusal::Halted => "this node stopped after a failed write".into(),
-    }
-}
-
-fn not_transferred_text(failure: TransferFailure) -> String {
-    match failure {
-        TransferFailure::NoTarget => "leadership not handed over: no other voter was heard of lately".into(),
-        TransferFailure::NotVoter(id) => {
-            format!("leadership not handed over: node {id} does not vote, or is about to be removed")
-        }
-        TransferFailure::TimedOut { to } => {
-            format!("leadership not handed over: node {to} did not take over in time; this node leads on")
-        }
-        TransferFailure::Aborted { to } => {
-            format!("leadership not handed over to node {to}: it was aborted; this node leads on")
-        }
-        TransferFailure::LeaderChanged { leader } => {
-            format!("leadership was lost meanwhile: leader {leader} took over")
-        }
-    }
-}
-
 /// Why a snapshot was not built, or the log not purged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -505,9 +437,7 @@ impl SnapshotError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            SnapshotError::Refused(refusal) => {
-                matches!(refusal, Refusal::NothingApplied | Refusal::SnapshotFailed | Refusal::SnapshotDeferred)
-            }
+            SnapshotError::Refused(refusal) => refusal.is_retryable(),
             SnapshotError::TimedOut { .. } => true,
             SnapshotError::Closed(_) => false,
         }
@@ -522,7 +452,7 @@ impl SnapshotError {
 impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SnapshotError::Refused(refusal) => f.write_str(&refusal_text(refusal)),
+            SnapshotError::Refused(refusal) => refusal.fmt(f),
             SnapshotError::TimedOut { after } => {
                 write!(f, "not done within {after:?}; it goes on: ask again to wait for it")
             }
@@ -618,7 +548,7 @@ impl fmt::Display for InitializeError {
             InitializeError::HasState(id) => {
                 write!(f, "cluster not initialized: node {id} already belongs to a cluster; join that one instead")
             }
-            InitializeError::Refused(refusal) => write!(f, "cluster not initialized: {}", refusal_text(refusal)),
+            InitializeError::Refused(refusal) => write!(f, "cluster not initialized: {refusal}"),
             InitializeError::OutcomeUnknown => {
                 f.write_str("cluster perhaps initialized: the first entry may or may not be durable")
             }
@@ -634,6 +564,8 @@ impl std::error::Error for InitializeError {}
 
 #[cfg(test)]
 mod tests {
+    use quorate_core::{RuleError, TransferFailure};
+
     use super::*;
 
     /// For each error: is it certain that nothing was done, and may it be tried again; is the outcome unknown.
@@ -652,6 +584,7 @@ mod tests {
         let after = Duration::from_secs(1);
         let storage = |kind| StorageError::new(kind, "text");
         let bad = ConfigError { field: "field", must: "be" };
+        let refused = ChangeError::Refused;
         judged! {
             ClientWriteError::Overloaded => true, false;
             ClientWriteError::OutcomeUnknown => false, true;
@@ -662,6 +595,21 @@ mod tests {
             ReadError::Closed(closed()) => false, false;
             ChangeError::OutcomeUnknown => false, true;
             ChangeError::NotLeader { leader: None } => true, false;
+            refused(Refusal::NotYetCommitted) => true, false;
+            refused(Refusal::WouldLoseQuorum { silent: vec![NodeId(2)] }) => true, false;
+            refused(Refusal::NotTransferred(TransferFailure::NoTarget)) => true, false;
+            refused(Refusal::NotTransferred(TransferFailure::NotVoter(NodeId(2)))) => false, false;
+            refused(Refusal::BadRule(RuleError::TooDeep)) => false, false;
+            refused(Refusal::Halted) => false, false;
+            Refusal::NotLeader { leader: None } => true, false;
+            TransferFailure::Aborted { to: NodeId(2) } => true, false;
+            RuleError::Empty => false, false;
+            SnapshotError::Refused(Refusal::SnapshotDeferred) => true, false;
+            SnapshotError::Refused(Refusal::Halted) => false, false;
+            InitializeError::Refused(Refusal::AlreadyInitialized) => false, false;
+            bad.clone() => false, false;
+            PayloadError("text".into()) => false, false;
+            ClosedReason::Shutdown => false, false;
             InitializeError::Silent(vec![NodeId(2)]) => true, false;
             InitializeError::OutcomeUnknown => false, true;
             SnapshotError::TimedOut { after } => true, false;

@@ -268,6 +268,19 @@ impl Payload for Raw {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PayloadError(pub String);
 
+impl PayloadError {
+    /// Always false: the same value, or the same bytes, fail again.
+    pub fn is_retryable(&self) -> bool {
+        false
+    }
+
+    /// Always false: encoding and decoding change nothing. Whether a command was applied says the error of the
+    /// write.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
+}
+
 impl std::fmt::Display for PayloadError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "payload cannot be encoded or decoded: {}", self.0)

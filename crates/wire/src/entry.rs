@@ -392,6 +392,9 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// An entry body that cannot be accepted. `at` is its offset in the bytes given.
+///
+/// A log decides by it what is torn and what is damaged (law 9), so a new case must break those who match on it: this
+/// is not `#[non_exhaustive]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryError {
     /// The length field is out of range or more than the bytes at hand.
@@ -427,6 +430,18 @@ pub enum EntryError {
         /// Offset.
         at: usize,
     },
+}
+
+impl EntryError {
+    /// Always false: the same bytes are refused again.
+    pub fn is_retryable(&self) -> bool {
+        false
+    }
+
+    /// Always false: reading changes nothing.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Display for EntryError {

@@ -88,6 +88,18 @@ impl WireError {
     }
 }
 
+impl WireError {
+    /// Always false: the same bytes are refused again.
+    pub fn is_retryable(&self) -> bool {
+        false
+    }
+
+    /// Always false: reading changes nothing.
+    pub fn outcome_is_unknown(&self) -> bool {
+        false
+    }
+}
+
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

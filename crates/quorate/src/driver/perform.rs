@@ -326,32 +326,8 @@ impl Driver {
                 effects.apply.push(ApplyJob::Expect { first, count: span.count(), waits, permit });
             }
             Outcome::Refused(refusal) => {
-                let leader = match refusal {
-                    Refusal::NotLeader { leader } => leader,
-                    Refusal::Transferring { to } => Some(to),
-                    // By name, as in the core's `change.rs`: a new one must be asked who leads.
-                    Refusal::ChangeInProgress { .. }
-                    | Refusal::NotYetCommitted
-                    | Refusal::NoVoters
-                    | Refusal::UnknownNode(_)
-                    | Refusal::NotSeenYet(_)
-                    | Refusal::NotCaughtUp { .. }
-                    | Refusal::WouldLoseQuorum { .. }
-                    | Refusal::PreconditionFailed { .. }
-                    | Refusal::RuleNeeded { .. }
-                    | Refusal::IsVoter(_)
-                    | Refusal::BadRule(_)
-                    | Refusal::AlreadyInitialized
-                    | Refusal::NotAmongVoters
-                    | Refusal::LeaseDisabled
-                    | Refusal::NotTransferred(_)
-                    | Refusal::NothingApplied
-                    | Refusal::SnapshotFailed
-                    | Refusal::SnapshotDeferred
-                    | Refusal::Halted => None,
-                };
                 release(permit);
-                waits.fail(0, &Failure::NotLeader(leader), &mut effects.fired);
+                waits.fail(0, &Failure::NotLeader(refusal.leader()), &mut effects.fired);
                 forget(commits, &mut effects.fired);
             }
             Outcome::Read(_)

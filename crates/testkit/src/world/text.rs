@@ -228,6 +228,8 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::SnapshotFailed => "snapshot failed".to_string(),
         Refusal::SnapshotDeferred => "snapshot deferred".to_string(),
         Refusal::Halted => "halted".to_string(),
+        // New, and without a word of its own here yet.
+        other => other.to_string(),
     }
 }
 
@@ -238,6 +240,7 @@ fn not_transferred(failure: TransferFailure) -> String {
         TransferFailure::TimedOut { to } => format!("not transferred: {to} timed out"),
         TransferFailure::Aborted { to } => format!("not transferred: {to} aborted"),
         TransferFailure::LeaderChanged { leader } => format!("not transferred: {leader} leads"),
+        other => other.to_string(),
     }
 }
 
