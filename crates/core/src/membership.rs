@@ -195,8 +195,10 @@ impl fmt::Display for Membership {
 }
 
 /// What a caller asks a membership to become.
+///
+/// Callers make these and do not match on them. Who writes them down, as a script or a command line, must have a word
+/// for each, so a new one breaks that: this is not `#[non_exhaustive]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum ChangeMembers {
     /// Make these nodes voters, adding the ones that are not yet known.
     AddVoters(BTreeMap<NodeId, Node>),
