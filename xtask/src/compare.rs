@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::api;
 use crate::cargo::{cargo, root, succeed};
+use crate::figures::{self, to_implement};
 use crate::lines::Lines;
 use crate::metadata;
 use crate::sizes::dependencies;
@@ -31,7 +32,7 @@ const TRAITS: &[(&str, &[&str], &[&str])] = &[
     ),
 ];
 
-/// Prints what can be counted; with `--build`, measures two cold builds instead.
+/// Prints what can be counted, and fails if a page says otherwise; with `--build`, measures two cold builds instead.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     match args {
         [] => count(),
@@ -42,6 +43,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 
 fn count() -> Result<(), String> {
     Lines::count(&root())?.print();
+    figures::print_commands(&root())?;
     let read =
         |path: &Path| fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
     println!("\nwhat a user implements:");
@@ -54,7 +56,7 @@ fn count() -> Result<(), String> {
             .arg("--package")
             .args(*package);
         succeed(command.current_dir(root()), || format!("cargo doc of {name} failed"))?;
-        let (mut methods, mut types) = (0, 0);
+        let (mut methods, mut types, mut counted) = (0, 0, Vec::new());
         for page in *pages {
             let declaration = api::declaration(&read(&target.join("doc").join(page))?);
             let (required, associated) = to_implement(&declaration);
@@ -62,31 +64,22 @@ fn count() -> Result<(), String> {
             println!("        {title}: {required} methods, {associated} types");
             methods += required;
             types += associated;
+            counted.push((title.to_owned(), (required, associated)));
         }
         println!("{name}: {} traits, {methods} methods, {types} associated types", pages.len());
+        if *name == "OpenRaft" && counted != figures::listed_traits(&root())? {
+            return Err(format!("docs/compare-traits.tsv is stale: counted are {counted:?}"));
+        }
     }
     println!("\ndependencies from the registry, a build's own apart:");
     for (package, what) in [("quorate", "log, TCP and TLS in it"), ("openraft", "without log and network")] {
         let edges = ["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"];
         println!("{:>7} {package}: {what}", dependencies(&metadata::cargo(&edges)?, package).0);
     }
-    Ok(())
-}
-
-/// Required methods and associated types of a trait's declaration, as rustdoc writes it.
-fn to_implement(declaration: &[String]) -> (usize, usize) {
-    let (mut methods, mut types, mut is_required) = (0, 0, false);
-    for line in declaration {
-        let line = line.strip_prefix("    ").unwrap_or(line);
-        match line {
-            "// Required methods" | "// Required method" => is_required = true,
-            "// Provided methods" | "// Provided method" => is_required = false,
-            _ if line.starts_with("type ") => types += 1,
-            _ if is_required && (line.starts_with("fn ") || line.starts_with("async fn ")) => methods += 1,
-            _ => {}
-        }
+    match figures::problems(&root())?[..] {
+        [] => Ok(()),
+        ref problems => Err(format!("the pages say otherwise:\n{}", problems.join("\n"))),
     }
-    (methods, types)
 }
 
 /// What OpenRaft's closest example depends on (COMPARE.md names it), all of it but the example's own crates, and without
@@ -174,14 +167,6 @@ fn ticks_of_children(stat: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_must_be_implemented_is_counted() {
-        let text = "pub trait T: Sized {\n    type A: B;\n    type C;\n    // Required methods\n    fn a(\n        &self,\n    ) -> u8;\n    \
-                    async fn b(&self);\n    // Provided methods\n    fn c(&self) { ... }\n}";
-        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        assert_eq!(to_implement(&lines), (2, 2));
-    }
 
     #[test]
     fn time_of_children_is_found_behind_any_name() {

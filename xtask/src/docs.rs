@@ -1,8 +1,12 @@
-//! `check-docs`: links between our pages lead somewhere, the scripts that COMPARE.md names are there, the guide names every
-//! example, the program that README.md shows is the one that is tested, lines of code are those that are counted, and the page of bugs names what keeps them away.
+//! `check-docs`: links between our pages lead somewhere, the scripts and tests that COMPARE.md names are there, the guide names every
+//! example, the program that README.md shows is the one that is tested, the figures of "What it takes to begin" are those that are
+//! counted, and the page of bugs names what keeps them away.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+
+use crate::deps::rust_files;
 
 /// The example that README.md shows, and CI runs.
 const EXAMPLE: &str = "examples/counter.rs";
@@ -30,7 +34,16 @@ pub(crate) fn check() -> Result<(), String> {
             }
         }
     }
-    for script in scripts(&read(&root.join("COMPARE.md"))?) {
+    let compare = read(&root.join("COMPARE.md"))?;
+    let mut functions = BTreeSet::new();
+    for file in rust_files(&root.join("crates"))? {
+        functions.extend(declared(&read(&file)?).map(str::to_owned));
+    }
+    for test in tests_named(&compare).filter(|name| !functions.contains(*name)) {
+        eprintln!("COMPARE.md: there is no test {test}");
+        broken += 1;
+    }
+    for script in scripts(&compare) {
         if !root.join("testdata").join(format!("{script}.txt")).exists() {
             eprintln!("COMPARE.md: there is no script {script}");
             broken += 1;
@@ -50,7 +63,7 @@ pub(crate) fn check() -> Result<(), String> {
             broken += 1;
         }
     }
-    for problem in crate::lines::problems(&root)? {
+    for problem in crate::figures::problems(&root)? {
         eprintln!("{problem}");
         broken += 1;
     }
@@ -103,6 +116,23 @@ fn scripts(text: &str) -> Vec<&str> {
     words.filter(|word| word.split('/').count() == 2 && !word.contains(['(', '.', ' '])).collect()
 }
 
+/// The tests that a page names: words in backticks with four underscores or more, which only tests have, and these few fields.
+fn tests_named(text: &str) -> impl Iterator<Item = &str> {
+    const FIELDS: &[&str] = &["max_in_snapshot_log_to_keep", "snapshot_max_bytes_per_second"];
+    let is_name = |word: &&str| {
+        word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            && word.bytes().filter(|byte| *byte == b'_').count() >= 4
+    };
+    let words = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    words.filter(is_name).filter(|word| !FIELDS.contains(word))
+}
+
+/// The functions of a source.
+fn declared(source: &str) -> impl Iterator<Item = &str> {
+    let starts = source.split("fn ").skip(1);
+    starts.filter_map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next())
+}
+
 /// The relative targets of `[text](target)`, without `#section`.
 fn links(text: &str) -> Vec<&str> {
     let targets = text.match_indices("](").filter_map(|(at, _)| {
@@ -132,6 +162,13 @@ mod tests {
     fn scripts_stand_in_the_last_cell() {
         let text = "`no/row`\n| a | `not/last` | `dir/one`, `a_test`, `dir/two` |\n|---|---|---|\n| b | c | |";
         assert_eq!(scripts(text), ["dir/one", "dir/two"]);
+    }
+
+    #[test]
+    fn tests_are_told_from_fields() {
+        let text = "`a_node_that_stops_is_told`, `max_append_bytes` and `snapshot_max_bytes_per_second`";
+        assert_eq!(tests_named(text).collect::<Vec<_>>(), ["a_node_that_stops_is_told"]);
+        assert_eq!(declared("async fn a_b() {}\nfn c<T>() {}").collect::<Vec<_>>(), ["a_b", "c"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Lines that a user writes, here and for OpenRaft: ours are counted, the other's stand in docs/compare-lines.tsv, by file
-//! and commit. README.md and COMPARE.md must say what comes out.
+//! and commit.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,18 +11,15 @@ use crate::source::count_lines;
 /// Where the lines of OpenRaft's example are listed.
 const LISTED: &str = "docs/compare-lines.tsv";
 
-/// The pages that show the sums, and whether they have the row of the counter.
-const SHOWN: &[&str] = &["README.md", "COMPARE.md"];
-
 /// What a user of each library writes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Lines {
     /// A counter on three durable nodes: Quorate, OpenRaft without what it is that counts.
-    counter: (usize, usize),
+    pub(crate) counter: (usize, usize),
     /// A key-value store over HTTP: Quorate, OpenRaft.
-    kv: (usize, usize),
+    pub(crate) kv: (usize, usize),
     /// Of OpenRaft's, by crate.
-    crates: BTreeMap<String, usize>,
+    pub(crate) crates: BTreeMap<String, usize>,
 }
 
 impl Lines {
@@ -49,41 +46,6 @@ impl Lines {
             println!("        {lines:>7} {name}");
         }
     }
-
-    /// The rows that a page must have: how they begin, and what they must name.
-    fn rows(&self) -> [(&'static str, [String; 2]); 2] {
-        [
-            ("| lines for a counter on three durable nodes |", [text(self.counter.0), text(self.counter.1)]),
-            ("| lines for a key-value store over HTTP", [text(self.kv.0), text(self.kv.1)]),
-        ]
-    }
-
-    /// What a page says otherwise.
-    fn problems_of(&self, page: &str, content: &str) -> Vec<String> {
-        let wrong = |(begin, numbers): (&str, [String; 2])| {
-            let row = content.lines().find(|line| line.starts_with(begin)).unwrap_or_default();
-            // The cells after the first, in which the numbers are words of their own.
-            let cells: Vec<&str> = row.trim_start_matches(begin).split('|').collect();
-            let has = |number: &String| {
-                cells.iter().any(|cell| {
-                    cell.split([' ', ':', ';', '(', ')']).any(|word| word.trim_end_matches([',', '.']) == number)
-                })
-            };
-            (!numbers.iter().all(has)).then(|| format!("{page}: the row {begin:?} must name {}", numbers.join(" and ")))
-        };
-        self.rows().into_iter().filter_map(wrong).collect()
-    }
-}
-
-/// Where a page says something else than is counted.
-pub(crate) fn problems(root: &Path) -> Result<Vec<String>, String> {
-    let lines = Lines::count(root)?;
-    let mut found = Vec::new();
-    for page in SHOWN {
-        let content = fs::read_to_string(root.join(page)).map_err(|error| format!("cannot read {page}: {error}"))?;
-        found.extend(lines.problems_of(page, &content));
-    }
-    Ok(found)
 }
 
 /// Lines by crate; of the rows that a counter needs; of all.
@@ -107,29 +69,15 @@ fn sums(listed: &str) -> Result<(BTreeMap<String, usize>, usize, usize), String>
     Ok((crates, both, all))
 }
 
-/// As pages write it: 1,304.
-fn text(number: usize) -> String {
-    match number {
-        0..1000 => number.to_string(),
-        _ => format!("{},{:03}", number / 1000, number % 1000),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_summed_and_pages_held_against_them() {
+    fn lines_are_summed() {
         let listed = "# a comment\ncounter\tlog\ta.rs\t1000\t0b99a488\nkv\tapp\tb.rs\t304\t0b99a488\n";
         let (crates, both, all) = sums(listed).unwrap_or_default();
         assert_eq!((crates.get("log"), both, all), (Some(&1000), 1000, 1304));
         assert!(sums("kv\tapp\tb.rs\tmany\t0b99a488\n").is_err() && sums("kv\tapp\tb.rs\t1\tHEAD\n").is_err());
-        let lines = Lines { counter: (28, both), kv: (119, all), crates };
-        let page = "| lines for a counter on three durable nodes | 28, all of it | no example; 1,000 for log |\n\
-                    | lines for a key-value store over HTTP, three nodes | 119 | 1,304: its example (124) |\n";
-        assert_eq!(lines.problems_of("page", page), [""; 0]);
-        assert_eq!(lines.problems_of("page", &page.replace("| 119 |", "| 120 |")).len(), 1);
-        assert_eq!(lines.problems_of("page", "").len(), 2);
     }
 }

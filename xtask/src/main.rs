@@ -11,6 +11,7 @@ mod deny;
 mod deps;
 mod docs;
 mod features;
+mod figures;
 mod fuzz;
 mod guard;
 mod lines;
@@ -28,7 +29,7 @@ usage: cargo xtask COMMAND
 
   check-deps   the arrows between crates (server -> quorate -> {net, wal} -> wire -> core), and what the
                protocol core must not touch: files, sockets, threads, clocks, chance, logging, hash order
-  check-docs   links between our pages, scripts that COMPARE.md names, and the program that README.md shows
+  check-docs   links between our pages, scripts that COMPARE.md names, the program that README.md shows, and the figures of both
   book         makes the guide's pages, in target/book, with mdBook
   mutants      plants each bug of crates/core/src/bug.rs in turn and counts the golden scripts that notice;
                `cargo xtask mutants NAME ..` plants only those, and names every script
@@ -43,7 +44,8 @@ usage: cargo xtask COMMAND
   deny         licences, bans and sources of all that comes with the workspace; with cargo-deny, too, if it is there;
                `cargo xtask deny advisories` looks for known holes, and needs their database from the network
   sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies, which is bounded
-  compare      what it takes to begin, beside OpenRaft: lines, traits, dependencies; `--build` measures two cold builds
+  compare      what it takes to begin, beside OpenRaft and etcd: lines, commands, traits, dependencies, as the pages say them;
+               `--build` measures two cold builds
   verification makes docs/verification.md from the outputs of long runs, which
                `cargo xtask verification run [NAME [ARGS ..]]` makes and keeps in target/verification
   guard        instructions and allocations of the paths in crates/guard beside docs/instructions.tsv, by valgrind;
