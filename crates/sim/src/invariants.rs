@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use quorate_core::{Core, Incarnation, LeaderId, LeaderIdMode, LogId, LogIds, NodeId};
+use quorate_testkit::quorums::commits;
 use quorate_wire::Batches;
 
 use crate::digest::Digest;
-use crate::memberships::commits;
+
 use crate::process::{Seen, Shadow};
 
 /// An entry that stood in a log: under which leader, after which, with which content.

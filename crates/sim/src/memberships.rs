@@ -1,9 +1,8 @@
-//! What must hold of memberships, and of quorums, for those who see every node: by the rules' text, not by the core's own
-//! reckoning.
+//! What must hold of memberships for those who see every node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_core::{Core, Incarnation, LeaderId, LogId, Membership, NodeId, Quorum, VoterSet};
+use quorate_core::{Core, LeaderId, LogId, Membership, NodeId};
 use quorate_wire::{Batch, Batches, EntryKind};
 
 use crate::workload::Workload;
@@ -52,29 +51,6 @@ impl Memberships {
     }
 }
 
-/// Whether those who have something are a commit quorum of every voter set; without voters nobody is.
-pub(crate) fn commits(membership: &Membership, has: impl Fn(NodeId, Incarnation) -> bool) -> bool {
-    let agrees =
-        |set: &VoterSet| agree(&set.commit, &|id| set.voters.get(&id).is_some_and(|incarnation| has(id, *incarnation)));
-    !membership.configs.is_empty() && membership.configs.iter().all(agrees)
-}
-
-/// Whether those who have something can elect and commit by all of these voter sets.
-pub(crate) fn decide(sets: &[VoterSet], has: impl Fn(NodeId, Incarnation) -> bool) -> bool {
-    let has = |set: &VoterSet, id| set.voters.get(&id).is_some_and(|incarnation| has(id, *incarnation));
-    sets.iter().all(|set| [&set.elect, &set.commit].into_iter().all(|rule| agree(rule, &|id| has(set, id))))
-}
-
-fn agree(rule: &Quorum, has: &impl Fn(NodeId) -> bool) -> bool {
-    match rule {
-        Quorum::Node(id) => has(*id),
-        Quorum::AtLeast { need, of } => {
-            let agreed = of.iter().filter(|(_, part)| agree(part, has)).map(|(weight, _)| u64::from(*weight));
-            agreed.sum::<u64>() >= u64::from(*need)
-        }
-    }
-}
-
 impl<W: Workload> World<W> {
     /// A leader takes no disk for an older copy of itself that nothing was done to.
     pub(crate) fn check_older_copies(&mut self) {
@@ -93,7 +69,7 @@ impl<W: Workload> World<W> {
 
 #[cfg(test)]
 mod tests {
-    use quorate_core::{Config, Instant, LogIds, Node, Recovered, Run};
+    use quorate_core::{Config, Incarnation, Instant, LogIds, Node, Recovered, Run};
 
     use super::*;
 
@@ -137,21 +113,5 @@ mod tests {
     fn a_membership_that_is_not_in_the_log_breaks_membership_in_force() {
         let told = Memberships::default().check(0, &node(1, 5, majority(&[1, 2])));
         assert!(told.is_err_and(|told| told.contains("which is not in its log")));
-    }
-
-    #[test]
-    fn quorums_are_those_of_the_core() {
-        let zones = Quorum::hierarchical([vec![NodeId(1), NodeId(2), NodeId(3)], vec![NodeId(4)], vec![NodeId(5)]]);
-        let weighted = Quorum::weighted(4, (1..=5).map(|id| (NodeId(id), id as u32 % 3 + 1)));
-        for rule in [Quorum::majority((1..=5).map(NodeId)), zones, weighted] {
-            let mut membership = majority(&[1, 2, 3, 4, 5]);
-            membership.configs[0].commit = rule;
-            for present in 0..32u32 {
-                let has = |id: NodeId, _| present & (1 << (id.0 - 1)) != 0;
-                let reached = membership.commit_reached(|id, disk| has(id, disk).then_some(())).is_some();
-                assert_eq!(commits(&membership, has), reached, "{membership:?} {present:b}");
-            }
-        }
-        assert!(!commits(&Membership::default(), |_, _| true), "nobody decides where nobody votes");
     }
 }

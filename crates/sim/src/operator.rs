@@ -8,13 +8,14 @@ use quorate::{ChangeError, ReconfigureError, SnapshotError};
 use quorate_core::{
     Event as CoreEvent, Incarnation, LeaderId, LogId, NodeId, Phase, Refusal, Toggle, TransferFailure, VoterSet,
 };
+use quorate_testkit::quorums::decide;
 
 use crate::chaos::Cure;
 use crate::clients::AnswerOf;
 use crate::edits::Decision;
 use crate::fault::Fault;
 use crate::goals::Goal;
-use crate::memberships::{Memberships, decide};
+use crate::memberships::Memberships;
 use crate::rng::Rng;
 use crate::variants::{Drawer, NEVER, Proposal};
 use crate::workload::Workload;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_core::{Incarnation, LeaderId, LeaderIdMode, LogId, Message, NodeId, Phase, Vote, VoteAnswer};
 
+use crate::quorums::commits;
 use crate::world::{Entry, Node, Payload, View};
 
 /// What was seen of a running node at its last step.
@@ -212,8 +213,7 @@ impl Invariants {
         if newest.leader_id != leader_id {
             return Err(format!("figure 3.7: leader {leader_id} commits {newest}, which is not its own"));
         }
-        let durable = |id, incarnation| self.ever_held(id, incarnation, newest).then_some(());
-        if view.membership.commit_reached(durable).is_none() {
+        if !commits(&view.membership, |id, incarnation| self.ever_held(id, incarnation, newest)) {
             return Err(format!("leader {leader_id} commits {newest} without a commit quorum that has it on disk"));
         }
         Ok(())

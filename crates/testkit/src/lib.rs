@@ -23,6 +23,7 @@ mod invariants;
 pub mod machine;
 #[cfg(feature = "conformance")]
 pub mod network;
+pub mod quorums;
 #[cfg(feature = "conformance")]
 mod report;
 pub mod script;
