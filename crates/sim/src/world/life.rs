@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use quorate_core::{Membership, Node as Member};
+use quorate_core::{Membership, Node as Member, NodeId};
 use quorate_wal::OnDamage;
 
 use super::{Down, Event, World};
@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::history::Nanos;
 use crate::invariants::Invariants;
 use crate::machine::with_book;
-use crate::process::{Shadow, SkewedClock, Start, start};
+use crate::process::{Running, Shadow, SkewedClock, Start, start};
 use crate::record::{Found, What};
 use crate::situations;
 use crate::workload::Workload;
@@ -75,13 +75,10 @@ impl<W: Workload> World<W> {
         if mended.any() {
             self.on_mended(at, mended);
         }
-        let place = &mut self.places[at];
         match started {
             Ok(mut running) => {
-                if let Some(recorder) = &self.recorder {
-                    recorder.note(id, What::Started(Box::new(Found::of(running.node.core()))));
-                    running.node.observe_steps(recorder.observer(id));
-                }
+                self.observe(id, &mut running);
+                let place = &mut self.places[at];
                 let core = running.node.core();
                 let possible = place.possible.take().unwrap_or_else(|| vec![Shadow::default()]);
                 let checked = match place.hurt.mending {
@@ -155,6 +152,14 @@ impl<W: Workload> World<W> {
         let id = self.places[at].id;
         self.on_down();
         self.say(|| format!("node {id} stops, {crash:?}"));
+    }
+
+    /// Notes what a node found and every step of its core, if the run is recorded.
+    fn observe(&self, id: NodeId, running: &mut Running<W::Machine>) {
+        if let Some(recorder) = &self.recorder {
+            recorder.note(id, What::Started(Box::new(Found::of(running.node.core()))));
+            running.node.observe_steps(recorder.observer(id));
+        }
     }
 
     /// Notes it, if the run is recorded.
