@@ -6,12 +6,15 @@
 mod common;
 mod identity;
 
+use std::future::Future;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::{Ledger, PATIENCE, peers};
 use identity::FixedIdentity;
 use quorate::advanced::core::{Recovered, Span, WriteId};
@@ -19,8 +22,8 @@ use quorate::advanced::wire::Batches;
 use quorate::{
     ChangeError, ChangeMembers, ChangeTerms, ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity,
     Incarnation, LeaderIdMode, LeadershipError, LogId, LogWrite, MemoryNetwork, MemorySnapshots, MemoryStorage, Node,
-    NodeId, Raft, RaftLogStorage, RaftStateMachine, ReconfigureError, Retain, SnapshotError, Storage, StorageError,
-    StorageErrorKind,
+    NodeId, Payload, PayloadError, Raft, RaftLogStorage, RaftStateMachine, Raw, ReconfigureError, Retain,
+    SnapshotError, Storage, StorageError, StorageErrorKind,
 };
 
 /// Memory storage whose completions go through a hand that a test gives.
@@ -367,4 +370,110 @@ async fn a_trigger_is_waited_for_no_longer_than_its_caller_says() {
     let refused = node.trigger().within(PATIENCE).transfer_leader(None).await.unwrap_err();
     assert!(!refused.outcome_is_unknown(), "{refused}");
     node.shutdown().await;
+}
+
+/// Answers write 1, once the test lets it, with something that writes again when it is dropped.
+struct Echo {
+    gate: mpsc::Receiver<()>,
+    entered: tokio::sync::mpsc::UnboundedSender<()>,
+    raft: Arc<OnceLock<Raft<Echo>>>,
+}
+
+/// An answer that uses the library when it is dropped.
+struct Answer(Option<Raft<Echo>>);
+
+impl Payload for Answer {
+    fn encode(&self, _out: &mut Vec<u8>) -> Result<(), PayloadError> {
+        Ok(())
+    }
+
+    fn decode(_bytes: Bytes) -> Result<Self, PayloadError> {
+        Ok(Self(None))
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let Some(raft) = self.0.take() else { return };
+        // Into the queue, then through a turn of the driver, here and now; what becomes of it is not waited for.
+        let mut write = std::pin::pin!(raft.client_write(Raw(Bytes::from_static(b"2"))));
+        for _ in 0..2 {
+            assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+    }
+}
+
+impl RaftStateMachine for Echo {
+    type Command = Raw;
+    type Response = Answer;
+
+    fn apply(&mut self, command: Raw) -> Answer {
+        if &command.0[..] != b"1" {
+            return Answer(None);
+        }
+        self.entered.send(()).unwrap();
+        self.gate.recv().unwrap();
+        Answer(self.raft.get().cloned())
+    }
+
+    fn snapshot(&self, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn restore(_input: &mut dyn Read) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Applies write 1, whose caller has `gone` while it is applied; returns once the write is applied that the drop of
+/// its answer makes.
+async fn drop_an_answer<G: Future<Output = ()> + Send + 'static>(
+    write_timeout: Duration,
+    gone: impl FnOnce(Raft<Echo>) -> G,
+) {
+    let (open, gate) = mpsc::channel();
+    let (entered, mut in_apply) = tokio::sync::mpsc::unbounded_channel();
+    let raft = Arc::new(OnceLock::new());
+    let machine = Echo { gate, entered, raft: Arc::clone(&raft) };
+    let config = Config { write_timeout, ..Config::default() };
+    let builder = Raft::builder(1).peers(peers([1])).in_memory(&MemoryNetwork::new()).config(config);
+    let node = builder.start(machine).await.unwrap();
+    assert!(raft.set(node.clone()).is_ok());
+    let before = node.wait(PATIENCE).is_leader().await.unwrap().last_log_id.index;
+    let caller = tokio::spawn(gone(node.clone()));
+    in_apply.recv().await.unwrap();
+    // A caller that waits for ever is gone when it is aborted.
+    if write_timeout == PATIENCE {
+        caller.abort();
+    }
+    drop(caller.await);
+    open.send(()).unwrap();
+    node.wait(PATIENCE).applied_index_at_least(before + 2).await.unwrap();
+    node.shutdown().await;
+}
+
+/// Threads that wait for their own locks are left alone.
+fn ends(test: impl Future<Output = ()> + Send + 'static) {
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(test);
+        ended.send(()).unwrap();
+    });
+    end.recv_timeout(PATIENCE).expect("nothing is locked while an answer is dropped");
+}
+
+#[test]
+fn an_answer_whose_caller_gave_up_is_dropped_without_a_lock() {
+    ends(drop_an_answer(PATIENCE, |raft| async move {
+        drop(raft.client_write(Raw(Bytes::from_static(b"1"))).await);
+    }));
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_dropped_without_a_lock() {
+    ends(drop_an_answer(Duration::from_millis(300), |raft| async move {
+        let write = raft.client_write(Raw(Bytes::from_static(b"1"))).await;
+        assert!(write.is_err_and(|error| error.outcome_is_unknown()));
+    }));
 }

@@ -418,8 +418,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 list.complete(head.cell(), results.by_ref().take(count), fired);
             }
             head.next = end;
-            if head.next == head.end {
-                fired.permits.extend(expected.remove(place).map(|head| head.permit));
+            if head.next == head.end
+                && let Some(head) = expected.remove(place)
+            {
+                head.let_go(fired);
             }
         }
     }
@@ -507,7 +509,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         while let Some(place) = expected.iter().position(&ends) {
             let Some(head) = expected.remove(place) else { break };
             head.waits.fail(head.cell(), failure, fired);
-            fired.permits.push(head.permit);
+            head.let_go(fired);
         }
     }
 
@@ -653,8 +655,10 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
 
     fn close(&self, _reason: &ClosedReason, fired: &mut Fired) {
         self.over.store(true, Ordering::Release);
-        for head in std::mem::take(&mut *self.expected.lock()) {
+        let expected = std::mem::take(&mut *self.expected.lock());
+        for head in expected {
             head.waits.fail(head.cell(), &Failure::Unknown, fired);
+            head.let_go(fired);
         }
         let unread = std::mem::take(&mut *self.jobs.lock());
         fired.calls.push(Box::new(move || drop(unread)));
@@ -675,6 +679,12 @@ impl Expected {
     /// The first cell that is not answered.
     fn cell(&self) -> usize {
         usize::try_from(self.next - self.first.index).unwrap_or(usize::MAX)
+    }
+
+    /// All of it is answered. It goes once no lock is held: it may hold what a caller that gave up left.
+    fn let_go(self, fired: &mut Fired) {
+        fired.lists.push(self.waits);
+        fired.permits.push(self.permit);
     }
 }
 

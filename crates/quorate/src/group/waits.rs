@@ -50,11 +50,12 @@ enum Cell<R> {
 }
 
 impl<R> Cell<R> {
-    /// Whether the result is here, or remembers the waker.
-    fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Whether the result is here, or remembers the waker; the one before goes to `old`, which outlives the lock: an
+    /// executor may let go of a caller with it.
+    fn wait(&mut self, context: &mut Context<'_>, old: &mut Option<Waker>) -> Poll<()> {
         let Cell::Waiting(waker, _) = self else { return Poll::Ready(()) };
         if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
-            *waker = Some(context.waker().clone());
+            *old = waker.replace(context.waker().clone());
         }
         Poll::Pending
     }
@@ -85,6 +86,8 @@ pub(crate) const KEPT_ROOM: usize = 256;
 pub(crate) struct Fired {
     pub(crate) wakers: Vec<Waker>,
     pub(crate) calls: Vec<Box<dyn FnOnce() + Send>>,
+    /// Lists that are answered whole. What is left in them when the last of their callers has gone is the user's.
+    pub(crate) lists: Vec<Arc<dyn Waits>>,
     /// Given back once everybody is told: a node that drains must not stop before its answers are on their way.
     pub(crate) permits: Vec<Permit>,
 }
@@ -92,6 +95,8 @@ pub(crate) struct Fired {
 impl Fired {
     /// Wakes and calls everyone; keeps the allocations. A panic of one does not keep the others from being told.
     pub(crate) fn fire(&mut self) {
+        // First: whoever is woken finds its list to be used again.
+        self.lists.drain(..).for_each(|list| guard(|| drop(list)));
         self.wakers.drain(..).for_each(|waker| guard(|| waker.wake()));
         self.calls.drain(..).for_each(guard);
         self.permits.clear();
@@ -99,7 +104,8 @@ impl Fired {
 
     /// Lets go of much room; called when it is empty.
     pub(crate) fn shrink(&mut self) {
-        if self.wakers.capacity().max(self.calls.capacity()).max(self.permits.capacity()) > KEPT_ROOM {
+        let lists = self.lists.capacity();
+        if self.wakers.capacity().max(self.calls.capacity()).max(self.permits.capacity()).max(lists) > KEPT_ROOM {
             *self = Self::default();
         }
     }
@@ -192,14 +198,16 @@ impl<R: Send + 'static> WaitList<R> {
 
     /// The result of a cell, or remembers the waker.
     pub(crate) fn poll(&self, cell: usize, context: &mut Context<'_>) -> Poll<Result<(LogId, R), Failure>> {
+        let mut old = None;
         let mut cells = self.cells.lock();
         let Some(cell) = cells.get_mut(cell) else { return Poll::Ready(Err(Failure::Unknown)) };
-        cell.wait(context).map(|()| cell.take())
+        cell.wait(context, &mut old).map(|()| cell.take())
     }
 
     /// Whether a cell has its result, or remembers the waker.
     pub(crate) fn poll_done(&self, cell: usize, context: &mut Context<'_>) -> Poll<()> {
-        self.cells.lock().get_mut(cell).map_or(Poll::Ready(()), |cell| cell.wait(context))
+        let mut old = None;
+        self.cells.lock().get_mut(cell).map_or(Poll::Ready(()), |cell| cell.wait(context, &mut old))
     }
 
     /// Takes the results of `count` cells from `from` on.
@@ -216,8 +224,18 @@ fn set<R: Send + 'static>(cell: &mut Cell<R>, result: Result<(LogId, R), Failure
             fired.wakers.extend(waker);
         }
         Cell::Remote(responder, _) => fired.calls.push(Box::new(move || responder(result))),
-        Cell::Done(first) => *cell = Cell::Done(first),
-        Cell::Taken => {}
+        Cell::Done(first) => {
+            *cell = Cell::Done(first);
+            forget(result, fired);
+        }
+        Cell::Taken => forget(result, fired),
+    }
+}
+
+/// Nobody takes this result any more. A response is the user's: it is dropped once no lock is held (law 20).
+fn forget<R: Send + 'static>(result: Result<(LogId, R), Failure>, fired: &mut Fired) {
+    if let Ok((_, response)) = result {
+        fired.calls.push(Box::new(move || drop(response)));
     }
 }
 
