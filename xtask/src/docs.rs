@@ -1,5 +1,5 @@
 //! `check-docs`: links between our pages lead somewhere, the scripts and tests that COMPARE.md names are there, the guide names every
-//! example, the program that README.md shows is the one that is tested, the figures of "What it takes to begin" are those that are
+//! example and no field or method that there is not, the program that README.md shows is the one that is tested, the figures of "What it takes to begin" are those that are
 //! counted, and the page of bugs names what keeps them away.
 
 use std::collections::BTreeSet;
@@ -16,6 +16,15 @@ const SHOW_IT: &[&str] = &["README.md", "crates/quorate/README.md"];
 
 /// Where the guide lists all examples.
 const EXAMPLES: &str = "docs/guide/src/examples.md";
+
+/// Where the names are that the guide may use, besides docs/api: metrics, events, and tunables of an example.
+const NAMES: &[&str] = &["crates/quorate/src/meters/page.txt", "crates/quorate/src/events/events.md"];
+
+/// The chapter that names OpenRaft's fields and methods, too.
+const OF_ANOTHER: &str = "openraft.md";
+
+/// A feature of the crate `tracing` that the guide names.
+const FOREIGN: &[&str] = &["max_level_info"];
 
 /// Prints every broken link; fails if there is one, or if a page shows another program.
 pub(crate) fn check() -> Result<(), String> {
@@ -56,6 +65,7 @@ pub(crate) fn check() -> Result<(), String> {
             broken += 1;
         }
     }
+    broken += unknown_names(&root)?;
     let example = program(&read(&root.join(EXAMPLE))?);
     for page in SHOW_IT {
         if !read(&root.join(page))?.contains(&example) {
@@ -78,6 +88,45 @@ pub(crate) fn check() -> Result<(), String> {
         }
         _ => Err(format!("{broken} problems in the pages")),
     }
+}
+
+/// Prints what the guide's chapters name and no listing of the public API has; returns how many there are.
+fn unknown_names(root: &Path) -> Result<usize, String> {
+    let read =
+        |path: &Path| fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let api = root.join("docs/api");
+    let listings = names(&api)?.into_iter().map(|name| api.join(name));
+    let mut known = BTreeSet::new();
+    for file in listings.chain(NAMES.iter().map(|name| root.join(name))) {
+        known.extend(words(&read(&file)?).map(str::to_owned));
+    }
+    let chapters = root.join("docs/guide/src");
+    let mut unknown = 0;
+    for chapter in names(&chapters)?.into_iter().filter(|name| name != OF_ANOTHER) {
+        for name in named(&read(&chapters.join(&chapter))?) {
+            if !known.contains(name) && !FOREIGN.contains(&name) {
+                eprintln!("docs/guide/src/{chapter}: there is no {name}");
+                unknown += 1;
+            }
+        }
+    }
+    Ok(unknown)
+}
+
+/// The words of a text, as programs have them.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+/// What stands in backticks on one line of text and has an underscore between its letters: fields and methods, metrics, events. Snippets
+/// are compiled, and need no check.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    let prose = text.split("```").step_by(2);
+    let spans = prose.flat_map(str::lines).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let is_one = |span: &&str| {
+        span.trim_matches('_').contains('_') && words(span).count() <= 2 && !span.contains(['/', '.', ' '])
+    };
+    spans.filter(is_one).flat_map(words).filter(|word| word.contains('_'))
 }
 
 /// Our pages: what lies at the root, in docs/, the guide's chapters, and beside the tests.
@@ -162,6 +211,13 @@ mod tests {
     fn scripts_stand_in_the_last_cell() {
         let text = "`no/row`\n| a | `not/last` | `dir/one`, `a_test`, `dir/two` |\n|---|---|---|\n| b | c | |";
         assert_eq!(scripts(text), ["dir/one", "dir/two"]);
+    }
+
+    #[test]
+    fn names_are_found_outside_of_snippets() {
+        let text = "a `write_timeout`, `Config::read_timeout`, `fn()`\n```rust\n`no_snippet`\n```\n`a/path_of.rs` `within(..)` `to_end()`";
+        assert_eq!(named(text).collect::<Vec<_>>(), ["write_timeout", "read_timeout", "to_end"]);
+        assert_eq!(words("pub fn a_b(c: d)").collect::<Vec<_>>(), ["pub", "fn", "a_b", "c", "d"]);
     }
 
     #[test]

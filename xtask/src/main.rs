@@ -29,7 +29,8 @@ usage: cargo xtask COMMAND
 
   check-deps   the arrows between crates (server -> quorate -> {net, wal} -> wire -> core), and what the
                protocol core must not touch: files, sockets, threads, clocks, chance, logging, hash order
-  check-docs   links between our pages, scripts that COMPARE.md names, the program that README.md shows, and the figures of both
+  check-docs   links between our pages, scripts and tests that COMPARE.md names, what the guide names, the program that README.md
+               shows, and the figures of both
   book         makes the guide's pages, in target/book, with mdBook
   mutants      plants each bug of crates/core/src/bug.rs in turn and counts the golden scripts that notice;
                `cargo xtask mutants NAME ..` plants only those, and names every script
