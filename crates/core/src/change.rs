@@ -128,7 +128,7 @@ impl Core {
         }
     }
 
-    fn waiting_changes(&self) -> usize {
+    pub(crate) fn waiting_changes(&self) -> usize {
         match &self.role {
             Role::Leader(leader) => leader.changes.waiting.len(),
             Role::Follower(_) | Role::Candidate(_) => 0,

@@ -190,10 +190,18 @@ impl Core {
         if !self.asked_reads.is_empty() && led_by != (self.vote.leader_id, self.leader()) {
             self.fail_asked_reads(out);
         }
-        self.advance_transfer(out);
-        self.retry_changes(out);
-        self.settle_promise(out);
-        self.release_held(out);
+        if self.transfer.is_some() {
+            self.advance_transfer(out);
+        }
+        if self.waiting_changes() > 0 {
+            self.retry_changes(out);
+        }
+        if self.promised_end != LogId::ZERO {
+            self.settle_promise(out);
+        }
+        if self.disk.holds_any() {
+            self.release_held(out);
+        }
         self.maybe_build_snapshot(out);
         self.maybe_apply(out);
     }
@@ -212,10 +220,10 @@ impl Core {
             Role::Candidate(_) => Some(self.campaign_due()),
             // A learner does not campaign, but forgets a leader that it no longer hears.
             Role::Follower(follower) => {
-                (self.may_campaign() || follower.leader.is_some()).then_some(self.campaign_due())
+                (follower.leader.is_some() || self.may_campaign()).then_some(self.campaign_due())
             }
         };
-        due.into_iter().chain(self.transfer_deadline()).chain(self.snapshot_due_at()).min()
+        earlier(earlier(due, self.transfer_deadline()), self.snapshot_due_at())
     }
 
     fn on_message(&mut self, envelope: Envelope, out: &mut Actions) {
@@ -248,7 +256,9 @@ impl Core {
         if !self.disk.persisted(write) {
             return;
         }
-        self.release_held(out);
+        if self.disk.holds_any() {
+            self.release_held(out);
+        }
         match &self.role {
             Role::Leader(_) => self.advance_commit(out),
             Role::Follower(_) => self.maybe_acknowledge(out),
@@ -505,6 +515,14 @@ impl Core {
         }
         self.on_reconfigured_leader();
         Ok(())
+    }
+}
+
+/// The earlier of two moments, where there is one.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

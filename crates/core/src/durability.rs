@@ -107,6 +107,11 @@ impl Durability {
         true
     }
 
+    /// Whether anything waits for a write.
+    pub(crate) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// The next held thing that may be done now.
     pub(crate) fn release(&mut self) -> Option<Held> {
         let persisted = self.persisted;

@@ -407,8 +407,9 @@ impl Core {
         if bug(Bug::AcknowledgementCountsTwice) && news == Some(false) {
             self.commit_to(matched.index);
         }
-        // Commit first: what is sent next then carries the new commit index.
-        if news == Some(true) {
+        // Commit first: what is sent next then carries the new commit index. A peer that came no further than what is
+        // committed helps no later entry to be.
+        if news == Some(true) && matched.index > self.commit {
             self.advance_commit(out);
         }
         self.replicate_to(from, out);
@@ -501,12 +502,12 @@ impl Core {
             out.note(Note::Impossible { from, what: "an acknowledgement of a round that was not begun" });
             return false;
         }
-        let began = leader.round_began(round);
         let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return false };
-        let peer = &mut leader.peers[place];
-        if round <= peer.acked {
+        if round <= leader.peers[place].acked {
             return true;
         }
+        let began = leader.round_began(round);
+        let peer = &mut leader.peers[place];
         peer.acked = round;
         peer.acked_at = peer.acked_at.max(began);
         self.measure_quorum();
@@ -658,9 +659,12 @@ impl Sending<'_> {
                 Mode::Replicate { inflight, .. } => (inflight.len(), inflight.back().is_some_and(|sent| sent.cold)),
             };
             let last = self.log.last();
+            if peer.next > last.index || cold {
+                return;
+            }
             let full =
                 inflight >= self.config.max_inflight_appends || peer.inflight_bytes() >= self.config.max_inflight_bytes;
-            if peer.next > last.index || full || cold {
+            if full {
                 return;
             }
             let Some(prev) = self.log.at(peer.next - 1) else { return self.send_snapshot(peer, out) };

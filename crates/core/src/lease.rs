@@ -137,11 +137,11 @@ impl Core {
     pub(crate) fn on_lease_promised(&mut self, from: NodeId, round: Round, lease: Duration) {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else { return };
-        // Rule: it counts from *send* time: the promise began no earlier than that (law 17).
-        let Some(began) = leader.round_began(round) else { return };
         if lease.is_zero() || round < leader.clock_from.0 {
             return;
         }
+        // Rule: it counts from *send* time: the promise began no earlier than that (law 17).
+        let Some(began) = leader.round_began(round) else { return };
         let began = if bug(Bug::LeaseFromReceipt) { now } else { began };
         let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return };
         let peer = &mut leader.peers[place];
@@ -180,6 +180,12 @@ impl Core {
     }
 
     // ---- clocks ----
+
+    /// Whether what this node does next, whatever it is told by peers, may rest on a clock that ran as others did: it
+    /// spends leases, or may have promised one. Reads of a maximum age rest on it always.
+    pub fn relies_on_clock(&self) -> bool {
+        self.uses_leases() || self.promises.given.is_some() || !self.promises.written.is_zero()
+    }
 
     /// The driver's clock may have stood still, or run ahead: what was measured with it counts no more.
     pub(crate) fn on_clock_jumped(&mut self, out: &mut Actions) {

@@ -97,7 +97,7 @@ impl Core {
     pub(crate) fn brings_word_of_a_loss(&self, from: NodeId, reply: &AppendReply) -> bool {
         let crate::core::Role::Leader(leader) = &self.role else { return false };
         let follows = !matches!(reply.answer, AppendAnswer::Refused { .. });
-        follows && reply.lost.is_some() && leader.peer(from).is_some_and(|peer| peer.heard != reply.lost)
+        reply.lost.is_some() && follows && leader.peer(from).is_some_and(|peer| peer.heard != reply.lost)
     }
 
     /// A peer lost entries and keeps its promises: it holds less than it acknowledged, and counts for what it holds

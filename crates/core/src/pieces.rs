@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 /// Most pieces remembered: 4,096 batches, about 64 KiB of state. Older entries are sent "cold": one append at
 /// a time, cut to size by the driver that reads them.
 const MAX_PIECES: usize = 4096;
+/// Pieces that are looked at one by one from the end before they are searched.
+const LOOK_BACK: usize = 4;
 /// Most entries of a cold append.
 pub(crate) const COLD_ENTRIES: u64 = 1024;
 
@@ -67,13 +69,24 @@ impl Pieces {
         self.pieces.iter().rev().take_while(|(last, _)| *last > index).map(|(_, bytes)| bytes).sum()
     }
 
+    /// Place of the piece that holds `index`. What is sent next is most often at the end.
+    fn place(&self, index: u64) -> usize {
+        let newest = self.pieces.len();
+        for back in 1..=newest.min(LOOK_BACK) {
+            if self.pieces.get(newest - back).is_some_and(|(last, _)| *last < index) {
+                return newest - back + 1;
+            }
+        }
+        self.pieces.partition_point(|(last, _)| *last < index)
+    }
+
     /// The longest run of entries from `first` that fits `max_bytes`, at least one batch.
     pub(crate) fn cut(&self, first: u64, end: u64, max_bytes: u64) -> Cut {
         if first <= self.start || self.pieces.is_empty() {
             let last = end.min(first + COLD_ENTRIES - 1).min(self.start.max(first));
             return Cut { last, bytes: max_bytes, cold: true };
         }
-        let from = self.pieces.partition_point(|(last, _)| *last < first);
+        let from = self.place(first);
         let mut cut = Cut { last: first, bytes: 0, cold: false };
         for (last, bytes) in self.pieces.range(from..) {
             if cut.bytes > 0 && cut.bytes + bytes > max_bytes {

@@ -63,29 +63,12 @@ impl Quorum {
         match self {
             Quorum::Node(id) => value(*id),
             Quorum::AtLeast { need, of } => {
-                // Rules are small: up to 16 parts stay on the stack.
-                let mut stack = [(None, 0u32); 16];
-                let mut heap;
-                let parts: &mut [(Option<T>, u32)] = if of.len() <= stack.len() {
-                    &mut stack[..of.len()]
-                } else {
-                    heap = vec![(None, 0u32); of.len()];
-                    &mut heap
-                };
-                for (part, (weight, quorum)) in parts.iter_mut().zip(of) {
-                    *part = (quorum.greatest_reached(value), *weight);
+                // Rules are small: up to 16 parts stay on the stack, and few of them on little of it.
+                match of.len() {
+                    0..=5 => greatest_among(*need, of, &mut [(None, 0); 5][..of.len()], value),
+                    6..=16 => greatest_among(*need, of, &mut [(None, 0); 16][..of.len()], value),
+                    many => greatest_among(*need, of, &mut vec![(None, 0); many], value),
                 }
-                if !bug(Bug::QuorumOfAnUnsortedPrefix) {
-                    parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.0));
-                }
-                let mut sum = 0u64;
-                for (reached, weight) in parts.iter() {
-                    sum += u64::from(*weight);
-                    if sum >= u64::from(*need) {
-                        return *reached;
-                    }
-                }
-                None
             }
         }
     }
@@ -173,6 +156,36 @@ impl Quorum {
         }
         least
     }
+}
+
+/// [`Quorum::greatest_reached`] of these parts; `room` is one place for each.
+fn greatest_among<T: Ord + Copy>(
+    need: u32,
+    of: &[(u32, Quorum)],
+    room: &mut [(Option<T>, u32)],
+    value: &impl Fn(NodeId) -> Option<T>,
+) -> Option<T> {
+    for (filled, (weight, part)) in of.iter().enumerate() {
+        let reached = match part {
+            Quorum::Node(id) => value(*id),
+            Quorum::AtLeast { .. } => part.greatest_reached(value),
+        };
+        // Kept in order, the greatest first: parts are too few for anything cleverer.
+        let mut place = filled;
+        while place > 0 && room[place - 1].0 < reached && !bug(Bug::QuorumOfAnUnsortedPrefix) {
+            room[place] = room[place - 1];
+            place -= 1;
+        }
+        room[place] = (reached, *weight);
+    }
+    let mut sum = 0u64;
+    for (reached, weight) in room {
+        sum += u64::from(*weight);
+        if sum >= u64::from(need) {
+            return *reached;
+        }
+    }
+    None
 }
 
 impl fmt::Display for Quorum {

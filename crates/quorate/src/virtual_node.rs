@@ -206,8 +206,8 @@ impl Shell for Arc<VirtualShell> {
         state.awake = true;
     }
 
-    fn leave_for_later(&self, input: Input) {
-        self.state.lock().inbox.push(input);
+    fn leave_applied(&self, log_id: LogId) {
+        self.state.lock().inbox.push(Input::Event(Event::Applied(log_id)));
     }
 
     fn spawn_blocking(&self, work: Work) {
@@ -529,7 +529,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     }
 
     fn turn_once(&mut self, now: Now) {
-        self.driver.turn(now, &mut self.inputs, &mut self.effects);
+        self.driver.turn(now, None, &mut self.inputs, &mut self.effects);
         self.applies.push(&mut self.effects.apply);
         std::mem::swap(&mut self.fired, &mut self.effects.fired);
         self.fired.fire();

@@ -257,6 +257,8 @@ pub(crate) struct Driver {
     proposed: VecDeque<Proposed>,
     /// Most of them.
     max_proposed: usize,
+    /// The core's deadline, as of the last turn.
+    due: Option<Instant>,
     /// Who wants to know that a write is committed.
     commit_waits: CommitWaits,
     waiting: BTreeMap<RequestId, Waiting>,
@@ -289,11 +291,13 @@ impl Driver {
         if let Some(snapshot) = &parts.recovered.snapshot {
             parts.meters.snapshot_at(snapshot.last_log_id.index);
         }
+        let core = Core::new(parts.config, parts.recovered, now);
         let driver = Self {
             me,
             group: parts.group,
             cluster: parts.cluster,
-            core: Core::new(parts.config, parts.recovered, now),
+            due: core.deadline(),
+            core,
             storage: parts.storage,
             network: parts.network,
             proposals: parts.proposals,
@@ -369,25 +373,41 @@ impl Driver {
     /// When the next turn is due, if nothing else causes one.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         // A blank node cannot campaign: it has no membership.
-        self.core.deadline()
+        self.due
     }
 
-    /// Takes in what came and does what follows from it. Leaves `inputs` empty.
-    pub(crate) fn turn(&mut self, mut now: Now, inputs: &mut Vec<Input>, effects: &mut Effects) {
+    /// Takes in what came and does what follows from it: first what was `applied`, then the inputs. Leaves `inputs` empty.
+    pub(crate) fn turn(
+        &mut self,
+        mut now: Now,
+        applied: Option<LogId>,
+        inputs: &mut Vec<Input>,
+        effects: &mut Effects,
+    ) {
         if bug(Bug::LeaseByWallClock) {
             let origin = *self.wall_at_origin.get_or_insert(now.wall.saturating_sub(now.at.as_nanos()));
             now.at = Instant::from_nanos(now.wall.saturating_sub(origin));
         }
-        // One by one: if one of them panics, the others can still be answered.
-        inputs.reverse();
-        while let Some(input) = inputs.pop() {
-            self.on_input(now, input, effects);
+        if let Some(log_id) = applied {
+            self.step(now, Event::Applied(log_id), effects);
         }
+        // One by one: if one of them panics, the others can still be answered.
+        for input in inputs.iter_mut() {
+            match input {
+                Input::Packet { from, incarnation, packet } => {
+                    self.on_packet(now, (*from, *incarnation), packet, effects);
+                }
+                input => self.on_input(now, std::mem::replace(input, Input::Publish), effects),
+            }
+        }
+        inputs.clear();
         self.report_completions(now, effects);
         self.take_proposals(now, effects);
-        if self.core.deadline().is_some_and(|due| due <= now.at) {
+        self.due = self.core.deadline();
+        if self.due.is_some_and(|due| due <= now.at) {
             self.step(now, Event::Timeout, effects);
             self.report_completions(now, effects);
+            self.due = self.core.deadline();
         }
         self.commit_waits.tell(&self.core, &mut effects.fired);
         self.flush_replies();
@@ -420,17 +440,8 @@ impl Driver {
 
     fn on_input(&mut self, now: Now, input: Input, effects: &mut Effects) {
         match input {
-            Input::Packet { from, incarnation, packet } => {
-                self.at_hand = packet.batches;
-                if let Message::AppendReply(reply) = &packet.message {
-                    self.trips.answered(from, reply, now.at);
-                }
-                if let Message::VoteReply(reply) = &packet.message {
-                    note::denied(self.me, self.group, from, reply);
-                }
-                let envelope = Envelope { from, incarnation, message: packet.message };
-                self.step(now, Event::Message(envelope), effects);
-                self.at_hand.clear();
+            Input::Packet { from, incarnation, mut packet } => {
+                self.on_packet(now, (from, incarnation), &mut packet, effects);
             }
             Input::Received { from, incarnation, snapshot } => {
                 self.on_received(now, (from, incarnation), snapshot, effects);
@@ -484,6 +495,35 @@ impl Driver {
                 effects.closed.get_or_insert(reason);
             }
         }
+    }
+
+    /// Takes what the packet holds.
+    fn on_packet(
+        &mut self,
+        now: Now,
+        (from, incarnation): (NodeId, Incarnation),
+        packet: &mut Packet,
+        effects: &mut Effects,
+    ) {
+        match &packet.message {
+            Message::AppendReply(reply) => {
+                self.trips.answered(from, reply, now.at);
+                // It is small, and the most frequent of all that have no entries.
+                let envelope = Envelope { from, incarnation, message: Message::AppendReply(*reply) };
+                return self.step(now, Event::Message(envelope), effects);
+            }
+            Message::VoteReply(reply) => note::denied(self.me, self.group, from, reply),
+            Message::VoteRequest(_)
+            | Message::Append(_)
+            | Message::ReadRequest { .. }
+            | Message::ReadReply { .. }
+            | Message::TransferLeader { .. } => {}
+        }
+        self.at_hand = std::mem::take(&mut packet.batches);
+        let nothing = Message::ReadReply { request: RequestId(0), log_id: None };
+        let envelope = Envelope { from, incarnation, message: std::mem::replace(&mut packet.message, nothing) };
+        self.step(now, Event::Message(envelope), effects);
+        self.at_hand.clear();
     }
 
     fn on_received(
@@ -607,9 +647,10 @@ impl Driver {
     fn step_once(&mut self, now: Now, event: Event, effects: &mut Effects) {
         let mut actions = std::mem::take(&mut self.actions);
         self.step_core(now, event, &mut actions);
-        for action in actions.0.drain(..) {
+        for action in &mut actions.0 {
             self.perform(now, action, effects);
         }
+        actions.0.clear();
         self.actions = actions;
     }
 

@@ -1,8 +1,8 @@
 //! Performing the core's actions.
 
 use quorate_core::{
-    Action, Append, AppendHeader, CoreEntry, Entries, Event, LeaderId, LogId, Message, NodeId, Note, Outcome, Refusal,
-    RequestId, Source, Span, StreamId, Tail as LogTail, Write, WriteOp,
+    Action, Append, AppendHeader, AppendReply, CoreEntry, Entries, Event, LeaderId, LogId, Message, NodeId, Note,
+    Outcome, Refusal, RequestId, Source, Span, StreamId, Tail as LogTail, Write, WriteOp,
 };
 use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries_of};
 
@@ -12,36 +12,47 @@ use crate::group::{Failure, Permit, Taken, forget};
 use crate::{ChangeError, ClosedReason, InitializeError, LogWrite, SnapshotError};
 
 impl Driver {
-    pub(super) fn perform(&mut self, now: Now, action: Action, effects: &mut Effects) {
+    /// Leaves something meaningless where it takes what an action holds: actions are large, so none is moved.
+    pub(super) fn perform(&mut self, now: Now, action: &mut Action, effects: &mut Effects) {
         match action {
             Action::Persist(write) => self.persist(now, write, effects),
+            Action::Send { to, message: Message::AppendReply(reply) } => self.reply_to_append(*to, reply),
             Action::Send { to, message } => {
                 if let Message::Append(append) = &message {
-                    self.trips.sent(&self.meters, to, &append.header, now.at);
+                    self.trips.sent(&self.meters, *to, &append.header, now.at);
                 }
-                self.send(to, message);
+                let nothing = Message::ReadReply { request: RequestId(0), log_id: None };
+                self.send(*to, std::mem::replace(message, nothing));
             }
             Action::SendEntries { to, header, span } => {
-                self.trips.sent(&self.meters, to, &header, now.at);
-                self.send_entries(to, header, span, effects);
+                self.trips.sent(&self.meters, *to, header, now.at);
+                self.send_entries(*to, header, *span, effects);
             }
-            Action::SendSnapshot { to, header, at_least } => effects.ship.push(Ship { to, header, at_least }),
+            Action::SendSnapshot { to, header, at_least } => {
+                effects.ship.push(Ship { to: *to, header: *header, at_least: *at_least });
+            }
             Action::InstallSnapshot(meta) => match self.received.take() {
-                Some(data) => effects.apply.push(ApplyJob::Install { meta, data }),
+                Some(data) => effects.apply.push(ApplyJob::Install { meta: std::mem::take(meta), data }),
                 None => self.caused.push_back(Event::SnapshotInstallFailed),
             },
             Action::BuildSnapshot => effects.apply.push(ApplyJob::Build),
             Action::Apply(span) => {
-                let batches = self.tail.read(span);
-                effects.apply.push(ApplyJob::Apply { span, batches, since: now.at });
+                let batches = self.tail.read(*span);
+                effects.apply.push(ApplyJob::Apply { span: *span, batches, since: now.at });
             }
-            Action::Reply { request, outcome } => self.reply(now, request, outcome, effects),
+            Action::Reply { request, outcome: Outcome::Proposed(span) } => {
+                debug_assert!(!self.waiting.contains_key(request), "proposals wait elsewhere");
+                self.proposed(now, *span, effects);
+            }
+            Action::Reply { request, outcome } => {
+                self.reply(*request, std::mem::replace(outcome, Outcome::Unknown), effects);
+            }
             Action::Purge { upto } => {
-                blame::storage(|| self.storage.purge(self.group, upto));
+                blame::storage(|| self.storage.purge(self.group, *upto));
                 self.keep_time();
                 self.tail.forget(upto.index);
             }
-            Action::Note(note) => self.note(&note, effects),
+            Action::Note(note) => self.note(note, effects),
         }
     }
 
@@ -76,17 +87,17 @@ impl Driver {
 
     // ---- durable writes ----
 
-    fn persist(&mut self, now: Now, write: Write, effects: &mut Effects) {
-        let op = match write.op {
-            WriteOp::Vote(vote) => LogWrite::Vote(vote),
-            WriteOp::PromiseLease(lease) => LogWrite::PromiseLease(lease),
+    fn persist(&mut self, now: Now, write: &Write, effects: &mut Effects) {
+        let op = match &write.op {
+            WriteOp::Vote(vote) => LogWrite::Vote(*vote),
+            WriteOp::PromiseLease(lease) => LogWrite::PromiseLease(*lease),
             WriteOp::ForgetPromisedEnd => LogWrite::ForgetPromisedEnd,
-            WriteOp::Truncate { after } => {
+            &WriteOp::Truncate { after } => {
                 self.keep_time();
                 self.tail.truncate_after(after);
                 LogWrite::Truncate { after }
             }
-            WriteOp::Reset { to, tail } => {
+            &WriteOp::Reset { to, tail } => {
                 self.keep_time();
                 match tail {
                     LogTail::Keep => self.tail.forget(to.index),
@@ -94,7 +105,7 @@ impl Driver {
                 }
                 LogWrite::Reset { to, tail }
             }
-            WriteOp::Append { span, source } => match self.bytes_of(now, span, source) {
+            WriteOp::Append { span, source } => match self.bytes_of(now, *span, source) {
                 Some(batches) => {
                     self.tail.append(&batches);
                     LogWrite::Append(batches)
@@ -111,9 +122,15 @@ impl Driver {
         blame::storage(|| self.storage.submit(self.group, write.id, op));
     }
 
-    fn bytes_of(&mut self, now: Now, span: Span, source: Source) -> Option<Batches> {
+    fn bytes_of(&mut self, now: Now, span: Span, source: &Source) -> Option<Batches> {
         match source {
             Source::Message => {
+                if let [batch] = &*self.at_hand
+                    && batch.last() == span.last
+                    && batch.first().index == span.first_index()
+                {
+                    return Some(std::mem::take(&mut self.at_hand));
+                }
                 let wanted = |batch: &Batch| batch.slice(span.first_index(), span.last.index);
                 let batches: Batches = self.at_hand.iter().filter_map(wanted).collect();
                 let whole = batches.first().map(|batch| batch.first().index) == Some(span.first_index())
@@ -129,7 +146,7 @@ impl Driver {
                 (batch.last() == span.last).then(|| one(batch))
             }
             Source::Core(entry) => {
-                match &entry {
+                match entry {
                     CoreEntry::Blank => {
                         // A new leader goes on where the log's time stands, whatever its own clock says.
                         self.keep_time();
@@ -162,17 +179,18 @@ impl Driver {
 
     // ---- sending ----
 
-    fn send(&mut self, to: NodeId, message: Message) {
-        if let Message::AppendReply(reply) = message {
-            let Some((_, held)) = self.replies.iter_mut().find(|(id, _)| *id == to) else {
-                return self.replies.push((to, reply));
-            };
-            if !held.absorb(&reply) {
-                let earlier = std::mem::replace(held, reply);
-                self.post(to, Message::AppendReply(earlier));
-            }
-            return;
+    /// Keeps it for a while: a later one of this turn may say the same and more.
+    fn reply_to_append(&mut self, to: NodeId, reply: &AppendReply) {
+        let Some((_, held)) = self.replies.iter_mut().find(|(id, _)| *id == to) else {
+            return self.replies.push((to, *reply));
+        };
+        if !held.absorb(reply) {
+            let earlier = std::mem::replace(held, *reply);
+            self.post(to, Message::AppendReply(earlier));
         }
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
         // What goes to one peer keeps its order.
         if let Some(place) = self.replies.iter().position(|(id, _)| *id == to) {
             let (_, reply) = self.replies.swap_remove(place);
@@ -182,9 +200,10 @@ impl Driver {
     }
 
     pub(super) fn flush_replies(&mut self) {
-        for (to, reply) in std::mem::take(&mut self.replies) {
-            self.post(to, Message::AppendReply(reply));
+        for (to, reply) in &self.replies {
+            self.post(*to, Message::AppendReply(*reply));
         }
+        self.replies.clear();
     }
 
     /// Sends a message without entries; one that cannot be sent is lost, which the protocol allows.
@@ -193,26 +212,32 @@ impl Driver {
             note::refused(self.me, self.group, to, reply);
             self.meters.voted(&reply.answer);
         }
-        let packet = Packet { group: self.group, message, batches: Batches::new() };
-        blame::network(|| drop(self.network.send(to, packet)));
+        let group = self.group;
+        blame::network(|| drop(self.network.send(to, Packet { group, message, batches: Batches::new() })));
     }
 
-    fn send_entries(&mut self, to: NodeId, header: AppendHeader, span: Span, effects: &mut Effects) {
+    fn send_entries(&mut self, to: NodeId, header: &AppendHeader, span: Span, effects: &mut Effects) {
         if span.count() == 0 {
-            return self.ask_behind(to, Append { header, prev: span.prev, entries: Entries::default() });
+            return self.ask_behind(to, Append { header: *header, prev: span.prev, entries: Entries::default() });
         }
         if self.sent.as_ref().is_none_or(|(sent, _, _)| *sent != span) {
             let Some(batches) = self.tail.read(span) else {
                 self.fetching.push(to);
                 self.trips.forget(to, header.round);
-                return effects.fetch.push(Fetch { to, header, span });
+                return effects.fetch.push(Fetch { to, header: *header, span });
             };
             let Ok(entries) = entries_of(&batches) else { return self.lost(to, header.stream) };
             self.sent = Some((span, batches, entries));
         }
-        if let Some((_, batches, entries)) = &self.sent {
-            let (batches, entries) = (batches.clone(), entries.clone());
-            self.send_append(to, Append { header, prev: span.prev, entries }, batches);
+        self.note_stream(to, header.stream);
+        let Some((_, batches, entries)) = &self.sent else { return };
+        let unsent = blame::network(|| {
+            let append = Append { header: *header, prev: span.prev, entries: entries.clone() };
+            let packet = Packet { group: self.group, message: Message::Append(append), batches: batches.clone() };
+            self.network.send(to, packet).is_err()
+        });
+        if unsent {
+            self.lost(to, header.stream);
         }
     }
 
@@ -227,21 +252,21 @@ impl Driver {
 
     /// Sends what had to be read from the storage.
     pub(super) fn send_fetched(&mut self, to: NodeId, header: AppendHeader, prev: LogId, batches: Batches) {
-        match entries_of(&batches) {
-            Ok(entries) => self.send_append(to, Append { header, prev, entries }, batches),
-            Err(_) => self.lost(to, header.stream),
+        let stream = header.stream;
+        let Ok(entries) = entries_of(&batches) else { return self.lost(to, stream) };
+        self.note_stream(to, stream);
+        let message = Message::Append(Append { header, prev, entries });
+        let packet = Packet { group: self.group, message, batches };
+        if blame::network(|| self.network.send(to, packet).is_err()) {
+            self.lost(to, stream);
         }
     }
 
-    fn send_append(&mut self, to: NodeId, append: Append, batches: Batches) {
-        let stream = append.header.stream;
+    /// Entries are about to be sent in this stream.
+    fn note_stream(&mut self, to: NodeId, stream: StreamId) {
         match self.streams.iter_mut().find(|(id, _)| *id == to) {
             Some((_, last)) => *last = stream,
             None => self.streams.push((to, stream)),
-        }
-        let packet = Packet { group: self.group, message: Message::Append(append), batches };
-        if blame::network(|| self.network.send(to, packet).is_err()) {
-            self.lost(to, stream);
         }
     }
 
@@ -251,9 +276,9 @@ impl Driver {
 
     // ---- answers ----
 
-    fn reply(&mut self, now: Now, request: RequestId, outcome: Outcome, effects: &mut Effects) {
+    fn reply(&mut self, request: RequestId, outcome: Outcome, effects: &mut Effects) {
         match self.waiting.remove(&request) {
-            None => self.answer_proposal(now, outcome, effects),
+            None => self.answer_proposal(outcome, effects),
             Some(Waiting::Read(batch, _)) => match outcome {
                 Outcome::Read(log_id) => batch.finish(Ok(log_id), &mut effects.fired),
                 Outcome::Refused(refusal) => batch.finish(Err(refusal), &mut effects.fired),
@@ -314,23 +339,30 @@ impl Driver {
         }
     }
 
-    fn answer_proposal(&mut self, now: Now, outcome: Outcome, effects: &mut Effects) {
-        let Some(taken) = self.proposal.take() else { return };
-        let Taken { builder, waits, permit, commits, only: _ } = taken;
+    /// A batch of writes is in the log.
+    fn proposed(&mut self, now: Now, span: Span, effects: &mut Effects) {
+        let Some(Taken { builder, waits, permit, commits, only: _ }) = self.proposal.take() else { return };
+        self.proposals.recycle(builder);
+        self.proposed.push_back(Proposed { last: span.last.index, entries: span.count(), at: now.at });
+        let first = LogId::new(span.last.leader_id, span.first_index());
+        if !commits.is_empty() {
+            self.commit_waits.proposed(first, commits);
+        }
+        effects.apply.push(ApplyJob::Expect { first, count: span.count(), waits, permit });
+    }
+
+    /// A batch of writes is not in the log, or nobody knows.
+    fn answer_proposal(&mut self, outcome: Outcome, effects: &mut Effects) {
+        let Some(Taken { builder, waits, permit, commits, only: _ }) = self.proposal.take() else { return };
         self.proposals.recycle(builder);
         match outcome {
-            Outcome::Proposed(span) => {
-                self.proposed.push_back(Proposed { last: span.last.index, entries: span.count(), at: now.at });
-                let first = LogId::new(span.last.leader_id, span.first_index());
-                self.commit_waits.proposed(first, commits);
-                effects.apply.push(ApplyJob::Expect { first, count: span.count(), waits, permit });
-            }
             Outcome::Refused(refusal) => {
                 release(permit);
                 waits.fail(0, &Failure::NotLeader(refusal.leader()), &mut effects.fired);
                 forget(commits, &mut effects.fired);
             }
-            Outcome::Read(_)
+            Outcome::Proposed(_)
+            | Outcome::Read(_)
             | Outcome::MembershipChanged(_)
             | Outcome::Initialized(_)
             | Outcome::Transferred(_)

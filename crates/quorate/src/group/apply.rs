@@ -36,8 +36,8 @@ pub(crate) trait Shell: Send + Sync {
     /// Takes something for the driver, and sees that it is stepped.
     fn leave(&self, input: Input);
 
-    /// Takes something for the driver that nobody waits for.
-    fn leave_for_later(&self, input: Input);
+    /// Everything up to this entry is applied, which nobody waits for.
+    fn leave_applied(&self, log_id: LogId);
 
     /// Runs work that may block, elsewhere.
     fn spawn_blocking(&self, work: Work);
@@ -141,6 +141,8 @@ pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     /// Sessions, and answers kept for them, as of the last job.
     session_counts: (AtomicU64, AtomicU64),
     expected: Mutex<VecDeque<Expected>>,
+    /// Whether there are any, to be seen without the lock. Set before the jobs that may answer them are in the queue.
+    awaited: AtomicBool,
     /// Empty, for its room.
     spare: Mutex<Fired>,
     /// Nothing is applied or read any more.
@@ -176,6 +178,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             session_counts: (machine.book.sessions.sessions().into(), machine.book.sessions.answers().into()),
             machine: Mutex::new(machine),
             expected: Mutex::new(VecDeque::new()),
+            awaited: AtomicBool::new(false),
             spare: Mutex::default(),
             over: AtomicBool::new(false),
         })
@@ -228,22 +231,35 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         Some(look(&machine.book.sessions, machine.applied))
     }
 
-    /// Lets go of the bytes of an apply if too many wait already.
-    fn bounded(&self, job: ApplyJob) -> ApplyJob {
-        let ApplyJob::Apply { span, batches, since } = job else { return job };
+    /// Counts the bytes of an apply, and lets go of them if too many wait already.
+    fn bound(&self, batches: &mut Option<Batches>) {
         let bytes = size_of_batches(batches.as_ref());
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before > 0 && before + bytes > MAX_QUEUED_BYTES {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return ApplyJob::Apply { span, batches: None, since };
+            *batches = None;
         }
-        ApplyJob::Apply { span, batches, since }
+    }
+
+    /// Remembers who waits for the entries of a proposal.
+    fn expect(&self, job: ApplyJob) {
+        let ApplyJob::Expect { first, count, waits, permit } = job else { return };
+        let end = first.index + count;
+        let mut expected = self.expected.lock();
+        expected.push_back(Expected { first, end, next: first.index, waits, expired: false, permit });
+        self.awaited.store(true, Ordering::Release);
+    }
+
+    /// Whether anybody may wait for an entry. Who took a job sees what was expected before that came.
+    fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Acquire)
     }
 
     // ---- working jobs off ----
 
     fn work(&self, place: Place) {
-        let mut fired = std::mem::take(&mut *self.spare.lock());
+        // Most followers never answer anybody.
+        let mut fired = if self.is_awaited() { std::mem::take(&mut *self.spare.lock()) } else { Fired::default() };
         loop {
             self.word.swap(RUNNING, Ordering::AcqRel);
             if !self.work_off(place, &mut fired) {
@@ -254,8 +270,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 break;
             }
         }
-        fired.shrink();
-        *self.spare.lock() = fired;
+        if fired.has_room() {
+            fired.shrink();
+            *self.spare.lock() = fired;
+        }
     }
 
     /// Works off what is in the queue; returns whether all of it could be done in this place.
@@ -289,7 +307,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         if applied > before
             && let Some(shell) = self.shell()
         {
-            shell.leave_for_later(Input::Event(Event::Applied(applied)));
+            shell.leave_applied(applied);
         }
         if !done && let Some(me) = self.me.upgrade() {
             self.spawn_blocking(Box::new(move || me.work(Place::Apart)));
@@ -372,8 +390,14 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             if first > batch.last().index {
                 continue;
             }
-            self.fail_replaced(batch, fired);
-            let Some((from, count)) = self.awaited(batch) else {
+            let awaited = match self.is_awaited() {
+                true => {
+                    self.fail_replaced(batch, fired);
+                    self.awaited(batch)
+                }
+                false => None,
+            };
+            let Some((from, count)) = awaited else {
                 machine.apply(batch, first, None)?;
                 continue;
             };
@@ -424,6 +448,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 head.let_go(fired);
             }
         }
+        self.awaited.store(!expected.is_empty(), Ordering::Release);
     }
 
     // ---- snapshots ----
@@ -604,19 +629,17 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
             return;
         }
         let mut queue = self.jobs.lock();
-        for job in jobs.drain(..) {
-            match job {
-                ApplyJob::Expect { first, count, waits, permit } => {
-                    let end = first.index + count;
-                    let expected = Expected { first, end, next: first.index, waits, expired: false, permit };
-                    self.expected.lock().push_back(expected);
+        for mut job in jobs.drain(..) {
+            match &mut job {
+                ApplyJob::Expect { .. } => self.expect(job),
+                ApplyJob::Apply { batches, .. } => {
+                    self.bound(batches);
+                    queue.push_back(Job::Driver(job));
                 }
-                job => {
-                    queue.push_back(Job::Driver(self.bounded(job)));
-                    self.any.store(true, Ordering::Release);
-                }
+                ApplyJob::Install { .. } | ApplyJob::Build => queue.push_back(Job::Driver(job)),
             }
         }
+        self.any.store(!queue.is_empty(), Ordering::Release);
     }
 
     fn pump(&self) {

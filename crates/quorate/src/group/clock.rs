@@ -1,8 +1,8 @@
 //! Whether the clock that leases are measured with ran as other clocks did (law 17).
 //!
 //! The core's time is `std::time::Instant`: on Linux `CLOCK_MONOTONIC`, which stands still while the machine sleeps. A
-//! leader that slept would take a lease for valid that is long over. So every turn compares it with the wall clock, which
-//! goes on (two more looks at clocks, about 50 ns); if they disagree, the core is told
+//! leader that slept would take a lease for valid that is long over. So every turn that may rest on time compares it with
+//! the wall clock, which goes on (two more looks at clocks, about 50 ns); if they disagree, the core is told
 //! ([`Event::ClockJumped`](quorate_core::Event::ClockJumped)), and confirms by rounds until voters promised anew. A
 //! wall clock that an operator sets looks the same, and costs one round. What stops both clocks alike (a hypervisor that
 //! pauses a guest and does not tell it) cannot be seen from inside: do not use lease reads there.
@@ -21,13 +21,17 @@ impl ClockWatch {
         Self { base: (mono, wall) }
     }
 
+    /// Whether a window for leases of this length is over, so that the clocks must be compared.
+    pub(crate) fn is_due(&self, mono: u64, lease: Duration) -> bool {
+        mono.saturating_sub(self.base.0) >= nanos(lease)
+    }
+
     /// Takes the wall clock, read between two looks at the monotonic one: a thread that was interrupted in between
     /// proves nothing. Returns whether they disagree.
     ///
     /// `drift`: as [`Config::max_clock_drift`](crate::Config::max_clock_drift), for a lease of `lease`. A quarter of it
     /// may pass unseen in a window, and a lease touches at most two windows: half of it is left for drift proper.
     pub(crate) fn jumped(&mut self, (before, wall, after): (u64, u64, u64), drift: Duration, lease: Duration) -> bool {
-        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let (tolerance, window) = (nanos(drift) / 4, nanos(lease));
         let (mono_base, wall_base) = self.base;
         let passed = i128::from(wall) - i128::from(wall_base);
@@ -39,6 +43,10 @@ impl ClockWatch {
         }
         jumped
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -138,10 +138,18 @@ struct Seat {
     membership_log_id: LogId,
 }
 
+/// What waits for a turn.
+#[derive(Default)]
+struct Inbox {
+    inputs: Vec<Input>,
+    /// The last entry that was applied, if the driver was not told of it.
+    applied: Option<LogId>,
+}
+
 /// What others have to be told once the driver was let go.
 struct News {
     leader: Option<Option<NodeId>>,
-    metrics: Option<RaftMetrics>,
+    metrics: Option<Box<RaftMetrics>>,
 }
 
 /// What metrics are compared by.
@@ -167,7 +175,7 @@ pub(crate) struct Node {
     /// A question for a read that is not answered for this long is taken for lost.
     read_patience: Duration,
     word: AtomicU8,
-    inbox: Mutex<Vec<Input>>,
+    inbox: Mutex<Inbox>,
     seat: Mutex<Seat>,
     signal: Notify,
     /// When the task's timer fires, in core nanoseconds.
@@ -228,7 +236,7 @@ impl Node {
             write_timeout: parts.write_timeout,
             read_patience: parts.read_patience,
             word: AtomicU8::new(IDLE),
-            inbox: Mutex::new(Vec::new()),
+            inbox: Mutex::default(),
             signal: Notify::new(),
             armed: AtomicU64::new(u64::MAX),
             due: AtomicU64::new(u64::MAX),
@@ -272,20 +280,20 @@ impl Node {
 
     /// Pushes and steps here and now, unless somebody else does.
     pub(crate) fn bring(self: &Arc<Self>, input: Input) {
-        self.inbox.lock().push(input);
+        self.inbox.lock().inputs.push(input);
         self.step_here();
     }
 
     /// Pushes and leaves the stepping to the node's task, or to whoever steps now.
     pub(crate) fn leave(&self, input: Input) {
-        self.inbox.lock().push(input);
+        self.inbox.lock().inputs.push(input);
         self.step_there();
     }
 
-    /// Pushes what nobody waits for: the next turn takes it, and with a leader there is one every heartbeat. If
-    /// somebody watches the metrics, the next turn comes at once.
-    pub(crate) fn leave_for_later(&self, input: Input) {
-        self.inbox.lock().push(input);
+    /// Nobody waits for this: the next turn takes it, and with a leader there is one every heartbeat. If somebody
+    /// watches the metrics, the next turn comes at once.
+    fn leave_applied(&self, log_id: LogId) {
+        self.inbox.lock().applied = Some(log_id);
         if self.metrics.receiver_count() > 0 {
             self.step_there();
         }
@@ -378,19 +386,26 @@ impl Node {
         {
             let mut seat = self.seat.lock();
             let seat = &mut *seat;
-            std::mem::swap(&mut seat.inputs, &mut *self.inbox.lock());
+            let applied = {
+                let mut inbox = self.inbox.lock();
+                std::mem::swap(&mut seat.inputs, &mut inbox.inputs);
+                inbox.applied.take()
+            };
             if self.closed.get().is_some() {
                 // Whoever waits for an answer sees its channel close.
                 return seat.inputs.clear();
             }
-            seat.inputs.extend(self.reads.take().map(|(policy, batch)| Input::Read { policy, batch }));
-            let at = self.read_clock(seat);
+            if self.reads.any() {
+                seat.inputs.extend(self.reads.take().map(|(policy, batch)| Input::Read { policy, batch }));
+            }
+            let packets_only = seat.inputs.iter().all(|input| matches!(input, Input::Packet { .. }));
+            seat.forced |= !packets_only;
+            let at = self.read_clock(seat, packets_only);
             let now = Now { at, wall: self.wall_offset.load(Ordering::Relaxed) + at.as_nanos() };
             let Seat { driver, inputs, effects, .. } = seat;
-            seat.forced |= inputs.iter().any(|input| !matches!(input, Input::Packet { .. }));
             let outer = IN_TURN.replace(self.address());
             let span = tracing::trace_span!(target: NODE, "turn", node = self.me.0, group = self.group.0).entered();
-            let turn = catch_unwind(AssertUnwindSafe(|| driver.turn(now, inputs, effects)));
+            let turn = catch_unwind(AssertUnwindSafe(|| driver.turn(now, applied, inputs, effects)));
             drop(span);
             IN_TURN.set(outer);
             if let Err(panic) = turn {
@@ -398,7 +413,9 @@ impl Node {
                 effects.closed.get_or_insert(reason);
             }
             self.applies.push(&mut effects.apply);
-            std::mem::swap(fired, &mut effects.fired);
+            if !effects.fired.is_empty() {
+                std::mem::swap(fired, &mut effects.fired);
+            }
             fetch = std::mem::take(&mut effects.fetch);
             ship = std::mem::take(&mut effects.ship);
             closed = effects.closed.take();
@@ -413,7 +430,7 @@ impl Node {
             self.leader.send_replace(leader);
         }
         if let Some(metrics) = news.metrics {
-            self.metrics.send_replace(metrics);
+            self.metrics.send_replace(*metrics);
         }
         if let Some(reason) = closed {
             self.close(reason);
@@ -421,12 +438,19 @@ impl Node {
     }
 
     /// The time of a turn. The core is told before anything else if its clock cannot be trusted.
-    fn read_clock(&self, seat: &mut Seat) -> Instant {
+    ///
+    /// What packets and writes ask for does not rest on a clock that runs as others do, but with leases. Where there are
+    /// none, a turn of nothing else leaves the comparison to the next one that brings anything else, as a read of a
+    /// maximum age does, or that comes when the window is over: it finds the same.
+    fn read_clock(&self, seat: &mut Seat, packets_only: bool) -> Instant {
         let before = self.clock.now();
+        let core = seat.driver.core();
+        let (drift, lease) = (core.config().max_clock_drift, core.config().election_timeout_min);
+        if packets_only && !core.relies_on_clock() && !seat.clock.is_due(before.as_nanos(), lease) {
+            return before;
+        }
         let wall = wall_nanos(&self.wall);
         let at = self.clock.now();
-        let config = seat.driver.core().config();
-        let (drift, lease) = (config.max_clock_drift, config.election_timeout_min);
         if seat.clock.jumped((before.as_nanos(), wall, at.as_nanos()), drift, lease) {
             seat.inputs.insert(0, Input::Event(Event::ClockJumped));
         }
@@ -440,8 +464,8 @@ impl Node {
     /// Copies what others look at without the lock; returns what they have to be told.
     fn look(&self, seat: &mut Seat, now: Instant) -> News {
         let core = seat.driver.core();
-        let leader = core.leader();
-        self.meters.look(core);
+        let (leader, state) = (core.leader(), core.state());
+        self.meters.look(core, state);
         self.leads.store(core.is_leader(), Ordering::Relaxed);
         if self.blank.load(Ordering::Relaxed) && !is_blank(core) {
             self.blank.store(false, Ordering::Release);
@@ -455,13 +479,13 @@ impl Node {
             *self.membership.write() = Arc::new(core.membership().clone());
         }
         let changed = std::mem::replace(&mut seat.leader, leader) != leader;
-        News { leader: changed.then_some(leader), metrics: self.maybe_publish(seat, now) }
+        News { leader: changed.then_some(leader), metrics: self.maybe_publish(seat, state, now) }
     }
 
     /// The metrics, if they changed: at once what is rare, and for those who watch them indexes, once in a while.
-    fn maybe_publish(&self, seat: &mut Seat, now: Instant) -> Option<RaftMetrics> {
+    fn maybe_publish(&self, seat: &mut Seat, state: ServerState, now: Instant) -> Option<Box<RaftMetrics>> {
         let core = seat.driver.core();
-        let coarse = (Some(core.state()), core.leader(), core.vote(), core.membership_log_id());
+        let coarse = (Some(state), core.leader(), core.vote(), core.membership_log_id());
         let at_once = coarse != seat.mark.coarse;
         // What is rare is kept up to date for whoever comes: another thread may step then, and nobody waits for it.
         if self.metrics.receiver_count() == 0 && !at_once {
@@ -479,7 +503,7 @@ impl Node {
         seat.stale = false;
         seat.mark = mark;
         seat.published_at = now;
-        let mut metrics = metrics_of(self.me, self.group, core.status(), self.membership(), now);
+        let mut metrics = Box::new(metrics_of(self.me, self.group, core.status(), self.membership(), now));
         (metrics.sessions, metrics.session_answers) = self.applies.session_counts();
         self.transfers.lock().show(&mut metrics);
         Some(metrics)
@@ -550,7 +574,7 @@ impl Node {
         fired.fire();
         let patience = self.read_patience.as_nanos().min(u128::from(u64::MAX));
         if let Some(before) = self.clock.now().as_nanos().checked_sub(patience as u64) {
-            self.inbox.lock().push(Input::ExpireReads { before: Instant::from_nanos(before) });
+            self.inbox.lock().inputs.push(Input::ExpireReads { before: Instant::from_nanos(before) });
         }
     }
 
@@ -710,8 +734,8 @@ impl Shell for Node {
         Node::leave(self, input);
     }
 
-    fn leave_for_later(&self, input: Input) {
-        Node::leave_for_later(self, input);
+    fn leave_applied(&self, log_id: LogId) {
+        Node::leave_applied(self, log_id);
     }
 
     fn spawn_blocking(&self, work: Work) {

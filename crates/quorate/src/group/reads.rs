@@ -98,6 +98,11 @@ impl ReadQueue {
         Ok(batch)
     }
 
+    /// Whether anything waits.
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// What waits, for a turn.
     pub(crate) fn take(&self) -> impl Iterator<Item = (ReadPolicy, Arc<ReadBatch>)> {
         let (index, lease, ages) = match self.any.load(Ordering::Acquire) {

@@ -102,6 +102,16 @@ impl Fired {
         self.permits.clear();
     }
 
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wakers.is_empty() && self.calls.is_empty() && self.permits.is_empty()
+    }
+
+    /// Whether there is room that is worth keeping.
+    pub(crate) fn has_room(&self) -> bool {
+        self.wakers.capacity() > 0 || self.calls.capacity() > 0 || self.permits.capacity() > 0
+    }
+
     /// Lets go of much room; called when it is empty.
     pub(crate) fn shrink(&mut self) {
         let lists = self.lists.capacity();

@@ -228,11 +228,11 @@ impl GroupMeters {
     }
 
     /// Takes over what a turn left.
-    pub(crate) fn look(&self, core: &Core) {
+    pub(crate) fn look(&self, core: &Core, state: ServerState) {
         self.term.set(core.vote().leader_id.term);
         self.leads.set(core.is_leader().into());
         self.leader.set(core.leader().map_or(0, |leader| leader.0));
-        self.voter.set((core.state() != ServerState::Learner).into());
+        self.voter.set((state != ServerState::Learner).into());
         self.last_index.set(core.last_log_id().index);
         self.commit_index.set(core.commit());
         self.applied_index.set(core.applied().index);
