@@ -530,7 +530,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
 
     fn turn_once(&mut self, now: Now) {
         self.driver.turn(now, None, &mut self.inputs, &mut self.effects);
-        self.applies.push(&mut self.effects.apply);
+        self.applies.push(&mut self.effects.awaited, &mut self.effects.apply);
         std::mem::swap(&mut self.fired, &mut self.effects.fired);
         self.fired.fire();
         self.applies.pump();

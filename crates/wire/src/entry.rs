@@ -55,6 +55,7 @@ impl EntryKind {
     }
 
     /// The kind of this number, if there is one.
+    #[inline]
     pub fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             0 => Some(EntryKind::Blank),
@@ -214,8 +215,9 @@ pub struct BatchIter<'a> {
 impl<'a> Iterator for BatchIter<'a> {
     type Item = Entry<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Entry<'a>> {
-        let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
+        let rest = self.bytes.get(self.at..)?;
         let (entry, length) = parse(rest, self.at)?;
         self.at += length;
         Some(entry)
@@ -333,6 +335,7 @@ pub fn checksum_seed(cluster: ClusterId) -> u32 {
 }
 
 /// Length in bytes of the entry body that `bytes` starts with, as far as its first field tells.
+#[inline]
 pub fn body_length(bytes: &[u8]) -> Option<usize> {
     let length = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     (ENTRY_OVERHEAD_BYTES..=MAX_PAYLOAD_BYTES + ENTRY_OVERHEAD_BYTES).contains(&length).then_some(length)
@@ -365,26 +368,31 @@ pub fn verify(cluster: ClusterId, group: GroupId, bytes: &[u8], at: usize) -> Re
     Ok((entry, length))
 }
 
+#[inline]
 fn parse(bytes: &[u8], at: usize) -> Option<(Entry<'_>, usize)> {
-    let length = body_length(bytes)?;
-    let body = bytes.get(..length)?;
-    let leader_id = LeaderId { term: u64_at(body, 16), node_id: NodeId(u64_at(body, 24)) };
+    // Of a known length, so that no field of it needs a check of its own.
+    let (header, rest) = bytes.split_first_chunk::<ENTRY_HEADER_BYTES>()?;
+    let length = body_length(header)?;
+    let payload = rest.get(..length - ENTRY_HEADER_BYTES)?.split_last_chunk::<ENTRY_CHECKSUM_BYTES>()?.0;
+    let leader_id = LeaderId { term: u64_at(header, 16), node_id: NodeId(u64_at(header, 24)) };
     let entry = Entry {
-        log_id: LogId::new(leader_id, u64_at(body, 32)),
-        kind: EntryKind::from_byte(body[4])?,
-        time: u64_at(body, 40),
-        payload: &body[ENTRY_HEADER_BYTES..length - ENTRY_CHECKSUM_BYTES],
+        log_id: LogId { leader_id, index: u64_at(header, 32) },
+        kind: EntryKind::from_byte(header[4])?,
+        time: u64_at(header, 40),
+        payload,
         payload_at: at + ENTRY_HEADER_BYTES,
     };
     Some((entry, length))
 }
 
+#[inline]
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut field = [0; 4];
     field.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(field)
 }
 
+#[inline]
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut field = [0; 8];
     field.copy_from_slice(&bytes[at..at + 8]);

@@ -37,5 +37,10 @@ pub const PATHS: &[Path] = &[
         what: "client_write by one client, three nodes in memory on one thread (the fused form)",
         run: put::one_client,
     },
+    Path {
+        name: "put-many",
+        what: "an entry of client_write_many with batches of 64, by one client, in the same way",
+        run: put::in_batches,
+    },
     Path { name: "put-64", what: "client_write by one of 64 clients, in the same way", run: put::many_clients },
 ];

@@ -52,19 +52,37 @@ pub(super) fn many_clients() -> Result<u64, Box<dyn Error>> {
     puts(64, 150)
 }
 
+pub(super) fn in_batches() -> Result<u64, Box<dyn Error>> {
+    const BATCH: u64 = 64;
+    const BATCHES: u64 = 150;
+    with_leader(|runtime, leader| {
+        run(runtime, load_batches(leader, BATCH, WARM_UP.div_ceil(BATCH)))?;
+        measured(|| run(runtime, load_batches(leader, BATCH, BATCHES)))
+    })?;
+    Ok(BATCH * BATCHES)
+}
+
 /// So many puts by each of so many clients, after a warm-up by the same.
 fn puts(clients: u64, each: u64) -> Result<u64, Box<dyn Error>> {
+    with_leader(|runtime, leader| {
+        run(runtime, load(leader, clients, WARM_UP.div_ceil(clients)))?;
+        measured(|| run(runtime, load(leader, clients, each)))
+    })?;
+    Ok(clients * each)
+}
+
+/// Does something with the leader of a cluster.
+fn with_leader(work: impl FnOnce(&Runtime, &Raft<Machine>) -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let network = MemoryNetwork::fused();
     let (nodes, leader) = run(&runtime, start(&network))?;
-    run(&runtime, load(&leader, clients, WARM_UP.div_ceil(clients)))?;
-    measured(|| run(&runtime, load(&leader, clients, each)))?;
+    work(&runtime, &leader)?;
     runtime.block_on(async {
         for node in &nodes {
             node.shutdown().await;
         }
     });
-    Ok(clients * each)
+    Ok(())
 }
 
 fn run<T>(runtime: &Runtime, work: impl Future<Output = Outcome<T>>) -> Result<T, Box<dyn Error>> {
@@ -90,6 +108,20 @@ async fn start(network: &MemoryNetwork) -> Outcome<(Vec<Raft<Machine>>, Raft<Mac
     let place = nodes.iter().position(|node| node.node_id() == leader).ok_or("an unknown node leads")?;
     let leader = nodes[place].clone();
     Ok((nodes, leader))
+}
+
+async fn load_batches(leader: &Raft<Machine>, batch: u64, batches: u64) -> Outcome<()> {
+    let leader = leader.clone();
+    let client = async move {
+        for _ in 0..batches {
+            let commands = (0..batch).map(|_| Raw::default()).collect();
+            for written in leader.client_write_many(commands).await {
+                written?;
+            }
+        }
+        Outcome::Ok(())
+    };
+    tokio::spawn(client).await?
 }
 
 async fn load(leader: &Raft<Machine>, clients: u64, each: u64) -> Outcome<()> {

@@ -140,10 +140,16 @@ pub(crate) struct Ship {
     pub(crate) at_least: LogId,
 }
 
+/// The entries from `first` on are awaited; they count only under this leader.
+pub(crate) struct Awaited {
+    pub(crate) first: LogId,
+    pub(crate) count: u64,
+    pub(crate) waits: Arc<dyn Waits>,
+    pub(crate) permit: Permit,
+}
+
 /// Work for the apply queue, in this order (law 11).
 pub(crate) enum ApplyJob {
-    /// The entries from `first` on are awaited; they count only under this leader.
-    Expect { first: LogId, count: u64, waits: Arc<dyn Waits>, permit: Permit },
     /// Apply these entries, committed and durable at `since`; without batches they have to be read first. Never dropped.
     Apply { span: Span, batches: Option<Batches>, since: Instant },
     /// Make this snapshot durable, restore from it.
@@ -155,7 +161,8 @@ pub(crate) enum ApplyJob {
 /// What a turn leaves for its caller.
 #[derive(Default)]
 pub(crate) struct Effects {
-    /// To be handed over before the driver is let go.
+    /// To be handed over before the driver is let go; what is awaited before the applies.
+    pub(crate) awaited: Vec<Awaited>,
     pub(crate) apply: Vec<ApplyJob>,
     /// To be fired after the driver was let go.
     pub(crate) fired: Fired,

@@ -6,7 +6,7 @@ use quorate_core::{
 };
 use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries_of};
 
-use super::{ApplyJob, Driver, Effects, Fetch, Now, Proposed, Ship, Waiting, note};
+use super::{ApplyJob, Awaited, Driver, Effects, Fetch, Now, Proposed, Ship, Waiting, note};
 use crate::blame;
 use crate::group::{Failure, Permit, Taken, forget};
 use crate::{ChangeError, ClosedReason, InitializeError, LogWrite, SnapshotError};
@@ -348,7 +348,7 @@ impl Driver {
         if !commits.is_empty() {
             self.commit_waits.proposed(first, commits);
         }
-        effects.apply.push(ApplyJob::Expect { first, count: span.count(), waits, permit });
+        effects.awaited.push(Awaited { first, count: span.count(), waits, permit });
     }
 
     /// A batch of writes is not in the log, or nobody knows.

@@ -44,7 +44,9 @@ impl Tail {
     pub(crate) fn read(&self, span: Span) -> Option<Batches> {
         let newest = self.batches.back()?;
         if newest.last() == span.last && newest.first().index == span.first_index() {
-            return Some(Batches::from_iter([newest.clone()]));
+            let mut found = Batches::new();
+            found.push(newest.clone());
+            return Some(found);
         }
         if span.first_index() < self.batches.front()?.first().index {
             return None;

@@ -19,7 +19,7 @@ use super::content::{Restored, has_panicked, read_header, restore, restored_by, 
 use super::node::Applies;
 use super::{Failure, Fired, KEPT_ROOM, Permit, WaitList, Waits};
 use crate::blame;
-use crate::driver::{ApplyJob, Input};
+use crate::driver::{ApplyJob, Awaited, Input};
 use crate::events::{NODE, SNAPSHOT};
 use crate::meters::{Depths, GroupMeters};
 use crate::session::SessionTable;
@@ -241,12 +241,13 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         }
     }
 
-    /// Remembers who waits for the entries of a proposal.
-    fn expect(&self, job: ApplyJob) {
-        let ApplyJob::Expect { first, count, waits, permit } = job else { return };
-        let end = first.index + count;
+    /// Remembers who waits for the entries of proposals.
+    fn expect(&self, awaited: &mut Vec<Awaited>) {
         let mut expected = self.expected.lock();
-        expected.push_back(Expected { first, end, next: first.index, waits, expired: false, permit });
+        for Awaited { first, count, waits, permit } in awaited.drain(..) {
+            let end = first.index + count;
+            expected.push_back(Expected { first, end, next: first.index, waits, expired: false, permit });
+        }
         self.awaited.store(true, Ordering::Release);
     }
 
@@ -281,7 +282,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         let mut machine = self.machine.lock();
         let before = machine.applied;
         let mut done = true;
-        while !self.over.load(Ordering::Acquire) {
+        while !self.over.load(Ordering::Acquire) && self.any.load(Ordering::Acquire) {
             let Some(job) = self.next_job(place, &mut done) else { break };
             let worked = catch_unwind(AssertUnwindSafe(|| self.work_one(job, &mut machine, fired)));
             let fatal = match worked {
@@ -318,21 +319,21 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// The next job that can be done in this place; clears `done` if there is one that cannot.
     fn next_job(&self, place: Place, done: &mut bool) -> Option<Job<S>> {
         let mut jobs = self.jobs.lock();
-        let Some(front) = jobs.front() else {
-            self.any.store(false, Ordering::Relaxed);
-            return None;
-        };
+        let front = jobs.front()?;
         let blocks = match front {
             Job::Read { .. } => false,
             Job::Driver(ApplyJob::Apply { batches, .. }) => batches.is_none(),
             Job::Visit(_) | Job::Driver(ApplyJob::Install { .. } | ApplyJob::Build) => true,
-            Job::Driver(ApplyJob::Expect { .. }) => false,
         };
         if blocks && place == Place::Here {
             *done = false;
             return None;
         }
-        jobs.pop_front()
+        let job = jobs.pop_front();
+        if jobs.is_empty() {
+            self.any.store(false, Ordering::Relaxed);
+        }
+        job
     }
 
     fn work_one(&self, job: Job<S>, machine: &mut Machine<S>, fired: &mut Fired) -> Result<(), Fatal> {
@@ -357,7 +358,6 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 machine.serve_parked();
             }
             Job::Driver(ApplyJob::Build) => self.build(machine),
-            Job::Driver(ApplyJob::Expect { .. }) => unreachable!("expectations do not enter the queue"),
         }
         Ok(())
     }
@@ -624,22 +624,26 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 }
 
 impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
-    fn push(&self, jobs: &mut Vec<ApplyJob>) {
+    fn push(&self, awaited: &mut Vec<Awaited>, jobs: &mut Vec<ApplyJob>) {
+        if !awaited.is_empty() {
+            self.expect(awaited);
+        }
         if jobs.is_empty() {
             return;
         }
         let mut queue = self.jobs.lock();
-        for mut job in jobs.drain(..) {
-            match &mut job {
-                ApplyJob::Expect { .. } => self.expect(job),
-                ApplyJob::Apply { batches, .. } => {
+        for job in jobs.iter_mut() {
+            // Written in place: a job is large.
+            queue.push_back(Job::Driver(match job {
+                ApplyJob::Apply { span, batches, since } => {
                     self.bound(batches);
-                    queue.push_back(Job::Driver(job));
+                    ApplyJob::Apply { span: *span, batches: batches.take(), since: *since }
                 }
-                ApplyJob::Install { .. } | ApplyJob::Build => queue.push_back(Job::Driver(job)),
-            }
+                job => std::mem::replace(job, ApplyJob::Build),
+            }));
         }
-        self.any.store(!queue.is_empty(), Ordering::Release);
+        jobs.clear();
+        self.any.store(true, Ordering::Release);
     }
 
     fn pump(&self) {

@@ -109,11 +109,8 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
     /// The next command, and its place in the log; `None` when there are no more. The one before must have been
     /// [answered](Self::respond).
     pub fn next_command(&mut self) -> Option<(EntryContext, S::Command)> {
-        if self.failed.is_some() {
-            return None;
-        }
-        if let Some(taken) = &self.taken {
-            self.failed = Some(format!("`apply_batch` took another command before it answered {}", taken.log_id));
+        if self.failed.is_some() || self.taken.is_some() {
+            self.refuse_another();
             return None;
         }
         loop {
@@ -121,18 +118,38 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
             if entry.log_id.index < self.first {
                 continue;
             }
-            match self.on_entry(&entry) {
-                Ok(Some(command)) => return Some(command),
-                Ok(None) => self.book.applied = entry.log_id,
-                Err(text) => {
-                    self.failed = Some(text);
-                    return None;
-                }
+            if entry.time != self.stamp.0 {
+                self.advance_time(entry.time);
             }
+            // Most entries are plain commands.
+            let session = match entry.kind {
+                EntryKind::Command => None,
+                _ => match self.on_other_entry(&entry) {
+                    Ok(Some(header)) => Some(header),
+                    Ok(None) => {
+                        self.book.applied = entry.log_id;
+                        continue;
+                    }
+                    Err(text) => {
+                        self.failed = Some(text);
+                        return None;
+                    }
+                },
+            };
+            return self.command(&entry, session);
+        }
+    }
+
+    /// It has failed, or the command before was not answered.
+    #[cold]
+    fn refuse_another(&mut self) {
+        if let (None, Some(taken)) = (&self.failed, &self.taken) {
+            self.failed = Some(format!("`apply_batch` took another command before it answered {}", taken.log_id));
         }
     }
 
     /// Answers the command that was taken last. Dropped if none is waiting for one.
+    #[inline]
     pub fn respond(&mut self, response: S::Response) {
         let Some(Taken { log_id, session }) = self.taken.take() else { return };
         if let Some(header) = session {
@@ -173,13 +190,15 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
         }
     }
 
-    /// Takes an entry in; gives the command that the state machine is to apply, if that is what it holds.
-    fn on_entry(&mut self, entry: &Entry<'a>) -> Result<Option<(EntryContext, S::Command)>, String> {
-        if entry.time != self.stamp.0 {
-            self.stamp = (entry.time, UNIX_EPOCH + Duration::from_nanos(entry.time));
-            self.book.time = self.book.time.max(entry.time);
-            self.book.sessions.advance(expiry_time(self.book.time));
-        }
+    /// The entries from here on have another time than those before.
+    fn advance_time(&mut self, time: u64) {
+        self.stamp = (time, UNIX_EPOCH + Duration::from_nanos(time));
+        self.book.time = self.book.time.max(time);
+        self.book.sessions.advance(expiry_time(self.book.time));
+    }
+
+    /// Takes in an entry that is no plain command; tells the header if it is a session's command to be applied.
+    fn on_other_entry(&mut self, entry: &Entry<'a>) -> Result<Option<SessionHeader>, String> {
         match entry.kind {
             // A caller may wait for it; nobody waits for the one that a leadership begins with.
             EntryKind::Blank => self.done(entry),
@@ -188,7 +207,7 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
                     .map_err(|error| format!("membership {}: {error}", entry.log_id))?;
                 self.book.membership_log_id = entry.log_id;
             }
-            EntryKind::Command => return self.command(entry, None).map(Some),
+            EntryKind::Command => unreachable!("the caller applies plain commands"),
             EntryKind::OpenSession | EntryKind::SessionCommand | EntryKind::KeepSessions | EntryKind::CloseSessions => {
                 return self.on_session_entry(entry);
             }
@@ -196,26 +215,29 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
         Ok(None)
     }
 
-    fn command(
-        &mut self,
-        entry: &Entry<'a>,
-        session: Option<SessionHeader>,
-    ) -> Result<(EntryContext, S::Command), String> {
+    /// Hands out the command of an entry. `None`: it cannot be decoded, so all of it failed.
+    #[inline]
+    fn command(&mut self, entry: &Entry<'a>, session: Option<SessionHeader>) -> Option<(EntryContext, S::Command)> {
         let skip = if session.is_some() { SESSION_HEADER_BYTES } else { 0 };
         let payload = entry.payload_at + skip..entry.payload_at + entry.payload.len();
-        let command = S::Command::decode_part(self.batch.bytes(), payload)
-            .map_err(|error| format!("command {}: {error}", entry.log_id))?;
+        let command = match S::Command::decode_part(self.batch.bytes(), payload) {
+            Ok(command) => command,
+            Err(error) => {
+                self.failed = Some(format!("command {}: {error}", entry.log_id));
+                return None;
+            }
+        };
         self.taken = Some(Taken { log_id: entry.log_id, session });
         let context = EntryContext { log_id: entry.log_id, time: self.stamp.1 };
         #[cfg(feature = "sim")]
         if let Some(Watch(watch)) = &mut self.watch {
             watch(context, &entry.payload[skip..]);
         }
-        Ok((context, command))
+        Some((context, command))
     }
 
     /// Takes in an entry about sessions: the table decides (law 22).
-    fn on_session_entry(&mut self, entry: &Entry<'a>) -> Result<Option<(EntryContext, S::Command)>, String> {
+    fn on_session_entry(&mut self, entry: &Entry<'a>) -> Result<Option<SessionHeader>, String> {
         let malformed = |error| format!("entry {} about sessions: {error}", entry.log_id);
         let at = LogPlace { index: entry.log_id.index, time: self.book.time };
         let sessions = &mut self.book.sessions;
@@ -240,7 +262,7 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
                 match sessions.command(at, header) {
                     Verdict::Answered(answer) => self.tell(entry.log_id, || answered(answer)),
                     Verdict::Refused(refusal) => self.refused(entry, refusal),
-                    Verdict::Apply => return self.command(entry, Some(header)).map(Some),
+                    Verdict::Apply => return Ok(Some(header)),
                 }
             }
             EntryKind::Blank | EntryKind::Command | EntryKind::Membership => {

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
 use crate::blame;
-use crate::driver::{ApplyJob, Completed, Driver, DriverParts, Effects, Input, Now};
+use crate::driver::{ApplyJob, Awaited, Completed, Driver, DriverParts, Effects, Input, Now};
 use crate::events::NODE;
 use crate::group::reads::ReadQueue;
 use crate::meters::{Depths, GroupMeters, Metered};
@@ -82,8 +82,8 @@ fn wall_nanos(wall: &WallClock) -> u64 {
 
 /// What the node, which knows no types, does with its apply queue.
 pub(crate) trait Applies: Send + Sync {
-    /// Takes jobs over, in order. Only enqueues.
-    fn push(&self, jobs: &mut Vec<ApplyJob>);
+    /// Takes jobs over, in order, and before them who waits for what they apply. Only enqueues.
+    fn push(&self, awaited: &mut Vec<Awaited>, jobs: &mut Vec<ApplyJob>);
     /// Works them off, here if that is cheap, else on another thread.
     fn pump(&self);
     /// Number of client sessions, and of answers kept for them.
@@ -367,10 +367,9 @@ impl Node {
     }
 
     fn pump(self: &Arc<Self>) {
-        let mut fired = Fired::default();
         for _ in 0..MAX_TURNS {
             self.word.swap(RUNNING, Ordering::AcqRel);
-            self.turn(&mut fired);
+            self.turn();
             if self.word.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 return;
             }
@@ -381,8 +380,8 @@ impl Node {
     }
 
     /// One turn, and what follows from it once the driver was let go.
-    fn turn(self: &Arc<Self>, fired: &mut Fired) {
-        let (fetch, ship, closed, news);
+    fn turn(self: &Arc<Self>) {
+        let (fetch, ship, closed, news, fired);
         {
             let mut seat = self.seat.lock();
             let seat = &mut *seat;
@@ -412,17 +411,17 @@ impl Node {
                 let reason = blame::reason(&*panic, ClosedReason::Internal);
                 effects.closed.get_or_insert(reason);
             }
-            self.applies.push(&mut effects.apply);
-            if !effects.fired.is_empty() {
-                std::mem::swap(fired, &mut effects.fired);
-            }
+            self.applies.push(&mut effects.awaited, &mut effects.apply);
+            fired = (!effects.fired.is_empty()).then(|| std::mem::take(&mut effects.fired));
             fetch = std::mem::take(&mut effects.fetch);
             ship = std::mem::take(&mut effects.ship);
             closed = effects.closed.take();
             news = self.look(seat, at);
             self.set_due(seat, at);
         }
-        fired.fire();
+        if let Some(mut fired) = fired {
+            fired.fire();
+        }
         self.applies.pump();
         fetch.into_iter().for_each(|fetch| self.fetch(fetch));
         ship.into_iter().for_each(|ship| self.ship(ship));
