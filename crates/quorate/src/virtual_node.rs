@@ -533,7 +533,9 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         self.applies.push(&mut self.effects.awaited, &mut self.effects.apply);
         std::mem::swap(&mut self.fired, &mut self.effects.fired);
         self.fired.fire();
-        self.applies.pump();
+        if let Some(applied) = self.applies.pump() {
+            self.shell.leave_applied(applied);
+        }
         for fetch in std::mem::take(&mut self.effects.fetch) {
             self.fetch(fetch);
         }

@@ -445,6 +445,7 @@ impl Driver {
         }
     }
 
+    #[inline(never)]
     fn on_input(&mut self, now: Now, input: Input, effects: &mut Effects) {
         match input {
             Input::Packet { from, incarnation, mut packet } => {
@@ -505,6 +506,7 @@ impl Driver {
     }
 
     /// Takes what the packet holds.
+    #[inline(never)]
     fn on_packet(
         &mut self,
         now: Now,
@@ -594,6 +596,7 @@ impl Driver {
     }
 
     /// Offers a batch of writes to the core: it is in the log, or refused, when this returns.
+    #[inline(never)]
     fn propose(&mut self, now: Now, taken: Taken, effects: &mut Effects) {
         if blame::storage(|| self.storage.is_full()) {
             return self.refuse(taken, &Failure::StorageFull, effects);
@@ -677,12 +680,7 @@ impl Driver {
                         }
                         reached = self.writes.completed(write).or(reached);
                     }
-                    Err(error) => {
-                        if self.writes.waits_for(write) {
-                            self.step(now, Event::PersistFailed(write), effects);
-                        }
-                        effects.closed.get_or_insert(ClosedReason::Storage(error));
-                    }
+                    Err(error) => self.on_failed_write(now, write, error, effects),
                 }
             }
             self.completions = completions;
@@ -690,6 +688,14 @@ impl Driver {
                 self.step(now, Event::Persisted(write), effects);
             }
         }
+    }
+
+    #[cold]
+    fn on_failed_write(&mut self, now: Now, write: WriteId, error: StorageError, effects: &mut Effects) {
+        if self.writes.waits_for(write) {
+            self.step(now, Event::PersistFailed(write), effects);
+        }
+        effects.closed.get_or_insert(ClosedReason::Storage(error));
     }
 
     /// The group is over: nobody is left without an answer.

@@ -13,20 +13,39 @@ use crate::{ChangeError, ClosedReason, InitializeError, LogWrite, SnapshotError}
 
 impl Driver {
     /// Leaves something meaningless where it takes what an action holds: actions are large, so none is moved.
+    ///
+    /// Not a part of the loop over them: there its many addresses would be computed for each step, whatever it asks for.
+    #[inline(never)]
     pub(super) fn perform(&mut self, now: Now, action: &mut Action, effects: &mut Effects) {
         match action {
             Action::Persist(write) => self.persist(now, write, effects),
             Action::Send { to, message: Message::AppendReply(reply) } => self.reply_to_append(*to, reply),
+            Action::SendEntries { to, header, span } => {
+                self.trips.sent(&self.meters, *to, header, now.at);
+                self.send_entries(*to, header, *span, effects);
+            }
+            Action::Apply(span) => {
+                let batches = self.tail.read(*span);
+                effects.apply.push(ApplyJob::Apply { span: *span, batches, since: now.at });
+            }
+            Action::Reply { request, outcome: Outcome::Proposed(span) } => {
+                debug_assert!(!self.waiting.contains_key(request), "proposals wait elsewhere");
+                self.proposed(now, *span, effects);
+            }
+            action => self.perform_rare(now, action, effects),
+        }
+    }
+
+    /// What no write asks for.
+    #[inline(never)]
+    fn perform_rare(&mut self, now: Now, action: &mut Action, effects: &mut Effects) {
+        match action {
             Action::Send { to, message } => {
                 if let Message::Append(append) = &message {
                     self.trips.sent(&self.meters, *to, &append.header, now.at);
                 }
                 let nothing = Message::ReadReply { request: RequestId(0), log_id: None };
                 self.send(*to, std::mem::replace(message, nothing));
-            }
-            Action::SendEntries { to, header, span } => {
-                self.trips.sent(&self.meters, *to, header, now.at);
-                self.send_entries(*to, header, *span, effects);
             }
             Action::SendSnapshot { to, header, at_least } => {
                 effects.ship.push(Ship { to: *to, header: *header, at_least: *at_least });
@@ -36,14 +55,6 @@ impl Driver {
                 None => self.caused.push_back(Event::SnapshotInstallFailed),
             },
             Action::BuildSnapshot => effects.apply.push(ApplyJob::Build),
-            Action::Apply(span) => {
-                let batches = self.tail.read(*span);
-                effects.apply.push(ApplyJob::Apply { span: *span, batches, since: now.at });
-            }
-            Action::Reply { request, outcome: Outcome::Proposed(span) } => {
-                debug_assert!(!self.waiting.contains_key(request), "proposals wait elsewhere");
-                self.proposed(now, *span, effects);
-            }
             Action::Reply { request, outcome } => {
                 self.reply(*request, std::mem::replace(outcome, Outcome::Unknown), effects);
             }
@@ -53,6 +64,9 @@ impl Driver {
                 self.tail.forget(upto.index);
             }
             Action::Note(note) => self.note(note, effects),
+            Action::Persist(_) | Action::SendEntries { .. } | Action::Apply(_) => {
+                unreachable!("the caller performs what writes ask for")
+            }
         }
     }
 
@@ -89,6 +103,18 @@ impl Driver {
 
     fn persist(&mut self, now: Now, write: &Write, effects: &mut Effects) {
         let op = match &write.op {
+            WriteOp::Append { span, source } => match self.bytes_of(now, *span, source) {
+                Some(batches) => {
+                    self.tail.append(&batches);
+                    LogWrite::Append(batches)
+                }
+                None => {
+                    // Without the bytes of an entry that the core counts on, this node must not go on.
+                    let text = format!("the bytes of entries {span:?} are not at hand");
+                    effects.closed.get_or_insert(ClosedReason::Internal(text));
+                    return;
+                }
+            },
             WriteOp::Vote(vote) => LogWrite::Vote(*vote),
             WriteOp::PromiseLease(lease) => LogWrite::PromiseLease(*lease),
             WriteOp::ForgetPromisedEnd => LogWrite::ForgetPromisedEnd,
@@ -105,18 +131,6 @@ impl Driver {
                 }
                 LogWrite::Reset { to, tail }
             }
-            WriteOp::Append { span, source } => match self.bytes_of(now, *span, source) {
-                Some(batches) => {
-                    self.tail.append(&batches);
-                    LogWrite::Append(batches)
-                }
-                None => {
-                    // Without the bytes of an entry that the core counts on, this node must not go on.
-                    let text = format!("the bytes of entries {span:?} are not at hand");
-                    effects.closed.get_or_insert(ClosedReason::Internal(text));
-                    return;
-                }
-            },
         };
         self.writes.submitted(write.id, now.at);
         blame::storage(|| self.storage.submit(self.group, write.id, op));

@@ -27,13 +27,16 @@ impl Tail {
 
     /// Adds what was appended to the log; forgets the oldest batches above the limit, never the newest.
     pub(crate) fn append(&mut self, batches: &Batches) {
-        for batch in batches {
-            if self.batches.back().is_some_and(|last| last.last().index + 1 != batch.first().index) {
-                self.clear();
-            }
-            self.bytes += cost(batch);
-            self.batches.push_back(batch.clone());
+        batches.iter().for_each(|batch| self.push(batch.clone()));
+    }
+
+    /// Adds a batch, as [`append`](Self::append).
+    pub(crate) fn push(&mut self, batch: Batch) {
+        if self.batches.back().is_some_and(|last| last.last().index + 1 != batch.first().index) {
+            self.clear();
         }
+        self.bytes += cost(&batch);
+        self.batches.push_back(batch);
         while self.bytes > self.max_bytes && self.batches.len() > 1 {
             self.pop_front();
         }

@@ -200,7 +200,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             jobs.push_back(job);
             self.any.store(true, Ordering::Release);
         }
-        self.pump();
+        if let Some(applied) = self.pump() {
+            self.tell_applied(applied);
+        }
     }
 
     /// Runs `read` now and here if the machine is cheap, free, and has applied `at`; else gives it back.
@@ -258,12 +260,26 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     // ---- working jobs off ----
 
-    fn work(&self, place: Place) {
+    fn work_apart(&self) {
+        if let Some(applied) = self.work(Place::Apart) {
+            self.tell_applied(applied);
+        }
+    }
+
+    fn tell_applied(&self, log_id: LogId) {
+        if let Some(shell) = self.shell() {
+            shell.leave_applied(log_id);
+        }
+    }
+
+    /// Works off what is in the queue, as far as this place allows; returns the last entry that was applied, if any was.
+    fn work(&self, place: Place) -> Option<LogId> {
+        let mut applied = None;
         // Most followers never answer anybody.
         let mut fired = if self.is_awaited() { std::mem::take(&mut *self.spare.lock()) } else { Fired::default() };
         loop {
             self.word.swap(RUNNING, Ordering::AcqRel);
-            if !self.work_off(place, &mut fired) {
+            if !self.work_off(place, &mut applied, &mut fired) {
                 // Another thread goes on; the word stays `RUNNING` for it.
                 break;
             }
@@ -275,10 +291,12 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             fired.shrink();
             *self.spare.lock() = fired;
         }
+        applied
     }
 
     /// Works off what is in the queue; returns whether all of it could be done in this place.
-    fn work_off(&self, place: Place, fired: &mut Fired) -> bool {
+    #[inline(never)]
+    fn work_off(&self, place: Place, newest: &mut Option<LogId>, fired: &mut Fired) -> bool {
         let mut machine = self.machine.lock();
         let before = machine.applied;
         let mut done = true;
@@ -293,6 +311,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             };
             // The state may be half changed: nobody sees it any more.
             self.over.store(true, Ordering::Release);
+            // The next pump has a look, and lets go of what came meanwhile.
+            self.any.store(true, Ordering::Release);
             self.tell(Input::Close(fatal));
         }
         if self.over.load(Ordering::Acquire) {
@@ -305,13 +325,15 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         self.session_counts.1.store(machine.book.sessions.answers(), Ordering::Relaxed);
         drop(machine);
         fired.fire();
-        if applied > before
-            && let Some(shell) = self.shell()
-        {
-            shell.leave_applied(applied);
+        if applied > before {
+            *newest = Some(applied);
         }
         if !done && let Some(me) = self.me.upgrade() {
-            self.spawn_blocking(Box::new(move || me.work(Place::Apart)));
+            if let Some(applied) = newest.take() {
+                // Before the other thread may have more to tell.
+                self.tell_applied(applied);
+            }
+            self.spawn_blocking(Box::new(move || me.work_apart()));
         }
         done
     }
@@ -336,6 +358,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         job
     }
 
+    #[inline(never)]
     fn work_one(&self, job: Job<S>, machine: &mut Machine<S>, fired: &mut Fired) -> Result<(), Fatal> {
         match job {
             Job::Read { at, read } if machine.applied.index >= at => read(&machine.state),
@@ -390,13 +413,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             if first > batch.last().index {
                 continue;
             }
-            let awaited = match self.is_awaited() {
-                true => {
-                    self.fail_replaced(batch, fired);
-                    self.awaited(batch)
-                }
-                false => None,
-            };
+            let awaited = if self.is_awaited() { self.awaited(batch, fired) } else { None };
             let Some((from, count)) = awaited else {
                 machine.apply(batch, first, None)?;
                 continue;
@@ -413,20 +430,13 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         Ok(())
     }
 
-    /// Index of the first entry of the batch that somebody waits for, and how many follow from there.
-    fn awaited(&self, batch: &Batch) -> Option<(u64, u64)> {
-        let expected = self.expected.lock();
+    /// Index of the first entry of the batch that somebody waits for, and how many follow from there; who waits for what
+    /// it replaced is told.
+    fn awaited(&self, batch: &Batch, fired: &mut Fired) -> Option<(u64, u64)> {
+        let mut expected = self.expected.lock();
+        fail_replaced(&mut expected, batch, fired);
         let head = expected.iter().find(|head| head.waits_for(batch))?;
         Some((head.next, batch.last().index + 1 - head.next.max(batch.first().index)))
-    }
-
-    /// Tells those whose place in the log another leader's entry took. By log matching none of the rest of such a
-    /// proposal can be committed either. Proposals of an earlier leadership with higher indexes stay, in front of
-    /// newer ones: nothing is known of them until something is committed there.
-    fn fail_replaced(&self, batch: &Batch, fired: &mut Fired) {
-        let last = batch.last();
-        let replaced = |head: &Expected| head.next <= last.index && head.first.leader_id != last.leader_id;
-        self.fail_those(replaced, &Failure::Replaced, fired);
     }
 
     /// Answers whoever waits for an entry of this batch.
@@ -525,17 +535,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// What became of awaited entries that a snapshot covers cannot be told.
     fn cover(&self, upto: LogId, fired: &mut Fired) {
         // Proposals of an earlier leadership, with higher indexes, may stand in front of covered ones.
-        self.fail_those(|head| head.next <= upto.index, &Failure::Unknown, fired);
-    }
-
-    /// Tells those whose proposal ends so, and waits for them no more.
-    fn fail_those(&self, ends: impl Fn(&Expected) -> bool, failure: &Failure, fired: &mut Fired) {
-        let mut expected = self.expected.lock();
-        while let Some(place) = expected.iter().position(&ends) {
-            let Some(head) = expected.remove(place) else { break };
-            head.waits.fail(head.cell(), failure, fired);
-            head.let_go(fired);
-        }
+        fail_those(&mut self.expected.lock(), |head| head.next <= upto.index, &Failure::Unknown, fired);
     }
 
     fn build(&self, machine: &Machine<S>) {
@@ -646,16 +646,19 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
         self.any.store(true, Ordering::Release);
     }
 
-    fn pump(&self) {
-        if !self.any.load(Ordering::Acquire) {
-            return;
+    fn pump(&self) -> Option<LogId> {
+        if !self.any.load(Ordering::Acquire) || self.word.swap(DIRTY, Ordering::AcqRel) != IDLE {
+            return None;
         }
-        if self.word.swap(DIRTY, Ordering::AcqRel) != IDLE {
-            return;
+        if self.inline {
+            return self.work(Place::Here);
         }
-        match (self.inline, self.me.upgrade()) {
-            (true, _) | (_, None) => self.work(Place::Here),
-            (false, Some(me)) => self.spawn_blocking(Box::new(move || me.work(Place::Apart))),
+        match self.me.upgrade() {
+            None => self.work(Place::Here),
+            Some(me) => {
+                self.spawn_blocking(Box::new(move || me.work_apart()));
+                None
+            }
         }
     }
 
@@ -694,6 +697,29 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
             let parked = std::mem::take(&mut machine.parked);
             fired.calls.push(Box::new(move || drop(parked)));
         }
+    }
+}
+
+/// Tells those whose place in the log another leader's entry took. By log matching none of the rest of such a proposal
+/// can be committed either. Proposals of an earlier leadership with higher indexes stay, in front of newer ones: nothing
+/// is known of them until something is committed there.
+fn fail_replaced(expected: &mut VecDeque<Expected>, batch: &Batch, fired: &mut Fired) {
+    let last = batch.last();
+    let replaced = |head: &Expected| head.next <= last.index && head.first.leader_id != last.leader_id;
+    fail_those(expected, replaced, &Failure::Replaced, fired);
+}
+
+/// Tells those whose proposal ends so, and waits for them no more.
+fn fail_those(
+    expected: &mut VecDeque<Expected>,
+    ends: impl Fn(&Expected) -> bool,
+    failure: &Failure,
+    fired: &mut Fired,
+) {
+    while let Some(place) = expected.iter().position(&ends) {
+        let Some(head) = expected.remove(place) else { break };
+        head.waits.fail(head.cell(), failure, fired);
+        head.let_go(fired);
     }
 }
 

@@ -84,8 +84,8 @@ fn wall_nanos(wall: &WallClock) -> u64 {
 pub(crate) trait Applies: Send + Sync {
     /// Takes jobs over, in order, and before them who waits for what they apply. Only enqueues.
     fn push(&self, awaited: &mut Vec<Awaited>, jobs: &mut Vec<ApplyJob>);
-    /// Works them off, here if that is cheap, else on another thread.
-    fn pump(&self);
+    /// Works them off, here if that is cheap, else on another thread. Returns what was applied here, if anything was.
+    fn pump(&self) -> Option<LogId>;
     /// Number of client sessions, and of answers kept for them.
     fn session_counts(&self) -> (u64, u64);
     /// What waits in it.
@@ -293,7 +293,11 @@ impl Node {
     /// Nobody waits for this: the next turn takes it, and with a leader there is one every heartbeat. If somebody
     /// watches the metrics, the next turn comes at once.
     fn leave_applied(&self, log_id: LogId) {
-        self.inbox.lock().applied = Some(log_id);
+        {
+            // Another thread may have told of more meanwhile.
+            let mut inbox = self.inbox.lock();
+            inbox.applied = inbox.applied.max(Some(log_id));
+        }
         if self.metrics.receiver_count() > 0 {
             self.step_there();
         }
@@ -366,9 +370,13 @@ impl Node {
         self.step_there();
     }
 
+    #[inline(never)]
     fn pump(self: &Arc<Self>) {
         for _ in 0..MAX_TURNS {
-            self.word.swap(RUNNING, Ordering::AcqRel);
+            // What made it dirty before is found by this turn.
+            if self.word.load(Ordering::Relaxed) != RUNNING {
+                self.word.swap(RUNNING, Ordering::AcqRel);
+            }
             self.turn();
             if self.word.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 return;
@@ -380,6 +388,7 @@ impl Node {
     }
 
     /// One turn, and what follows from it once the driver was let go.
+    #[inline(never)]
     fn turn(self: &Arc<Self>) {
         let (fetch, ship, closed, news, fired);
         {
@@ -422,7 +431,9 @@ impl Node {
         if let Some(mut fired) = fired {
             fired.fire();
         }
-        self.applies.pump();
+        if let Some(applied) = self.applies.pump() {
+            self.leave_applied(applied);
+        }
         fetch.into_iter().for_each(|fetch| self.fetch(fetch));
         ship.into_iter().for_each(|ship| self.ship(ship));
         if let Some(leader) = news.leader {

@@ -104,18 +104,22 @@ impl Fired {
 
     /// Whether there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
-        self.wakers.is_empty() && self.calls.is_empty() && self.permits.is_empty()
+        self.wakers.is_empty() && self.calls.is_empty() && self.lists.is_empty() && self.permits.is_empty()
     }
 
     /// Whether there is room that is worth keeping.
     pub(crate) fn has_room(&self) -> bool {
-        self.wakers.capacity() > 0 || self.calls.capacity() > 0 || self.permits.capacity() > 0
+        self.room() > 0
+    }
+
+    fn room(&self) -> usize {
+        let lists = self.lists.capacity();
+        self.wakers.capacity().max(self.calls.capacity()).max(self.permits.capacity()).max(lists)
     }
 
     /// Lets go of much room; called when it is empty.
     pub(crate) fn shrink(&mut self) {
-        let lists = self.lists.capacity();
-        if self.wakers.capacity().max(self.calls.capacity()).max(self.permits.capacity()).max(lists) > KEPT_ROOM {
+        if self.room() > KEPT_ROOM {
             *self = Self::default();
         }
     }

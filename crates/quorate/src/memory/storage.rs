@@ -55,7 +55,7 @@ impl Group {
     fn write(&mut self, op: LogWrite) {
         match op {
             LogWrite::Vote(vote) => self.vote = vote,
-            LogWrite::Append(batches) => self.log.append(&batches),
+            LogWrite::Append(batches) => batches.into_iter().for_each(|batch| self.log.push(batch)),
             LogWrite::Truncate { after } => self.log.truncate_after(after),
             LogWrite::Reset { to, tail } => {
                 match tail {
