@@ -72,7 +72,9 @@ fn puts(clients: u64, each: u64) -> Result<u64, Box<dyn Error>> {
 }
 
 /// Does something with the leader of a cluster.
-fn with_leader(work: impl FnOnce(&Runtime, &Raft<Machine>) -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+fn with_leader(
+    work: impl FnOnce(&Runtime, &Raft<Machine>) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let network = MemoryNetwork::fused();
     let (nodes, leader) = run(&runtime, start(&network))?;
