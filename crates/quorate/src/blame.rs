@@ -4,10 +4,11 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::group::panic_text;
-use crate::{ClosedReason, StorageError, StorageErrorKind};
+use crate::{ClosedReason, StartError, StorageError, StorageErrorKind};
 
 thread_local! {
     /// Who panics on this thread, until that is caught.
@@ -31,6 +32,43 @@ fn blame<T>(culprit: Culprit, call: impl FnOnce() -> T) -> T {
 /// Calls a log or snapshot store; if it panics, [`reason`] says so.
 pub(crate) fn storage<T>(call: impl FnOnce() -> T) -> T {
     blame(Culprit::Storage, call)
+}
+
+/// Calls a store for no group; a panic is its error.
+pub(crate) fn stored<T>(call: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(&panic_text(&*panic))))
+}
+
+/// What a store reads and writes snapshots with: its panics are the store's, also where a state machine calls it.
+pub(crate) struct Stored<T>(pub(crate) T);
+
+impl<T: Read> Read for Stored<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        storage(|| self.0.read(buffer))
+    }
+}
+
+impl<T: Write> Write for Stored<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        storage(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        storage(|| self.0.flush())
+    }
+}
+
+/// Whether the panic that was just caught on this thread is a storage's or a network's.
+pub(crate) fn is_known() -> bool {
+    BLAMED.get().is_some()
+}
+
+/// Calls user code while a host or a group is started; a panic says whose it was, and nothing runs.
+pub(crate) fn at_start<T>(call: impl FnOnce() -> T) -> Result<T, StartError> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let machine = |text| ClosedReason::StateMachine(format!("it panicked: {text}"));
+        StartError::Panicked(reason(&*panic, machine).to_string())
+    })
 }
 
 /// Calls a network; if it panics, [`reason`] says so.

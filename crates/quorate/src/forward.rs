@@ -45,10 +45,13 @@ pub(crate) fn written<R: Payload>(
 /// What the forwarding node makes of it. `asked` was asked; `only`: for this leader.
 pub(crate) fn told<R: Payload>(written: Written, asked: NodeId, only: Option<LeaderId>) -> Attempt<R> {
     match written {
-        Written::Applied { log_id, response } => match R::decode(response) {
-            Ok(response) => Ok((log_id, response)),
-            Err(error) => Err(Stop::Error(ClientWriteError::Response { log_id, error })),
-        },
+        Written::Applied { log_id, response } => {
+            let decoded = catch_unwind(AssertUnwindSafe(|| R::decode(response)));
+            match decoded.unwrap_or_else(|_| Err(PayloadError("decoding it panicked".into()))) {
+                Ok(response) => Ok((log_id, response)),
+                Err(error) => Err(Stop::Error(ClientWriteError::Response { log_id, error })),
+            }
+        }
         Written::NotLeader { leader } => Err(Stop::Failed(Failure::NotLeader(leader))),
         Written::OtherLeader { leader } => Err(Stop::Failed(match only {
             Some(wanted) => Failure::OtherLeader { wanted, leader },

@@ -11,6 +11,7 @@ use quorate_net::TlsOptions;
 use quorate_net::{DialedBy, Handler, LocalIdentity, NetError, PeerHello, ReceivedData, Transport, TransportOptions};
 use quorate_wire::Packet;
 
+use crate::blame;
 use crate::{
     Identity, IdentityStore, Inbound, OutgoingSnapshot, PeerRefused, RaftNetwork, ReceivedSnapshot, SnapshotData,
     SnapshotSource, StartError, TlsFiles,
@@ -153,7 +154,12 @@ impl Handler for Arrivals {
     }
 
     fn check_peer(&self, peer: &PeerHello) -> Result<(), PeerRefused> {
-        self.identity.record_peer(peer.node, peer.incarnation, &peer.starts)?;
+        let record = || self.identity.record_peer(peer.node, peer.incarnation, &peer.starts);
+        // Who cannot write down whom it met must not go on as if it had (law 15).
+        blame::stored(|| Ok(record())).unwrap_or_else(|panicked| {
+            Err(format!("cannot write down that node {} was seen: the identity store failed: {panicked}", peer.node)
+                .into())
+        })?;
         if peer.cluster == ClusterId(0) && peer.dialed_by == DialedBy::Us {
             self.inbound.on_blank_peer(peer.node);
         }
@@ -162,6 +168,69 @@ impl Handler for Arrivals {
 
     fn on_older_copy(&self, peer: NodeId, text: &str) {
         // Its groups are told by their log, which has failed; whoever comes second is told that.
-        let _ = self.identity.note_older_copy(peer, text);
+        let _ = blame::stored(|| self.identity.note_older_copy(peer, text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::{LeaderIdMode, Starts};
+    use quorate_net::Lane;
+
+    use super::*;
+    use crate::StorageError;
+
+    /// Nothing arrives.
+    struct Nobody;
+
+    impl Inbound for Nobody {
+        fn on_packet(&self, _from: NodeId, _incarnation: Incarnation, _packet: Packet) {}
+        fn on_call(&self, _from: NodeId, _body: Bytes) {}
+        fn on_refused(&self, _peer: NodeId) {}
+        fn on_lost(&self, _to: NodeId) {}
+        fn on_snapshot(&self, _from: NodeId, _incarnation: Incarnation, _snapshot: ReceivedSnapshot) {}
+    }
+
+    /// Panics whenever it is to keep something.
+    struct Broken;
+
+    impl IdentityStore for Broken {
+        fn identity(&self) -> Identity {
+            unreachable!("nobody asks who this is")
+        }
+
+        fn set_cluster(&self, _cluster: ClusterId, _mode: LeaderIdMode) -> Result<(), StorageError> {
+            unreachable!("no cluster is made")
+        }
+
+        fn record_peer(&self, _: NodeId, _: Incarnation, _: &Starts) -> Result<(), PeerRefused> {
+            panic!("the test asked for it");
+        }
+
+        fn note_older_copy(&self, _peer: NodeId, _text: &str) -> Result<(), StorageError> {
+            panic!("the test asked for it");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_recorded_is_refused_whatever_becomes_of_the_store() {
+        let arrivals = Arrivals { inbound: Arc::new(Nobody), identity: Arc::new(Broken) };
+        let hello = PeerHello {
+            cluster: ClusterId(1),
+            node: NodeId(2),
+            incarnation: Incarnation(3),
+            starts: Starts::counted(1),
+            mode: LeaderIdMode::Advanced,
+            features: 0,
+            lane: Lane::Control,
+            dialed_by: DialedBy::Us,
+        };
+        let refused = arrivals.check_peer(&hello).unwrap_err();
+        assert!(
+            !refused.older_copy && refused.text.ends_with("it panicked: the test asked for it"),
+            "{}",
+            refused.text
+        );
+        arrivals.on_older_copy(NodeId(2), "an older copy");
     }
 }

@@ -8,16 +8,18 @@ mod identity;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::PATIENCE;
 use identity::FixedIdentity;
 use quorate::{
-    CatchUp, Checkpoint, ClosedReason, ClusterId, Commands, Completions, Config, GroupId, Host, Identity, Inbound,
-    Incarnation, LastApplied, LeaderIdMode, LogId, LogWrite, MemoryEndpoint, MemoryNetwork, MemorySnapshots,
-    MemoryStorage, Node, NodeId, OutgoingSnapshot, Packet, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine,
-    ReceivedContent, Recovered, SendOutcome, SnapshotData, SnapshotMeta, SnapshotStore, SnapshotWriter, Span,
+    CatchUp, Checkpoint, ClientWriteError, ClosedReason, ClusterId, Commands, Completions, Config, GroupId, Host,
+    Identity, IdentityStore, Inbound, Incarnation, InitializeError, LastApplied, LeaderIdMode, LogId, LogWrite,
+    MemoryEndpoint, MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, OutgoingSnapshot, Packet, Payload,
+    PayloadError, PeerRefused, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, ReceivedContent, Recovered,
+    SendOutcome, SessionError, SessionOptions, SnapshotData, SnapshotMeta, SnapshotStore, SnapshotWriter, Span,
     StartError, Starts, Storage, StorageError, StorageErrorKind, StoredSnapshot, WriteId,
 };
 
@@ -58,6 +60,88 @@ impl RaftLogStorage for Log {
         self.1.at(group, "purge");
         self.0.purge(group, upto);
     }
+
+    fn give_up(&self, group: GroupId) -> Result<LogId, StorageError> {
+        self.1.at(group, "give_up");
+        self.0.give_up(group)
+    }
+
+    fn close(&self) {
+        self.1.at(GroupId(2), "close");
+        self.0.close();
+    }
+}
+
+/// What a store reads or writes a snapshot with.
+struct Bytes<T>(T, GroupId, Trap);
+
+impl<T: Read> Read for Bytes<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.2.at(self.1, "read of a snapshot");
+        self.0.read(buffer)
+    }
+}
+
+impl<T: Write> Write for Bytes<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.2.at(self.1, "write of a snapshot");
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl SnapshotWriter for Bytes<Box<dyn SnapshotWriter>> {
+    fn commit(self: Box<Self>) -> Result<(), StorageError> {
+        self.2.at(self.1, "commit");
+        self.0.commit()
+    }
+}
+
+impl ReceivedContent for Bytes<Box<dyn ReceivedContent>> {
+    fn meta(&self) -> &SnapshotMeta {
+        self.0.meta()
+    }
+
+    fn content(&self) -> io::Result<Box<dyn Read + Send>> {
+        self.2.at(self.1, "content");
+        Ok(Box::new(Bytes(self.0.content()?, self.1, self.2.clone())))
+    }
+
+    fn adopt(self: Box<Self>) -> Result<(), StorageError> {
+        self.2.at(self.1, "adopt");
+        self.0.adopt()
+    }
+}
+
+/// Also notes that it was closed.
+struct Who(FixedIdentity, Trap, Arc<AtomicBool>);
+
+impl IdentityStore for Who {
+    fn identity(&self) -> Identity {
+        self.1.at(GroupId(2), "identity");
+        self.0.identity()
+    }
+
+    fn set_cluster(&self, cluster: ClusterId, mode: LeaderIdMode) -> Result<(), StorageError> {
+        self.1.at(GroupId(2), "set_cluster");
+        self.0.set_cluster(cluster, mode)
+    }
+
+    fn record_peer(&self, peer: NodeId, incarnation: Incarnation, starts: &Starts) -> Result<(), PeerRefused> {
+        self.0.record_peer(peer, incarnation, starts)
+    }
+
+    fn has_met_peers(&self) -> bool {
+        self.1.at(GroupId(2), "has_met_peers");
+        true
+    }
+
+    fn close(&self) {
+        self.2.store(true, Ordering::SeqCst);
+    }
 }
 
 struct Snapshots(MemorySnapshots, Trap);
@@ -65,7 +149,7 @@ struct Snapshots(MemorySnapshots, Trap);
 impl SnapshotStore for Snapshots {
     fn create(&self, group: GroupId, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
         self.1.at(group, "create");
-        self.0.create(group, meta)
+        Ok(Box::new(Bytes(self.0.create(group, meta)?, group, self.1.clone())))
     }
 
     fn latest(&self, group: GroupId) -> Result<Option<Box<dyn StoredSnapshot>>, StorageError> {
@@ -75,7 +159,7 @@ impl SnapshotStore for Snapshots {
 
     fn receive(&self, group: GroupId, data: SnapshotData) -> Result<Box<dyn ReceivedContent>, StorageError> {
         self.1.at(group, "receive");
-        self.0.receive(group, data)
+        Ok(Box::new(Bytes(self.0.receive(group, data)?, group, self.1.clone())))
     }
 }
 
@@ -83,7 +167,13 @@ struct Network(MemoryEndpoint, Trap);
 
 impl RaftNetwork for Network {
     fn start(&self, inbound: Arc<dyn Inbound>) {
+        self.1.at(GroupId(2), "start");
         self.0.start(inbound);
+    }
+
+    fn set_cluster(&self, cluster: ClusterId) {
+        self.1.at(GroupId(2), "the network's set_cluster");
+        self.0.set_cluster(cluster);
     }
 
     fn set_address(&self, node: NodeId, address: &str) {
@@ -171,26 +261,34 @@ impl RaftStateMachine for Words {
     }
 }
 
-/// A host with traps in what it is made of.
-async fn host(network: &MemoryNetwork, id: u64, of: u64, trap: &Trap) -> Host {
-    let incarnation = Incarnation(u128::from(id));
+/// What a host is made of, with traps in it.
+fn storage(id: u64, trap: &Trap) -> Storage {
     let identity = Identity {
         cluster: ClusterId(0),
         node: NodeId(id),
-        incarnation,
+        incarnation: Incarnation(u128::from(id)),
         starts: Starts::counted(1),
         mode: LeaderIdMode::Advanced,
     };
-    let storage = Storage {
+    Storage {
         log: Arc::new(Log(MemoryStorage::new(), trap.clone())),
         snapshots: Arc::new(Snapshots(MemorySnapshots::new(), trap.clone())),
-        identity: Arc::new(FixedIdentity::new(identity)),
-    };
+        identity: Arc::new(Who(FixedIdentity::new(identity), trap.clone(), Arc::default())),
+    }
+}
+
+async fn open(network: &MemoryNetwork, id: u64, of: u64, trap: &Trap, storage: Storage) -> Result<Host, StartError> {
     // What was written just now is not at hand; elections come soon.
     let config = Config { snapshot_entries: 0, keep_entries: 0, tail_cache_bytes: 1, ..Config::default() };
     let members = (1..=of).map(|id| (NodeId(id), Node::at(format!("memory:{id}"))));
     let builder = Host::builder(id).listen(format!("memory:{id}")).peers(members).config(config).storage(storage);
-    builder.network(Arc::new(Network(network.endpoint(id, incarnation), trap.clone()))).open().await.unwrap()
+    let endpoint = network.endpoint(id, Incarnation(u128::from(id)));
+    builder.network(Arc::new(Network(endpoint, trap.clone()))).open().await
+}
+
+/// A host with traps in what it is made of.
+async fn host(network: &MemoryNetwork, id: u64, of: u64, trap: &Trap) -> Host {
+    open(network, id, of, trap, storage(id, trap)).await.unwrap()
 }
 
 async fn group(host: &Host, id: u64, machine: Words) -> Raft<Words> {
@@ -212,7 +310,7 @@ fn word(word: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storage_that_panics_ends_the_group_it_worked_for() {
-    for place in ["submit", "purge", "create"] {
+    for place in ["submit", "purge", "create", "write of a snapshot", "commit"] {
         let trap = Trap::default();
         let (host, steady, fragile) = two_groups(&trap, Words::default()).await;
         fragile.client_write(word("a")).await.unwrap();
@@ -233,7 +331,7 @@ async fn a_storage_that_panics_ends_the_group_it_worked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn user_code_that_panics_at_the_start_is_named_and_the_host_goes_on() {
-    for place in ["recover", "last_applied", "applies_inline"] {
+    for place in ["recover", "last_applied", "applies_inline", "has_met_peers"] {
         let trap = Trap::default();
         let host = host(&MemoryNetwork::new(), 1, 1, &trap).await;
         let steady = group(&host, 1, Words::default()).await;
@@ -353,4 +451,197 @@ async fn a_network_that_panics_on_a_call_leaves_its_outcome_unknown() {
     trap.set("shutdown");
     second.shutdown().await;
     first.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_panics_on_a_leaders_snapshot_ends_the_group_that_takes_it_in() {
+    for durable in [false, true] {
+        for place in ["receive", "content", "read of a snapshot", "adopt", "latest"] {
+            // A machine that keeps its state itself is handed what was adopted; another one what was received.
+            let only_here = match place {
+                "content" | "read of a snapshot" => !durable,
+                "latest" => durable,
+                _ => true,
+            };
+            if !only_here {
+                continue;
+            }
+            let trap = Trap::default();
+            let network = MemoryNetwork::new();
+            let (first, second) = (host(&network, 1, 1, &Trap::default()).await, host(&network, 2, 0, &trap).await);
+            let leading = group(&first, 2, Words::default()).await;
+            leading.wait(PATIENCE).leader().await.unwrap();
+            leading.client_write(word("a")).await.unwrap();
+            let last = leading.trigger().snapshot().await.unwrap();
+            leading.trigger().purge_log(last.index).await.unwrap();
+            let newcomer = group(&second, 2, Words { durable, ..Words::default() }).await;
+            trap.set(place);
+            leading.add_learner(2, Node::at("memory:2"), CatchUp::Skip).await.unwrap();
+            let reason = newcomer.closed().await;
+            assert!(reason.to_string().contains(&format!("panicked: the trap in {place}")), "{place}: {reason}");
+            // Where the machine was to be handed what is gone, nobody knows what it holds.
+            assert!(matches!(reason, ClosedReason::Storage(_)), "{place}: {reason:?}");
+            second.shutdown().await;
+            first.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_panics_while_a_host_is_opened_is_named() {
+    for (place, part) in [("identity", "its log storage failed"), ("start", "its network failed")] {
+        let trap = Trap::default();
+        trap.set(place);
+        let network = MemoryNetwork::new();
+        let error = open(&network, 1, 1, &trap, storage(1, &trap)).await.unwrap_err();
+        assert!(matches!(error, StartError::Panicked(_)), "{place}: {error:?}");
+        assert_eq!(error.to_string(), format!("cannot start: {part}: it panicked: the trap in {place}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_panics_when_it_is_given_up_is_named() {
+    let (trap, network) = (Trap::default(), MemoryNetwork::new());
+    let kept = storage(1, &trap);
+    let first = open(&network, 1, 1, &trap, kept.clone()).await.unwrap();
+    let raft = group(&first, 2, Words::default()).await;
+    raft.wait(PATIENCE).leader().await.unwrap();
+    raft.client_write(word("a")).await.unwrap();
+    let last = raft.trigger().snapshot().await.unwrap();
+    raft.trigger().purge_log(last.index).await.unwrap();
+    first.shutdown().await;
+    // The snapshot that the log begins after is gone.
+    let lost = Storage { snapshots: Arc::new(MemorySnapshots::new()), ..kept };
+    trap.set("give_up");
+    let again = open(&network, 1, 1, &trap, lost).await.unwrap();
+    let error = again.group(GroupId(2)).start(Words::default()).await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot start: its log storage failed: it panicked: the trap in give_up");
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_panics_while_a_cluster_is_made_fails_the_call_or_is_told() {
+    let (trap, network) = (Trap::default(), MemoryNetwork::new());
+    let host = host(&network, 1, 0, &trap).await;
+    let raft = group(&host, 1, Words::default()).await;
+    let members = BTreeMap::from([(NodeId(1), Node::at("memory:1"))]);
+    trap.set("set_cluster");
+    let Err(InitializeError::Storage(error)) = raft.initialize(members.clone()).await else { unreachable!("no error") };
+    assert_eq!(error.to_string(), "it panicked: the trap in set_cluster");
+    assert!(!raft.is_initialized());
+    // Who only has to be told is not asked for leave.
+    trap.set("the network's set_cluster");
+    raft.initialize(members).await.unwrap();
+    raft.wait(PATIENCE).leader().await.unwrap();
+    assert_eq!(raft.client_write(word("a")).await.unwrap().response, 1);
+    host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_panics_when_it_is_closed_keeps_nothing_else_open() {
+    let (trap, network, closed) = (Trap::default(), MemoryNetwork::new(), Arc::new(AtomicBool::new(false)));
+    let parts = storage(1, &trap);
+    let identity = Who(FixedIdentity::new(parts.identity.identity()), trap.clone(), Arc::clone(&closed));
+    let host = open(&network, 1, 1, &trap, Storage { identity: Arc::new(identity), ..parts }).await.unwrap();
+    trap.set("close");
+    host.shutdown().await;
+    assert!(closed.load(Ordering::SeqCst));
+}
+
+/// Text that panics when it says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Touchy(String);
+
+impl Payload for Touchy {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), PayloadError> {
+        assert_ne!(self.0, "!encode", "the trap in encode");
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(())
+    }
+
+    fn decode(bytes: bytes::Bytes) -> Result<Self, PayloadError> {
+        assert_ne!(&bytes[..], b"decode", "the trap in decode");
+        String::from_utf8(bytes.into()).map(Self).map_err(|error| PayloadError(error.to_string()))
+    }
+}
+
+/// Answers what it is asked to.
+#[derive(Default)]
+struct Parrot;
+
+impl RaftStateMachine for Parrot {
+    type Command = Touchy;
+    type Response = Touchy;
+
+    fn apply(&mut self, command: Touchy) -> Touchy {
+        Touchy(command.0.trim_start_matches("answer ").to_owned())
+    }
+
+    fn snapshot(&self, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn restore(_input: &mut dyn Read) -> io::Result<Self> {
+        Ok(Self)
+    }
+}
+
+fn touchy(text: &str) -> Touchy {
+    Touchy(text.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_and_answers_that_panic_when_they_are_encoded_or_decoded() {
+    let network = MemoryNetwork::new();
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        let config = Config { write_timeout: Duration::from_secs(2), ..Config::default() };
+        let builder = Raft::builder(id).peer_ids(1..=3).in_memory(&network).config(config);
+        nodes.push(builder.start(Parrot).await.unwrap());
+    }
+    for node in &nodes {
+        node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
+    }
+    let leader = nodes[0].wait(PATIENCE).leader().await.unwrap();
+    let leading = nodes.iter().find(|node| node.node_id() == leader).unwrap();
+    let other = nodes.iter().find(|node| node.node_id() != leader).unwrap();
+
+    // A command that the leader cannot decode enters no log; an answer that cannot travel leaves its writer in doubt.
+    let refused = other.client_write(touchy("decode")).await.unwrap_err();
+    assert_eq!(refused, ClientWriteError::Encode(PayloadError("decoding it panicked".into())));
+    let unreadable = other.client_write(touchy("answer decode")).await.unwrap_err();
+    assert!(matches!(unreadable, ClientWriteError::Response { .. }), "{unreadable}");
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    other.write(touchy("answer decode")).send_then(move |ended| drop(tell.send(ended))).unwrap();
+    assert!(matches!(told.recv().await.unwrap(), Err(ClientWriteError::Response { .. })), "who sent it is told");
+    assert_eq!(other.client_write(touchy("answer !encode")).await, Err(ClientWriteError::OutcomeUnknown));
+
+    // The answer that is kept of a session's command.
+    let session = leading.open_session(SessionOptions::default()).await.unwrap();
+    let mut pending = session.prepare(touchy("answer decode")).await.unwrap();
+    assert_eq!(pending.send().await.unwrap().response, touchy("decode"));
+    let again = pending.send().await.unwrap_err();
+    assert!(matches!(again, SessionError::Write(ClientWriteError::Response { .. })), "{again}");
+    drop(pending);
+    for node in &nodes {
+        assert!(node.client_write(touchy("fine")).await.is_ok(), "everybody goes on");
+    }
+
+    // Nobody can apply what is in the log and cannot be decoded.
+    assert_eq!(leading.client_write(touchy("decode")).await, Err(ClientWriteError::OutcomeUnknown));
+    let ClosedReason::StateMachine(text) = leading.closed().await else { unreachable!("another reason") };
+    assert!(text.starts_with("it panicked: ") && text.contains("the trap in decode"), "{text}");
+    for node in &nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_panics_when_a_session_keeps_it_ends_the_group() {
+    let raft = Raft::builder(1).peer_ids([1]).in_memory(&MemoryNetwork::new()).start(Parrot).await.unwrap();
+    raft.wait(PATIENCE).leader().await.unwrap();
+    let session = raft.open_session(SessionOptions::default()).await.unwrap();
+    assert!(session.write(touchy("answer !encode")).await.is_err());
+    let ClosedReason::StateMachine(text) = raft.closed().await else { unreachable!("another reason") };
+    assert!(text.contains("the trap in encode"), "{text}");
 }

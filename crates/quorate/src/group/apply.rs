@@ -477,7 +477,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         )
         .entered();
         let received = blame::storage(|| self.snapshots.receive(self.group, data)).and_then(|received| {
-            match received.meta() == &meta {
+            match blame::storage(|| received.meta() == &meta) {
                 true => Ok(received),
                 false => {
                     let text = "a received snapshot holds something else than its header said";
@@ -490,7 +490,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 .and_then(|received| blame::storage(|| received.adopt()))
                 .map(|()| self.install_kept(machine, &meta)),
             false => received.and_then(|received| {
-                let restored = match restore(&mut *blame::storage(|| received.content())?) {
+                let restored = match restore(&mut blame::Stored(blame::storage(|| received.content())?)) {
                     Ok(restored) => restored,
                     // The old state stands; but a machine that panics is not asked again and again.
                     Err(error) if has_panicked(&error) => return Ok(Err(error)),
@@ -525,10 +525,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// holds: the group is over, and the next start installs the snapshot again.
     fn install_kept(&self, machine: &mut Machine<S>, meta: &SnapshotMeta) -> std::io::Result<()> {
         let stored = blame::storage(|| self.snapshots.latest(self.group)).map_err(std::io::Error::other)?;
-        let Some(stored) = stored.filter(|stored| stored.meta() == meta) else {
+        let Some(stored) = stored.filter(|stored| blame::storage(|| stored.meta() == meta)) else {
             return Err(std::io::Error::other("the snapshot that was kept is no longer the newest"));
         };
-        machine.book = install_into(&mut machine.state, &mut *blame::storage(|| stored.content())?, meta)?;
+        let mut content = blame::Stored(blame::storage(|| stored.content())?);
+        machine.book = install_into(&mut machine.state, &mut content, meta)?;
         Ok(())
     }
 
@@ -579,11 +580,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         .entered();
         let began = self.meters.now();
         let created = blame::storage(|| self.snapshots.create(self.group, meta))?;
-        let mut out = BufWriter::with_capacity(1 << 16, created);
+        let mut out = BufWriter::with_capacity(1 << 16, blame::Stored(created));
         write_header(&mut out, time, sessions)?;
         write(&mut out)?;
         let written = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        blame::storage(|| written.commit())?;
+        blame::storage(|| written.0.commit())?;
         self.meters.snapshots_built.add(1);
         self.meters.enter_since(&self.meters.snapshot_build, began);
         Ok(())

@@ -1,6 +1,7 @@
 //! [`Commands`]: what a state machine is handed to apply, entry by entry.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_core::{Bug, LogId, bug};
@@ -285,8 +286,10 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
 fn answered<R: Payload>(answer: Answer) -> Applied<R> {
     let Answer { log_id, response } = answer;
     let unreadable = || Failure::Session(SessionOutcome::Unreadable(log_id));
-    let response = R::decode(response.ok_or_else(unreadable)?).map_err(|_| unreadable())?;
-    Ok((log_id, response))
+    let response = response.ok_or_else(unreadable)?;
+    // It was applied long ago: a panic is no reason to end the group, and would end the next leader's as well.
+    let decoded = catch_unwind(AssertUnwindSafe(|| R::decode(response)));
+    Ok((log_id, decoded.ok().and_then(Result::ok).ok_or_else(unreadable)?))
 }
 
 /// The time by which sessions expire: the log's.

@@ -3,13 +3,13 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use quorate_core::{Bug, bug};
 
 use super::node::panic_text;
-use crate::RaftStateMachine;
 use crate::session::{SessionLimits, SessionTable};
+use crate::{RaftStateMachine, blame};
 
 /// Starts the content of every snapshot: magic and version.
 const MAGIC: [u8; 8] = *b"QRMsnap\x02";
@@ -68,9 +68,13 @@ pub(crate) fn read_header(content: &mut dyn Read) -> io::Result<(u64, SessionTab
     Ok((time, sessions))
 }
 
-/// What user code that restores, installs or opens a state gives; a panic is an error.
+/// What user code that restores, installs or opens a state gives; a panic is an error. One of the store that it reads
+/// from goes on to whoever says why the group ends.
 pub(crate) fn restored_by<T>(user: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(user)).unwrap_or_else(|panic| Err(io::Error::other(Panicked(panic_text(&*panic)))))
+    catch_unwind(AssertUnwindSafe(user)).unwrap_or_else(|panic| match blame::is_known() {
+        true => resume_unwind(panic),
+        false => Err(io::Error::other(Panicked(panic_text(&*panic)))),
+    })
 }
 
 /// Whether it is a panic that [`restored_by`] made an error.

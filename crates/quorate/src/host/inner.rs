@@ -95,7 +95,7 @@ impl HostInner {
         let incoming = builder.data_dir.as_ref().map(|directory| directory.join("received"));
         let meters = Arc::new(HostMeters::new(builder.id));
         let (storage, on_shutdown) = open_storage(&mut builder, &runtime, &meters).await?;
-        let identity = storage.identity.identity();
+        let identity = blame::at_start(|| blame::storage(|| storage.identity.identity()))?;
         check_identity(&identity, builder.id, &builder.config)?;
         let mut address = builder.peers.get(&builder.id).map(|node| node.address.clone()).unwrap_or_default();
         if let (true, Some(listen)) = (address.is_empty(), &builder.listen) {
@@ -153,7 +153,11 @@ impl HostInner {
             on_shutdown: Mutex::new(on_shutdown),
         });
         host.registry.add_host(&host.meters);
-        host.network.start(Arc::new(Arrivals(Arc::clone(&host))));
+        let arrivals = Arc::new(Arrivals(Arc::clone(&host)));
+        if let Err(error) = blame::at_start(|| blame::network(|| host.network.start(arrivals))) {
+            host.shutdown().await;
+            return Err(error);
+        }
         Ok(host)
     }
 
@@ -168,7 +172,7 @@ impl HostInner {
     pub(crate) async fn adopt(self: &Arc<Self>, cluster: ClusterId) -> Result<(), StorageError> {
         let host = Arc::clone(self);
         let adopt = move || {
-            host.storage.identity.set_cluster(cluster, host.config.leader_id_mode)?;
+            blame::stored(|| host.storage.identity.set_cluster(cluster, host.config.leader_id_mode))?;
             *host.cluster.write() = cluster;
             host.blank.store(false, Ordering::Release);
             blame::told((), || host.network.set_cluster(cluster));
@@ -435,8 +439,9 @@ async fn open_storage(
         (Some(storage), _) => {
             let Storage { log, identity, .. } = storage.clone();
             let close = move || {
-                log.close();
-                identity.close();
+                // Each is closed whatever becomes of the other.
+                let _ = blame::stored(|| Ok(log.close()));
+                let _ = blame::stored(|| Ok(identity.close()));
             };
             Ok((storage, vec![Box::new(close)]))
         }

@@ -56,12 +56,12 @@ pub(super) fn load<S: RaftStateMachine>(
             name: "snapshot_damaged", target: STORAGE, node = me.0, group = group.0, error = %newest.error,
             "a snapshot is damaged; it is put aside"
         );
-        if !disks.snapshots.set_aside(group, damaged.len())? {
+        if !blame::storage(|| disks.snapshots.set_aside(group, damaged.len()))? {
             return Err(newest.error.clone().into());
         }
     }
     if !reached {
-        let promised = disks.log.give_up(group)?;
+        let promised = blame::storage(|| disks.log.give_up(group))?;
         tracing::error!(
             name: "log_given_up", target: STORAGE, node = me.0, group = group.0, %promised, purged = %recovered.log.purged(),
             "no snapshot leads up to the log: both will come from the leader"
@@ -116,8 +116,9 @@ fn try_restore<S: RaftStateMachine>(
         Err(error) if error.kind() == StorageErrorKind::Corrupt => return Ok(Err(Damaged { error, meta: None })),
         Err(error) => return Err(error.into()),
     };
-    let meta = stored.meta().clone();
-    let mut content = Watched { content: stored.content().map_err(StartError::Restore)?, damage: None };
+    let meta = blame::storage(|| stored.meta().clone());
+    let content = blame::storage(|| stored.content()).map_err(StartError::Restore)?;
+    let mut content = Watched { content: blame::Stored(content), damage: None };
     let restored = match kept {
         Kept::InMemory => restore(&mut content).map(|Restored { state, time, sessions }| {
             *machine = state;
@@ -126,7 +127,7 @@ fn try_restore<S: RaftStateMachine>(
         Kept::UpTo(own) if own.applied.index >= meta.last_log_id.index => {
             read_header(&mut content).map(|(time, sessions)| Book::at(meta.clone(), time, sessions))
         }
-        Kept::Nothing | Kept::UpTo(_) => match stored.verify() {
+        Kept::Nothing | Kept::UpTo(_) => match blame::storage(|| stored.verify()) {
             // Before the machine replaces what it has.
             Ok(()) => install_into(machine, &mut content, &meta),
             Err(error) if error.kind() == StorageErrorKind::Corrupt => {
@@ -151,7 +152,7 @@ fn try_restore<S: RaftStateMachine>(
 
 /// Notes whether a read met damage: a state machine may take that for the end of its bytes.
 struct Watched {
-    content: Box<dyn Read + Send>,
+    content: blame::Stored<Box<dyn Read + Send>>,
     damage: Option<StorageError>,
 }
 

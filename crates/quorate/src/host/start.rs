@@ -1,7 +1,5 @@
 //! Starting a group: what the disk holds becomes a core, a state machine and what stands between them.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use quorate_core::{Bug, GroupId, Incarnation, LogId, LogIds, NodeId, Recovered, Span, Tail, WriteId, bug};
@@ -17,8 +15,8 @@ use crate::meters::{GroupMeters, Metered};
 use crate::metrics::blank_metrics;
 use crate::raft::{Group, Raft};
 use crate::{
-    ClosedReason, Completions, LastApplied, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError,
-    Storage, StorageError, StorageErrorKind,
+    Completions, LastApplied, LogWrite, RaftLogStorage, RaftStateMachine, SnapshotStore, StartError, Storage,
+    StorageError, StorageErrorKind,
 };
 
 /// What a group starts from.
@@ -67,16 +65,16 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
         let find = move || {
             let incarnation = inner.incarnation;
             let Storage { log, snapshots, identity } = &inner.storage;
-            let disks =
-                Disks { log: &**log, snapshots: &**snapshots, has_met_peers: identity.has_met_peers(), incarnation };
             // Caught on the thread on which it happens: it knows who panicked.
-            let found = catch_unwind(AssertUnwindSafe(|| find(disks, (inner.id, id), reports, machine)));
-            found.unwrap_or_else(|panic| Err(panicked(&*panic)))
+            blame::at_start(|| {
+                let has_met_peers = blame::storage(|| identity.has_met_peers());
+                let disks = Disks { log: &**log, snapshots: &**snapshots, has_met_peers, incarnation };
+                find(disks, (inner.id, id), reports, machine)
+            })?
         };
         inner_result(host.inner.runtime.spawn_blocking(find).await)?
     };
-    let assembled = catch_unwind(AssertUnwindSafe(|| assemble(&inner, id, found, completed, &reports)));
-    let group = assembled.unwrap_or_else(|panic| Err(panicked(&*panic)))?;
+    let group = blame::at_start(|| assemble(&inner, id, found, completed, &reports))??;
     inner.add_group(id, Arc::clone(&group) as Arc<dyn super::Port>)?;
     if inner.cluster().0 != 0 {
         // The host may have joined its cluster while this group was put together.
@@ -91,12 +89,6 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
 
 fn inner_result<T>(joined: Result<Result<T, StartError>, tokio::task::JoinError>) -> Result<T, StartError> {
     joined.unwrap_or(Err(StartError::Closed))
-}
-
-/// User code panicked while the group was started: nothing runs.
-fn panicked(panic: &(dyn Any + Send)) -> StartError {
-    let reason = blame::reason(panic, |text| ClosedReason::StateMachine(format!("it panicked: {text}")));
-    StartError::Panicked(reason.to_string())
 }
 
 /// What a group is read from.
@@ -200,7 +192,7 @@ fn fit_to_snapshot(log: &dyn RaftLogStorage, group: GroupId, recovered: &mut Rec
         return;
     }
     // Write ids of the core start at 1, and every later write is durable only after this one.
-    log.submit(group, WriteId(0), LogWrite::Reset { to: end, tail: Tail::Discard });
+    blame::storage(|| log.submit(group, WriteId(0), LogWrite::Reset { to: end, tail: Tail::Discard }));
     recovered.log = LogIds::after(end);
     recovered.memberships.clear();
 }
@@ -211,7 +203,7 @@ fn last_time(log: &dyn RaftLogStorage, group: GroupId, ids: &LogIds) -> Result<u
     let Some(prev) = last.index.checked_sub(1).and_then(|index| ids.at(index)).filter(|_| last != ids.purged()) else {
         return Ok(0);
     };
-    let found = log.read(group, Span { prev, last }, 1)?;
+    let found = blame::storage(|| log.read(group, Span { prev, last }, 1))?;
     let entries = found.iter().flatten().flat_map(|batch| batch.iter());
     Ok(entries.map(|entry| entry.time).max().unwrap_or(0))
 }
