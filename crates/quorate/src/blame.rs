@@ -76,11 +76,11 @@ pub(crate) fn network<T>(call: impl FnOnce() -> T) -> T {
     blame(Culprit::Network, call)
 }
 
-/// Calls a network for no group; a panic is told, and answered with `otherwise`.
+/// Calls a network, or a store that is closed, for no group; a panic is told, and answered with `otherwise`.
 pub(crate) fn told<T>(otherwise: T, call: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let panic = panic_text(&*panic);
-        tracing::error!(name: "network_panicked", target: crate::events::NODE, panic, "the network panicked");
+        tracing::error!(name: "network_panicked", target: crate::events::NODE, panic, "the network or a store panicked");
         otherwise
     })
 }

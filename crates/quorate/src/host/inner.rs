@@ -440,8 +440,8 @@ async fn open_storage(
             let Storage { log, identity, .. } = storage.clone();
             let close = move || {
                 // Each is closed whatever becomes of the other.
-                let _ = blame::stored(|| Ok(log.close()));
-                let _ = blame::stored(|| Ok(identity.close()));
+                blame::told((), || log.close());
+                blame::told((), || identity.close());
             };
             Ok((storage, vec![Box::new(close)]))
         }
