@@ -3,16 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
 mod common;
+mod identity;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use common::{Ledger, PATIENCE, leader, start};
+use identity::FixedIdentity;
 use quorate::{
-    CatchUp, ChangeMembers, ClientWriteError, ClosedReason, Config, Drain, MemoryNetwork, Node, NodeId, Phase, Raft,
-    ReadPolicy, Retain, Session, SessionOptions, Settings, Toggle,
+    Batches, CatchUp, ChangeMembers, ClientWriteError, ClosedReason, ClusterId, Completions, Config, Drain, GroupId,
+    Identity, Incarnation, LeaderIdMode, LogId, LogWrite, MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId,
+    PendingWrite, Phase, Raft, RaftLogStorage, ReadPolicy, Recovered, Retain, Session, SessionOptions, Settings, Span,
+    Starts, Storage, StorageError, StorageErrorKind, Toggle, WriteId,
 };
 use tokio::time::timeout;
 
@@ -48,7 +53,8 @@ fn calls(raft: &Raft<Ledger>) -> Vec<(&'static str, Call)> {
     call!("client_write_many", |raft| raft.client_write_many(vec![word(), word()]));
     call!("write", |raft| raft.write(word()));
     call!("write_many", |raft| raft.write_many(vec![word()]).deadline(PATIENCE * 100));
-    call!("submit", |raft| async { raft.write(word()).submit()?.applied().await });
+    call!("applied", |raft| async { raft.write(word()).submit()?.applied().await });
+    call!("committed", |raft| async { raft.write(word()).submit()?.committed().await });
     call!("write_blank", |raft| raft.write_blank());
     for policy in [ReadPolicy::ReadIndex, ReadPolicy::LeaseRead, ReadPolicy::Stale] {
         call!("read", |raft| raft.read(policy, |_| ()));
@@ -136,5 +142,125 @@ async fn a_node_that_stops_answers_what_it_has_forwarded() {
     assert!(timeout(PATIENCE, in_session).await.unwrap().unwrap().unwrap_err().is_closed());
     for node in nodes {
         node.shutdown_with(Drain { transfer: Toggle::Off, deadline: PATIENCE / 100 }).await;
+    }
+}
+
+/// A log that can stop to answer, and die.
+#[derive(Default)]
+struct Mortal {
+    inner: MemoryStorage,
+    completions: OnceLock<Arc<dyn Completions>>,
+    /// Writes that have no answer, once there are no more.
+    held: Mutex<Option<Vec<WriteId>>>,
+}
+
+impl Mortal {
+    fn hold(&self) {
+        *self.held.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// Its first write fails; later ones are not heard of any more.
+    fn die(&self) {
+        let held = std::mem::take(self.held.lock().unwrap().as_mut().unwrap());
+        let error = StorageError::new(StorageErrorKind::Io, "the test broke this disk");
+        self.completions.get().unwrap().complete(held[0], Err(error));
+    }
+}
+
+impl RaftLogStorage for Mortal {
+    fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
+        assert!(self.completions.set(Arc::clone(&completions)).is_ok(), "one group, opened once");
+        self.inner.recover(group, completions)
+    }
+
+    fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
+        match &mut *self.held.lock().unwrap() {
+            Some(held) => held.push(write),
+            None => self.inner.submit(group, write, op),
+        }
+    }
+
+    fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError> {
+        self.inner.read(group, span, max_bytes)
+    }
+
+    fn purge(&self, group: GroupId, upto: LogId) {
+        self.inner.purge(group, upto);
+    }
+}
+
+/// A leader on this log, in a cluster of its own.
+async fn leader_on(log: &Arc<Mortal>) -> Raft<Ledger> {
+    let identity = Identity {
+        cluster: ClusterId(0),
+        node: NodeId(1),
+        incarnation: Incarnation(1),
+        starts: Starts::counted(1),
+        mode: LeaderIdMode::Advanced,
+    };
+    let storage = Storage {
+        log: Arc::clone(log) as Arc<dyn RaftLogStorage>,
+        snapshots: Arc::new(MemorySnapshots::new()),
+        identity: Arc::new(FixedIdentity::new(identity)),
+    };
+    let builder = Raft::builder(1).peer_ids([1]).in_memory(&MemoryNetwork::new()).config(endless());
+    let node = builder.storage(storage).start(Ledger::inline()).await.unwrap();
+    node.wait(PATIENCE).is_leader().await.unwrap();
+    node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
+    node
+}
+
+/// What sessions wait for: each needs a write that the log does not answer, or the place of the one that is held.
+async fn calls_of_sessions(node: &Raft<Ledger>) -> (Vec<(&'static str, Call)>, PendingWrite<Ledger>) {
+    let word = || "word".to_owned();
+    let options = SessionOptions { max_in_flight: 1, ..SessionOptions::default() };
+    let [full, sends, writes, closes] = [(); 4].map(|()| node.open_session(options));
+    let (full, sends, writes, closes) = tokio::join!(full, sends, writes, closes);
+    let (full, sends, writes, closes) = (full.unwrap(), sends.unwrap(), writes.unwrap(), closes.unwrap());
+    let held = full.prepare(word()).await.unwrap();
+    let mut pending = sends.prepare(word()).await.unwrap();
+    let mut calls: Vec<(&'static str, Call)> = Vec::new();
+    calls.push(("PendingWrite::send", Box::pin(async move { format!("{:?}", pending.send().await) })));
+    calls.push(("Session::prepare", Box::pin(async move { format!("{:?}", full.prepare(word()).await) })));
+    calls.push(("Session::write", Box::pin(async move { format!("{:?}", writes.write(word()).await) })));
+    calls.push(("Session::close", Box::pin(async move { format!("{:?}", closes.close().await) })));
+    (calls, held)
+}
+
+/// A leader whose disk does not answer any more, and then fails, or is shut down: everybody is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_a_leader_whose_disk_dies_is_told() {
+    for dies in [true, false] {
+        let log = Arc::new(Mortal::default());
+        let node = leader_on(&log).await;
+        let mut waiting = Vec::new();
+        let (of_sessions, held) = calls_of_sessions(&node).await;
+        log.hold();
+        for (name, call) in calls(&node).into_iter().chain(of_sessions) {
+            waiting.push((name, tokio::spawn(call)));
+        }
+        while log.held.lock().unwrap().as_ref().is_some_and(Vec::is_empty) {
+            tokio::task::yield_now().await;
+        }
+        match dies {
+            true => log.die(),
+            false => node.shutdown().await,
+        }
+        for (name, call) in waiting {
+            let ended = timeout(PATIENCE, call).await.unwrap_or_else(|_| unreachable!("{name} waits for ever"));
+            let ended = ended.unwrap();
+            println!("{name}: {ended}");
+            let in_session = name.contains("Session::") || name.contains("PendingWrite");
+            assert!(!in_session || ended.starts_with("Err("), "{name} of a log that keeps nothing: {ended}");
+        }
+        drop(held);
+        assert_eq!(matches!(node.closed().await, ClosedReason::Storage(_)), dies);
+        for (name, call) in calls(&node) {
+            let ended =
+                timeout(PATIENCE, call).await.unwrap_or_else(|_| unreachable!("{name} waits for ever afterwards"));
+            let reason = if dies { "Storage(" } else { "Shutdown" };
+            assert!(ended.contains(reason) || name == "on_leader_change", "{name}, of a node that is closed: {ended}");
+        }
+        node.shutdown().await;
     }
 }
