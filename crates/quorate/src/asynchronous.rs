@@ -14,7 +14,8 @@ use crate::{Checkpoint, Commands, EntryContext, Frozen, LastApplied, Payload, Ra
 /// Commands are applied one after the other as ever. While one awaits, the thread of this group's applies waits: it is
 /// one of the runtime's blocking threads, and nothing else of the node needs it.
 ///
-/// ```
+#[cfg_attr(feature = "serde", doc = "```")]
+#[cfg_attr(not(feature = "serde"), doc = "```text")]
 /// use std::io::{self, Read, Write};
 /// use quorate::{AsyncStateMachine, Asynchronous, EntryContext, MemoryNetwork, Raft, ReadPolicy};
 ///

@@ -1,4 +1,6 @@
-#![doc = include_str!("../README.md")]
+// What is shown with numbers for commands needs the feature, there and in some pages below.
+#![cfg_attr(feature = "serde", doc = include_str!("../README.md"))]
+#![cfg_attr(not(feature = "serde"), doc = "A Raft consensus library that is durable, fast and safe by default.")]
 //!
 //! [`Raft::client_write`] resolves when the command is committed and applied; any node takes it. [`Raft::read`] is
 //! linearizable by default. Errors say with `is_retryable()` that nothing happened, and with `outcome_is_unknown()`

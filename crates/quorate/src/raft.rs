@@ -215,7 +215,8 @@ impl<S: RaftStateMachine> Raft<S> {
     /// A read waits across a change of leaders, and until this node has applied far enough, up to
     /// [`Config::read_timeout`](crate::Config::read_timeout). A panic of `read` reaches the caller.
     ///
-    /// ```
+    #[cfg_attr(feature = "serde", doc = "```")]
+    #[cfg_attr(not(feature = "serde"), doc = "```text")]
     /// # use std::time::Duration;
     /// # use quorate::{Payload, Raft, RaftStateMachine, ReadError, ReadPolicy};
     /// # struct Counter(u64);
@@ -252,7 +253,8 @@ impl<S: RaftStateMachine> Raft<S> {
     /// Nothing is applied on this node meanwhile, so nothing in it may wait for a write or read of this group. It
     /// runs on a thread that may block, and to its end also if the caller gives up; for how long is up to it.
     ///
-    /// ```
+    #[cfg_attr(feature = "serde", doc = "```")]
+    #[cfg_attr(not(feature = "serde"), doc = "```text")]
     /// # use quorate::{Payload, Raft, RaftStateMachine, ReadError, ReadPolicy};
     /// # use tokio::io::AsyncWriteExt;
     /// # struct Counter(u64);
@@ -287,7 +289,8 @@ impl<S: RaftStateMachine> Raft<S> {
     /// Waits until a read of this node's state machine is as fresh as `policy` asks for, and says which entry
     /// had to be applied for it.
     ///
-    /// ```
+    #[cfg_attr(feature = "serde", doc = "```")]
+    #[cfg_attr(not(feature = "serde"), doc = "```text")]
     /// # use quorate::{Payload, Raft, RaftStateMachine, ReadError, ReadPolicy};
     /// # struct Counter(u64);
     /// # impl RaftStateMachine for Counter {

@@ -13,7 +13,8 @@ use crate::{Checkpoint, Commands};
 ///
 /// Three methods are required:
 ///
-/// ```
+#[cfg_attr(feature = "serde", doc = "```")]
+#[cfg_attr(not(feature = "serde"), doc = "```text")]
 /// use std::io::{self, Read, Write};
 ///
 /// struct Counter(u64);
@@ -83,7 +84,8 @@ pub trait RaftStateMachine: Sized + Send + 'static {
     /// A machine that keeps its state in a database takes them in one transaction. Its [`apply`](Self::apply) is then called by
     /// nobody, and may say so with `unreachable!`:
     ///
-    /// ```
+    #[cfg_attr(feature = "serde", doc = "```")]
+    #[cfg_attr(not(feature = "serde"), doc = "```text")]
     /// # use std::io::{self, Read, Write};
     /// # use quorate::{Checkpoint, Commands, LastApplied, Raw, RaftStateMachine};
     /// # #[derive(Default)]
