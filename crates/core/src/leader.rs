@@ -162,6 +162,12 @@ impl Core {
     }
 
     fn replicate_to(&mut self, id: NodeId, out: &mut Actions) {
+        let last = self.log.last().index;
+        if let Role::Leader(leader) = &self.role
+            && leader.peer(id).is_some_and(|peer| peer.is_sent(last))
+        {
+            return;
+        }
         self.with_peer(id, |sending, peer, _| sending.send_entries(peer, out));
     }
 
@@ -184,7 +190,7 @@ impl Core {
             round: leader.round,
             lease,
         };
-        let place = leader.peers.binary_search_by_key(&id, |peer| peer.id).ok()?;
+        let place = leader.place(id)?;
         Some(act(&sending, &mut leader.peers[place], &mut leader.next_stream))
     }
 
@@ -328,7 +334,7 @@ impl Core {
         if reply.vote != self.vote && !bug(Bug::RepliesToAnOldVoteCount) {
             return;
         }
-        let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return };
+        let Some(place) = leader.place(from) else { return };
         let peer = &mut leader.peers[place];
         if peer.incarnation.is_some_and(|known| known != incarnation) {
             // Another disk: nothing that the old one acknowledged is on it (law 15).
@@ -502,7 +508,7 @@ impl Core {
             out.note(Note::Impossible { from, what: "an acknowledgement of a round that was not begun" });
             return false;
         }
-        let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return false };
+        let Some(place) = leader.place(from) else { return false };
         if round <= leader.peers[place].acked {
             return true;
         }
@@ -604,8 +610,13 @@ impl Leader {
         self.rounds.began(round)
     }
 
+    /// Where a peer is among the others. There are few, so they are looked at one by one.
+    pub(crate) fn place(&self, id: NodeId) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.id == id)
+    }
+
     pub(crate) fn peer(&self, id: NodeId) -> Option<&Progress> {
-        self.peers.binary_search_by_key(&id, |peer| peer.id).ok().map(|place| &self.peers[place])
+        self.place(id).map(|place| &self.peers[place])
     }
 
     /// The peer, if its word counts for a voter of this incarnation.

@@ -143,7 +143,7 @@ impl Core {
         // Rule: it counts from *send* time: the promise began no earlier than that (law 17).
         let Some(began) = leader.round_began(round) else { return };
         let began = if bug(Bug::LeaseFromReceipt) { now } else { began };
-        let Ok(place) = leader.peers.binary_search_by_key(&from, |peer| peer.id) else { return };
+        let Some(place) = leader.place(from) else { return };
         let peer = &mut leader.peers[place];
         peer.promised_until = peer.promised_until.max(Some(began + lease.min(MAX_LEASE)));
     }

@@ -135,6 +135,11 @@ impl Progress {
         self.sent_commit = commit;
     }
 
+    /// Whether it was sent everything up to `last`, and need not be sent it again for all that is known.
+    pub(crate) fn is_sent(&self, last: u64) -> bool {
+        matches!(self.mode, Mode::Replicate { .. }) && self.next > last
+    }
+
     pub(crate) fn inflight_appends(&self) -> usize {
         match &self.mode {
             Mode::Replicate { inflight, .. } => inflight.len(),

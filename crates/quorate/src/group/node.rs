@@ -14,7 +14,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
-use quorate_core::{Event, GroupId, Instant, LeaderId, LogId, Membership, NodeId, ServerState, Vote, WriteId};
+use quorate_core::{
+    Event, GroupId, Incarnation, Instant, LeaderId, LogId, Membership, NodeId, ServerState, Vote, WriteId,
+};
+use quorate_wire::Packet;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -58,7 +61,9 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> Instant {
-        Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        let elapsed = self.origin.elapsed();
+        // Enough for 584 years.
+        Instant::from_nanos(elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(elapsed.subsec_nanos().into()))
     }
 
     /// The wall clock at the origin: nanoseconds since the Unix epoch.
@@ -284,6 +289,18 @@ impl Node {
         self.step_here();
     }
 
+    /// [Brings](Self::bring) a packet: it is large, so it is written where it waits.
+    pub(crate) fn bring_packet(self: &Arc<Self>, from: NodeId, incarnation: Incarnation, packet: Packet) {
+        self.inbox.lock().inputs.push(Input::Packet { from, incarnation, packet });
+        self.step_here();
+    }
+
+    /// [Leaves](Self::leave) a packet.
+    pub(crate) fn leave_packet(&self, from: NodeId, incarnation: Incarnation, packet: Packet) {
+        self.inbox.lock().inputs.push(Input::Packet { from, incarnation, packet });
+        self.step_there();
+    }
+
     /// Pushes and leaves the stepping to the node's task, or to whoever steps now.
     pub(crate) fn leave(&self, input: Input) {
         self.inbox.lock().inputs.push(input);
@@ -390,7 +407,7 @@ impl Node {
     /// One turn, and what follows from it once the driver was let go.
     #[inline(never)]
     fn turn(self: &Arc<Self>) {
-        let (fetch, ship, closed, news, fired);
+        let (errands, closed, news, fired);
         {
             let mut seat = self.seat.lock();
             let seat = &mut *seat;
@@ -422,8 +439,8 @@ impl Node {
             }
             self.applies.push(&mut effects.awaited, &mut effects.apply);
             fired = (!effects.fired.is_empty()).then(|| std::mem::take(&mut effects.fired));
-            fetch = std::mem::take(&mut effects.fetch);
-            ship = std::mem::take(&mut effects.ship);
+            errands = (!effects.fetch.is_empty() || !effects.ship.is_empty())
+                .then(|| (std::mem::take(&mut effects.fetch), std::mem::take(&mut effects.ship)));
             closed = effects.closed.take();
             news = self.look(seat, at);
             self.set_due(seat, at);
@@ -434,8 +451,10 @@ impl Node {
         if let Some(applied) = self.applies.pump() {
             self.leave_applied(applied);
         }
-        fetch.into_iter().for_each(|fetch| self.fetch(fetch));
-        ship.into_iter().for_each(|ship| self.ship(ship));
+        if let Some((fetch, ship)) = errands {
+            fetch.into_iter().for_each(|fetch| self.fetch(fetch));
+            ship.into_iter().for_each(|ship| self.ship(ship));
+        }
         if let Some(leader) = news.leader {
             self.leader.send_replace(leader);
         }
@@ -524,6 +543,11 @@ impl Node {
         let mut due = seat.driver.deadline().map_or(u64::MAX, Instant::as_nanos);
         if seat.stale && self.metrics.receiver_count() > 0 {
             due = due.min((now + PUBLISH_INTERVAL).as_nanos());
+        }
+        // Only the pump writes it. Most often the deadline moves away: who arms the timer meanwhile and sees the one before
+        // wakes too early, which is never too late.
+        if due >= self.due.load(Ordering::Relaxed) {
+            return self.due.store(due, Ordering::Relaxed);
         }
         self.due.store(due, Ordering::SeqCst);
         if due < self.armed.load(Ordering::SeqCst) {

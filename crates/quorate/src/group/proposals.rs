@@ -116,6 +116,11 @@ thread_local! {
 }
 
 impl<R> Open<R> {
+    /// Whether a payload of this length fits into the batch too.
+    fn has_room(&self, payload: usize) -> bool {
+        self.builder.bytes() + entry_bytes(payload) <= MAX_BATCH_BYTES
+    }
+
     /// What the caller of this cell has to do.
     fn duty(&self, cell: usize) -> Duty {
         match cell {
@@ -175,26 +180,26 @@ impl<R: Send + 'static> ProposalQueue<R> {
         timer: Timer,
     ) -> Vec<(Joined<R>, usize)> {
         let mut runs: Vec<(Joined<R>, usize)> = Vec::new();
+        let mut count;
         let mut queue = self.queue.lock();
         if queue.closed.is_some() {
             drop(queue);
             self.window.give(entry_bytes(0) * ends.len() + payloads.len());
             return runs;
         }
-        let mut start = 0;
-        for end in ends {
-            let payload = &payloads[start..*end];
-            start = *end;
-            let open = self.open(&mut queue, payload.len(), only);
-            open.builder.push(EntryKind::Command, payload);
-            let cell = open.waits.join(None, timer);
-            match runs.last_mut() {
-                Some((run, count)) if Arc::ptr_eq(&run.waits, &open.waits) => *count += 1,
-                _ => {
-                    let (waits, duty) = (Arc::clone(&open.waits), open.duty(cell));
-                    runs.push((Joined { waits, cell, duty }, 1));
-                }
+        let (mut start, mut ends) = (0, ends.iter().copied().peekable());
+        while let Some(end) = ends.next() {
+            // As many as fit into one batch, and its list of callers at once.
+            let open = self.open(&mut queue, end - start, only);
+            open.builder.push(EntryKind::Command, &payloads[start..end]);
+            (start, count) = (end, 1);
+            while let Some(end) = ends.next_if(|end| open.has_room(*end - start)) {
+                open.builder.push(EntryKind::Command, &payloads[start..end]);
+                (start, count) = (end, count + 1);
             }
+            let cell = open.waits.join_many(count, timer);
+            let (waits, duty) = (Arc::clone(&open.waits), open.duty(cell));
+            runs.push((Joined { waits, cell, duty }, count));
         }
         drop(queue);
         if self.is_held() {
@@ -243,7 +248,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
 
     /// The batch that takes a payload of this length under this condition.
     fn open<'a>(&self, queue: &'a mut Queue<R>, payload: usize, only: Option<LeaderId>) -> &'a mut Open<R> {
-        let full = |open: &Open<R>| open.only != only || open.builder.bytes() + entry_bytes(payload) > MAX_BATCH_BYTES;
+        let full = |open: &Open<R>| open.only != only || !open.has_room(payload);
         if queue.batches.back().is_none_or(full) {
             let (builder, now) = (queue.spare.pop().unwrap_or_default(), Instant::now());
             let again = queue.spare_waits.pop().and_then(|list| WaitList::reopen(list, now));

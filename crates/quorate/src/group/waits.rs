@@ -181,6 +181,14 @@ impl<R: Send + 'static> WaitList<R> {
         cells.len() - 1
     }
 
+    /// Adds `count` cells of one caller, which polls for the last of them; returns the first.
+    pub(crate) fn join_many(&self, count: usize, timer: Timer) -> usize {
+        let mut cells = self.cells.lock();
+        let first = cells.len();
+        cells.resize_with(first + count, || Cell::Waiting(None, timer));
+        first
+    }
+
     /// Adds a peer's call; returns its cell.
     pub(crate) fn join_remote(&self, responder: Responder<R>, timer: Timer) -> usize {
         let mut cells = self.cells.lock();

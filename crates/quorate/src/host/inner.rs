@@ -382,7 +382,10 @@ impl Inbound for Arrivals {
             return;
         }
         if let Some(port) = host.port(packet.group) {
-            host.push(port.node(), Input::Packet { from, incarnation, packet });
+            match host.fused {
+                true => port.node().bring_packet(from, incarnation, packet),
+                false => port.node().leave_packet(from, incarnation, packet),
+            }
         }
     }
 
