@@ -286,6 +286,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             if self.word.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 break;
             }
+            // Under load this may go on for long.
+            if let Some(applied) = applied.take() {
+                self.tell_applied(applied);
+            }
         }
         if fired.has_room() {
             fired.shrink();
