@@ -40,8 +40,9 @@ const SESSIONS: &[&str] = &["--test", "sessions"];
 
 /// Builds with planted bugs, in a target directory of its own so that no other build can pick them up, and runs: the
 /// golden scripts; with `--sim` first, random runs; with `--disk`, crashes and failing calls; with `--explore`, searches
-/// through small scopes; with `--planted`, the short runs that name a bug; with `--ci`, random runs with a sample of the bugs, the test that makes such a run short, and
-/// those that were made short.
+/// through small scopes; with `--planted`, the short runs that name a bug; with `--told`, what was caught, told as golden
+/// scripts; with `--ci`, random runs with a sample of the bugs, the tests that make such a run short and tell it, and those
+/// that were made short.
 pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
     match args.first().map(String::as_str) {
         Some("--sim") => {
@@ -55,6 +56,10 @@ pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
         }
         Some("--tests") => tests(),
         Some("--planted") => cargo(&["test", "--test", "planted"], "quorate-sim", &[]),
+        Some("--told") => {
+            args[0] = "docs/mutants-hunt.tsv".to_owned();
+            example("quorate-sim", "retell", &args)
+        }
         Some("--disk") => example("quorate-wal", "crashes", &["mutants".to_owned()]),
         Some("--explore") => {
             args[0] = "mutants".to_owned();

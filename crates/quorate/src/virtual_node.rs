@@ -88,6 +88,8 @@ pub trait StepObserver: Send {
     fn begins(&mut self, event: &Event);
     /// The step that began asked for these actions.
     fn ends(&mut self, actions: &[Action]);
+    /// Between two steps the core was given other tunables.
+    fn tuned(&mut self, config: &quorate_core::Config);
 }
 
 /// How a call ended.

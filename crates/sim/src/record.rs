@@ -20,6 +20,7 @@ pub(crate) struct Moment {
 pub(crate) enum What {
     Started(Box<Found>),
     Stopped,
+    Tuned(Box<Config>),
     /// Without actions if the core panicked.
     Step {
         event: Box<Event>,
@@ -35,6 +36,7 @@ pub(crate) struct Found {
     pub(crate) vote: Vote,
     pub(crate) last: LogId,
     pub(crate) promised_end: Option<LogId>,
+    pub(crate) snapshot: LogId,
 }
 
 impl Found {
@@ -45,6 +47,7 @@ impl Found {
             vote: core.vote(),
             last: core.last_log_id(),
             promised_end: core.lost_entries().map(|lost| lost.last),
+            snapshot: core.status().snapshot,
         }
     }
 }
@@ -95,5 +98,9 @@ impl StepObserver for Observer {
         if let Some(Moment { what: What::Step { actions, .. }, .. }) = self.recorder.0.lock().moments.last_mut() {
             *actions = asked.to_vec();
         }
+    }
+
+    fn tuned(&mut self, config: &Config) {
+        self.recorder.note(self.node, What::Tuned(Box::new(config.clone())));
     }
 }

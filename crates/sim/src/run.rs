@@ -117,15 +117,15 @@ pub fn run<W: Workload>(options: Options, workload: W, trace: bool) -> (Report, 
     run_at_most(options, workload, trace, MOST_EVENTS)
 }
 
-/// What the cores of a run with the default workload meet, until it ends or fails.
-pub(crate) fn recorded(options: Options) -> Vec<Moment> {
+/// What the cores of a run with the default workload meet, until it ends or fails; and how it failed.
+pub(crate) fn recorded(options: Options) -> (Vec<Moment>, Option<String>) {
     let clients = LedgerClients::new(options.reads, options.lease_reads, options.inline_applies);
     let clients = clients.max_age(options.election_timeout);
     let mut world = World::new(options, clients, false);
     let recorder = Recorder::default();
     world.recorder = Some(recorder.clone());
     world.play_caught();
-    recorder.take()
+    (recorder.take(), world.violation)
 }
 
 fn run_at_most<W: Workload>(options: Options, workload: W, trace: bool, most_events: u64) -> (Report, W) {

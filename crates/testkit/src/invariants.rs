@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_core::{Incarnation, LeaderId, LeaderIdMode, LogId, Message, NodeId, Phase, Vote, VoteAnswer};
+use quorate_core::{Incarnation, LeaderId, LeaderIdMode, LogId, Membership, Message, NodeId, Phase, Vote, VoteAnswer};
 
 use crate::quorums::commits;
 use crate::world::{Entry, Node, Payload, View};
@@ -15,6 +15,7 @@ struct Seen {
     vote: Vote,
     commit: u64,
     applied: u64,
+    membership: Membership,
     /// While it leads: as whom, and the end of its log.
     leading: Option<(LeaderId, LogId)>,
 }
@@ -105,10 +106,13 @@ impl Invariants {
         }
         self.check_leader(node, &view, before.as_ref())?;
         let from = before.as_ref().map_or(view.snapshot.index, |seen| seen.commit);
-        self.check_commit(node, &view, from)?;
+        // One step may commit by a membership and put the next one in force.
+        let then = before.as_ref().map(|seen| &seen.membership);
+        self.check_commit(node, &view, from, then)?;
         self.check_leader_completeness(nodes)?;
         let leading = view.leads.map(|leader_id| (leader_id, view.last));
-        let seen = Seen { boot: node.boot, vote: view.vote, commit: view.commit, applied: view.applied.index, leading };
+        let View { vote, commit, applied, membership, .. } = view;
+        let seen = Seen { boot: node.boot, vote, commit, applied: applied.index, membership, leading };
         self.seen.insert(node.id, seen);
         Ok(())
     }
@@ -195,7 +199,7 @@ impl Invariants {
 
     /// State machine safety, as far as commit: one index, one entry; and a leader commits only what a commit
     /// quorum of its membership has on disk.
-    fn check_commit(&mut self, node: &Node, view: &View, from: u64) -> Check {
+    fn check_commit(&mut self, node: &Node, view: &View, from: u64, then: Option<&Membership>) -> Check {
         for index in from + 1..=view.commit {
             let Some(entry) = node.log.id_at(index) else {
                 if index > node.log.purged.index {
@@ -213,7 +217,8 @@ impl Invariants {
         if newest.leader_id != leader_id {
             return Err(format!("figure 3.7: leader {leader_id} commits {newest}, which is not its own"));
         }
-        if !commits(&view.membership, |id, incarnation| self.ever_held(id, incarnation, newest)) {
+        let held = |id, incarnation| self.ever_held(id, incarnation, newest);
+        if !then.into_iter().chain([&view.membership]).any(|membership| commits(membership, held)) {
             return Err(format!("leader {leader_id} commits {newest} without a commit quorum that has it on disk"));
         }
         Ok(())

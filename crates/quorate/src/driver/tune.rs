@@ -52,6 +52,10 @@ impl Driver {
 
     fn reconfigure(&mut self, config: quorate_core::Config) -> Result<(), ConfigError> {
         self.core.reconfigure(config)?;
+        #[cfg(feature = "sim")]
+        if let Some(observer) = &mut self.observer {
+            observer.tuned(self.core.config());
+        }
         self.max_proposed = self.core.config().max_inflight_appends;
         Ok(())
     }

@@ -269,6 +269,12 @@ fn tell(path: &Path, tries: u64, options: Options, source: &str) -> Result<(), F
     let text = golden.text(source);
     std::fs::write(path, text).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     let (count, before, path) = (golden.commands.len(), golden.before, path.display());
+    if let Some((command, why)) = golden.undone.first() {
+        println!(
+            "\n{} commands could not be done in a script's world, the first: `{command}`: {why}",
+            golden.undone.len()
+        );
+    }
     match golden.violates {
         Some(what) => println!("\na golden script of {count} commands, {before} before: {path}\nit violates: {what}"),
         None => println!("\na golden script of {count} commands that violates nothing by itself: {path}"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_core::{Action, AppendHeader, Event, LogId, Message, NodeId};
+use quorate_core::{Action, AppendHeader, Event, Message, NodeId, Span, StreamId};
 
 use crate::record::{Moment, What};
 
@@ -20,7 +20,7 @@ pub(super) struct Number {
 #[derive(Clone, Debug)]
 enum Cargo {
     Message(Message),
-    Entries { header: AppendHeader, prev: LogId },
+    Entries { header: AppendHeader, span: Span },
     Snapshot(AppendHeader),
 }
 
@@ -28,7 +28,7 @@ impl Cargo {
     fn of(action: &Action) -> Option<(NodeId, Self)> {
         match action {
             Action::Send { to, message } => Some((*to, Self::Message(message.clone()))),
-            Action::SendEntries { to, header, span } => Some((*to, Self::Entries { header: *header, prev: span.prev })),
+            Action::SendEntries { to, header, span } => Some((*to, Self::Entries { header: *header, span: *span })),
             Action::SendSnapshot { to, header, .. } => Some((*to, Self::Snapshot(*header))),
             _ => None,
         }
@@ -38,8 +38,12 @@ impl Cargo {
     fn arrives(&self, event: &Event) -> bool {
         match (self, event) {
             (Self::Message(sent), Event::Message(came)) => *sent == came.message,
-            (Self::Entries { header, prev }, Event::Message(came)) => match &came.message {
-                Message::Append(append) => append.header == *header && append.prev == *prev,
+            (Self::Entries { header, span }, Event::Message(came)) => match &came.message {
+                Message::Append(append) => {
+                    let last = append.entries.runs.last().unwrap_or(append.prev);
+                    let is_front = last == span.last || last > span.prev && last < span.last;
+                    append.header == *header && append.prev == span.prev && is_front
+                }
                 _ => false,
             },
             (Self::Snapshot(sent), Event::SnapshotReceived { header, .. }) => sent == header,
@@ -87,6 +91,14 @@ impl Mail {
         let at = fresh.or_else(|| sent.iter().enumerate().rfind(such)).map(|(at, _)| at)?;
         sent[at].1 += 1;
         Some(Number { link, number: at as u64 + 1 })
+    }
+
+    /// The snapshot that was last sent in this stream, if it never arrives.
+    pub(super) fn lost_snapshot(&self, link: Link, stream: StreamId) -> Option<Number> {
+        let sent = self.sent.get(&link)?;
+        let is_it = |(cargo, _): &(Cargo, u64)| matches!(cargo, Cargo::Snapshot(header) if header.stream == stream);
+        let at = sent.iter().rposition(is_it)?;
+        (sent[at].1 == 0).then_some(Number { link, number: at as u64 + 1 })
     }
 
     /// What arrives at this moment, and whether it will arrive once more.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use quorate_core::{
-    Action, Event, Incarnation, LogId, MAX_INDEX, NodeId, Phase, ReadPolicy, SendOutcome, Tail, Vote, WriteId, WriteOp,
+    Action, Config, Event, Incarnation, LogId, MAX_INDEX, NodeId, Phase, ReadPolicy, SendOutcome, Tail, Vote, WriteId,
+    WriteOp,
 };
 
 use super::sent::{Mail, Number};
@@ -14,6 +15,8 @@ use crate::record::{Found, Moment, What};
 
 pub(super) struct Teller {
     commands: Vec<String>,
+    /// What the cluster is made with.
+    config: Config,
     /// Where the script's clock is.
     at: Nanos,
     mail: Mail,
@@ -27,8 +30,11 @@ pub(super) struct Teller {
 struct Node {
     disk: Option<Incarnation>,
     runs: bool,
+    config: Option<Config>,
     vote: Vote,
     last: LogId,
+    /// The end of its newest snapshot.
+    snapshot: LogId,
     /// Writes that are not durable.
     pending: VecDeque<(WriteId, WriteOp)>,
     jobs: VecDeque<Job>,
@@ -77,8 +83,13 @@ fn after(vote: Vote, last: LogId, op: &WriteOp) -> (Vote, LogId) {
 impl Teller {
     /// The commands of a script in which cores meet the same.
     pub(super) fn tell(moments: &[Moment]) -> Vec<String> {
-        let mut teller =
-            Self { commands: Vec::new(), at: 0, mail: Mail::of(moments), nodes: BTreeMap::new(), proposed: 0 };
+        let config = moments.iter().find_map(|moment| match &moment.what {
+            What::Started(found) => Some(found.config.clone()),
+            _ => None,
+        });
+        let config = config.unwrap_or_else(|| Config::new(1, Incarnation(0)));
+        let mail = Mail::of(moments);
+        let mut teller = Self { commands: Vec::new(), config, at: 0, mail, nodes: BTreeMap::new(), proposed: 0 };
         teller.begin(moments);
         for place in 0..moments.len() {
             teller.moment(moments, place);
@@ -88,11 +99,9 @@ impl Teller {
 
     fn begin(&mut self, moments: &[Moment]) {
         let nodes = moments.iter().map(|moment| moment.node.0).max().unwrap_or(1);
-        let config = moments.iter().find_map(|moment| match &moment.what {
-            What::Started(found) => Some(options(&found.config)),
-            _ => None,
-        });
-        self.commands.push(format!("cluster {nodes} stopped blank{}", config.unwrap_or_default()));
+        let usual = Config::new(0, Incarnation(0));
+        let told = options(&self.config, &usual);
+        self.commands.push(format!("cluster {nodes} stopped blank{told}"));
         self.commands.extend(["autopersist off", "autoapply off"].map(str::to_owned));
     }
 
@@ -117,6 +126,7 @@ impl Teller {
                 });
                 self.stopped(*at, *id, next.map(|found| &**found));
             }
+            What::Tuned(config) => self.tuned(*at, *id, config),
             What::Step { event, actions } => {
                 self.step(*at, *id, event, place);
                 self.asked(*id, actions);
@@ -128,14 +138,23 @@ impl Teller {
         let node = self.nodes.entry(id).or_default();
         let wiped = node.disk.is_some_and(|disk| disk != found.incarnation);
         let lost = found.promised_end.filter(|_| !wiped);
-        (node.disk, node.runs) = (Some(found.incarnation), true);
-        (node.vote, node.last) = (found.vote, found.last);
+        (node.disk, node.runs, node.config) = (Some(found.incarnation), true, Some(found.config.clone()));
+        (node.vote, node.last, node.snapshot) = (found.vote, found.last, found.snapshot);
         if let Some(end) = lost {
             let unnamed = if end.index == MAX_INDEX { " unnamed" } else { "" };
             self.say(at, format!("damage {id} {}{unnamed}", found.last.index));
         }
         let wiped = if wiped { " wiped" } else { "" };
-        self.say(at, format!("restart {id}{wiped} seed={}", found.config.seed));
+        let other = options(&found.config, &self.config);
+        self.say(at, format!("restart {id}{wiped} seed={}{other}", found.config.seed));
+    }
+
+    fn tuned(&mut self, at: Nanos, id: NodeId, config: &Config) {
+        let before = self.nodes.entry(id).or_default().config.replace(config.clone());
+        let told = before.map_or(String::new(), |before| options(config, &before));
+        if !told.is_empty() {
+            self.say(at, format!("tune {id}{told}"));
+        }
     }
 
     fn stopped(&mut self, at: Nanos, id: NodeId, next: Option<&Found>) {
@@ -144,10 +163,13 @@ impl Teller {
             return;
         }
         let kept = next.and_then(|found| node.survived(found)).unwrap_or(0);
+        // A snapshot may be whole on disk before the core hears of it.
+        let is_whole = next.is_some_and(|found| Some(found.incarnation) == node.disk && found.snapshot > node.snapshot);
         (node.captured, node.jobs) = (false, VecDeque::new());
         node.pending.clear();
         let kept = if kept > 0 { format!(" keeps={kept}") } else { String::new() };
-        self.say(at, format!("crash {id}{kept}"));
+        let snapshot = if is_whole { " snapshot" } else { "" };
+        self.say(at, format!("crash {id}{kept}{snapshot}"));
     }
 
     /// What the core asks for waits until it is done.
@@ -169,14 +191,22 @@ impl Teller {
             Event::Message(_) | Event::SnapshotReceived { .. } => self.arrives(at, place),
             Event::Persisted(write) => self.persisted(at, id, *write),
             Event::Applied(last) => self.applied(at, id, *last),
-            Event::SnapshotBuilt(_) => self.built(at, id),
-            Event::SnapshotInstalled(_) => self.job(at, id, "apply"),
+            Event::SnapshotBuilt(meta) => {
+                self.nodes.entry(id).or_default().snapshot = meta.last_log_id;
+                self.built(at, id);
+            }
+            Event::SnapshotInstalled(meta) => {
+                self.nodes.entry(id).or_default().snapshot = meta.last_log_id;
+                self.job(at, id, "apply");
+            }
             Event::SnapshotInstallFailed | Event::SnapshotBuildFailed => self.job(at, id, "fail-snapshot"),
             Event::SnapshotDeferred => self.job(at, id, "defer-snapshot"),
             // The script's world says so itself when the snapshot arrives, or is dropped.
             Event::SnapshotSent { outcome: SendOutcome::Delivered, .. } => {}
-            Event::SnapshotSent { to, outcome: SendOutcome::Failed, .. } => {
-                self.say(at, format!("drop {id}->{to} snapshot"));
+            Event::SnapshotSent { to, stream, outcome: SendOutcome::Failed } => {
+                if let Some(Number { number, .. }) = self.mail.lost_snapshot((id, *to), *stream) {
+                    self.say(at, format!("drop {id}->{to} #{number} 1"));
+                }
             }
             Event::SendLost { to, stream } => self.say(at, format!("lose-sent {id}->{to} {stream:?}")),
             Event::PersistFailed(_) => self.say(at, format!("fail-write {id}")),

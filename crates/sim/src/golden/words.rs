@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use quorate_core::{
-    ChangeMembers, ChangeTerms, Config, Incarnation, LeaderIdMode, LeasePolicy, Node, NodeId, OnLostLog, Precondition,
-    Quorum, Readiness, Retain, Toggle,
+    ChangeMembers, ChangeTerms, Config, LeasePolicy, Node, NodeId, OnLostLog, Precondition, Quorum, Readiness, Retain,
+    Toggle,
 };
 
 /// Milliseconds, with decimals if need be.
@@ -17,14 +17,14 @@ pub(super) fn millis(time: Duration) -> String {
 
 /// Things with commas between.
 pub(super) fn listed<T: Display>(things: impl IntoIterator<Item = T>) -> String {
-    things.into_iter().map(|thing| thing.to_string()).collect::<Vec<_>>().join(",")
+    let things: Vec<String> = things.into_iter().map(|thing| thing.to_string()).collect();
+    if things.is_empty() { "nobody".to_owned() } else { things.join(",") }
 }
 
-/// Options that are not the defaults of the cores.
-pub(super) fn options(config: &Config) -> String {
-    let usual = Config::new(0, Incarnation(0));
+/// Options that are others than these.
+pub(super) fn options(config: &Config, usual: &Config) -> String {
     let mut text = String::new();
-    if config.mode == LeaderIdMode::Standard {
+    if config.mode != usual.mode {
         text.push_str(" standard");
     }
     if (config.election_timeout_min, config.election_timeout_max)
@@ -61,7 +61,7 @@ pub(super) fn options(config: &Config) -> String {
             ("on-lost-log", on_lost_log(config)),
         ]
     };
-    for ((key, value), (_, usual)) in values(config).into_iter().zip(values(&usual)) {
+    for ((key, value), (_, usual)) in values(config).into_iter().zip(values(usual)) {
         if value != usual {
             text.push_str(&format!(" {key}={value}"));
         }

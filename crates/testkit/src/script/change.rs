@@ -9,6 +9,9 @@ use quorate_core::{
 
 use super::words::{leader_id, log_id, node, nodes, number};
 
+/// Stands where no node is named.
+const NOBODY: &str = "nobody";
+
 /// A change as a caller asks for it.
 pub(super) struct Asked {
     pub(super) change: ChangeMembers,
@@ -43,7 +46,7 @@ pub(super) fn asked(mut words: Vec<&str>) -> Result<Asked, String> {
 fn one(words: &[&str]) -> Result<ChangeMembers, String> {
     let (name, rest) = words.split_first().ok_or("`change` needs a change")?;
     let first = rest.first().copied().unwrap_or_default();
-    let set = || nodes(first).map(|ids| ids.into_iter().collect::<BTreeSet<_>>());
+    let set = || nodes(if first == NOBODY { "" } else { first }).map(|ids| ids.into_iter().collect::<BTreeSet<_>>());
     match (*name, &rest[rest.len().min(1)..]) {
         ("add-voters", []) => records(first).map(ChangeMembers::AddVoters),
         ("add-voter-ids", []) => set().map(ChangeMembers::AddVoterIds),
@@ -82,7 +85,10 @@ fn records(word: &str) -> Result<BTreeMap<NodeId, Record>, String> {
         }
         Ok((node(id)?, record))
     };
-    word.split(',').map(one).collect()
+    match word {
+        NOBODY => Ok(BTreeMap::new()),
+        some => some.split(',').map(one).collect(),
+    }
 }
 
 pub(super) fn threshold(need: &str, voters: &[NodeId]) -> Result<Quorum, String> {

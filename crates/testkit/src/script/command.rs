@@ -404,15 +404,19 @@ impl Stage {
 
     fn crash(&mut self, words: &mut Words<'_>) -> Done {
         let mut ids = Vec::new();
-        let mut kept = 0;
+        let (mut kept, mut snapshot) = (0, false);
         for word in words.rest() {
             match word.strip_prefix("keeps=") {
                 Some(count) => kept = number(count)?,
+                None if word == "snapshot" => snapshot = true,
                 None => ids.extend(nodes(word)?),
             }
         }
         for id in ids {
             let world = self.world_mut()?;
+            if snapshot {
+                world.finish_snapshot(id)?;
+            }
             (0..kept).try_for_each(|_| world.node_mut(id)?.disk.persist_one().map(drop))?;
             world.crash(id)?;
         }
@@ -424,10 +428,7 @@ impl Stage {
         let wiped = words.take("wiped");
         let copy = words.take("copy");
         let rejoin = words.take("rejoin");
-        let seed = words.peek().and_then(|word| word.strip_prefix("seed=")).map(number).transpose()?;
-        if seed.is_some() {
-            words.maybe();
-        }
+        let tuned = options(&words.rest());
         let world = self.world_mut()?;
         for id in ids {
             if world.node(id)?.core.is_some() {
@@ -446,7 +447,13 @@ impl Stage {
             if rejoin {
                 world.node_mut(id)?.on_lost_log = Some(OnLostLog::Rejoin);
             }
-            world.start(id, seed)?;
+            let mut config = world.config_of(id);
+            for (key, value) in &tuned {
+                if !tune(&mut config, key, value)? {
+                    return Err(format!("`restart` does not know `{key}`"));
+                }
+            }
+            world.start(id, config)?;
         }
         Ok(())
     }

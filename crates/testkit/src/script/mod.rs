@@ -30,7 +30,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use command::Stage;
-pub use shorten::{Violated, shorten, violated};
+pub use shorten::{Rehearsal, Violated, rehearse, shorten, violated};
 
 /// Whether recorded output is compared or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

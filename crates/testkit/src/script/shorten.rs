@@ -7,29 +7,47 @@ use super::command::Stage;
 
 /// What commands came to that were played one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violated {
-    /// The commands up to the one that violated it, without those that could not be done.
-    pub commands: Vec<String>,
-    /// What was violated.
-    pub what: String,
+pub struct Rehearsal {
+    /// The commands that were done, up to the one that violated something.
+    pub done: Vec<String>,
+    /// Those that could not be done, and why not; they were passed over.
+    pub undone: Vec<(String, String)>,
+    /// What was violated at the last command, by a core or by the cluster.
+    pub violation: Option<String>,
 }
 
-/// Plays commands of a script until something is violated, by a core or by the cluster; a command that cannot be done is
-/// passed over. `None`: nothing is violated.
-pub fn violated(commands: &[String]) -> Option<Violated> {
+/// Plays commands of a script until something is violated.
+pub fn rehearse(commands: &[String]) -> Rehearsal {
     let mut stage = Stage::default();
-    let mut done = Vec::new();
+    let mut rehearsal = Rehearsal { done: Vec::new(), undone: Vec::new(), violation: None };
     for command in commands {
         let ran = stage.run(command);
         if let Some(what) = stage.violation() {
-            done.push(command.clone());
-            return Some(Violated { commands: done, what: what.to_string() });
+            rehearsal.done.push(command.clone());
+            rehearsal.violation = Some(what.to_string());
+            break;
         }
-        if ran.is_ok() {
-            done.push(command.clone());
+        match ran {
+            Ok(_) => rehearsal.done.push(command.clone()),
+            Err(why) => rehearsal.undone.push((command.clone(), why)),
         }
     }
-    None
+    rehearsal
+}
+
+/// Commands that violate something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violated {
+    /// The commands.
+    pub commands: Vec<String>,
+    /// What the last one violates.
+    pub what: String,
+}
+
+/// What commands violate, if anything, without those that cannot be done.
+pub fn violated(commands: &[String]) -> Option<Violated> {
+    let Rehearsal { done, violation, .. } = rehearse(commands);
+    violation.map(|what| Violated { commands: done, what })
 }
 
 /// Leaves out commands, and words of commands, as long as the same is violated. At most so many tries.
@@ -148,7 +166,9 @@ mod tests {
     #[test]
     fn what_cannot_be_done_violates_nothing() {
         let odd = "cluster 3\n deliver 1->2 #7 1\n crash 1\n crash 1\n fly 2\n timeout 9\n elect 2 real\n deliver all";
-        assert_eq!(violated(&commands(odd)), None);
+        let told = rehearse(&commands(odd));
+        assert_eq!((told.violation, told.done.len()), (None, 4));
+        assert_eq!(told.undone[1], ("crash 1".to_string(), "node 1 is down already".to_string()));
     }
 
     /// A message that contradicts its own sender: no core sends it, and the cluster's invariants see what comes of it.

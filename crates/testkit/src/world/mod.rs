@@ -128,7 +128,7 @@ impl World {
         world.invariants.learn_disks(&world.nodes);
         if beginning.stopped == Auto::Off {
             for id in beginning.nodes {
-                world.start(id, None)?;
+                world.start(id, world.config_of(id))?;
             }
         }
         world.trace.clear();

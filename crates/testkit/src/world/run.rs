@@ -20,23 +20,24 @@ const MAX_DELIVERIES_UNTIL_QUIET: usize = 20_000;
 type Done = Result<(), String>;
 
 impl World {
+    /// What a node is started with, if a script says nothing else.
+    pub(crate) fn config_of(&self, id: NodeId) -> Config {
+        // Another seed for every node and every start, as the field asks for.
+        let next = self.nodes.get(&id).map_or(1, |node| node.boot + 1);
+        Config { seed: self.template.seed + id.0 * 10 + next, ..self.template.clone() }
+    }
+
     /// Starts a stopped node from its disk.
-    pub(crate) fn start(&mut self, id: NodeId, seed: Option<u64>) -> Done {
-        let (now, template) = (self.now, self.template.clone());
+    pub(crate) fn start(&mut self, id: NodeId, config: Config) -> Done {
+        let now = self.now;
         let node = self.node_mut(id)?;
         if node.core.is_some() {
             return Err(format!("node {id} runs already"));
         }
         node.boot += 1;
         let recovered = node.recover()?;
-        let config = Config {
-            node_id: id,
-            incarnation: node.incarnation(),
-            on_lost_log: node.on_lost_log.unwrap_or(template.on_lost_log),
-            // Another seed for every node and every start, as the field asks for.
-            seed: seed.unwrap_or(template.seed + id.0 * 10 + node.boot),
-            ..template
-        };
+        let on_lost_log = node.on_lost_log.unwrap_or(config.on_lost_log);
+        let config = Config { node_id: id, incarnation: node.incarnation(), on_lost_log, ..config };
         config.check().map_err(|e| e.to_string())?;
         let core = guarded(|| {
             let core = Core::new(config, recovered, now);
@@ -267,6 +268,27 @@ impl World {
         node.disk.keep_snapshot(&snapshot);
         self.tell(Kind::Write(id), format!("snapshot {} durable", log_id(snapshot.meta.last_log_id)));
         self.step(id, Event::SnapshotBuilt(snapshot.meta), &[])
+    }
+
+    /// What is being built or installed becomes durable, and the core does not hear of it.
+    pub(crate) fn finish_snapshot(&mut self, id: NodeId) -> Done {
+        if self.node(id)?.captured.is_none() {
+            while let Some(Job::Apply(span)) = self.node(id)?.jobs.front().cloned() {
+                self.node_mut(id)?.jobs.pop_front();
+                self.apply(id, span)?;
+            }
+        }
+        let node = self.node_mut(id)?;
+        let snapshot = match (node.captured.take(), node.jobs.front()) {
+            (Some(captured), _) => Some(captured),
+            (None, Some(Job::Build)) => Some(node.machine.snapshot()),
+            (None, Some(Job::Install(_))) => node.received.take(),
+            (None, _) => None,
+        };
+        let snapshot = snapshot.ok_or_else(|| format!("node {id} neither builds nor installs a snapshot"))?;
+        node.disk.keep_snapshot(&snapshot);
+        self.tell(Kind::Write(id), format!("snapshot {} durable", log_id(snapshot.meta.last_log_id)));
+        Ok(())
     }
 
     /// Performs one action; returns what is to be reported once the step's other actions are done.
