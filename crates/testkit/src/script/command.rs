@@ -428,7 +428,11 @@ impl Stage {
         let wiped = words.take("wiped");
         let copy = words.take("copy");
         let rejoin = words.take("rejoin");
-        let tuned = options(&words.rest());
+        let tuned = words.rest();
+        if let Some(word) = tuned.iter().find(|word| !word.contains('=')) {
+            return Err(format!("`{word}` is not understood here"));
+        }
+        let tuned = options(&tuned);
         let world = self.world_mut()?;
         for id in ids {
             if world.node(id)?.core.is_some() {
