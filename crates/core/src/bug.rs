@@ -338,8 +338,10 @@ bugs! {
     DiskAcceptsTornTail,
     /// Damage in front of what was durable is cut off like a torn tail.
     DiskCutsAtDamage,
-    /// A vote is written to one of its two copies.
+    /// A vote is written to one of its copies.
     DiskVotesInOneCopy,
+    /// A copy of a vote is taken for one of the slot that it stands in, though it was written for another.
+    DiskVoteSlotAnywhere,
     /// A mark says that a batch is durable while the batch is being synced.
     DiskMarksBeforeData,
     /// A read that fails is taken for the end of the log.

@@ -1,6 +1,7 @@
 //! Checksums put right after a change, so that what is behind them is reached. Written from FORMAT.md, not from the code
 //! that is tried.
 
+use crate::dir::INCARNATION;
 use crate::parts::Parts;
 use crate::samples::CLUSTER;
 
@@ -91,8 +92,9 @@ pub(crate) fn twin(bytes: &mut [u8], copy_bytes: usize) {
 
 /// A file of votes.
 pub(crate) fn votes(bytes: &mut [u8]) {
-    for slot in bytes.chunks_exact_mut(512).filter(|slot| slot.iter().any(|byte| *byte != 0)) {
-        seal(slot, 0..508, 0, 508);
+    let seed = crc32c::crc32c_append(crc32c::crc32c(&CLUSTER.0.to_le_bytes()), &INCARNATION.to_le_bytes());
+    for copy in bytes.chunks_exact_mut(512).filter(|copy| copy.iter().any(|byte| *byte != 0)) {
+        seal(copy, 0..508, seed, 508);
     }
 }
 

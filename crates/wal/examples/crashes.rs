@@ -22,6 +22,7 @@ use common::faulty::{run, sweep_faults};
 use common::mending::{
     Misses, sweep_giving_up, sweep_mending, sweep_mending_faults, sweep_noting, sweep_opening_faults,
 };
+use common::votes::{sweep_missed_and_damaged_votes, sweep_missed_votes};
 
 /// Different disks that crashes must leave in one run.
 const LEAST_DISTINCT: usize = 100_000;
@@ -95,6 +96,9 @@ fn crash_sweeps(small: u64, recoveries: u64) -> Vec<Sweep> {
     for seed in 40..40 + recoveries {
         add("while a log is given up", Box::new(move || sweep_giving_up(seed..seed + 1)));
     }
+    for groups in 1..=3 {
+        add("after a missed write of a vote", Box::new(move || sweep_missed_votes(groups, 1)));
+    }
     sweeps
 }
 
@@ -103,6 +107,7 @@ fn fault_sweeps(writes: usize) -> Vec<Sweep> {
         ("faults", Box::new(move || faults(sweep_faults(5, writes, 1).0))),
         ("faults while opening", Box::new(|| faults(sweep_opening_faults(5)))),
         ("faults while mending", Box::new(|| faults(sweep_mending_faults(20, 1)))),
+        ("damage beside a missed write of a vote", Box::new(|| faults(sweep_missed_and_damaged_votes(2)))),
     ]
 }
 
@@ -163,10 +168,11 @@ fn mutants() -> ExitCode {
     let mut missed = 0;
     for bug in Bug::ALL.iter().filter(|bug| bug.name().starts_with("Disk")) {
         plant(Some(*bug));
-        let sweeps: [fn() -> Outcome; 9] = [
+        let sweeps: [fn() -> Outcome; 10] = [
             || sweep_of("while damage is noted", || sweep_noting(60..61, 1, Misses::Lost)),
             || sweep_of("while a log is given up", || sweep_giving_up(40..42)),
             || sweep_of("a damaged copy of a vote", || faults(common::mending::damaged_votes())),
+            || sweep_of("after a missed write of a vote", || sweep_missed_votes(2, 7)),
             || sweep_of("faults while opening", || faults(sweep_opening_faults(5))),
             || sweep_of("while mending", || sweep_mending(20..21, 4)),
             || sweep_of("small segments", || sweep(0..2, 50, 24 << 10)),

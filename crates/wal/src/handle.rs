@@ -296,8 +296,8 @@ impl WalHandle {
             record.promised_end = record.promised_end.max(end);
         }
         record.sequence += 1;
-        let cluster = writer.identity.cluster;
-        writer.votes.write(cluster, &BTreeMap::from([(group, record)]))?;
+        let identity = writer.identity;
+        writer.votes.write(&identity, &BTreeMap::from([(group, record)]))?;
         drop(writer);
         self.submit(group, WriteId(0), WalWrite::Reset { to: LogId::ZERO, tail: Tail::Discard });
         Ok(record.promised_end)

@@ -110,7 +110,7 @@ pub(crate) fn mend(
         record.sequence += 1;
         records.insert(group, record);
     }
-    votes.write(identity.cluster, &records)?;
+    votes.write(identity, &records)?;
     let first = survey.last_number + 1;
     begin_fresh(disk, &places, options, identity, votes, first, &prefixes)?;
     decide(&**disk, dir, &places.decision, first)?;

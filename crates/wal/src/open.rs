@@ -199,7 +199,7 @@ fn open_formatted(
     let forced = forced::pending(&*disk, dir, &identity)?;
     let Opened { recovery, prefixes, mended, noted } = recover_or_mend(&disk, dir, &options, &identity.of_log())?;
     let peers = PeersFile::open(&*disk, &dir.join("peers"))?;
-    let votes = VoteFiles::open(&*disk, vote_paths(dir), identity.cluster.base())?;
+    let votes = VoteFiles::open(&*disk, vote_paths(dir), &identity.of_log())?;
     let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster.base())?;
     let token = match options.start_token {
         Some(token) => token,
@@ -275,7 +275,7 @@ fn recover_or_mend(
         Err(WalError::Corrupt(damage)) if may_mend => (Some(damage), None),
         Err(error) => return Err(error),
     };
-    let votes = VoteFiles::open(&**disk, vote_paths(dir), identity.cluster)?;
+    let votes = VoteFiles::open(&**disk, vote_paths(dir), identity)?;
     let prefixes = mend::mend(disk, dir, options, identity, votes, sound_end, &note.unwrap_or_default())?;
     let found_when_read = || Arc::new(Damage::noted(dir.join(note::NAME)));
     let mended = prefixes.is_some().then(|| damage.unwrap_or_else(found_when_read));

@@ -140,7 +140,7 @@ fn full_or(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WalErr
 }
 
 /// The start value of checksums on this disk.
-fn seed_of(cluster: ClusterId, incarnation: Incarnation) -> u32 {
+pub(crate) fn seed_of(cluster: ClusterId, incarnation: Incarnation) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&cluster.0.to_le_bytes()), &incarnation.0.to_le_bytes())
 }
 

@@ -365,7 +365,7 @@ impl Writer {
             }
         }
         records.values_mut().for_each(|record| record.sequence += 1);
-        self.votes.write(self.identity.cluster, &records)?;
+        self.votes.write(&self.identity, &records)?;
         let done: Vec<Done> = {
             let state = lock(&shared.state);
             items.iter().filter_map(|item| state.done(item, Ok(()))).collect()

@@ -70,7 +70,7 @@ fn one_flipped_byte_in_a_closed_log_is_found_or_harmless() {
         let floors: Vec<usize> = script.models.values().map(|model| model.states.len() - 1).collect();
         for (path, bytes) in disk.files() {
             let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
-            // In vote files every byte of the groups' slots, elsewhere a sample.
+            // In vote files every byte of the groups' first copies, elsewhere a sample.
             let (stride, bytes) = match end {
                 "seg" => (53, bytes),
                 "a" | "b" => (7, 3 * 512),
@@ -102,7 +102,9 @@ fn one_flipped_byte_where_no_group_has_voted_is_harmless() {
     rig.core.close(Instant::ORIGIN + Duration::from_secs(1)).unwrap();
     let floors: Vec<usize> = script.models.values().map(|model| model.states.len() - 1).collect();
     for name in ["vote.a", "vote.b"] {
-        for (offset, mask) in (3 * 512..64 * 512).step_by(1021).zip([0x01, 0x80, 0xff].into_iter().cycle()) {
+        for (offset, mask) in
+            (3 * 512..64 * 512).chain(67 * 512..128 * 512).step_by(1021).zip([0x01, 0x80, 0xff].into_iter().cycle())
+        {
             let path = dir().join(name);
             let what = format!("{name} at {offset}");
             let damaged = disk.crashed(Crash::KeepAll);

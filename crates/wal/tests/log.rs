@@ -293,8 +293,8 @@ fn one_sync_serves_all_groups_of_a_turn() {
     groups.iter().for_each(|group| rig.handle.submit(*group, WriteId(2), WalWrite::Vote(Vote::default())));
     rig.settle();
     assert_eq!(rig.told().len(), 100);
-    // Entries, mark, sync; then in each vote file a slot a group, and a sync.
-    assert_eq!(disk.calls() - calls, 3 + 2 * 51);
+    // Entries, mark, sync; then in each vote file two copies of each group's slot, and a sync.
+    assert_eq!(disk.calls() - calls, 3 + 2 * (2 * 50 + 1));
 }
 
 #[test]

@@ -270,7 +270,7 @@ pub fn damaged_votes() -> usize {
     let (disk, models) = build(40, 60, 2);
     let mut flips = 0;
     for name in ["vote.a", "vote.b"] {
-        for offset in (0..2 * 512).step_by(9) {
+        for offset in (0..2 * 512).chain(64 * 512..66 * 512).step_by(9) {
             let damaged = disk.crashed(Crash::KeepAll);
             damaged.flip(&dir().join(name), offset, 0x40);
             let what = format!("{name} at {offset}");
