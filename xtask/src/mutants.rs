@@ -16,6 +16,7 @@ const TESTS: &[(&str, &str, &[&str])] = &[
     ("RestoreMergesSessions", "quorate", SESSIONS),
     ("EarlyCompletionIsDropped", "quorate", &["--lib", "writes"]),
     ("EarlyCompletionCoversEarlier", "quorate", &["--lib", "writes"]),
+    ("CoveredWaiterBehindAnotherWaits", "quorate", &["--lib", "group::apply"]),
     ("DamagedSnapshotIsEmptyState", "quorate-sim", &["--test", "damage"]),
     ("SendsUnverifiedSnapshot", "quorate-sim", &["--test", "damage"]),
     ("ForwardedWriteTakenTwice", "quorate", &["--lib", "calls"]),

@@ -50,6 +50,8 @@ bugs! {
     HealsWithoutAnEcho,
     /// It takes what it said after an earlier start for what it said after this one.
     AnyStartIsEchoed,
+    /// The promise of a node that lost entries never ends under the leader that it has.
+    PromiseNeverSettles,
     /// It ends its promise before its log holds what the leader had committed.
     HealsBeforeItCaughtUp,
     /// It ends its promise though its log holds nothing of that leader's own.
@@ -324,6 +326,12 @@ bugs! {
     WriteConditionIgnored,
     /// A forwarded write that arrives twice is proposed twice.
     ForwardedWriteTakenTwice,
+    /// A write that is applied is not answered.
+    AppliedIsNotAnswered,
+    /// When a snapshot is installed, whoever waits for what it covers is told only up to the first who waits for more.
+    CoveredWaiterBehindAnotherWaits,
+    /// A transfer that ends is not answered.
+    TransferEndsUnanswered,
     /// A write that completes before an earlier one is never reported.
     EarlyCompletionIsDropped,
     /// A write that completes before an earlier one is reported as if the earlier one were durable.

@@ -66,7 +66,7 @@ impl Core {
     /// Ends the promise if everything that is, or will be, committed with the help of what was lost is in this log
     /// (docs/design/001).
     pub(crate) fn settle_promise(&mut self, out: &mut Actions) {
-        if self.lost_entries().is_none() || !self.is_settled() {
+        if self.lost_entries().is_none() || !self.is_settled() || bug(Bug::PromiseNeverSettles) {
             return;
         }
         out.note(Note::Repaired { promised_end: self.promised_end });

@@ -199,7 +199,7 @@ impl Core {
         if !bug(Bug::TransferFlagStays) {
             self.transfer = None;
         }
-        if let Some(request) = transfer.request {
+        if let Some(request) = transfer.request.filter(|_| !bug(Bug::TransferEndsUnanswered)) {
             out.push(Action::Reply { request, outcome });
         }
     }

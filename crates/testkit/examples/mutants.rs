@@ -25,6 +25,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("RestoreMergesSessions", TESTS),
     ("EarlyCompletionIsDropped", TESTS),
     ("EarlyCompletionCoversEarlier", TESTS),
+    ("CoveredWaiterBehindAnotherWaits", TESTS),
     ("ForwardedWriteTakenTwice", TESTS),
     ("GapAccepted", TESTS),
     ("WriteConditionIgnored", TESTS),
@@ -35,6 +36,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("StartTokensForgotten", TESTS),
     ("AppliedBeforeItsData", SIM),
     ("LeaseByWallClock", SIM),
+    ("AppliedIsNotAnswered", SIM),
 ];
 
 /// The core knows nothing of files.

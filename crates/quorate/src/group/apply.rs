@@ -452,7 +452,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             let head = &mut expected[place];
             let end = head.end.min(last.index + 1);
             let count = usize::try_from(end - head.next).unwrap_or(usize::MAX);
-            if let Some(list) = head.waits.as_any().downcast_ref::<WaitList<S::Response>>() {
+            if let Some(list) = head.waits.as_any().downcast_ref::<WaitList<S::Response>>()
+                && !bug(Bug::AppliedIsNotAnswered)
+            {
                 list.complete(head.cell(), results.by_ref().take(count), fired);
             }
             head.next = end;
@@ -540,7 +542,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// What became of awaited entries that a snapshot covers cannot be told.
     fn cover(&self, upto: LogId, fired: &mut Fired) {
         // Proposals of an earlier leadership, with higher indexes, may stand in front of covered ones.
-        fail_those(&mut self.expected.lock(), |head| head.next <= upto.index, &Failure::Unknown, fired);
+        let mut expected = self.expected.lock();
+        let stops =
+            expected.front().is_some_and(|first| first.next > upto.index) && bug(Bug::CoveredWaiterBehindAnotherWaits);
+        fail_those(&mut expected, |head| head.next <= upto.index && !stops, &Failure::Unknown, fired);
     }
 
     fn build(&self, machine: &Machine<S>) {
@@ -790,3 +795,6 @@ pub(crate) fn install_into<S: RaftStateMachine>(
     restored_by(|| state.install(content, book.checkpoint()))?;
     Ok(book)
 }
+
+#[cfg(test)]
+mod tests;
