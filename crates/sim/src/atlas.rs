@@ -327,7 +327,7 @@ impl<W: Workload> World<W> {
         }
         let patience = self.options.election_timeout * 2;
         let terms = ChangeTerms { patience, ..ChangeTerms::default() };
-        let call = self.clients.new_call();
+        let call = self.expect_an_answer(at);
         let Some(running) = &mut self.places[at].running else { return };
         running.node.change(call, change.clone(), Retain::Remove, terms);
         self.pending.insert(call, at);

@@ -12,7 +12,7 @@ use crate::net::{Arrival, HeldSnapshot};
 use crate::options::Options;
 use crate::rng::Rng;
 use crate::workload::Workload;
-use crate::world::{Event, World};
+use crate::world::{Down, Event, World};
 
 /// Ends a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +203,7 @@ impl<W: Workload> World<W> {
         self.stop(at, Crash::KeepAll);
         self.on_process_gone(at);
         self.places[at].config = self.options.draw_config(&mut self.chaos.rng);
+        self.say(|| format!("node {} starts again with {:?}", self.places[at].id, self.places[at].config));
         self.schedule(self.now + 1_000_000, Event::Start(at));
         true
     }
@@ -320,7 +321,9 @@ impl<W: Workload> World<W> {
             self.net.cut(other, at);
         }
         self.tell_refused();
-        self.counts.add(Fault::SymmetricPartition, 1);
+        let runs = |at: usize| self.places[at].running.is_some();
+        let parted = runs(at) && (0..self.places.len()).any(|other| other != at && runs(other));
+        self.counts.add(Fault::SymmetricPartition, u64::from(parted));
         let until = self.now + self.span(4, 16);
         self.schedule(until, Event::Heal(Cure::Network));
     }
@@ -418,16 +421,18 @@ impl<W: Workload> World<W> {
     /// A node closed itself, or cannot start. Somebody looks after it later.
     pub(crate) fn on_halt(&mut self, at: usize) {
         self.on_process_gone(at);
-        // A disk that is mended is opened once more.
         let place = &self.places[at];
-        let hopeless = !self.options.mends || place.hurt.outdated || place.halts > 0;
+        // What ends it for now, such as a full disk, is over in a while, and nothing is lost by it.
+        let by_its_disk = matches!(&place.down, Down::Halted(_, Some(cause)) if cause.lasts());
+        // A disk that is mended is opened once more.
+        let hopeless = by_its_disk && (!self.options.mends || place.hurt.outdated || place.halts > 0);
         // What no read noted before its log said that everything is durable, the next opening takes for a torn tail.
         let silent = place.fragile && self.is_unnoted(at);
         if place.damaged && (hopeless || silent) {
             // It says that its disk is damaged, and the cluster can do without it.
             return self.wipe(at);
         }
-        self.places[at].halts += 1;
+        self.places[at].halts += u64::from(by_its_disk);
         let after = self.span(1, 6);
         self.schedule(self.now + after, Event::Start(at));
     }

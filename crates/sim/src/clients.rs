@@ -15,6 +15,7 @@ use crate::goals::Goal;
 use crate::history::Nanos;
 use crate::options::Options;
 use crate::rng::Rng;
+use crate::service::Service;
 use crate::sessions::{Numbered, Sessions};
 use crate::situations;
 use crate::workload::{Invoked, LookAt, Op, Returned, Workload};
@@ -33,6 +34,23 @@ enum Asked<W: Workload> {
     /// A command of a session: repeated until it is answered.
     Numbered(Numbered),
     Read(ReadPolicy, LookAt<W::Machine, W::Seen>),
+}
+
+impl<W: Workload> Asked<W> {
+    /// Counts it by what it shows of the cluster.
+    fn count(&self, service: &mut Service) {
+        service.writes += u64::from(!matches!(self, Asked::Read(..)));
+        service.session_writes += u64::from(matches!(self, Asked::Numbered(_)));
+        service.reads += u64::from(matches!(self, Asked::Read(ReadPolicy::ReadIndex | ReadPolicy::LeaseRead, _)));
+    }
+}
+
+/// A call that was not answered yet.
+struct Owed {
+    op: u64,
+    at: usize,
+    /// A write. One that the node handed on is none: its answer may be lost on the way.
+    write: bool,
 }
 
 struct Attempt<W: Workload> {
@@ -62,11 +80,14 @@ pub(crate) struct Clients<W: Workload> {
     open: BTreeMap<u64, Attempt<W>>,
     /// By client: operations under way.
     under_way: Vec<usize>,
-    calls: BTreeMap<CallId, u64>,
+    calls: BTreeMap<CallId, Owed>,
     next_call: CallId,
     pub(crate) asked: u64,
     pub(crate) acknowledged: u64,
     pub(crate) unknown: u64,
+    /// Operations that were begun, and those that were answered, by what they show.
+    pub(crate) begun: Service,
+    pub(crate) served: Service,
     seen: SeenList<W::Seen>,
     leader: Option<NodeId>,
     /// The leader that took the last command that was answered.
@@ -89,6 +110,8 @@ impl<W: Workload> Clients<W> {
             asked: 0,
             acknowledged: 0,
             unknown: 0,
+            begun: Service::default(),
+            served: Service::default(),
             seen: Arc::new(Mutex::new(Vec::new())),
             leader: None,
             took: None,
@@ -111,6 +134,18 @@ impl<W: Workload> Clients<W> {
     pub(crate) fn new_call(&mut self) -> CallId {
         self.next_call += 1;
         self.next_call
+    }
+}
+
+impl<W: Workload> Clients<W> {
+    /// Calls without an answer: where, of what, and whether they are writes.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = (usize, u64, bool)> + '_ {
+        let answered_here = |owed: &&Owed| owed.write || !self.is_forwarded(owed.op);
+        self.calls.values().filter(answered_here).map(|owed| (owed.at, owed.op, owed.write))
+    }
+
+    fn is_forwarded(&self, op: u64) -> bool {
+        self.open.get(&op).is_some_and(|attempt| attempt.forwarded)
     }
 }
 
@@ -160,6 +195,7 @@ impl<W: Workload> World<W> {
                 }
                 Op::Read(policy, look) => Asked::Read(policy, look),
             };
+            asked.count(&mut clients.begun);
             clients.under_way[client as usize] += 1;
             let timeouts = if matches!(asked, Asked::Numbered(_)) { 24 } else { 8 };
             let (begun, tries, maybe, maybe_before) = (self.now, 0, false, false);
@@ -219,6 +255,7 @@ impl<W: Workload> World<W> {
             && let Some(running) = &mut self.places[attempt.node].running
         {
             running.node.forget(call);
+            clients.calls.remove(&call);
         }
         attempt.node = at;
         (attempt.call, attempt.forwarded) = (None, false);
@@ -231,9 +268,10 @@ impl<W: Workload> World<W> {
         attempt.call = Some(call);
         attempt.tries += 1;
         (attempt.maybe_before, attempt.maybe) = (attempt.maybe, true);
-        clients.calls.insert(call, op);
         attempt.under = running.seen.vote;
         attempt.forwarded = anywhere && running.seen.leading.is_none() && !matches!(attempt.asked, Asked::Read(..));
+        let write = !attempt.forwarded && !matches!(attempt.asked, Asked::Read(..));
+        clients.calls.insert(call, Owed { op, at, write });
         match &mut attempt.asked {
             Asked::Write(bytes) if attempt.forwarded => running.node.forward(call, EntryKind::Command, bytes),
             Asked::Write(bytes) => running.node.write(call, bytes),
@@ -260,7 +298,7 @@ impl<W: Workload> World<W> {
 
     /// A command of a session that is not answered in time is sent again, perhaps elsewhere.
     pub(crate) fn resend_if_late(&mut self, call: CallId) {
-        let Some(op) = self.clients.calls.get(&call).copied() else { return };
+        let Some(op) = self.clients.calls.get(&call).map(|owed| owed.op) else { return };
         let waiting = self.clients.open.get(&op).filter(|attempt| attempt.call == Some(call));
         if let Some(client) = waiting.map(|attempt| attempt.client) {
             self.attempt(client, op);
@@ -280,7 +318,7 @@ impl<W: Workload> World<W> {
 
     pub(crate) fn on_answer(&mut self, at: usize, call: CallId, answer: AnswerOf<W>) {
         let op = match self.clients.calls.remove(&call) {
-            Some(op) => op,
+            Some(owed) => owed.op,
             None if self.on_errand_answer(call, &answer) => return,
             None => return self.on_other_answer(at, call, answer),
         };
@@ -439,7 +477,7 @@ impl<W: Workload> World<W> {
     pub(crate) fn take_seen(&mut self) {
         let seen = std::mem::take(&mut *self.clients.seen.lock());
         for (call, as_of, saw) in seen {
-            let Some(op) = self.clients.calls.remove(&call) else { continue };
+            let Some(Owed { op, .. }) = self.clients.calls.remove(&call) else { continue };
             if self.clients.open.get(&op).is_some_and(|attempt| attempt.call == Some(call)) {
                 self.note_read(op);
                 self.finish(op, Some(as_of), Returned::Seen(saw));
@@ -458,9 +496,13 @@ impl<W: Workload> World<W> {
             && let Some(running) = &mut self.places[attempt.node].running
         {
             running.node.forget(call);
+            self.clients.calls.remove(&call);
         }
         match &returned {
-            Returned::Written(_) | Returned::Seen(_) => self.clients.acknowledged += 1,
+            Returned::Written(_) | Returned::Seen(_) => {
+                self.clients.acknowledged += 1;
+                attempt.asked.count(&mut self.clients.served);
+            }
             Returned::NotApplied | Returned::Unknown => self.clients.unknown += 1,
         }
         // A write that is certainly not in any log now never will be; a read has no effect.
@@ -501,7 +543,9 @@ impl<W: Workload> World<W> {
     /// A process is gone: whether its writes are in a log is not known, reads are asked elsewhere.
     pub(crate) fn on_process_gone(&mut self, at: usize) {
         self.pending.retain(|_, place| *place != at);
+        self.operator.on_process_gone(at);
         self.on_errands_gone(at);
+        self.clients.calls.retain(|_, owed| owed.at != at);
         let gone: Vec<(u64, u32, bool)> = self
             .clients
             .open

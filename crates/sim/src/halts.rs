@@ -16,7 +16,7 @@ const PANICKED: &str = "its state machine failed: it panicked: injected: the sta
 pub(crate) struct Suffered {
     /// What calls of its disk did wrong since its last stop.
     pub(crate) errors: Damage,
-    /// Something on its disk is not what was written.
+    /// Something on its disk is not what was written, and not all of that was dealt with.
     pub(crate) hurt: bool,
     /// It was the only voter.
     pub(crate) only_voter: bool,
@@ -82,7 +82,7 @@ impl Cause {
     }
 
     /// Whether starting the node again, with everything healed, cannot help.
-    fn lasts(self) -> bool {
+    pub(crate) fn lasts(self) -> bool {
         match self {
             Cause::Panic | Cause::DiskError | Cause::NoSpace => false,
             Cause::Damage | Cause::OlderCopy => true,
@@ -102,7 +102,7 @@ impl<W: Workload> World<W> {
         let place = &self.places[at];
         let suffered = Suffered {
             errors,
-            hurt: place.disk.is_spoiled(),
+            hurt: self.may_find_damage(at),
             only_voter: place.only_voter,
             outdated: place.hurt.outdated,
             damaged: place.damaged || place.fragile,

@@ -47,6 +47,11 @@ impl Invariants {
         self.committed.len().saturating_sub(1) as u64
     }
 
+    /// The greatest index that any log ever held.
+    pub(crate) fn furthest(&self) -> u64 {
+        self.stood.len().saturating_sub(1) as u64
+    }
+
     /// Whether somebody led under this id.
     pub(crate) fn has_led(&self, leader: LeaderId) -> bool {
         self.leaders.contains_key(&leader)
@@ -258,8 +263,8 @@ impl Invariants {
 }
 
 impl Invariants {
-    /// A node whose disk was damaged comes back with its vote, and with a log that reaches as far as what its disk had
-    /// promised, or knows how much further that went (docs/design/001).
+    /// A node whose disk was damaged comes back with its vote, with the front of a log that it had, and promises as much as
+    /// its disk had (docs/design/001).
     pub(crate) fn on_mended_boot(core: &Core, possible: &[Shadow]) -> Check {
         let (id, last, durable) = (core.config().node_id, core.log().last(), &possible[0]);
         let promised = core.lost_entries().map_or(last, |lost| lost.last);
@@ -267,6 +272,13 @@ impl Invariants {
             let end = durable.log.last();
             return Err(format!(
                 "a promise lost: node {id} comes back mended, and promises {promised} instead of {end}"
+            ));
+        }
+        if !possible.iter().any(|disk| disk.held_the_front(core.log())) {
+            let runs: Vec<_> = core.log().runs().collect();
+            return Err(format!(
+                "a log mixed up: node {id} comes back mended, with entries {runs:?} that its disk never held so, but {}",
+                durable.log.last()
             ));
         }
         if possible.iter().all(|disk| disk.vote != core.vote()) {

@@ -36,11 +36,7 @@ impl<W: Workload> World<W> {
         }
         self.stop(at, Crash::KeepAll);
         self.on_process_gone(at);
-        self.clients.limit += 8;
-        for client in 0..self.options.clients {
-            self.on_client(client);
-        }
-        self.settle();
+        self.begin(8);
         self.clients.limit = self.clients.asked;
         let timeout = self.options.election_timeout.as_nanos() as u64;
         self.run_until(self.now + timeout * 6, |_| false);
@@ -48,8 +44,8 @@ impl<W: Workload> World<W> {
         for purge in [false, true] {
             let Some(running) = self.leader().and_then(|at| self.places[at].running.as_ref()) else { break };
             let applied = running.node.core().applied().index;
-            let call = self.clients.new_call();
             let Some(at) = self.leader() else { break };
+            let call = self.expect_an_answer(at);
             let Some(running) = &mut self.places[at].running else { break };
             running.node.compact(call, purge.then_some(applied));
             self.touch(at);

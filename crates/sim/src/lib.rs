@@ -44,6 +44,7 @@ mod rng;
 mod run;
 mod schedule;
 mod search;
+mod service;
 mod sessions;
 mod shrink;
 mod situations;

@@ -31,15 +31,42 @@ enum Expected {
     Purge,
     /// The tunables, if they may be so.
     Config(Option<Box<quorate::Config>>),
+    /// Whatever it is.
+    Any,
+}
+
+impl Expected {
+    fn name(&self) -> &'static str {
+        match self {
+            Expected::Change(_) => "a membership change",
+            Expected::Transfer(_) => "a transfer",
+            Expected::Snapshot(_) => "a snapshot",
+            Expected::Purge => "a purge",
+            Expected::Config(_) => "other tunables",
+            Expected::Any => "a call",
+        }
+    }
 }
 
 /// What the operator waits for, and has seen of memberships.
 #[derive(Default)]
 pub(crate) struct Operator {
-    expected: BTreeMap<CallId, Expected>,
+    expected: BTreeMap<CallId, (usize, Expected)>,
     /// By place: the membership in force when it was last looked at.
     in_force: BTreeMap<usize, (LogId, Vec<VoterSet>)>,
     pub(crate) memberships: Memberships,
+}
+
+impl Operator {
+    /// What was asked of a process that is gone has no outcome.
+    pub(crate) fn on_process_gone(&mut self, at: usize) {
+        self.expected.retain(|_, (place, _)| *place != at);
+    }
+
+    /// What has no outcome yet, and where it was asked for.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = (usize, &'static str)> + '_ {
+        self.expected.values().map(|(at, expected)| (*at, expected.name()))
+    }
 }
 
 impl<W: Workload> World<W> {
@@ -77,10 +104,18 @@ impl<W: Workload> World<W> {
         }
     }
 
-    fn expect(&mut self, expected: Expected) -> CallId {
+    /// A call at this node; what is said of it must be so.
+    fn expect(&mut self, at: usize, expected: Expected) -> CallId {
         let call = self.clients.new_call();
-        self.operator.expected.insert(call, expected);
+        if self.places[at].running.is_some() {
+            self.operator.expected.insert(call, (at, expected));
+        }
         call
+    }
+
+    /// A call at this node, of which it only matters that there is an answer.
+    pub(crate) fn expect_an_answer(&mut self, at: usize) -> CallId {
+        self.expect(at, Expected::Any)
     }
 
     // ---- triggers ----
@@ -114,7 +149,7 @@ impl<W: Workload> World<W> {
         let to = chance.chance(600).then_some(to);
         let abort = chance.chance(250);
         let Some(at) = self.leader() else { return };
-        let call = self.expect(Expected::Transfer(to));
+        let call = self.expect(at, Expected::Transfer(to));
         let Some(running) = &mut self.places[at].running else { return };
         running.node.transfer(call, to);
         if abort {
@@ -127,7 +162,7 @@ impl<W: Workload> World<W> {
     fn snapshot(&mut self, at: usize) {
         let Some(running) = &self.places[at].running else { return };
         let applied = running.node.core().applied().index;
-        let call = self.expect(Expected::Snapshot(applied));
+        let call = self.expect(at, Expected::Snapshot(applied));
         let Some(running) = &mut self.places[at].running else { return };
         running.node.compact(call, None);
         self.touch(at);
@@ -135,7 +170,7 @@ impl<W: Workload> World<W> {
 
     fn purge(&mut self, at: usize, chance: &mut Rng) {
         let upto = chance.below(self.invariants.committed() + 2);
-        let call = self.expect(Expected::Purge);
+        let call = self.expect(at, Expected::Purge);
         let Some(running) = &mut self.places[at].running else { return };
         running.node.compact(call, Some(upto));
         self.touch(at);
@@ -155,11 +190,11 @@ impl<W: Workload> World<W> {
                 _ => config.max_inflight_appends = 0,
             }
         }
-        let call = self.expect(Expected::Config(valid.then(|| Box::new(config.clone()))));
+        let call = self.expect(at, Expected::Config(valid.then(|| Box::new(config.clone()))));
         let Some(running) = &mut self.places[at].running else { return };
         running.node.reconfigure(call, &config);
         self.touch(at);
-        self.say(|| format!("operator: other tunables at node {}, valid {valid}", at + 1));
+        self.say(|| format!("operator: other tunables at node {}, valid {valid}: {config:?}", at + 1));
     }
 
     fn switch(&mut self, at: usize, chance: &mut Rng) {
@@ -181,7 +216,7 @@ impl<W: Workload> World<W> {
     pub(crate) fn restore_tunables(&mut self) {
         for at in 0..self.places.len() {
             let config = self.places[at].config.clone();
-            let call = self.clients.new_call();
+            let call = self.expect_an_answer(at);
             let Some(running) = &mut self.places[at].running else { continue };
             running.node.reconfigure(call, &config);
             self.touch(at);
@@ -211,7 +246,7 @@ impl<W: Workload> World<W> {
         };
         for Proposal { change, retain, terms, goals } in proposals.into_iter().flatten() {
             self.say(|| format!("operator: {change:?} {terms:?} at node {}", at + 1));
-            let call = self.expect(Expected::Change(goals));
+            let call = self.expect(at, Expected::Change(goals));
             let Some(running) = &mut self.places[at].running else { return };
             running.node.change(call, change, retain, terms);
             self.pending.insert(call, at);
@@ -284,7 +319,7 @@ impl<W: Workload> World<W> {
     /// An answer that no client waits for.
     pub(crate) fn on_other_answer(&mut self, at: usize, call: CallId, answer: AnswerOf<W>) {
         self.pending.remove(&call);
-        let expected = self.operator.expected.remove(&call);
+        let expected = self.operator.expected.remove(&call).map(|(_, expected)| expected);
         match (answer, expected) {
             (Answer::Changed(result), expected) => {
                 self.changes += u64::from(result.is_ok());

@@ -74,6 +74,9 @@ pub(crate) struct Shadow {
     /// What the log was before damage took some of it, where it votes as if it held that (docs/design/001), or before an
     /// older copy was put back, whose votes nobody hears (law 15).
     pub(crate) lost: Vec<LogIds>,
+    /// What the log was each time before some of it was cut off or replaced. What damage leaves may be the front of such
+    /// a one: an older state, which knows what was promised since.
+    pub(crate) past: Vec<LogIds>,
 }
 
 /// A submitted write.
@@ -88,6 +91,9 @@ enum ShadowOp {
 
 impl Shadow {
     fn apply(&mut self, op: &ShadowOp) {
+        if matches!(op, ShadowOp::Truncate(_) | ShadowOp::Reset(..)) {
+            self.past.push(self.log.clone());
+        }
         match op {
             ShadowOp::Vote(vote) => self.vote = *vote,
             ShadowOp::Append(ends) => ends.iter().for_each(|end| self.log.append(end.leader_id, end.index)),
@@ -98,6 +104,17 @@ impl Shadow {
             },
             ShadowOp::Nothing => {}
         }
+    }
+
+    /// Whether this log, as far as it is not in a snapshot, is the front of what this disk held at some time.
+    pub(crate) fn held_the_front(&self, log: &LogIds) -> bool {
+        let is_front_of = |held: &LogIds| {
+            let known = |run: quorate_core::Run| {
+                run.last <= held.purged().index || held.holds(LogId::new(run.leader_id, run.last))
+            };
+            log.runs().filter(|run| run.last > log.purged().index).all(known)
+        };
+        self.past.iter().chain([&self.log]).any(is_front_of)
     }
 
     /// Every log that this disk has acknowledged something of.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use quorate_core::{Core, MAX_INDEX};
+use quorate_core::Core;
 use quorate_wal::Disk;
 
 use crate::chaos::Cure;
@@ -32,6 +32,8 @@ pub(crate) struct Hurt {
     pub(crate) outdated: bool,
     /// It lost something, and does not have it back yet.
     pub(crate) mending: bool,
+    /// It is opened so that everything on it is read.
+    scrubs: bool,
     /// Before a write of it was to be lost or misplaced, it had lost something already.
     pub(crate) lacked: bool,
     /// Where its log ended when it was opened.
@@ -41,6 +43,11 @@ pub(crate) struct Hurt {
 }
 
 impl Hurt {
+    /// It was opened, and what was to be read was.
+    pub(crate) fn was_read(&mut self) {
+        self.scrubs = false;
+    }
+
     /// A mended disk was opened.
     pub(crate) fn begin(&mut self, core: &Core) {
         self.kept = core.log().last().index;
@@ -49,11 +56,19 @@ impl Hurt {
 }
 
 impl<W: Workload> World<W> {
+    /// Whether a node may find damage on its disk: there was some, and not all of it is known to be gone. When everything
+    /// was read, and what was lost came back, there is none.
+    pub(crate) fn may_find_damage(&self, at: usize) -> bool {
+        let place = &self.places[at];
+        let open = place.damaged || place.fragile || place.hurt.mending || place.hurt.scrubs;
+        place.disk.is_spoiled() && (open || self.options.beyond_budget)
+    }
+
     /// A node found damage when it started, and goes on without what is damaged.
     pub(crate) fn on_mended(&mut self, at: usize, mended: Mended) {
         let id = self.places[at].id;
         self.say(|| format!("node {id} is mended: {mended:?}"));
-        if !self.places[at].disk.is_spoiled() {
+        if !self.may_find_damage(at) {
             self.fail(format!("node {id} mends its disk, which nothing damaged: {mended:?}"));
         }
         self.counters.add(MENDED, 1);
@@ -78,7 +93,8 @@ impl<W: Workload> World<W> {
         }
         self.stop(at, Crash::KeepAll);
         self.on_process_gone(at);
-        self.places[at].damaged = false;
+        let place = &mut self.places[at];
+        (place.damaged, place.hurt.scrubs) = (false, true);
         self.schedule(self.now + timeout, Event::Start(at));
     }
 
@@ -93,7 +109,8 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// Notes which nodes have back what they lost. One that cannot know when that is the case needs another leader.
+    /// Notes which nodes have back what they lost. Nobody helps them: also where nothing names how far a promise went, it ends
+    /// under the leader that there is (docs/design/001).
     pub(crate) fn look_for_repairs(&mut self) {
         let members = self.members();
         for at in 0..self.places.len() {
@@ -105,13 +122,6 @@ impl<W: Workload> World<W> {
             match lost {
                 // Nobody sends it anything; it gets it back when it is wanted again.
                 Some(_) if !members.is_empty() && !members.contains(&id) && !self.options.wants(id) => {}
-                Some(lost) if lost.last.index == MAX_INDEX => {
-                    let behind = self.leader().and_then(|leader| self.places[leader].running.as_ref());
-                    if behind.is_some_and(|leader| leader.node.core().log().last() == log.last()) {
-                        self.hand_over(at);
-                    }
-                    continue;
-                }
                 Some(_) => continue,
                 // What is not durable yet is no second copy: a power failure takes it.
                 None if core.durable() < last.min(place.hurt.whole.unwrap_or(last)) => {
@@ -119,6 +129,11 @@ impl<W: Workload> World<W> {
                     continue;
                 }
                 None => {
+                    // From here on its disk counts for what it holds.
+                    let place = &self.places[at];
+                    if let Some(shadow) = self.shadows.get_mut(&(place.id, place.incarnation)) {
+                        shadow.lost.clear();
+                    }
                     self.counters.add(ENTRIES, last.saturating_sub(kept.max(purged)));
                     self.counters.add(SNAPSHOTS, u64::from(purged > kept));
                 }
@@ -128,20 +143,5 @@ impl<W: Workload> World<W> {
             place.hurt.mending = false;
             place.impaired = place.damaged || place.fragile;
         }
-    }
-
-    /// What an operator does for a node that says that only another leader's entry makes it whole.
-    fn hand_over(&mut self, repaired: usize) {
-        let Some(leader) = self.leader() else { return };
-        let able = |at: &usize| *at != leader && *at != repaired && !self.places[*at].impaired;
-        let call = self.clients.new_call();
-        let Some(running) = &self.places[leader].running else { return };
-        let voter = |at: &usize| running.node.core().membership().is_voter(self.places[*at].id);
-        let Some(to) = self.up().filter(able).find(voter) else { return };
-        let id = self.places[to].id;
-        let Some(running) = &mut self.places[leader].running else { return };
-        running.node.transfer(call, Some(id));
-        self.say(|| format!("operator: node {} hands over to {} for a repair", leader + 1, to + 1));
-        self.touch(leader);
     }
 }

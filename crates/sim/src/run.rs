@@ -18,7 +18,7 @@ use crate::machine::{Watched, with_book};
 use crate::options::Options;
 use crate::record::{Moment, Recorder};
 use crate::workload::Workload;
-use crate::world::{MOST_EVENTS, World};
+use crate::world::{MOST_EVENTS, Place, World};
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,7 +141,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 impl<W: Workload> World<W> {
-    fn nanos(&self, timeouts: u32) -> Nanos {
+    pub(crate) fn nanos(&self, timeouts: u32) -> Nanos {
         (self.options.election_timeout * timeouts).as_nanos() as u64
     }
 
@@ -242,24 +242,20 @@ impl<W: Workload> World<W> {
         }
         self.clients.limit = self.clients.asked;
         let patience = self.nanos(40);
-        if !self.run_until(self.now + patience, |world| !world.clients.is_busy()) {
-            return self.fail("liveness: clients wait for ever");
-        }
+        // Whoever waits for an answer gives up by then.
+        self.run_until(self.now + patience, |world| !world.clients.is_busy());
         // A voter that lags, perhaps a new one, is first sent what it lacks, in windows that may hold one entry; clients
         // may give calls up until then, and make others.
         let until = self.now + patience + self.backlog() * self.options.latency.as_nanos() as u64 * 8;
-        let served = self.clients.acknowledged;
-        while self.clients.acknowledged == served && self.now < until && self.violation.is_none() {
-            self.clients.limit += 8;
-            for client in 0..self.options.clients {
-                self.on_client(client);
-            }
-            self.settle();
-            self.run_until(until, |world| world.clients.acknowledged > served || !world.clients.is_busy());
+        self.want_service();
+        while self.lacks_service().is_some() && self.now < until && self.violation.is_none() {
+            self.begin(8);
+            self.run_until(until, |world| world.lacks_service().is_none() || !world.clients.is_busy());
         }
-        if self.clients.acknowledged == served && !self.options.beyond_budget {
-            self.fail("liveness: no operation is served after everything healed");
+        if let Some(lacking) = self.lacks_service().filter(|_| !self.options.beyond_budget) {
+            self.fail(format!("liveness: {lacking} is served after everything healed"));
         }
+        self.wanted = None;
         self.clients.limit = self.clients.asked;
     }
 
@@ -272,9 +268,16 @@ impl<W: Workload> World<W> {
         if self.violation.is_some() {
             return;
         }
+        let ends = |world: &Self| Vec::from_iter((0..world.places.len()).map(|at| world.describe(at))).join("; ");
         if !converged && !self.is_converged() {
-            let ends: Vec<String> = (0..self.places.len()).map(|at| self.describe(at)).collect();
-            return self.fail(format!("liveness: the nodes do not converge: {}", ends.join("; ")));
+            return self.fail(format!("liveness: the nodes do not converge: {}", ends(self)));
+        }
+        if !converged && !self.is_whole() {
+            return self.fail(format!("liveness: a node is not taken back, or lacks what it lost: {}", ends(self)));
+        }
+        self.answer_everybody();
+        if self.violation.is_some() {
+            return;
         }
         let checked = self.check_ends();
         if let Err(violation) = checked {
@@ -288,7 +291,10 @@ impl<W: Workload> World<W> {
             Some(running) => {
                 let core = running.node.core();
                 let (last, commit, applied) = (core.last_log_id(), core.commit(), core.applied());
-                format!("node {} {} last {last} commit {commit} applied {applied}", place.id, core.state())
+                let lost = core.lost_entries().map(|lost| format!(" promises {}", lost.last)).unwrap_or_default();
+                let lacks = if place.impaired { " impaired" } else { "" };
+                let ends = format!("last {last} commit {commit} applied {applied}");
+                format!("node {} {} {ends}{lost}{lacks}", place.id, core.state())
             }
             None => format!("node {} is down: {:?}", place.id, place.down),
         }
@@ -299,12 +305,17 @@ impl<W: Workload> World<W> {
         leader.map(|leader| leader.node.core().membership().nodes.keys().copied().collect()).unwrap_or_default()
     }
 
-    /// Whether every node that lost something was dealt with.
-    fn is_whole(&self) -> bool {
-        self.places.iter().all(|place| !place.impaired)
+    /// Whether every node that lost something was dealt with: it is what it was, or, if nobody wants it, no member.
+    pub(crate) fn is_whole(&self) -> bool {
+        let members = self.members();
+        let matters = |id: NodeId| members.contains(&id) || self.options.wants(id);
+        let promises = |place: &Place<W>| {
+            place.running.as_ref().is_some_and(|running| running.node.core().lost_entries().is_some())
+        };
+        self.places.iter().filter(|place| matters(place.id)).all(|place| !place.impaired && !promises(place))
     }
 
-    fn is_converged(&self) -> bool {
+    pub(crate) fn is_converged(&self) -> bool {
         let Some(leader) = self.leader().and_then(|at| self.places[at].running.as_ref()) else { return false };
         let end = leader.node.core().last_log_id();
         let members = self.members();

@@ -146,8 +146,9 @@ mod tests {
         });
         // Nobody but the old leader is asked, and nothing that it appends is committed.
         world.clients.set_leader(Some(world.places[old].id));
-        while world.clients.owed().filter(|(at, _, write)| *at == old && *write).count() < 3 {
-            world.begin(4);
+        while world.clients.owed().filter(|(at, _, write)| *at == old && *write).count() < 8 {
+            // Each is proposed for itself.
+            world.begin(1);
         }
         world.clients.limit = world.clients.asked;
         elapse(&mut world, 20);

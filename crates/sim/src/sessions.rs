@@ -87,7 +87,8 @@ struct Errand {
 pub(crate) struct Sessions {
     holders: BTreeMap<u32, Holder>,
     errands: BTreeMap<u64, Errand>,
-    calls: BTreeMap<CallId, u64>,
+    /// Where each call of an errand is under way that was not answered, and the errand.
+    calls: BTreeMap<CallId, (usize, u64)>,
     next_errand: u64,
     /// By operation: where its command was applied, and the encoded response.
     told: BTreeMap<u64, (LogId, Vec<u8>)>,
@@ -127,6 +128,16 @@ impl Sessions {
         Some(Numbered { session: open.id, serial, payload: vec![0; SESSION_HEADER_BYTES] })
     }
 
+    /// Whether some client has sessions.
+    pub(crate) fn are_used(&self) -> bool {
+        !self.holders.is_empty()
+    }
+
+    /// Where calls of errands are under way that were not answered.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = usize> + '_ {
+        self.calls.values().map(|(at, _)| *at)
+    }
+
     fn open(&mut self, client: u32, session: u64) -> Option<&mut Open> {
         self.holders.get_mut(&client)?.open.as_mut().filter(|open| open.id == session)
     }
@@ -162,11 +173,13 @@ impl<W: Workload> World<W> {
     /// A client looks after its session.
     pub(crate) fn on_session(&mut self, client: u32) {
         self.digest.word(16 + u64::from(client) * 64);
-        if self.chaos.over {
+        // Once everything healed, until it is seen that sessions are served.
+        if self.chaos.over && !self.waits_for_a_session() {
             return;
         }
         let now = self.now;
         let (over, closes) = (self.options.election_timeout.as_nanos() as u64, self.clients.rng.chance(40));
+        let closes = closes && !self.chaos.over;
         let Some(holder) = self.clients.sessions.holders.get_mut(&client) else { return };
         let keep = holder.options.keep_interval().as_nanos() as u64;
         let task = match &holder.open {
@@ -224,7 +237,7 @@ impl<W: Workload> World<W> {
         let current = self.places[at].cluster == self.cluster;
         if let Some(running) = self.places[at].running.as_ref().filter(|_| current) {
             errand.at = Some((at, call));
-            sessions.calls.insert(call, id);
+            sessions.calls.insert(call, (at, id));
             running.node.write_entry(call, errand.entry, &errand.command.payload);
             self.touch(at);
             self.schedule(later, Event::Late(call));
@@ -241,7 +254,7 @@ impl<W: Workload> World<W> {
     /// A call was not answered in time; it may be yet.
     pub(crate) fn on_late(&mut self, call: CallId) {
         self.digest.word(18);
-        if let Some(id) = self.clients.sessions.calls.get(&call).copied() {
+        if let Some((_, id)) = self.clients.sessions.calls.get(&call).copied() {
             if self.clients.sessions.errands.get(&id).and_then(|errand| errand.at).is_some_and(|at| at.1 == call) {
                 self.on_errand(id);
             }
@@ -252,7 +265,7 @@ impl<W: Workload> World<W> {
 
     /// Takes an answer, if it is one to an errand.
     pub(crate) fn on_errand_answer(&mut self, call: CallId, answer: &AnswerOf<W>) -> bool {
-        let Some(id) = self.clients.sessions.calls.remove(&call) else { return false };
+        let Some((_, id)) = self.clients.sessions.calls.remove(&call) else { return false };
         let Some(errand) = self.clients.sessions.errands.get(&id) else { return true };
         let current = errand.at.is_some_and(|at| at.1 == call);
         let hop = self.options.latency.as_nanos() as u64;
@@ -437,6 +450,7 @@ impl<W: Workload> World<W> {
     /// A process is gone, with the errands that were under way there.
     pub(crate) fn on_errands_gone(&mut self, at: usize) {
         let mut gone = Vec::new();
+        self.clients.sessions.calls.retain(|_, (place, _)| *place != at);
         for (id, errand) in &mut self.clients.sessions.errands {
             if errand.at.take_if(|under_way| under_way.0 == at).is_some() {
                 gone.push(*id);

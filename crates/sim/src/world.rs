@@ -148,7 +148,7 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) alone: bool,
     /// When it was last stopped it was the only voter.
     pub(crate) only_voter: bool,
-    /// How often it halted since it last ran.
+    /// How often it said since it last ran that its disk keeps it from running.
     pub(crate) halts: u64,
     /// It speaks with optional fields that its peers do not know.
     pub(crate) newer: bool,
@@ -171,6 +171,8 @@ pub(crate) struct World<W: Workload> {
     pub(crate) invariants: Invariants,
     pub(crate) counts: FaultCounts,
     pub(crate) clients: Clients<W>,
+    /// What is to be shown once everything healed.
+    pub(crate) wanted: Option<crate::service::Wanted>,
     pub(crate) chaos: crate::chaos::Chaos,
     pub(crate) atlas: crate::atlas::Atlas,
     pub(crate) digest: Digest,
@@ -220,6 +222,7 @@ impl<W: Workload> World<W> {
             invariants: Invariants::new(options.mode),
             counts: FaultCounts::default(),
             clients: Clients::new(&options, workload),
+            wanted: None,
             chaos: crate::chaos::Chaos::new(&options),
             atlas: crate::atlas::Atlas::default(),
             digest: Digest::default(),
@@ -260,8 +263,11 @@ impl<W: Workload> World<W> {
         let second = 1_000_000_000;
         let offset = if skewed { self.clock_rng.below(120 * second) as i64 - 60 * second as i64 } else { 0 };
         let drift = if drifts { self.clock_rng.below(20_000) as i64 - 10_000 } else { 0 };
-        self.counts.add(Fault::ClockSkew, u64::from(skewed));
-        self.counts.add(Fault::ClockDrift, u64::from(drifts));
+        // They count when the node first stamps times as a leader, and when it first wakes by its clock.
+        let mut due = FaultSet::NONE;
+        for (fault, wrong) in [(Fault::ClockSkew, offset), (Fault::ClockDrift, drift)] {
+            due = if wrong == 0 { due } else { due.with(fault) };
+        }
         self.places.push(Place {
             id,
             disk: SimDisk::new(Rng::new(self.options.seed, 100 + id.0)),
@@ -287,7 +293,7 @@ impl<W: Workload> World<W> {
             cut_off: None,
             halts: 0,
             newer: false,
-            due: FaultSet::NONE,
+            due,
             config: self.options.config.clone(),
         });
     }
@@ -387,6 +393,7 @@ impl<W: Workload> World<W> {
                     && running.timer == Some(now)
                 {
                     running.timer = None;
+                    self.takes_effect(at, Fault::ClockDrift);
                     self.touch(at);
                 }
             }

@@ -160,6 +160,32 @@ fn a_node_that_comes_back_with_less_than_its_disk_promised_is_noticed() {
 }
 
 #[test]
+fn a_mended_node_that_comes_back_with_what_its_disk_never_held_is_noticed() {
+    let before = leader();
+    let held = Shadow { vote: before.vote(), log: before.log().clone(), ..Shadow::default() };
+    let mended = |log: LogIds, promised_end: LogId| {
+        let recovered = Recovered { vote: held.vote, log, promised_end, ..Recovered::default() };
+        Core::new(before.config().clone(), recovered, Instant::ORIGIN)
+    };
+    let check = |log: LogIds, promised: LogId, disk: &Shadow| {
+        Invariants::on_mended_boot(&mended(log, promised), std::slice::from_ref(disk)).err().unwrap_or_default()
+    };
+    let (end, mut front) = (held.log.last(), held.log.clone());
+    front.truncate_after(1);
+    assert_eq!(check(front.clone(), end, &held), "");
+    assert_eq!(check(LogIds::default(), end, &held), "", "nothing is a front, too");
+    assert!(check(front.clone(), front.last(), &held).starts_with("a promise lost: "));
+    let mut mixed = front.clone();
+    mixed.append(leader_id(end.leader_id.term + 1, 2), 2);
+    assert!(check(mixed.clone(), LogId::new(leader_id(9, 2), 5), &held).starts_with("a log mixed up: "));
+    // It was cut off, and damage took that: what it was before is an older state of the disk.
+    let older = Shadow { past: vec![mixed.clone()], ..held.clone() };
+    assert_eq!(check(mixed, LogId::new(leader_id(9, 2), 5), &older), "");
+    let voted = Shadow { vote: Vote::uncommitted(leader_id(99, 2)), ..held.clone() };
+    assert!(check(front, end, &voted).starts_with("a vote lost: "));
+}
+
+#[test]
 fn a_node_that_comes_back_with_a_snapshot_alone_has_its_vote() {
     let (before, end) = (leader(), LogId::new(leader_id(9, 2), 40));
     let snapshot = SnapshotMeta {

@@ -85,7 +85,10 @@ impl<W: Workload> World<W> {
                     true => Invariants::on_mended_boot(core, &possible),
                     false => Invariants::on_boot(core, &possible),
                 };
-                let mut found = Shadow { vote: core.vote(), log: core.log().clone(), lost: possible[0].lost.clone() };
+                // A log that is mended is a new one; from others the next damage may uncover what was cut off.
+                let past = possible.last().filter(|_| !mended.log).map(|disk| disk.past.clone()).unwrap_or_default();
+                let lost = possible[0].lost.clone();
+                let mut found = Shadow { vote: core.vote(), log: core.log().clone(), lost, past };
                 if place.hurt.mending {
                     found.lost.push(possible[0].log.clone());
                     place.hurt.begin(core);
@@ -95,6 +98,7 @@ impl<W: Workload> World<W> {
                 place.boot = running.starts.boot();
                 place.running = Some(running);
                 place.halts = 0;
+                place.hurt.was_read();
                 self.say(|| format!("node {id} starts, run {run}"));
                 if let Err(violation) = checked {
                     self.fail(violation);

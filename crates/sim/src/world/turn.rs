@@ -166,6 +166,7 @@ impl<W: Workload> World<W> {
             self.schedule(due, Event::Timer { at, run });
         }
         if elected {
+            self.takes_effect(at, Fault::ClockSkew);
             self.on_elected(at);
         }
         self.watch_old_node(at, before.commit);
