@@ -120,6 +120,21 @@ impl<W: Workload> World<W> {
         self.on_halt(at);
     }
 
+    /// A node does not start. Within the budget damage is no reason where disks are mended and there is another voter:
+    /// what was lost comes back from the peers.
+    pub(crate) fn refused_to_start(&mut self, at: usize, why: String) {
+        let place = &self.places[at];
+        let (id, errors) = (place.id, place.disk.damage());
+        let mends = self.options.mends && !self.options.beyond_budget && !place.only_voter && !place.hurt.outdated;
+        // A vote that was written elsewhere in its file leaves both of its copies in doubt.
+        let known = why.contains("/vote.");
+        let damaged = why.contains("damaged file ") || DAMAGED.iter().any(|words| why.contains(words));
+        self.halted(at, why.clone(), errors);
+        if mends && damaged && !known {
+            self.fail(format!("halt: node {id} does not start, though its peers have what it lost: {why}"));
+        }
+    }
+
     /// Long after everything healed a node stays down only for what no start mends.
     pub(crate) fn check_halts(&self) -> Result<(), String> {
         for place in self.places.iter().filter(|place| place.running.is_none()) {

@@ -107,8 +107,7 @@ impl<W: Workload> World<W> {
             }
             Err(error) => {
                 self.say(|| format!("node {id} cannot start: {error}"));
-                let errors = self.places[at].disk.damage();
-                self.halted(at, error, errors);
+                self.refused_to_start(at, error);
             }
         }
     }
