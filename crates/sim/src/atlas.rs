@@ -285,7 +285,8 @@ impl<W: Workload> World<W> {
         let core = running.node.core();
         let membership = core.membership();
         // Voters first: while they are counted on and not there, others may not be able to join.
-        let lost = (0..self.places.len()).filter(|at| self.places[*at].wants_back());
+        let back = |place: &Place<W>| place.wants_back() || self.is_left_out(place, membership);
+        let lost = (0..self.places.len()).filter(|at| back(&self.places[*at]));
         let Some(lost) = lost.min_by_key(|at| !membership.is_voter(self.places[*at].id)) else { return };
         let (id, incarnation) = (self.places[lost].id, self.places[lost].incarnation);
         let up = self.places[lost].running.is_some();
@@ -307,7 +308,7 @@ impl<W: Workload> World<W> {
             let mut leaving = BTreeSet::from([id]);
             if !self.is_sound_majority(membership, &without(&after, &leaving)) {
                 // With the others that are lost, or those that are left could not decide.
-                let others = self.places.iter().filter(|place| place.wants_back()).map(|place| place.id);
+                let others = self.places.iter().filter(|place| back(place)).map(|place| place.id);
                 leaving.extend(others.filter(|other| after.contains(other)));
             }
             after = without(&after, &leaving);
@@ -333,6 +334,12 @@ impl<W: Workload> World<W> {
         self.pending.insert(call, at);
         self.touch(at);
         self.say(|| format!("operator: {change:?} at node {}", at + 1));
+    }
+
+    /// Whether a node was taken out of the membership and lost something then: nobody sends it what it lacks.
+    fn is_left_out(&self, place: &Place<W>, membership: &Membership) -> bool {
+        let (member, wanted) = (membership.nodes.contains_key(&place.id), self.options.wants(place.id));
+        place.hurt.mending && !place.damaged && wanted && !member
     }
 
     /// Whether these voters, by majority, could do without those of them that lost something. One that joins has

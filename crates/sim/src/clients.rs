@@ -8,7 +8,7 @@ use quorate::advanced::sessions::SessionRefusal;
 use quorate::advanced::wire::EntryKind;
 use quorate::virtual_node::{Answer, CallId};
 use quorate::{Payload, RaftStateMachine, ReadPolicy};
-use quorate_core::{LeaderId, LogId, NodeId, Vote};
+use quorate_core::{LeaderId, LogId, NodeId, Refusal, Vote};
 
 use crate::edits::Decision;
 use crate::goals::Goal;
@@ -92,6 +92,8 @@ pub(crate) struct Clients<W: Workload> {
     leader: Option<NodeId>,
     /// The leader that took the last command that was answered.
     took: Option<LeaderId>,
+    /// The client that begins first the next time that they are all made to begin.
+    pub(crate) first: u32,
     /// No more operations are started from here on.
     pub(crate) limit: u64,
 }
@@ -115,6 +117,7 @@ impl<W: Workload> Clients<W> {
             seen: Arc::new(Mutex::new(Vec::new())),
             leader: None,
             took: None,
+            first: 0,
             limit: options.operations,
         }
     }
@@ -294,6 +297,17 @@ impl<W: Workload> World<W> {
             }
         }
         self.touch(at);
+        self.say(|| format!("client {client} asks node {node} for operation {op}, {}", self.kind_of(op)));
+    }
+
+    fn kind_of(&self, op: u64) -> String {
+        match self.clients.open.get(&op) {
+            Some(Attempt { asked: Asked::Read(policy, _), .. }) => format!("a read, {policy:?}"),
+            Some(Attempt { asked: Asked::WriteIf(leader_id, _), .. }) => format!("a write under {leader_id}"),
+            Some(Attempt { asked: Asked::Numbered(command), .. }) => format!("a write of session {}", command.session),
+            Some(Attempt { asked: Asked::Write(_), forwarded, .. }) => format!("a write, forwarded {forwarded}"),
+            None => "which is over".to_owned(),
+        }
     }
 
     /// A command of a session that is not answered in time is sent again, perhaps elsewhere.
@@ -361,6 +375,8 @@ impl<W: Workload> World<W> {
                     None => self.retry_later(client, op),
                 }
             }
+            // By the cluster's settings, so elsewhere as well.
+            Answer::ReadRefused(Refusal::LeaseDisabled) => self.finish(op, None, Returned::NotApplied),
             Answer::Refused | Answer::ReadRefused(_) => {
                 attempt.maybe = attempt.maybe_before;
                 self.retry_later(client, op);
@@ -492,6 +508,11 @@ impl<W: Workload> World<W> {
         returned: Returned<<W::Machine as RaftStateMachine>::Response, W::Seen>,
     ) {
         let Some(attempt) = self.clients.open.remove(&op) else { return };
+        self.say(|| match &returned {
+            Returned::Written(_) | Returned::Seen(_) => format!("operation {op} is answered, as of {as_of:?}"),
+            Returned::NotApplied => format!("operation {op} is refused"),
+            Returned::Unknown => format!("operation {op} ends in doubt"),
+        });
         if let Some(call) = attempt.call.filter(|_| attempt.forwarded)
             && let Some(running) = &mut self.places[attempt.node].running
         {

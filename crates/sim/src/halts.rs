@@ -126,11 +126,9 @@ impl<W: Workload> World<W> {
         let place = &self.places[at];
         let (id, errors) = (place.id, place.disk.damage());
         let mends = self.options.mends && !self.options.beyond_budget && !place.only_voter && !place.hurt.outdated;
-        // A vote that was written elsewhere in its file leaves both of its copies in doubt.
-        let known = why.contains("/vote.");
         let damaged = why.contains("damaged file ") || DAMAGED.iter().any(|words| why.contains(words));
         self.halted(at, why.clone(), errors);
-        if mends && damaged && !known {
+        if mends && damaged {
             self.fail(format!("halt: node {id} does not start, though its peers have what it lost: {why}"));
         }
     }

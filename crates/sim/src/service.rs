@@ -61,11 +61,13 @@ impl<W: Workload> World<W> {
         self.clients.sessions.are_used() && self.clients.begun.writes > 0 && !self.wanted.is_none_or(since)
     }
 
-    /// Clients begin so many more operations.
+    /// Clients begin so many more operations; with every call others come first.
     pub(crate) fn begin(&mut self, operations: u64) {
         self.clients.limit += operations;
-        for client in 0..self.options.clients {
-            self.on_client(client);
+        let clients = self.options.clients;
+        self.clients.first = (self.clients.first + 1) % clients.max(1);
+        for client in 0..clients {
+            self.on_client((self.clients.first + client) % clients);
         }
         self.settle();
     }

@@ -55,6 +55,7 @@ struct Holder {
 }
 
 /// What a client does beside its operations.
+#[derive(Debug)]
 enum Task {
     Open,
     Keep {
@@ -209,6 +210,7 @@ impl<W: Workload> World<W> {
         holder.busy |= matches!(task, Some(Task::Open | Task::Close { .. }));
         self.schedule(now + keep.min(over * 4), Event::Session(client));
         if let Some(task) = task {
+            self.say(|| format!("client {client}: {task:?}"));
             self.send_on_errand(client, task, entry, Numbered { session: 0, serial: 0, payload });
         }
     }
@@ -288,6 +290,7 @@ impl<W: Workload> World<W> {
     fn conclude(&mut self, id: u64, answer: &AnswerOf<W>) {
         let Some(errand) = self.clients.sessions.errands.get(&id) else { return };
         let (client, begun, session) = (errand.client, errand.begun, errand.command.session);
+        self.say(|| format!("client {client}: {:?} is answered {}", errand.task, short(answer)));
         match (&errand.task, answer) {
             (Task::Open, Answer::SessionDone { log_id }) => {
                 let Some(holder) = self.clients.sessions.holders.get_mut(&client) else { return };
