@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
+use crate::deadline::from_now;
 use crate::driver::{Input, Leading};
 use crate::group::Freshness;
 use crate::raft::Group;
@@ -189,11 +190,11 @@ impl<S: RaftStateMachine> Trigger<'_, S> {
     pub async fn heartbeat(&self) -> Result<LeaderId, LeadershipError> {
         let group = &self.raft.group;
         let after = self.patience.unwrap_or(group.host.config.election_timeout_max);
-        let deadline = tokio::time::Instant::now() + after;
+        let deadline = from_now(after);
         let leader_id = self.raft.as_leader_within(after).await?.leader_id;
         group.node.bring(Input::Event(Event::Heartbeat));
         // A round that confirms a read confirms the leader.
-        let confirmed = timeout_at(deadline, group.ask_freshness(ReadPolicy::ReadIndex)).await;
+        let confirmed = timeout_at(deadline.into(), group.ask_freshness(ReadPolicy::ReadIndex)).await;
         // As of the turn that answered, or of the last one before the deadline.
         let leads_on = group.node.leads() && group.node.accepted() == leader_id;
         match confirmed {

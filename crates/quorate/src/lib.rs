@@ -14,6 +14,7 @@ mod call;
 mod calls;
 mod change;
 mod config;
+mod deadline;
 mod driver;
 mod durable;
 mod error;

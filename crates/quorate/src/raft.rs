@@ -8,6 +8,7 @@ use quorate_core::{ClusterId, Event, GroupId, LeaderId, LogId, Node as Member, N
 use tokio::sync::{oneshot, watch};
 use tokio::time::{timeout, timeout_at};
 
+use crate::deadline::from_now;
 use crate::driver::Input;
 use crate::group::{ApplyQueue, Node, ProposalQueue, Terms};
 use crate::host::{HostInner, initialize};
@@ -481,7 +482,7 @@ impl<S: RaftStateMachine> Raft<S> {
     /// # }
     /// ```
     pub async fn shutdown_with(&self, drain: Drain) {
-        let deadline = tokio::time::Instant::now() + drain.deadline;
+        let deadline = from_now(drain.deadline);
         let drained = async {
             if drain.transfer == Toggle::On && self.is_leader() {
                 // The others elect a leader in any case, only later.
@@ -496,7 +497,7 @@ impl<S: RaftStateMachine> Raft<S> {
             self.group.node.drain();
             self.group.proposals.window.until_empty().await;
         };
-        let _answered = timeout_at(deadline, drained).await;
+        let _answered = timeout_at(deadline.into(), drained).await;
         self.stop().await;
     }
 

@@ -14,6 +14,7 @@ use tokio::time::timeout_at;
 
 use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
+use crate::deadline::{from_now, later};
 use crate::forward::{Attempt, Stop, told, written};
 use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Terms, Timer, entry_bytes};
 use crate::host::Port;
@@ -67,7 +68,7 @@ impl<S: RaftStateMachine> Group<S> {
                 Ok(ClientWriteResponse { log_id, response })
             }
             Err((stop, since)) => {
-                let deadline = since.unwrap_or_else(Instant::now) + self.host.config.write_timeout;
+                let deadline = later(since.unwrap_or_else(Instant::now), self.host.config.write_timeout);
                 Box::pin(self.write_with_patience(command, terms, Some(deadline), Some(stop), None)).await
             }
         }
@@ -113,7 +114,7 @@ impl<S: RaftStateMachine> Group<S> {
                 drop(self.node.runtime.spawn(write));
                 return Ok(());
             }
-            let (asked, latest) = (terms.clone(), Some(Instant::now() + self.host.config.write_timeout));
+            let (asked, latest) = (terms.clone(), Some(from_now(self.host.config.write_timeout)));
             let responder: Responder<S::Response> = Box::new(move |result| match result {
                 Ok((log_id, response)) => {
                     terms.committed(log_id);
@@ -251,7 +252,7 @@ impl<S: RaftStateMachine> Group<S> {
         mut last: Option<Stop>,
         mut permit: Option<Permit>,
     ) -> ClientWriteResult<S::Response> {
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + self.host.config.write_timeout);
+        let deadline = deadline.unwrap_or_else(|| from_now(self.host.config.write_timeout));
         terms.timer = Timer::Caller;
         let mut leaders = self.node.watch_leader();
         let mut encoded = Vec::new();
@@ -401,7 +402,7 @@ impl<S: RaftStateMachine> Group<S> {
             }
         }
         if !rest.is_empty() {
-            let deadline = deadline.unwrap_or_else(|| began + self.host.config.write_timeout);
+            let deadline = deadline.unwrap_or_else(|| later(began, self.host.config.write_timeout));
             drop(commands);
             Box::pin(self.write_rest(rest, only, deadline, &mut results)).await;
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use quorate_core::{LeaderId, LogId};
 use tokio::sync::oneshot;
 
+use crate::deadline::from_now;
 use crate::group::{CommitSlot, OnCommit, Terms};
 use crate::raft::Group;
 use crate::{ClientWriteError, ClientWriteResult, RaftStateMachine};
@@ -45,6 +46,7 @@ impl<S: RaftStateMachine> WriteBuilder<S> {
 
     /// Answers after this long at the latest, counted from when it is made, whether that is shorter or longer than
     /// [`Config::write_timeout`](crate::Config::write_timeout), which holds otherwise.
+    /// `Duration::MAX`: without end.
     pub fn deadline(mut self, after: Duration) -> Self {
         self.patience = Some(after);
         self
@@ -62,7 +64,7 @@ impl<S: RaftStateMachine> WriteBuilder<S> {
 
     fn parts(self) -> (Arc<Group<S>>, S::Command, Terms, Option<Instant>) {
         let terms = Terms { only: self.only, on_commit: self.on_commit.map(CommitSlot::new), ..Terms::default() };
-        (self.group, self.command, terms, self.patience.map(|after| Instant::now() + after))
+        (self.group, self.command, terms, self.patience.map(from_now))
     }
 
     /// Makes the write and does not wait for it: fire and forget. If its leader is lost before the command is in a
@@ -209,7 +211,7 @@ impl<S: RaftStateMachine> WriteManyBuilder<S> {
     }
 
     /// Answers all of them after this long at the latest, counted from when it is awaited;
-    /// [`Config::write_timeout`](crate::Config::write_timeout) otherwise.
+    /// [`Config::write_timeout`](crate::Config::write_timeout) otherwise. `Duration::MAX`: without end.
     pub fn deadline(mut self, after: Duration) -> Self {
         self.patience = Some(after);
         self
@@ -221,7 +223,7 @@ impl<S: RaftStateMachine> IntoFuture for WriteManyBuilder<S> {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let deadline = self.patience.map(|after| Instant::now() + after);
+        let deadline = self.patience.map(from_now);
         Box::pin(self.group.write_many(self.commands, self.only, deadline))
     }
 }

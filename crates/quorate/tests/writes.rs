@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Ledger, PATIENCE, by_id, leader, start, stop};
-use quorate::{ClientWriteError, Config, LeaderId, NodeId, Raft, ReadPolicy};
+use quorate::{
+    ChangeMembers, ChangeTerms, ClientWriteError, Config, Drain, LeaderId, NodeId, Raft, ReadPolicy, Retain,
+    SessionOptions, Settings,
+};
 use tokio::sync::oneshot;
 
 async fn commands(node: &Raft<Ledger>) -> Vec<String> {
@@ -252,7 +255,36 @@ async fn a_batch_is_answered_at_its_deadline() {
     let after = other.write_many(vec!["d".to_owned()]).deadline(PATIENCE).await;
     assert!(after[0].is_ok(), "{after:?}");
     for node in nodes {
-        node.shutdown_with(quorate::Drain { transfer: quorate::Toggle::Off, ..Default::default() }).await;
+        node.shutdown_with(Drain { transfer: quorate::Toggle::Off, ..Default::default() }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_duration_is_no_limit() {
+    let (_network, nodes) = start(3, Config::default()).await;
+    let leading = leader(&nodes).await;
+    for node in &nodes {
+        node.write("a".to_owned()).deadline(Duration::MAX).await.unwrap();
+        let submitted = node.write("b".to_owned()).deadline(Duration::MAX).submit().unwrap();
+        submitted.applied().await.unwrap();
+        let many = node.write_many(vec!["c".to_owned(); 2]).deadline(Duration::MAX).await;
+        assert!(many.iter().all(Result::is_ok), "{many:?}");
+        node.wait(Duration::MAX).leader().await.unwrap();
+        node.wait_for_recovery(Duration::MAX).await.unwrap();
+        node.trigger().within(Duration::MAX).snapshot().await.unwrap();
+        node.trigger().within(Duration::MAX).purge_log(1).await.unwrap();
+    }
+    leading.trigger().within(Duration::MAX).heartbeat().await.unwrap();
+    let endless = SessionOptions { time_to_live: Duration::MAX, ..SessionOptions::default() };
+    let session = nodes[0].open_session(endless).await.unwrap();
+    session.write("d".to_owned()).await.unwrap();
+    session.close().await.unwrap();
+    let terms = ChangeTerms { patience: Duration::MAX, ..ChangeTerms::default() };
+    let settings = ChangeMembers::SetSettings(Settings::default());
+    leading.change_membership_with(settings, Retain::AsLearners, terms).await.unwrap();
+    leading.trigger().within(Duration::MAX).transfer_leader(None).await.unwrap();
+    for node in nodes {
+        node.shutdown_with(Drain { deadline: Duration::MAX, ..Drain::default() }).await;
     }
 }
 
@@ -291,6 +323,6 @@ async fn a_write_has_the_deadline_that_its_caller_gave_it_also_beyond_the_nodes_
     assert!(many_there.await.unwrap().iter().all(Result::is_ok));
     assert!(told.await.unwrap().is_ok());
     for node in nodes {
-        node.shutdown_with(quorate::Drain { transfer: quorate::Toggle::Off, ..Default::default() }).await;
+        node.shutdown_with(Drain { transfer: quorate::Toggle::Off, ..Default::default() }).await;
     }
 }

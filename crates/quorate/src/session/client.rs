@@ -14,6 +14,7 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::serials::Serials;
 use super::submit::Submitted;
+use crate::deadline::{from_now, later};
 use crate::raft::Group;
 use crate::{ClientWriteError, ClientWriteResponse, Raft, RaftStateMachine, SessionError};
 
@@ -338,7 +339,7 @@ impl<S: RaftStateMachine> Shared<S> {
     /// When it has to be kept alive, if it is not written to until then; `None`: never.
     fn keep_due(&self) -> Option<Instant> {
         let state = self.state.lock();
-        (!state.over).then(|| state.active + self.options.keep_interval())
+        (!state.over).then(|| later(state.active, self.options.keep_interval()))
     }
 }
 
@@ -371,7 +372,7 @@ async fn keep_alive<S: RaftStateMachine>(session: Weak<Shared<S>>) {
         let (group, ids) = (Arc::clone(&shared.group), list(shared.id));
         let pause = shared.options.keep_interval();
         drop(shared);
-        let kept = group.submit(EntryKind::KeepSessions, ids, started + pause, &mut false).await;
+        let kept = group.submit(EntryKind::KeepSessions, ids, later(started, pause), &mut false).await;
         let Some(shared) = session.upgrade() else { return };
         match kept {
             Ok(_) => shared.was_active(started),
@@ -380,7 +381,7 @@ async fn keep_alive<S: RaftStateMachine>(session: Weak<Shared<S>>) {
             // It was tried up to its time, or there is no room: try again, but not in a tight loop.
             Err(_) => {
                 drop(shared);
-                sleep_until((Instant::now() + pause / 10).into()).await;
+                sleep_until(from_now(pause / 10).into()).await;
             }
         }
     }
