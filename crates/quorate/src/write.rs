@@ -450,7 +450,11 @@ impl<S: RaftStateMachine> Group<S> {
             });
         })
         .await;
-        results.extend(refused.map(|(_, error)| Some(Err(error))));
+        for (place, error) in refused {
+            // A queue that is closed took none of those before it.
+            results.resize_with(place, || None);
+            results.push(Some(Err(error)));
+        }
     }
 
     /// Waits for runs of commands in the queue, until the deadline if there is one, and hands over how each of them ended.
