@@ -6,6 +6,7 @@ use quorate_core::{LeaderId, LogId, NodeId};
 
 use crate::call::Written;
 use crate::group::Failure;
+use crate::session::SessionOutcome;
 use crate::{ClientWriteError, ClosedReason, Payload, PayloadError};
 
 /// Why an attempt to write ended.
@@ -29,7 +30,8 @@ pub(crate) fn written<R: Payload>(
             let mut encoded = Vec::new();
             match catch_unwind(AssertUnwindSafe(|| response.encode(&mut encoded))) {
                 Ok(Ok(())) => Written::Applied { log_id, response: encoded.into() },
-                Ok(Err(_)) | Err(_) => Written::Unknown,
+                // It was applied all the same.
+                Ok(Err(_)) | Err(_) => Written::Session(SessionOutcome::Unreadable(log_id)),
             }
         }
         Err(Failure::NotLeader(leader)) => Written::NotLeader { leader },
