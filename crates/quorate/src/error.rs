@@ -108,7 +108,7 @@ pub enum ClientWriteError {
     /// The command may or may not be applied, now or later: the deadline passed, or the leader was lost, after
     /// it entered a log.
     OutcomeUnknown,
-    /// The command was applied, but the state machine's response could not be decoded.
+    /// The command was applied, but the state machine's response could not be encoded for the way here, or not decoded.
     Response {
         /// Where it was applied.
         log_id: LogId,
@@ -120,7 +120,7 @@ pub enum ClientWriteError {
 }
 
 impl ClientWriteError {
-    /// Whether the command was certainly not applied, so that it may be tried again: here, or, if this node
+    /// Whether the command was certainly not applied, and the same write may succeed later: here, or, if this node
     /// [is closed](Self::is_closed), only through another one.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -128,9 +128,10 @@ impl ClientWriteError {
             | ClientWriteError::StorageFull
             | ClientWriteError::NoLeader { .. }
             | ClientWriteError::NoCluster { .. }
-            | ClientWriteError::LeaderChanged { .. }
             | ClientWriteError::Closed(_) => true,
-            ClientWriteError::TooLarge { .. }
+            // Not under the same condition: its caller has to decide again.
+            ClientWriteError::LeaderChanged { .. }
+            | ClientWriteError::TooLarge { .. }
             | ClientWriteError::Encode(_)
             | ClientWriteError::OutcomeUnknown
             | ClientWriteError::Response { .. } => false,
@@ -589,6 +590,8 @@ mod tests {
             ClientWriteError::Overloaded => true, false;
             ClientWriteError::OutcomeUnknown => false, true;
             ClientWriteError::Closed(closed()) => true, false;
+            ClientWriteError::LeaderChanged { wanted: LeaderId::new(1, 2), leader: None } => false, false;
+            ClientWriteError::Response { log_id: LogId::ZERO, error: PayloadError("text".into()) } => false, false;
             SessionError::Expired => false, true;
             SessionError::TooManyInFlight => true, false;
             ReadError::NoLeader { leader: None } => true, false;

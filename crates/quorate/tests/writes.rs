@@ -45,7 +45,7 @@ async fn a_write_for_one_leader_is_applied_under_it_or_not_at_all() {
     for node in &nodes {
         let refused = node.write("late".to_owned()).with_leader(first).await.unwrap_err();
         assert_eq!(refused, ClientWriteError::LeaderChanged { wanted: first, leader: Some(back.node_id) });
-        assert!(refused.is_retryable() && !refused.outcome_is_unknown());
+        assert!(!refused.is_retryable() && !refused.outcome_is_unknown(), "not under this condition");
         let many = node.write_many(vec!["late".to_owned(); 3]).with_leader(first).await;
         assert!(many.iter().all(|outcome| outcome.as_ref() == Err(&refused)), "{many:?}");
     }
@@ -229,6 +229,31 @@ async fn a_large_batch_keeps_its_order_whoever_takes_it() {
     }
     assert!(commands(&nodes[0]).await == expected, "in the order in which they were handed over");
     stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_that_is_too_large_is_told_so_also_on_a_closed_node() {
+    let config = Config { max_command_bytes: 100, ..Config::default() };
+    let (_network, nodes) = start(1, config).await;
+    let leader_id = nodes[0].client_write("first".to_owned()).await.unwrap().log_id.leader_id;
+    let large = || "y".repeat(200);
+    let batch = || vec!["fine".to_owned(), large(), "fine".to_owned(), large(), large(), "fine".to_owned()];
+    let too_large = |outcome: &_| matches!(outcome, Err(ClientWriteError::TooLarge { limit: 100, .. }));
+    let open = nodes[0].write_many(batch()).with_leader(leader_id).await;
+    assert!(open.iter().enumerate().all(|(at, outcome)| match at {
+        1 | 3 | 4 => too_large(outcome),
+        _ => outcome.is_ok(),
+    }));
+    nodes[0].shutdown().await;
+    let closed = nodes[0].write_many(batch()).with_leader(leader_id).await;
+    assert!(
+        closed.iter().enumerate().all(|(at, outcome)| match at {
+            1 | 3 | 4 => too_large(outcome),
+            _ => matches!(outcome, Err(ClientWriteError::Closed(_))),
+        }),
+        "{closed:?}"
+    );
+    assert_eq!(closed.len(), 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
