@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 use crate::driver::{Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship, Tune};
 use crate::durable::Durable;
 use crate::group::{
-    Applies, ApplyQueue, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Terms, Work,
-    entry_bytes, outgoing,
+    Applies, ApplyQueue, ClockWatch, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Terms,
+    Work, entry_bytes, outgoing,
 };
 use crate::host::{Disks, find};
 use crate::meters::GroupMeters;
@@ -264,6 +264,8 @@ pub struct VirtualNode<S: RaftStateMachine> {
     read_patience: Duration,
     /// When reads are next looked through for lost ones.
     expiry: Option<Instant>,
+    /// From its first turn on.
+    clock: Option<ClockWatch>,
     reads: Vec<PendingRead<S>>,
     changes: Asked<LogId, ChangeError>,
     transfers: Asked<LeaderId, ChangeError>,
@@ -334,6 +336,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
             window_bytes: config.proposal_window_bytes,
             read_patience: config.election_timeout_max,
             expiry: None,
+            clock: None,
             reads: Vec::new(),
             changes: BTreeMap::new(),
             transfers: BTreeMap::new(),
@@ -531,6 +534,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     }
 
     fn turn_once(&mut self, now: Now) {
+        self.compare_clocks(now);
         self.driver.turn(now, None, &mut self.inputs, &mut self.effects);
         self.applies.push(&mut self.effects.awaited, &mut self.effects.apply);
         std::mem::swap(&mut self.fired, &mut self.effects.fired);
@@ -546,6 +550,18 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         }
         if let Some(reason) = self.effects.closed.take() {
             self.close(reason);
+        }
+    }
+
+    /// As a node of production does at the beginning of a turn: the core is told before anything else if its clock cannot
+    /// be trusted.
+    fn compare_clocks(&mut self, now: Now) {
+        let (mono, core) = (now.at.as_nanos(), self.driver.core());
+        let (drift, lease) = (core.config().max_clock_drift, core.config().election_timeout_min);
+        let packets_only = self.inputs.iter().all(|input| matches!(input, Input::Packet { .. }));
+        let clock = self.clock.get_or_insert_with(|| ClockWatch::new(mono, now.wall));
+        if !clock.may_wait(core, packets_only, mono) && clock.jumped((mono, now.wall, mono), drift, lease) {
+            self.inputs.insert(0, Input::Event(Event::ClockJumped));
         }
     }
 

@@ -1,6 +1,5 @@
 //! What goes wrong, when, and for how long.
 
-use quorate_core::Event as CoreEvent;
 
 use crate::disk::Crash;
 use crate::edits::Decision;
@@ -233,14 +232,20 @@ impl<W: Workload> World<W> {
         false
     }
 
+    /// A wall clock is set, or the machine sleeps: then the clock that leases are measured with stands still, and the wall
+    /// clock goes on. The node has to find out by itself.
     fn jump(&mut self, at: usize) -> bool {
         let second = 1_000_000_000;
         let jump = self.chaos.rng.below(20 * second) as i64 - 10 * second as i64;
+        let until = self.now + self.span(1, 10);
+        if self.chaos.rng.chance(500) && self.places[at].running.is_some() && self.places[at].paused_until.is_none() {
+            self.places[at].asleep_since = Some(self.now);
+            self.pause(at, until);
+            return true;
+        }
         self.places[at].offset += jump;
         if let Some(running) = &mut self.places[at].running {
             running.clock.offset += jump;
-            // As the pump does before anything else in a turn that sees its two clocks disagree.
-            running.node.trigger(CoreEvent::ClockJumped);
             self.touch(at);
         }
         // A process that is started later sees no jump.

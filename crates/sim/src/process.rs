@@ -40,29 +40,36 @@ pub(crate) struct SkewedClock {
     rate: u64,
     /// What its wall clock adds.
     pub(crate) offset: i64,
+    /// For how long it stood still, while the machine slept; its wall clock went on.
+    slept: Nanos,
 }
 
 const RIGHT: u64 = 1_000_000;
 
 impl SkewedClock {
     pub(crate) fn new(origin: Nanos, drift_ppm: i64, offset: i64) -> Self {
-        Self { origin, rate: RIGHT.saturating_add_signed(drift_ppm), offset }
+        Self { origin, rate: RIGHT.saturating_add_signed(drift_ppm), offset, slept: 0 }
     }
 
     /// What this clock shows.
     pub(crate) fn at(&self, now: Nanos) -> Instant {
-        let since = u128::from(now.saturating_sub(self.origin));
+        let since = u128::from(now.saturating_sub(self.origin + self.slept));
         Instant::from_nanos((since * u128::from(self.rate) / u128::from(RIGHT)) as u64)
     }
 
     /// The first moment of the world at which this clock shows `instant`.
     pub(crate) fn when(&self, instant: Instant) -> Nanos {
         let since = u128::from(instant.as_nanos()) * u128::from(RIGHT);
-        self.origin + since.div_ceil(u128::from(self.rate)) as u64
+        self.origin + self.slept + since.div_ceil(u128::from(self.rate)) as u64
+    }
+
+    /// The machine slept until now.
+    pub(crate) fn stood_still(&mut self, time: Nanos) {
+        self.slept += time;
     }
 
     pub(crate) fn wall(&self, now: Nanos) -> u64 {
-        (EPOCH + self.at(now).as_nanos() + self.origin).saturating_add_signed(self.offset)
+        (EPOCH + self.at(now).as_nanos() + self.slept + self.origin).saturating_add_signed(self.offset)
     }
 }
 

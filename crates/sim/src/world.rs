@@ -129,6 +129,8 @@ pub(crate) struct Place<W: Workload> {
     /// What the disk may hold if the process was stopped.
     pub(crate) possible: Option<Vec<Shadow>>,
     pub(crate) paused_until: Option<Nanos>,
+    /// Since when its machine sleeps, if it does not only stand still.
+    pub(crate) asleep_since: Option<Nanos>,
     deferred: Vec<Event>,
     pub(crate) drift: i64,
     pub(crate) offset: i64,
@@ -279,6 +281,7 @@ impl<W: Workload> World<W> {
             down: Down::Stopped,
             possible: None,
             paused_until: None,
+            asleep_since: None,
             deferred: Vec::new(),
             drift,
             offset,

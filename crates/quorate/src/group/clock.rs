@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use quorate_core::Core;
+
 /// Compares two clocks over a window.
 #[derive(Debug)]
 pub(crate) struct ClockWatch {
@@ -22,8 +24,15 @@ impl ClockWatch {
     }
 
     /// Whether a window for leases of this length is over, so that the clocks must be compared.
-    pub(crate) fn is_due(&self, mono: u64, lease: Duration) -> bool {
+    fn is_due(&self, mono: u64, lease: Duration) -> bool {
         mono.saturating_sub(self.base.0) >= nanos(lease)
+    }
+
+    /// Whether a turn may leave the comparison to a later one. What packets and writes ask for does not rest on a clock
+    /// that runs as others do, but with leases. Where there are none, a turn of nothing else leaves it to the next one that
+    /// brings anything else, as a read of a maximum age does, or that comes when the window is over: it finds the same.
+    pub(crate) fn may_wait(&self, core: &Core, packets_only: bool, mono: u64) -> bool {
+        packets_only && !core.relies_on_clock() && !self.is_due(mono, core.config().election_timeout_min)
     }
 
     /// Takes the wall clock, read between two looks at the monotonic one: a thread that was interrupted in between

@@ -14,6 +14,8 @@ mod waits;
 pub(crate) use apply::{ApplyParts, ApplyQueue, Shell, Work, install_into};
 pub(crate) use book::Book;
 pub use book::Checkpoint;
+#[cfg(feature = "sim")]
+pub(crate) use clock::ClockWatch;
 pub use commands::Commands;
 pub(crate) use content::{Restored, read_header, restore, restored_by, write_header};
 #[cfg(feature = "sim")]

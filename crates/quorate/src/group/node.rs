@@ -467,15 +467,11 @@ impl Node {
     }
 
     /// The time of a turn. The core is told before anything else if its clock cannot be trusted.
-    ///
-    /// What packets and writes ask for does not rest on a clock that runs as others do, but with leases. Where there are
-    /// none, a turn of nothing else leaves the comparison to the next one that brings anything else, as a read of a
-    /// maximum age does, or that comes when the window is over: it finds the same.
     fn read_clock(&self, seat: &mut Seat, packets_only: bool) -> Instant {
         let before = self.clock.now();
         let core = seat.driver.core();
         let (drift, lease) = (core.config().max_clock_drift, core.config().election_timeout_min);
-        if packets_only && !core.relies_on_clock() && !seat.clock.is_due(before.as_nanos(), lease) {
+        if seat.clock.may_wait(core, packets_only, before.as_nanos()) {
             return before;
         }
         let wall = wall_nanos(&self.wall);

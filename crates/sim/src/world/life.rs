@@ -45,7 +45,7 @@ impl<W: Workload> World<W> {
         let place = &mut self.places[at];
         place.run += 1;
         place.deferred.clear();
-        place.paused_until = None;
+        (place.paused_until, place.asleep_since) = (None, None);
         with_book(|book| book.on_start(place.id.0));
         let disk = Arc::new(place.disk.clone());
         let machine = match self.clients.workload.open(disk, Path::new(MACHINE_DIRECTORY)) {
@@ -139,7 +139,7 @@ impl<W: Workload> World<W> {
         place.run += 1;
         place.down = Down::Stopped;
         let deferred = std::mem::take(&mut place.deferred);
-        place.paused_until = None;
+        (place.paused_until, place.asleep_since) = (None, None);
         place.disk.stop(crash);
         let damage = place.disk.take_damage();
         self.fail_deferred(deferred);
@@ -185,9 +185,11 @@ impl<W: Workload> World<W> {
             let place = &mut self.places[at];
             place.paused_until = None;
             let deferred = std::mem::take(&mut place.deferred);
+            let slept = place.asleep_since.take().map_or(0, |since| now - since);
             // Its timers are late, and what comes of them is seen to at once.
             let mut wal = false;
             if let Some(running) = &mut place.running {
+                running.clock.stood_still(slept);
                 running.timer = None;
                 wal = running.wal_at.take().is_some();
                 self.touch(at);
