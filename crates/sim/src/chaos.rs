@@ -1,6 +1,5 @@
 //! What goes wrong, when, and for how long.
 
-
 use crate::disk::Crash;
 use crate::edits::Decision;
 use crate::fault::Fault;

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate::{Inbound, OutgoingSnapshot, RaftNetwork, SnapshotSource};
-use quorate_core::{
-    AppendHeader, ClusterId, GroupId, Incarnation, Message, NodeId, SendOutcome, SnapshotMeta, Starts, Vote,
-};
+use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, NodeId, SendOutcome, SnapshotMeta, Starts, Vote};
 use quorate_wire::Packet;
 
 use crate::edits::{Decision, Edits};
@@ -28,6 +26,8 @@ const HELD_PERMILLE: u32 = 10;
 pub(crate) enum Carries {
     /// A message of the protocol without entries.
     Control,
+    /// One without entries that must not overtake those with entries.
+    Behind,
     /// One with entries: its sender is told if the connection breaks.
     Entries,
     /// A call of the library.
@@ -68,6 +68,9 @@ pub(crate) enum Fate {
     Lost,
 }
 
+/// A link carries 100 MB a second.
+const NANOS_PER_BYTE: u64 = 10;
+
 pub(crate) struct Net {
     size: usize,
     /// By sender and receiver.
@@ -75,8 +78,9 @@ pub(crate) struct Net {
     clogged_until: Vec<Nanos>,
     /// Clogged links on which nothing has waited yet.
     clog_due: Vec<bool>,
-    /// The last delivery on each link: without the fault "reorder" a link keeps its order.
-    last: Vec<Nanos>,
+    /// The last delivery on each connection of each link: without the fault "reorder" it keeps its order. As in production,
+    /// what carries entries has a connection of its own, which the rest overtakes.
+    last: Vec<[Nanos; 2]>,
     held: Vec<Flight>,
     held_snapshots: Vec<HeldSnapshot>,
     latency: u64,
@@ -97,7 +101,7 @@ impl Net {
             cut: vec![false; size * size],
             clogged_until: vec![0; size * size],
             clog_due: vec![false; size * size],
-            last: vec![0; size * size],
+            last: vec![[0; 2]; size * size],
             held: Vec::new(),
             held_snapshots: Vec::new(),
             latency: options.latency.as_nanos() as u64,
@@ -145,7 +149,7 @@ impl Net {
 
     /// When everything that was sent in order on some link has arrived.
     pub(crate) fn clear_at(&self) -> Nanos {
-        self.last.iter().copied().max().unwrap_or(0)
+        self.last.iter().flatten().copied().max().unwrap_or(0)
     }
 
     /// Messages of the past, to be delivered again: half of them, so that others grow older yet. A snapshot is kept back
@@ -194,7 +198,11 @@ impl Net {
         if self.cut[link] {
             return Fate::Lost;
         }
-        let mut at = now + self.travel();
+        let lane = match flight.carries {
+            Carries::Control | Carries::Call => 0,
+            Carries::Behind | Carries::Entries => 1,
+        };
+        let mut at = now + self.travel() + flight.bytes.len() as u64 * NANOS_PER_BYTE;
         if self.faults.has(Fault::HoldAndReplay) && self.rng.chance(HELD_PERMILLE) {
             self.hold(flight);
         }
@@ -217,10 +225,10 @@ impl Net {
         }
         at = self.unclogged(link, at, counts);
         if self.suffers(Fault::Reorder) {
-            counts.add(Fault::Reorder, u64::from(at < self.last[link]));
+            counts.add(Fault::Reorder, u64::from(at < self.last[link][lane]));
         } else {
-            at = at.max(self.last[link] + 1);
-            self.last[link] = at;
+            at = at.max(self.last[link][lane] + 1);
+            self.last[link][lane] = at;
         }
         if self.suffers(Fault::Duplicate) {
             counts.add(Fault::Duplicate, 1);
@@ -347,14 +355,8 @@ impl Outbox {
     pub(crate) fn refuse(&self, peers: Vec<NodeId>) {
         self.state.lock().refused = peers;
     }
-}
 
-impl RaftNetwork for Outbox {
-    fn start(&self, _inbound: Arc<dyn Inbound>) {}
-
-    fn set_address(&self, _node: NodeId, _address: &str) {}
-
-    fn send(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+    fn post(&self, to: NodeId, packet: Packet, carries: Carries) -> Result<(), Packet> {
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.refused.contains(&to) {
@@ -363,10 +365,23 @@ impl RaftNetwork for Outbox {
         state.scratch.clear();
         packet.encode_head(&mut state.scratch);
         packet.batches.iter().for_each(|batch| state.scratch.extend_from_slice(batch.bytes()));
-        let entries = matches!(packet.message, Message::Append(_)) && !packet.batches.is_empty();
-        let carries = if entries { Carries::Entries } else { Carries::Control };
         state.packets.push((to, Bytes::copy_from_slice(&state.scratch), carries));
         Ok(())
+    }
+}
+
+impl RaftNetwork for Outbox {
+    fn start(&self, _inbound: Arc<dyn Inbound>) {}
+
+    fn set_address(&self, _node: NodeId, _address: &str) {}
+
+    fn send(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+        let carries = if packet.batches.is_empty() { Carries::Control } else { Carries::Entries };
+        self.post(to, packet, carries)
+    }
+
+    fn send_behind(&self, to: NodeId, packet: Packet) -> Result<(), Packet> {
+        self.post(to, packet, Carries::Behind)
     }
 
     fn call(&self, to: NodeId, body: Bytes) -> bool {
