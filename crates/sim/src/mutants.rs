@@ -32,6 +32,10 @@ pub const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::ExpiryByLocalClock, "the machine's clock, not a simulated one: crates/quorate/tests/sessions.rs"),
     (Bug::ResumedTransferMixesSnapshots, "snapshots travel whole here: crates/net/tests/snapshots.rs"),
     (Bug::StartsAreOnlyCounted, "an older copy stops when it is told, before it counts on: crates/wal/src/identity.rs"),
+    (
+        Bug::CoveredWaiterBehindAnotherWaits,
+        "two calls of one node that wait when a snapshot covers both: crates/quorate/src/group/apply/tests.rs",
+    ),
     (Bug::GoesOnWithoutItsLog, "every node here has `on_lost_log = Rejoin`: testdata/recovery"),
     (Bug::RecoversUnderASeenTerm, "a term that only those who are lost for good have seen: testdata/recovery"),
     (Bug::GapAccepted, "nobody lies here: crates/quorate/tests/published.rs"),
