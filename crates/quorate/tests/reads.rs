@@ -6,9 +6,10 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
-use common::{Ledger, PATIENCE, leader, peers, start, stop};
+use common::{Ledger, PATIENCE, in_time, leader, peers, start, stop};
 use quorate::{ClosedReason, Config, LeasePolicy, MemoryNetwork, Phase, Raft, ReadError, ReadPolicy, Role, Settings};
 
 const LEASES: Settings = Settings { lease: LeasePolicy::LeaseReads };
@@ -158,4 +159,70 @@ async fn a_read_that_waits_for_a_leader_is_told_when_the_node_stops() {
     follower.shutdown().await;
     assert_eq!(read.await.unwrap(), Err(ReadError::Closed(ClosedReason::Shutdown)));
     stop(nodes).await;
+}
+
+/// What it makes the library do needs the state machine, which is being looked at: it is done afterwards.
+#[test]
+fn a_read_may_call_the_library() {
+    in_time(0, || async {
+        let (_network, nodes) = start(1, Config::default()).await;
+        let node = nodes[0].clone();
+        node.client_write("a".into()).await.unwrap();
+        let inner = node.clone();
+        let look = move |ledger: &Ledger| {
+            inner.write("b".into()).send().unwrap();
+            let term = inner.metrics().borrow().vote.leader_id.term;
+            let mut read = Box::pin(async move { inner.read(ReadPolicy::Stale, |ledger| ledger.commands()).await });
+            assert!(read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            (ledger.commands(), term, read)
+        };
+        let (seen, term, read) = node.read(ReadPolicy::Stale, look).await.unwrap();
+        assert_eq!((seen, term), (vec!["a".to_owned()], 1));
+        assert_eq!(read.await.unwrap()[0], "a");
+        node.wait(PATIENCE).metrics(|now| now.last_applied.index == 4, "b to be applied").await.unwrap();
+        assert_eq!(node.read(ReadPolicy::Stale, |ledger| ledger.commands()).await.unwrap(), ["a", "b"]);
+        stop(nodes).await;
+    });
+}
+
+#[test]
+fn reads_that_call_the_library_and_writes_do_not_stop_each_other() {
+    in_time(4, || async {
+        let (_network, nodes) = start(1, Config::default()).await;
+        let mut tasks = Vec::new();
+        for task in 0..5 {
+            let node = nodes[0].clone();
+            tasks.push(tokio::spawn(async move {
+                for _ in 0..1000 {
+                    if task < 3 {
+                        node.client_write("x".into()).await.unwrap();
+                    } else {
+                        let inner = node.clone();
+                        let look = move |_: &Ledger| drop(inner.metrics());
+                        node.read(ReadPolicy::Stale, look).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(nodes[0].read(ReadPolicy::ReadIndex, |ledger| ledger.applied.len()).await, Ok(3000));
+        stop(nodes).await;
+    });
+}
+
+#[test]
+fn a_read_that_panics_tells_its_caller_and_nobody_else() {
+    in_time(0, || async {
+        let (_network, nodes) = start(1, Config::default()).await;
+        let node = nodes[0].clone();
+        let look = |_: &Ledger| assert_eq!("a panic", "the test asked for it");
+        let reader = tokio::spawn(async move { node.read(ReadPolicy::Stale, look).await });
+        assert!(reader.await.unwrap_err().is_panic());
+        nodes[0].client_write("a".into()).await.unwrap();
+        assert_eq!(nodes[0].read(ReadPolicy::ReadIndex, |ledger| ledger.commands()).await.unwrap(), ["a"]);
+        stop(nodes).await;
+    });
 }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufWriter, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -206,17 +206,27 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     }
 
     /// Runs `read` now and here if the machine is cheap, free, and has applied `at`; else gives it back.
+    ///
+    /// Whoever looks has the queue's word, as those have who work jobs off: what the caller's code makes this library do
+    /// meanwhile, on this thread or another, finds the queue at work, and what that left is worked off afterwards.
     pub(crate) fn try_read<T, F: FnOnce(&S) -> T>(&self, at: u64, read: F) -> Result<T, F> {
-        if !self.inline || self.over.load(Ordering::Acquire) {
+        let claim = || self.word.compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Relaxed);
+        if !self.inline || self.over.load(Ordering::Acquire) || claim().is_err() {
             return Err(read);
         }
-        match self.machine.try_lock() {
+        let looked = match self.machine.try_lock() {
             // Looked at again under the lock: a group that is over by then serves nothing.
             Some(machine) if machine.applied.index >= at && !self.over.load(Ordering::Acquire) => {
-                Ok(read(&machine.state))
+                Ok(catch_unwind(AssertUnwindSafe(|| read(&machine.state))))
             }
             _ => Err(read),
+        };
+        if self.word.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_err()
+            && let Some(applied) = self.work(Place::Here)
+        {
+            self.tell_applied(applied);
         }
+        looked.map(|seen| seen.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 
     /// Shows the state and what is applied to it, unless the queue is over or at work.
@@ -702,10 +712,13 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
         }
         let unread = std::mem::take(&mut *self.jobs.lock());
         fired.calls.push(Box::new(move || drop(unread)));
-        // Parked reads go with the next look at the queue.
         if let Some(mut machine) = self.machine.try_lock() {
             let parked = std::mem::take(&mut machine.parked);
             fired.calls.push(Box::new(move || drop(parked)));
+        } else {
+            // Whoever is at work looks at the queue again, and lets go of parked reads.
+            self.any.store(true, Ordering::Release);
+            self.pump();
         }
     }
 }

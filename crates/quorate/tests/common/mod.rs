@@ -11,6 +11,19 @@ use quorate::{Config, EntryContext, MemoryNetwork, NodeId, Raft, RaftStateMachin
 /// Long enough for anything that is going to happen at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Runs `test` on a runtime of its own, of one thread or with so many workers: if the library stops its threads for ever,
+/// the test fails all the same.
+pub(crate) fn in_time<F: Future<Output = ()> + 'static>(workers: usize, test: impl FnOnce() -> F + Send + 'static) {
+    use tokio::runtime::Builder;
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut builder = if workers == 0 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+        builder.worker_threads(workers.max(1)).enable_all().build().unwrap().block_on(test());
+        ended.send(()).unwrap();
+    });
+    end.recv_timeout(PATIENCE).expect("it fails, or waits for ever");
+}
+
 /// A list of every command applied, with what a test may want to go wrong.
 #[derive(Default)]
 pub(crate) struct Ledger {
