@@ -1,4 +1,5 @@
-//! Raft over gRPC: three nodes count to 100, a fourth comes late and gets a snapshot. `cargo run --release -p grpc`
+//! Raft over gRPC: three nodes count to 100, a fourth comes late and gets a snapshot; each run goes on
+//! from the one before. `cargo run --release -p grpc`
 //!
 //! For those who have gRPC between their machines anyway, with its proxies, certificates and metrics: `network.rs` is a
 //! `RaftNetwork` on tonic, `service.rs` the one call that it needs. A stream for each peer would be faster than a call for
@@ -35,26 +36,33 @@ impl RaftStateMachine for Counter {
     }
 }
 
-/// A blank node on a port that the system chooses, and its address.
-async fn start(id: u64, directory: &Path) -> Result<(Raft<Counter>, String), Box<dyn Error>> {
-    let storage = Storage::open(directory.join(id.to_string()), id)?;
-    let network = GrpcNetwork::bind("127.0.0.1:0", Arc::clone(&storage.identity)).await?;
-    let address = network.address().to_owned();
-    let config = Config { snapshot_entries: 50, keep_entries: 10, ..Config::default() };
-    let builder = Raft::builder(id).listen(address.clone()).network(Arc::new(network)).storage(storage).config(config);
-    Ok((builder.start(Counter(0)).await?, address))
+/// Where the nodes listen; the first three begin the cluster.
+type Addresses = [String; 4];
+
+/// Starts the nodes, each on its disk; a port of 0 becomes the one that the system chose.
+async fn start(directory: &Path, addresses: &mut Addresses) -> Result<Vec<Raft<Counter>>, Box<dyn Error>> {
+    let mut ends = Vec::new();
+    for (id, address) in (1_u64..).zip(addresses.iter_mut()) {
+        let storage = Storage::open(directory.join(id.to_string()), id)?;
+        let network = GrpcNetwork::bind(address, Arc::clone(&storage.identity)).await?;
+        network.address().clone_into(address);
+        ends.push((id, storage, network));
+    }
+    let mut nodes = Vec::new();
+    for (id, storage, network) in ends {
+        let config = Config { snapshot_entries: 50, keep_entries: 10, ..Config::default() };
+        let builder = Raft::builder(id).listen(network.address()).network(Arc::new(network)).storage(storage);
+        // A node that belongs to a cluster already, as all of them do in a second run, ignores the peers.
+        let peers = (1..4).zip(addresses.iter().cloned());
+        let builder = if id < 4 { builder.peers(peers) } else { builder };
+        nodes.push(builder.config(config).start(Counter(0)).await?);
+    }
+    Ok(nodes)
 }
 
 /// Returns what the late node reads.
-async fn run(directory: &Path) -> Result<u64, Box<dyn Error>> {
-    let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
-    for id in 1..=4 {
-        let (node, address) = start(id, directory).await?;
-        nodes.push(node);
-        addresses.push(address);
-    }
-    let members = nodes.iter().zip(&addresses).take(3).map(|(node, address)| (node.node_id(), Node::at(address)));
-    nodes[0].initialize(members.collect()).await?;
+async fn run(directory: &Path, addresses: &mut Addresses) -> Result<u64, Box<dyn Error>> {
+    let nodes = start(directory, addresses).await?;
     for at in 0..100 {
         nodes[at % 3].client_write(1).await?;
     }
@@ -69,7 +77,9 @@ async fn run(directory: &Path) -> Result<u64, Box<dyn Error>> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    println!("node 4 came late and reads {}", run(Path::new("data/grpc")).await?);
+    let mut addresses = [1, 2, 3, 4].map(|id| format!("127.0.0.1:705{id}"));
+    let seen = run(Path::new("data/grpc"), &mut addresses).await?;
+    println!("node 4 came late and reads {seen}; run it again");
     Ok(())
 }
 
@@ -81,7 +91,9 @@ mod tests {
     async fn three_nodes_and_a_late_one_agree_over_grpc() -> Result<(), Box<dyn Error>> {
         let directory =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../target/tmp/grpc-{}", std::process::id()));
-        assert_eq!(run(&directory).await?, 100);
+        let mut addresses = [1, 2, 3, 4].map(|_| "127.0.0.1:0".to_owned());
+        assert_eq!(run(&directory, &mut addresses).await?, 100);
+        assert_eq!(run(&directory, &mut addresses).await?, 200, "a second run goes on where the first one stopped");
         std::fs::remove_dir_all(directory)?;
         Ok(())
     }
