@@ -237,14 +237,13 @@ impl Wait {
     ) -> Result<RaftMetrics, WaitError> {
         let wait = async {
             loop {
-                {
-                    let now = self.metrics.borrow_and_update();
-                    if condition(&now) {
-                        return Ok(now.clone());
-                    }
-                    if let Some(reason) = &now.closed {
-                        return Err(WaitError::Closed(reason.clone()));
-                    }
+                // A copy: while a borrow is held nothing is published, and the condition may call this library.
+                let now = self.metrics.borrow_and_update().clone();
+                if condition(&now) {
+                    return Ok(now);
+                }
+                if let Some(reason) = now.closed {
+                    return Err(WaitError::Closed(reason));
                 }
                 if self.metrics.changed().await.is_err() {
                     return Err(WaitError::Closed(ClosedReason::Shutdown));

@@ -46,16 +46,17 @@ impl<T: Clone + PartialEq> Progress<T> {
     /// Why the group is closed, if it does not hold then.
     pub async fn wait_until(&mut self, mut holds: impl FnMut(&T) -> bool) -> Result<T, ClosedReason> {
         loop {
-            {
+            // Copies: while a borrow is held nothing is published, and `holds` may call this library.
+            let (value, closed) = {
                 let now = self.metrics.borrow_and_update();
-                let value = (self.part)(&now);
-                if holds(&value) {
-                    self.last = value.clone();
-                    return Ok(value);
-                }
-                if let Some(reason) = &now.closed {
-                    return Err(reason.clone());
-                }
+                ((self.part)(&now), now.closed.clone())
+            };
+            if holds(&value) {
+                self.last = value.clone();
+                return Ok(value);
+            }
+            if let Some(reason) = closed {
+                return Err(reason);
             }
             if self.metrics.changed().await.is_err() {
                 return Err(ClosedReason::Shutdown);

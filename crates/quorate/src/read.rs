@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -41,20 +42,31 @@ impl<S: RaftStateMachine> Group<S> {
         started: Instant,
         read: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
-        let (sender, seen) = oneshot::channel();
+        let (sender, mut seen) = oneshot::channel();
+        // Whoever sets it first decides: the read begins, or the caller gives up.
+        let decided = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&decided);
         let look = move |state: &S| {
+            if sender.is_closed() || begins.swap(true, Ordering::AcqRel) {
+                return;
+            }
             // The state is only looked at: a panic harms nobody but the caller, who gets it.
             drop(sender.send(catch_unwind(AssertUnwindSafe(|| read(state)))));
         };
         self.applies.read(at.index, Box::new(look));
-        match timeout_at(self.read_deadline(started).into(), seen).await {
-            Ok(Ok(Ok(seen))) => Ok(seen),
-            Ok(Ok(Err(panic))) => resume_unwind(panic),
-            Ok(Err(_dropped)) => {
+        let answer = match timeout_at(self.read_deadline(started).into(), &mut seen).await {
+            Ok(answer) => answer,
+            // One that has begun takes as long as it takes.
+            Err(_elapsed) if decided.swap(true, Ordering::AcqRel) => seen.await,
+            Err(_elapsed) => return Err(ReadError::NotCaughtUp { read_at: at }),
+        };
+        match answer {
+            Ok(Ok(seen)) => Ok(seen),
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_dropped) => {
                 self.node.wait_closed().await;
                 Err(ReadError::Closed(self.closed_reason()))
             }
-            Err(_elapsed) => Err(ReadError::NotCaughtUp { read_at: at }),
         }
     }
 

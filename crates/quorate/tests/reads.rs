@@ -226,3 +226,62 @@ fn a_read_that_panics_tells_its_caller_and_nobody_else() {
         stop(nodes).await;
     });
 }
+
+/// Its deadline is for it to begin.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_has_begun_takes_as_long_as_its_closure() {
+    let builder = Raft::builder(1).peers(peers([1])).in_memory(&MemoryNetwork::new()).config(impatient());
+    let node = builder.start(Ledger::default()).await.unwrap();
+    node.client_write("a".into()).await.unwrap();
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let look = move |ledger: &Ledger| {
+        begin.send(()).unwrap();
+        ended.recv().unwrap();
+        ledger.commands()
+    };
+    let reader = node.clone();
+    let long = tokio::spawn(async move { reader.read(ReadPolicy::ReadIndex, look).await });
+    begun.await.unwrap();
+    // Those that wait behind it come to their deadlines, and do not begin any more.
+    let looks = Arc::new(AtomicU64::new(0));
+    for _ in 0..2 {
+        let counted = Arc::clone(&looks);
+        let behind = node.read(ReadPolicy::Stale, move |_| counted.fetch_add(1, Ordering::Relaxed)).await;
+        assert!(matches!(behind, Err(ReadError::NotCaughtUp { .. })), "{behind:?}");
+    }
+    end.send(()).unwrap();
+    assert_eq!(long.await.unwrap().unwrap(), ["a"]);
+    node.ensure_linearizable(ReadPolicy::ReadIndex).await.unwrap();
+    assert_eq!(looks.load(Ordering::Relaxed), 0);
+    node.shutdown().await;
+}
+
+/// Each publishes something while the condition looks.
+#[test]
+fn a_condition_may_call_the_library() {
+    in_time(0, || async {
+        let (_network, nodes) = start(1, Config::default()).await;
+        let node = nodes[0].clone();
+        let publish = move || {
+            let seen = node.metrics();
+            while !seen.has_changed().unwrap() {
+                drop(node.metrics());
+            }
+        };
+        let mut looks = 0;
+        let condition = |_: &quorate::RaftMetrics| {
+            publish();
+            looks += 1;
+            looks == 2
+        };
+        nodes[0].wait(PATIENCE).metrics(condition, "a second look").await.unwrap();
+        let holds = |_: &u64| {
+            publish();
+            looks += 1;
+            looks == 4
+        };
+        nodes[0].watch_commit().wait_until(holds).await.unwrap();
+        stop(nodes).await;
+    });
+}
