@@ -303,7 +303,8 @@ pub enum ReadError {
         /// What it waits for, in words: the nodes that are silent, say.
         waits: String,
     },
-    /// The leader confirmed the read, but this node had not applied up to it before the deadline.
+    /// The leader confirmed the read, but it did not begin before the deadline: this node had not applied up to it, or
+    /// another read held the state machine up.
     NotCaughtUp {
         /// What has to be applied first.
         read_at: LogId,

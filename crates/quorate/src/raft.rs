@@ -214,7 +214,8 @@ impl<S: RaftStateMachine> Raft<S> {
     /// leader how far it must have applied, and reads its own state then.
     ///
     /// A read waits across a change of leaders, and until this node has applied far enough, up to
-    /// [`Config::read_timeout`](crate::Config::read_timeout). A panic of `read` reaches the caller.
+    /// [`Config::read_timeout`](crate::Config::read_timeout); once `read` has begun it takes as long as it takes. Applies
+    /// wait for it: it may call this library, but must not wait for what that does. A panic of `read` reaches the caller.
     ///
     #[cfg_attr(feature = "serde", doc = "```")]
     #[cfg_attr(not(feature = "serde"), doc = "```text")]
@@ -319,6 +320,10 @@ impl<S: RaftStateMachine> Raft<S> {
 
     /// The node's state, as a channel that changes with it. While only indexes change it is updated about once a
     /// millisecond.
+    ///
+    /// Do not hold what `borrow` returns: the node stands still until it is dropped, and a leader loses its term meanwhile.
+    /// Clone it, as here; nor call this library while it is held. [`wait`](Self::wait) and [`Progress`](crate::Progress)
+    /// hold none while your code runs.
     ///
     /// ```
     /// # use quorate::{Raft, RaftStateMachine};
