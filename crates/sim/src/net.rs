@@ -356,6 +356,7 @@ impl Outbox {
         self.state.lock().refused = peers;
     }
 
+    #[allow(clippy::result_large_err, reason = "the packet is handed back, not copied")]
     fn post(&self, to: NodeId, packet: Packet, carries: Carries) -> Result<(), Packet> {
         let mut state = self.state.lock();
         let state = &mut *state;

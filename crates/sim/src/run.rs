@@ -276,8 +276,15 @@ impl<W: Workload> World<W> {
             return self.fail(format!("liveness: a node is not taken back, or lacks what it lost: {}", ends(self)));
         }
         self.answer_everybody();
+        // What was under way until then, such as a change that takes its leader out, has its end as well.
+        let settled = self.run_until(self.now + patience, |world| {
+            world.events.is_multiple_of(16) && world.is_whole() && world.is_converged()
+        });
         if self.violation.is_some() {
             return;
+        }
+        if !settled {
+            return self.fail(format!("liveness: the nodes do not converge again: {}", ends(self)));
         }
         let checked = self.check_ends();
         if let Err(violation) = checked {
