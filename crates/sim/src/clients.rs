@@ -325,6 +325,12 @@ impl<W: Workload> World<W> {
         self.schedule(self.now + after, Event::Retry { client, op });
     }
 
+    /// Whether the membership that a node goes by names it.
+    fn is_a_member_to_itself(&self, at: usize) -> bool {
+        let place = &self.places[at];
+        place.running.as_ref().is_some_and(|running| running.node.core().membership().nodes.contains_key(&place.id))
+    }
+
     pub(crate) fn on_give_up(&mut self, _client: u32, op: u64) {
         self.digest.word(11 + op * 64);
         self.finish(op, None, Returned::Unknown);
@@ -337,6 +343,7 @@ impl<W: Workload> World<W> {
             None => return self.on_other_answer(at, call, answer),
         };
         self.note_answer(op, call, &answer);
+        let is_member = self.is_a_member_to_itself(at);
         if let Some(numbered) = self.session_of(op) {
             match &answer {
                 Answer::Applied { log_id, response } => {
@@ -375,8 +382,8 @@ impl<W: Workload> World<W> {
                     None => self.retry_later(client, op),
                 }
             }
-            // By the cluster's settings, so elsewhere as well.
-            Answer::ReadRefused(Refusal::LeaseDisabled) => self.finish(op, None, Returned::NotApplied),
+            // By the cluster's settings, so elsewhere as well; a node that is in no cluster yet knows of none.
+            Answer::ReadRefused(Refusal::LeaseDisabled) if is_member => self.finish(op, None, Returned::NotApplied),
             Answer::Refused | Answer::ReadRefused(_) => {
                 attempt.maybe = attempt.maybe_before;
                 self.retry_later(client, op);
