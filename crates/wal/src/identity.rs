@@ -311,6 +311,22 @@ fn encode_peers(peers: &BTreeMap<NodeId, Vec<(Incarnation, Start)>>) -> Vec<u8> 
 }
 
 #[cfg(test)]
+impl Identity {
+    /// What the tests of other files write under.
+    pub(crate) fn of_a_test() -> Self {
+        Self {
+            cluster: ClusterId(0x0c0b_0a09),
+            node: NodeId(1),
+            incarnation: Incarnation(0x1d1c),
+            formatted: Incarnation(0x1d1c),
+            starts: Starts::counted(3),
+            mode: LeaderIdMode::Advanced,
+            created: 1,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::fake::MemDisk;

@@ -137,22 +137,10 @@ pub(crate) fn forget(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
 mod tests {
     use std::sync::Arc;
 
-    use quorate_core::{ClusterId, Incarnation, LeaderId, LeaderIdMode, NodeId, Starts};
+    use quorate_core::{Incarnation, LeaderId};
 
     use super::*;
     use crate::fake::{Fault, MemDisk};
-
-    fn identity() -> Identity {
-        Identity {
-            cluster: ClusterId(0x0c0b_0a09),
-            node: NodeId(1),
-            incarnation: Incarnation(0x1d1c),
-            formatted: Incarnation(0x1d1c),
-            starts: Starts::counted(3),
-            mode: LeaderIdMode::Advanced,
-            created: 1,
-        }
-    }
 
     fn note() -> DamageNote {
         let ends = BTreeMap::from([(GroupId(7), LogId::new(LeaderId::new(2, 3), 44))]);
@@ -170,35 +158,35 @@ mod tests {
             expected.extend_from_slice(&field.to_le_bytes());
         }
         expected.extend_from_slice(&0x2603_03ea_u32.to_le_bytes());
-        assert_eq!(note().encode(&identity()), expected);
-        assert_eq!(DamageNote::decode(Path::new(NAME), &expected, &identity()).unwrap(), note());
+        assert_eq!(note().encode(&Identity::of_a_test()), expected);
+        assert_eq!(DamageNote::decode(Path::new(NAME), &expected, &Identity::of_a_test()).unwrap(), note());
     }
 
     #[test]
     fn a_torn_note_says_what_an_empty_one_does() {
-        let whole = note().encode(&identity());
+        let whole = note().encode(&Identity::of_a_test());
         for length in 0..whole.len() {
-            let found = DamageNote::decode(Path::new(NAME), &whole[..length], &identity()).unwrap();
+            let found = DamageNote::decode(Path::new(NAME), &whole[..length], &Identity::of_a_test()).unwrap();
             assert_eq!(found, DamageNote::default(), "{length} bytes");
         }
         for at in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 0x10;
-            let found = DamageNote::decode(Path::new(NAME), &flipped, &identity()).unwrap();
+            let found = DamageNote::decode(Path::new(NAME), &flipped, &Identity::of_a_test()).unwrap();
             assert_eq!(found, DamageNote::default(), "byte {at}");
         }
-        let other = Identity { incarnation: Incarnation(9), ..identity() };
+        let other = Identity { incarnation: Incarnation(9), ..Identity::of_a_test() };
         assert_eq!(DamageNote::decode(Path::new(NAME), &whole, &other).unwrap(), DamageNote::default());
     }
 
     #[test]
     fn what_a_later_version_noted_is_refused_by_name() {
-        let mut later = note().encode(&identity());
+        let mut later = note().encode(&Identity::of_a_test());
         later[8] = 2;
         let end = later.len() - 4;
         let checksum = crc32c::crc32c(&later[..end]);
         put_u32(&mut later, end, checksum);
-        let error = DamageNote::decode(Path::new(NAME), &later, &identity()).unwrap_err();
+        let error = DamageNote::decode(Path::new(NAME), &later, &Identity::of_a_test()).unwrap_err();
         assert!(matches!(error, WalError::OtherVersion { found: 2, .. }), "{error}");
     }
 
@@ -213,16 +201,16 @@ mod tests {
                 disk.create_dir_all(dir).unwrap();
                 disk.sync_dir(dir).unwrap();
                 if let Some(earlier) = &earlier {
-                    write(&disk, dir, &identity(), earlier).unwrap();
+                    write(&disk, dir, &Identity::of_a_test(), earlier).unwrap();
                 }
                 disk.fail_at(disk.calls() + call, Fault::Error(std::io::ErrorKind::StorageFull));
-                write(&disk, dir, &identity(), &note()).unwrap();
+                write(&disk, dir, &Identity::of_a_test(), &note()).unwrap();
                 let disk: Arc<dyn Disk> = Arc::new(disk.crashed(crate::fake::Crash::DropAll));
-                let found = read(&*disk, dir, &identity()).unwrap().expect("damage is noted");
+                let found = read(&*disk, dir, &Identity::of_a_test()).unwrap().expect("damage is noted");
                 empty += usize::from(found == DamageNote::default());
                 assert!(found == note() || found == earlier.clone().unwrap_or_default(), "call {call}: {found:?}");
                 forget(&*disk, dir).unwrap();
-                assert_eq!(read(&*disk, dir, &identity()).unwrap(), None);
+                assert_eq!(read(&*disk, dir, &Identity::of_a_test()).unwrap(), None);
             }
         }
         assert!(empty > 2, "{empty}");

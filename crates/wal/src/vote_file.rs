@@ -330,21 +330,9 @@ fn parse(copy: &[u8], identity: &Identity) -> Found {
 
 #[cfg(test)]
 mod tests {
-    use quorate_core::{ClusterId, Incarnation, LeaderIdMode, Starts};
+    use quorate_core::Incarnation;
 
     use super::*;
-
-    fn identity() -> Identity {
-        Identity {
-            cluster: ClusterId(0x0c0b_0a09),
-            node: NodeId(1),
-            incarnation: Incarnation(0x1d1c),
-            formatted: Incarnation(0x1d1c),
-            starts: Starts::counted(3),
-            mode: LeaderIdMode::Advanced,
-            created: 1,
-        }
-    }
 
     fn record() -> VoteRecord {
         VoteRecord {
@@ -366,12 +354,12 @@ mod tests {
         }
         expected.resize(508, 0);
         expected.extend_from_slice(&0x8b42_28a9_u32.to_le_bytes());
-        assert_eq!(encode(70, GroupId(7), &identity(), record()), expected);
+        assert_eq!(encode(70, GroupId(7), &Identity::of_a_test(), record()), expected);
         assert!(
-            matches!(parse(&expected, &identity()), Found::Whole(Copy { slot: 70, group: GroupId(7), record: found })
+            matches!(parse(&expected, &Identity::of_a_test()), Found::Whole(Copy { slot: 70, group: GroupId(7), record: found })
             if found == record())
         );
-        let other = Identity { incarnation: Incarnation(0x1d1d), ..identity() };
+        let other = Identity { incarnation: Incarnation(0x1d1d), ..Identity::of_a_test() };
         assert!(matches!(parse(&expected, &other), Found::Damaged { .. }), "another disk's");
     }
 
