@@ -4,141 +4,115 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What an implementation owes the library. `Display` gives the sentence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Law {
-    // Storage.
-    /// A write completes exactly once, and without another call.
-    CompletesOnce,
-    /// A read gives the front of its span: the entries that were written last, without a hole, at least one; or nothing,
-    /// if the log does not hold the span.
-    ReadsTheSpan,
-    /// Entries can be read as soon as `submit` returns.
-    ReadableAtOnce,
-    /// The vote is the one that was written last, and an acknowledged one survives.
-    VoteIsKept,
-    /// Acknowledged entries survive.
-    EntriesAreKept,
-    /// What a truncation or a reset removed does not come back once that is acknowledged, nor comes what was never
-    /// written.
-    NothingComesBack,
-    /// The longest lease that may have been promised survives once it is acknowledged.
-    LeaseIsKept,
-    /// The last purged log id is kept, leader id and all.
-    BoundaryIsKept,
-    /// A purge forgets nothing after its log id.
-    PurgeTakesNoMore,
-    /// Every entry that the recovered log names can be read.
-    NoHoles,
-    /// The memberships in the log are recovered, all of them, in order.
-    MembershipsAreFound,
-    /// What is found after a crash is what some prefix of the writes made, in the order in which they were submitted.
-    WritesInOrder,
-    /// Groups do not touch each other.
-    GroupsAreApart,
-    /// What a crash left opens again.
-    OpensAgain,
-    /// After a failed write nothing that is submitted later is acknowledged.
-    NothingAfterFailure,
-    /// A disk that did not keep its word may cost data, but nothing is found that was never written.
-    NothingInvented,
-    // Snapshot stores.
-    /// A committed snapshot is the newest, and survives, whole.
-    SnapshotIsKept,
-    /// A snapshot that was not committed or adopted is not seen.
-    SnapshotIsWhole,
-    /// What one store sends another receives.
-    SnapshotTravels,
-    // State machines.
-    /// The same commands in the same order give the same responses.
-    SameResponses,
-    /// The same commands in the same order give the same state.
-    SameState,
-    /// How commands are cut into batches makes no difference.
-    BatchesAreInvisible,
-    /// A restored state is the state that the snapshot was taken of, and goes on like it.
-    RestoreIsEqual,
-    /// A capture holds what was applied when it was taken, and nothing later.
-    FreezeIsThen,
-    /// A snapshot leaves the state as it was.
-    SnapshotChangesNothing,
-    /// A part of a snapshot is refused.
-    PartIsRefused,
-    /// A durable machine's state and its `last_applied` are of the same moment, always.
-    AppliedWithData,
-    /// A durable machine goes on from what it kept as if it had never stopped.
-    GoesOn,
-    /// A command or response is read back as what it was.
-    PayloadsTravel,
-    // Networks.
-    /// A message arrives as it was sent, from whom it was sent, however large.
-    ArrivesWhole,
-    /// A message arrives at most once.
-    ArrivesOnce,
-    /// Messages with entries arrive in order, and nothing sent behind them overtakes them.
-    LanesKeepOrder,
-    /// A message with entries that was taken arrives, or `on_lost` tells that it may not.
-    LossIsTold,
-    /// What is sent again after a broken connection arrives.
-    Reconnects,
-    /// A message goes to the node that is there now, under the sender's own identity.
-    ToWhomItConcerns,
-    /// A peer that takes nothing cannot make a sender hold more than a bounded number of bytes.
-    BytesAreBounded,
-    /// A transfer of a snapshot ends exactly once, with what became of it.
-    TransferEndsOnce,
-    /// Damaged bytes are never delivered as a message.
-    DamageIsDropped,
-    // All.
-    /// Nothing panics.
-    NoPanic,
+/// One list: [`Law::ALL`] cannot miss one.
+macro_rules! laws {
+    ($($(#[$about:meta])* $law:ident => $sentence:literal,)*) => {
+        /// What an implementation owes the library. `Display` gives the sentence.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Law {
+            $($(#[$about])* $law,)*
+        }
+
+        impl Law {
+            /// Every law that a suite may find broken.
+            pub const ALL: &[Law] = &[$(Law::$law),*];
+
+            fn sentence(self) -> &'static str {
+                match self {
+                    $(Law::$law => $sentence,)*
+                }
+            }
+        }
+    };
 }
 
-impl Law {
-    fn sentence(self) -> &'static str {
-        match self {
-            Law::CompletesOnce => "a write completes exactly once, and without another call",
-            Law::ReadsTheSpan => "a read gives the front of its span as it was written last, or nothing",
-            Law::ReadableAtOnce => "entries can be read as soon as `submit` returns",
-            Law::VoteIsKept => "the vote is the one written last, and an acknowledged one survives",
-            Law::EntriesAreKept => "acknowledged entries survive",
-            Law::NothingComesBack => "what an acknowledged truncation or reset removed does not come back",
-            Law::LeaseIsKept => "the longest promised lease survives once it is acknowledged",
-            Law::BoundaryIsKept => "the last purged log id is kept, leader id and all",
-            Law::PurgeTakesNoMore => "a purge forgets nothing after its log id",
-            Law::NoHoles => "every entry that the recovered log names can be read",
-            Law::MembershipsAreFound => "the memberships in the log are recovered, all of them, in order",
-            Law::WritesInOrder => "a crash leaves what some prefix of the writes made",
-            Law::GroupsAreApart => "groups do not touch each other",
-            Law::OpensAgain => "what a crash left opens again",
-            Law::NothingAfterFailure => "after a failed write nothing submitted later is acknowledged",
-            Law::NothingInvented => "nothing is found that was never written, whatever the disk did",
-            Law::SnapshotIsKept => "a committed snapshot is the newest, and survives, whole",
-            Law::SnapshotIsWhole => "a snapshot that was not committed or adopted is not seen",
-            Law::SnapshotTravels => "what one store sends another receives",
-            Law::SameResponses => "the same commands in the same order give the same responses",
-            Law::SameState => "the same commands in the same order give the same state",
-            Law::BatchesAreInvisible => "how commands are cut into batches makes no difference",
-            Law::RestoreIsEqual => "a restored state is the one the snapshot was taken of, and goes on like it",
-            Law::FreezeIsThen => "a capture holds what was applied when it was taken, and nothing later",
-            Law::SnapshotChangesNothing => "a snapshot leaves the state as it was",
-            Law::PartIsRefused => "a part of a snapshot is refused",
-            Law::AppliedWithData => "a durable machine's state and its `last_applied` are of the same moment",
-            Law::GoesOn => "a durable machine goes on from what it kept as if it had never stopped",
-            Law::PayloadsTravel => "a command or response is read back as what it was",
-            Law::ArrivesWhole => "a message arrives as it was sent, from whom it was sent, however large",
-            Law::ArrivesOnce => "a message arrives at most once",
-            Law::LanesKeepOrder => "messages with entries arrive in order, and nothing sent behind overtakes them",
-            Law::LossIsTold => "a message with entries that was taken arrives, or `on_lost` tells",
-            Law::Reconnects => "what is sent again after a broken connection arrives",
-            Law::ToWhomItConcerns => "a message goes to the node that is there now, under the sender's identity",
-            Law::BytesAreBounded => "a peer that takes nothing makes a sender refuse",
-            Law::TransferEndsOnce => "a transfer of a snapshot ends exactly once, with what became of it",
-            Law::DamageIsDropped => "damaged bytes are never delivered as a message",
-            Law::NoPanic => "nothing panics",
-        }
-    }
+laws! {
+    // Storage.
+    /// A write completes exactly once, and without another call.
+    CompletesOnce => "a write completes exactly once, and without another call",
+    /// A read gives the front of its span: the entries that were written last, without a hole, at least one; or nothing,
+    /// if the log does not hold the span.
+    ReadsTheSpan => "a read gives the front of its span as it was written last, or nothing",
+    /// Entries can be read as soon as `submit` returns.
+    ReadableAtOnce => "entries can be read as soon as `submit` returns",
+    /// The vote is the one that was written last, and an acknowledged one survives.
+    VoteIsKept => "the vote is the one written last, and an acknowledged one survives",
+    /// Acknowledged entries survive.
+    EntriesAreKept => "acknowledged entries survive",
+    /// What a truncation or a reset removed does not come back once that is acknowledged, nor comes what was never
+    /// written.
+    NothingComesBack => "what an acknowledged truncation or reset removed does not come back",
+    /// The longest lease that may have been promised survives once it is acknowledged.
+    LeaseIsKept => "the longest promised lease survives once it is acknowledged",
+    /// The last purged log id is kept, leader id and all.
+    BoundaryIsKept => "the last purged log id is kept, leader id and all",
+    /// A purge forgets nothing after its log id.
+    PurgeTakesNoMore => "a purge forgets nothing after its log id",
+    /// Every entry that the recovered log names can be read.
+    NoHoles => "every entry that the recovered log names can be read",
+    /// The memberships in the log are recovered, all of them, in order.
+    MembershipsAreFound => "the memberships in the log are recovered, all of them, in order",
+    /// What is found after a crash is what some prefix of the writes made, in the order in which they were submitted.
+    WritesInOrder => "a crash leaves what some prefix of the writes made",
+    /// Groups do not touch each other.
+    GroupsAreApart => "groups do not touch each other",
+    /// What a crash left opens again.
+    OpensAgain => "what a crash left opens again",
+    /// After a failed write nothing that is submitted later is acknowledged.
+    NothingAfterFailure => "after a failed write nothing submitted later is acknowledged",
+    /// A disk that did not keep its word may cost data, but nothing is found that was never written.
+    NothingInvented => "nothing is found that was never written, whatever the disk did",
+    // Snapshot stores.
+    /// A committed snapshot is the newest, and survives, whole.
+    SnapshotIsKept => "a committed snapshot is the newest, and survives, whole",
+    /// A snapshot that was not committed or adopted is not seen.
+    SnapshotIsWhole => "a snapshot that was not committed or adopted is not seen",
+    /// What one store sends another receives.
+    SnapshotTravels => "what one store sends another receives",
+    // State machines.
+    /// The same commands in the same order give the same responses.
+    SameResponses => "the same commands in the same order give the same responses",
+    /// The same commands in the same order give the same state.
+    SameState => "the same commands in the same order give the same state",
+    /// How commands are cut into batches makes no difference.
+    BatchesAreInvisible => "how commands are cut into batches makes no difference",
+    /// A restored state is the state that the snapshot was taken of, and goes on like it.
+    RestoreIsEqual => "a restored state is the one the snapshot was taken of, and goes on like it",
+    /// A capture holds what was applied when it was taken, and nothing later.
+    FreezeIsThen => "a capture holds what was applied when it was taken, and nothing later",
+    /// A snapshot leaves the state as it was.
+    SnapshotChangesNothing => "a snapshot leaves the state as it was",
+    /// A part of a snapshot is refused.
+    PartIsRefused => "a part of a snapshot is refused",
+    /// A durable machine's state and its `last_applied` are of the same moment, always.
+    AppliedWithData => "a durable machine's state and its `last_applied` are of the same moment",
+    /// A durable machine goes on from what it kept as if it had never stopped.
+    GoesOn => "a durable machine goes on from what it kept as if it had never stopped",
+    /// A command or response is read back as what it was.
+    PayloadsTravel => "a command or response is read back as what it was",
+    // Networks.
+    /// A message arrives as it was sent, from whom it was sent, however large.
+    ArrivesWhole => "a message arrives as it was sent, from whom it was sent, however large",
+    /// A message arrives at most once.
+    ArrivesOnce => "a message arrives at most once",
+    /// Messages with entries arrive in order, and nothing sent behind them overtakes them.
+    LanesKeepOrder => "messages with entries arrive in order, and nothing sent behind overtakes them",
+    /// A message with entries that was taken arrives, or `on_lost` tells that it may not.
+    LossIsTold => "a message with entries that was taken arrives, or `on_lost` tells",
+    /// What is sent again after a broken connection arrives.
+    Reconnects => "what is sent again after a broken connection arrives",
+    /// A message goes to the node that is there now, under the sender's own identity.
+    ToWhomItConcerns => "a message goes to the node that is there now, under the sender's identity",
+    /// A peer that takes nothing cannot make a sender hold more than a bounded number of bytes.
+    BytesAreBounded => "a peer that takes nothing makes a sender refuse",
+    /// A transfer of a snapshot ends exactly once, with what became of it.
+    TransferEndsOnce => "a transfer of a snapshot ends exactly once, with what became of it",
+    /// Damaged bytes are never delivered as a message.
+    DamageIsDropped => "damaged bytes are never delivered as a message",
+    // All.
+    /// Nothing panics.
+    NoPanic => "nothing panics",
 }
 
 impl fmt::Display for Law {
