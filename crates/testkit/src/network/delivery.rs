@@ -90,7 +90,8 @@ fn kinds() -> Vec<Packet> {
 
 /// What is compared of a packet: cut into other batches it is the same.
 pub(super) fn essence(packet: &Packet) -> (GroupId, Message, Vec<u8>) {
-    let bytes = packet.batches.iter().flat_map(|batch| batch.bytes().iter().copied()).collect();
+    let mut bytes = Vec::new();
+    packet.batches.iter().for_each(|batch| bytes.extend_from_slice(batch.bytes()));
     (packet.group, packet.message.clone(), bytes)
 }
 
@@ -335,19 +336,34 @@ fn transfer<N: RaftNetwork>(
     expected: SendOutcome,
     step: &str,
 ) -> Result<(), Failure> {
+    let outcome = outcome(suite, from, to, number, source, step)?;
+    match outcome == expected {
+        true => Ok(()),
+        false => {
+            let (expected, found) = (format!("{expected:?}"), format!("{outcome:?}"));
+            Err(Failure::new(Law::TransferEndsOnce, step, expected, found))
+        }
+    }
+}
+
+/// Sends a snapshot; returns how that ended.
+pub(super) fn outcome<N: RaftNetwork>(
+    suite: &Suite<'_, N>,
+    from: &Node<N>,
+    to: NodeId,
+    number: u64,
+    source: SnapshotSource,
+    step: &str,
+) -> Result<SendOutcome, Failure> {
     let (done, ended) = mpsc::channel();
     let progress = SnapshotProgress::default();
     let snapshot = OutgoingSnapshot { group: GROUP, header: header(number), meta: meta(number), source, progress };
     // Nobody listens any more once the suite has given up.
     from.network.send_snapshot(to, snapshot, Box::new(move |outcome| _ = done.send(outcome)));
-    match ended.recv_timeout(suite.options.patience) {
-        Ok(outcome) if outcome == expected => Ok(()),
-        Ok(outcome) => {
-            let (expected, found) = (format!("{expected:?}"), format!("{outcome:?}"));
-            Err(Failure::new(Law::TransferEndsOnce, step, expected, found))
-        }
-        Err(error) => Err(Failure::new(Law::TransferEndsOnce, step, format!("{expected:?}"), error.to_string())),
-    }
+    let ended = ended.recv_timeout(suite.options.patience);
+    ended.map_err(|error| {
+        Failure::new(Law::TransferEndsOnce, step, "it ends, whatever becomes of it", error.to_string())
+    })
 }
 
 /// Node 2 stops, and comes back: first the same disk, then another, each time at another address.

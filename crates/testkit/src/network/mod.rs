@@ -15,8 +15,8 @@
 //! ```
 //!
 //! Where addresses are `host:port` of TCP, [`Suite::over_tcp`] puts a relay between the nodes, which cuts connections in the
-//! middle of a message, damages bytes, and stalls. The suite calls the network from a thread of its own that is none of an
-//! async runtime's: `open` may block on one, which must go on running beside it.
+//! middle of a message or a snapshot, damages bytes, and stalls. The suite calls the network from threads of its own that are
+//! none of an async runtime's: `open` may block on one, which must go on running beside it.
 
 mod delivery;
 mod inbox;

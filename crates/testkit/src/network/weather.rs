@@ -1,11 +1,13 @@
 //! Bad weather: connections that are cut, bytes that are damaged, a peer that takes nothing.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use quorate::{NodeId, Packet, RaftNetwork};
+use quorate::{NodeId, Packet, RaftNetwork, SendOutcome, SnapshotData, SnapshotSource};
 
-use super::delivery::{entries, essence, offer, words};
+use super::delivery::{entries, essence, offer, outcome, words};
 use super::inbox::Told;
 use super::relay::Relay;
 use super::{Node, Suite};
@@ -29,7 +31,7 @@ type Taken = BTreeMap<u64, u64>;
 fn stream<N: RaftNetwork>(
     suite: &Suite<'_, N>,
     one: &Node<N>,
-    numbers: std::ops::Range<u64>,
+    numbers: Range<u64>,
     taken: &mut Taken,
     step: &str,
 ) -> Result<(), Failure> {
@@ -48,6 +50,11 @@ fn stream<N: RaftNetwork>(
 
 fn numbered(number: u64) -> Packet {
     entries(number, &vec![number as u8; 2000])
+}
+
+/// As large as 1 MiB.
+fn large(number: u64) -> Packet {
+    entries(number, &vec![number as u8; 1 << 20])
 }
 
 fn number_of(told: &Told) -> Option<u64> {
@@ -81,14 +88,32 @@ fn until_through<N: RaftNetwork>(
     }
 }
 
-/// Everything that was taken has arrived, once, in order and whole, or its loss was told since.
+/// Everything that was taken has arrived, once, in order and as `sent` makes it, or its loss was told since. Something sent
+/// later has arrived.
 fn settle<N: RaftNetwork>(
     suite: &Suite<'_, N>,
     (one, two): (&Node<N>, &Node<N>),
     taken: &Taken,
+    sent: &dyn Fn(u64) -> Packet,
     step: &str,
 ) -> Result<usize, Failure> {
-    let arrived: Vec<u64> = two.inbox.look(|told| told.iter().filter_map(number_of).collect());
+    let wrong = |found: String| Failure::new(Law::DamageIsDropped, step, "what was sent, or nothing", found);
+    let arrived = two.inbox.look(|told| {
+        let mut arrived = Vec::new();
+        for told in told.iter() {
+            match (told, number_of(told)) {
+                (Told::Packet(_, _, packet), Some(number)) if essence(packet) == essence(&sent(number)) => {
+                    arrived.push(number);
+                }
+                (Told::Packet(_, _, packet), _) => return Err(wrong(words(packet))),
+                (Told::Call(..), _) => return Err(wrong("a call".to_owned())),
+                (Told::Snapshot(..), _) => return Err(wrong("a snapshot".to_owned())),
+                // Of what this node sent: nothing.
+                (Told::Lost(..), _) => {}
+            }
+        }
+        Ok(arrived)
+    })?;
     let mut sorted = arrived.clone();
     sorted.sort_unstable();
     if let Some(twice) = sorted.windows(2).find(|two| two[0] == two[1]) {
@@ -97,18 +122,6 @@ fn settle<N: RaftNetwork>(
     if let Some(swapped) = arrived.windows(2).find(|two| two[0] > two[1]) {
         let found = format!("message {} before message {}", swapped[0], swapped[1]);
         return Err(Failure::new(Law::LanesKeepOrder, step, "in order", found));
-    }
-    let damaged = two.inbox.look(|told| {
-        told.iter().find_map(|told| match told {
-            Told::Packet(_, _, packet) => {
-                let whole = number_of(told).map(numbered)?;
-                (essence(packet) != essence(&whole)).then(|| words(packet))
-            }
-            Told::Call(..) | Told::Lost(..) | Told::Snapshot(..) => Some("something that was not sent".to_owned()),
-        })
-    });
-    if let Some(found) = damaged {
-        return Err(Failure::new(Law::DamageIsDropped, step, "what was sent, or nothing", found));
     }
     let missing = taken.iter().filter(|(number, _)| !arrived.contains(number)).max_by_key(|(_, order)| **order);
     if let Some((number, order)) = missing {
@@ -125,7 +138,7 @@ fn settle<N: RaftNetwork>(
     Ok(taken.len())
 }
 
-/// Connections are cut, between messages and in the middle of one.
+/// Connections are cut, between messages and in the middle of one, and in the middle of a snapshot.
 pub(super) fn loss<N: RaftNetwork>(suite: &Suite<'_, N>) -> Result<usize, Failure> {
     let (one, two, relay) = relayed(suite)?;
     let mut taken = Taken::new();
@@ -140,8 +153,27 @@ pub(super) fn loss<N: RaftNetwork>(suite: &Suite<'_, N>) -> Result<usize, Failur
             relay.cut();
         }
         next = until_through(suite, (&one, &two), next + 40, &mut taken, &step)? + 1;
+        // Each turn, so that a loss that is told later does not stand for this one.
+        settle(suite, (&one, &two), &taken, &numbered, &step)?;
     }
-    settle(suite, (&one, &two), &taken, "connections were cut")
+    let checks = settle(suite, (&one, &two), &taken, &numbered, "connections were cut")?;
+    let (content, step) = (vec![5; 1 << 20], "the connection is cut in the middle of a snapshot of 1 MiB");
+    relay.cut_after(100_000);
+    let outcome = outcome(suite, &one, two.id(), 1, SnapshotSource::Memory(content.clone().into()), step)?;
+    let is_it = |told: &Told| match told {
+        Told::Snapshot(_, _, snapshot) => match &snapshot.data {
+            SnapshotData::Memory(bytes) => *bytes == content,
+            SnapshotData::File(path) => std::fs::read(path).is_ok_and(|bytes| bytes == content),
+        },
+        Told::Packet(..) | Told::Call(..) | Told::Lost(..) => false,
+    };
+    // What was delivered has arrived; what failed may have.
+    let arrived = two.inbox.look(|told| told.iter().any(is_it));
+    if outcome == SendOutcome::Delivered && !arrived {
+        let expected = "it failed, or arrives whole";
+        return Err(Failure::new(Law::TransferEndsOnce, step, expected, "`Delivered`, and it is not there"));
+    }
+    Ok(checks + 1)
 }
 
 /// A bit is flipped on the way.
@@ -154,25 +186,70 @@ pub(super) fn damage<N: RaftNetwork>(suite: &Suite<'_, N>) -> Result<usize, Fail
         relay.flip_after([0, 15, 60, 1_000, 5_000, 30_001][turn]);
         stream(suite, &one, next..next + 40, &mut taken, &step)?;
         next = until_through(suite, (&one, &two), next + 40, &mut taken, &step)? + 1;
+        settle(suite, (&one, &two), &taken, &numbered, &step)?;
     }
-    settle(suite, (&one, &two), &taken, "bits were flipped")
+    settle(suite, (&one, &two), &taken, &numbered, "bits were flipped")
 }
 
-/// A peer that takes nothing: the sender refuses in time, and goes on when the peer does.
+/// A peer that takes nothing: the sender refuses in time, and goes on when the peer does. What it took arrives then.
 pub(super) fn windows<N: RaftNetwork>(suite: &Suite<'_, N>) -> Result<usize, Failure> {
     let (one, two, relay) = relayed(suite)?;
     let mut taken = Taken::new();
-    let next = until_through(suite, (&one, &two), 1, &mut taken, "connecting")? + 1;
+    let first = until_through(suite, (&one, &two), 1, &mut taken, "connecting")? + 1;
     relay.stall(true);
-    let (large, step) = (entries(next, &[7; 1 << 20]), "messages of 1 MiB to a peer that takes nothing");
-    let most = suite.options.window >> 20;
-    let sent = (0..=most).take_while(|_| one.network.send(NodeId(2), large.clone()).is_ok()).count();
+    let step = "messages of 1 MiB to a peer that takes nothing";
+    let most = (suite.options.window >> 20) as u64;
+    let next = first + fill(suite, &one, &relay, first..first + most + 1, &mut taken, step)?;
+    let sent = next - first;
     if sent > most {
         let expected = format!("a refusal before {most} MiB");
         return Err(Failure::new(Law::BytesAreBounded, step, expected, format!("{sent} MiB were taken")));
     }
     relay.stall(false);
-    let mut later = Taken::new();
-    until_through(suite, (&one, &two), next + 1, &mut later, "the peer takes messages again")?;
-    Ok(sent)
+    let step = "the peer takes messages again";
+    until_through(suite, (&one, &two), next, &mut taken, step)?;
+    let made = |number| if (first..next).contains(&number) { large(number) } else { numbered(number) };
+    settle(suite, (&one, &two), &taken, &made, step)
+}
+
+/// Sends large messages until one is refused; returns how many were taken. On another thread: a network may wait for the
+/// peer, though it must not.
+fn fill<N: RaftNetwork>(
+    suite: &Suite<'_, N>,
+    one: &Node<N>,
+    relay: &Relay,
+    numbers: Range<u64>,
+    taken: &mut Taken,
+    step: &str,
+) -> Result<u64, Failure> {
+    let (tell, told) = mpsc::channel();
+    let (inbox, network) = (&one.inbox, &one.network);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for number in numbers {
+                let order = inbox.count_attempt();
+                let attempt = network.send(NodeId(2), large(number)).is_ok().then_some((number, order));
+                if tell.send(attempt).is_err() || attempt.is_none() {
+                    break;
+                }
+            }
+        });
+        let (told, mut count) = (told, 0);
+        loop {
+            match told.recv_timeout(suite.options.patience) {
+                Ok(Some((number, order))) => {
+                    taken.insert(number, order);
+                    count += 1;
+                }
+                // Refused, or the last.
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => return Ok(count),
+                Err(RecvTimeoutError::Timeout) => {
+                    // It goes on and ends.
+                    relay.stall(false);
+                    let found = format!("`send` did not return for {:?}", suite.options.patience);
+                    return Err(Failure::new(Law::BytesAreBounded, step, "a refusal", found));
+                }
+            }
+        }
+    })
 }
