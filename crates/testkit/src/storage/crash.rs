@@ -37,6 +37,9 @@ fn open_at<L: RaftLogStorage>(
 /// A random script, perhaps with waits for what is durable, so that there is something to lose.
 pub(super) fn play<L: RaftLogStorage>(rig: &mut Rig<L>, writes: usize, what: &str) -> Result<(), Failure> {
     for number in 0..writes {
+        if number == writes / 2 {
+            rig.submit_snapshot();
+        }
         rig.submit_random();
         if rig.chance.below(2) == 0 {
             rig.settle(&format!("{what}: write {number}"))?;
@@ -252,7 +255,9 @@ fn invents_nothing<L: RaftLogStorage>(
         let votes: Vec<_> = model.states.iter().map(|state| state.vote).collect();
         if !votes.contains(&found.vote) {
             let step = format!("{what}: recovering {group}");
-            return Err(Failure::new(Law::NothingInvented, step, format!("{votes:?}"), found.vote.to_string()));
+            let is_anothers = past.is_anothers(*group, &found, &[]);
+            let law = if is_anothers { Law::GroupsAreApart } else { Law::NothingInvented };
+            return Err(Failure::new(law, step, format!("{votes:?}"), found.vote.to_string()));
         }
         let span = quorate::Span { prev: found.log.purged(), last: found.log.last() };
         let step = format!("{what}: reading ({}, {}] of {group}", span.prev, span.last);

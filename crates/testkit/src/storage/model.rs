@@ -257,11 +257,13 @@ pub(super) fn random(group: GroupId, model: &mut Model, chance: &mut Chance) -> 
             model.term += 1;
             match state.entries.iter().find(|entry| entry.id.index >= model.purge) {
                 Some(entry) if chance.below(2) == 0 => LogWrite::Reset { to: entry.id, tail: Tail::Keep },
-                _ => {
-                    let to = LogId::new(LeaderId::new(model.term, 1), last.index + 1 + chance.below(5));
-                    LogWrite::Reset { to, tail: Tail::Discard }
-                }
+                _ => snapshot_beyond(model, last.index + 1 + chance.below(5)),
             }
         }
     }
+}
+
+/// A reset to a snapshot at `index`, which the log does not reach.
+pub(super) fn snapshot_beyond(model: &Model, index: u64) -> LogWrite {
+    LogWrite::Reset { to: LogId::new(LeaderId::new(model.term, 1), index), tail: Tail::Discard }
 }

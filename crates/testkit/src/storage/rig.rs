@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use quorate::advanced::wal::fake::MemDisk;
 use quorate::{Completions, GroupId, LogId, LogWrite, RaftLogStorage, Recovered, Span, StorageError, WriteId};
 
-use super::model::{Model, Written, entries_of, memberships_of, random};
+use super::model::{Model, Written, entries_of, memberships_of, random, snapshot_beyond};
 use crate::chance::Chance;
 use crate::report::{Failure, Law};
 
@@ -79,6 +79,19 @@ impl Past {
     }
 }
 
+impl Past {
+    /// Whether the group never had this vote, or one of these entries, but another group did.
+    pub(super) fn is_anothers(&self, group: GroupId, found: &Recovered, read: &[Written]) -> bool {
+        let had = |model: &Model| model.states.iter().any(|state| state.vote == found.vote);
+        let wrote = |model: &Model, entry: &Written| model.ever.contains(entry);
+        let (own, others): (Vec<_>, Vec<_>) = self.models.iter().partition(|(known, _)| **known == group);
+        let is_of = |fits: &dyn Fn(&Model) -> bool| {
+            !own.iter().any(|(_, model)| fits(model)) && others.iter().any(|(_, model)| fits(model))
+        };
+        is_of(&had) || read.iter().any(|entry| is_of(&|model| wrote(model, entry)))
+    }
+}
+
 impl<L: RaftLogStorage> Rig<L> {
     /// Opens every group of a log; it must hold what `past` allows. Returns what else a caller may want to say of it.
     pub(super) fn open(
@@ -96,7 +109,10 @@ impl<L: RaftLogStorage> Rig<L> {
             let read = rig.read_all(group, &found, what)?;
             let model = past.models.get(&group).cloned().unwrap_or_default();
             let step = format!("{what}: recovering {group}");
-            let place = model.find(&step, past.floor(group, steps), &found, &read)?;
+            let place = model.find(&step, past.floor(group, steps), &found, &read).map_err(|failure| {
+                let is_anothers = past.is_anothers(group, &found, &read);
+                Failure { law: if is_anothers { Law::GroupsAreApart } else { failure.law }, ..failure }
+            })?;
             let (expected, members) = (memberships_of(&read), found.memberships);
             if members != expected {
                 let (expected, found) = (format!("{expected:?}"), format!("{members:?}"));
@@ -155,6 +171,15 @@ impl<L: RaftLogStorage> Rig<L> {
         let mut model = self.models.remove(&group).unwrap_or_default();
         let write = random(group, &mut model, &mut self.chance);
         self.models.insert(group, model);
+        self.submit(group, write);
+    }
+
+    /// A snapshot beyond the log of a random group, which is rare by chance.
+    pub(super) fn submit_snapshot(&mut self) {
+        let group = self.any_group();
+        let model = self.model(group);
+        model.term = model.term.max(model.now().last().leader_id.term) + 1;
+        let write = snapshot_beyond(model, model.now().last().index + 3);
         self.submit(group, write);
     }
 

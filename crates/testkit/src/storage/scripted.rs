@@ -160,6 +160,7 @@ pub(super) fn readers<L: RaftLogStorage>(
     let state = rig.model(GROUP).now();
     rig.submit(GROUP, append(GROUP, &state, 1, &[b"one", b"two", b"three", &[9; 5000]]));
     rig.settle("four entries")?;
+    rig.check_reads("four entries")?;
     let kept = rig.model(GROUP).now();
     let span = Span { prev: LogId::ZERO, last: kept.last() };
     let (over, rig) = (AtomicBool::new(false), &mut rig);
