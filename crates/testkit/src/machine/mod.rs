@@ -253,13 +253,7 @@ impl<S: RaftStateMachine> Parts<'_, S> {
         let mut checks = 0;
         for seed in self.seeds.clone() {
             for payload in self.log(&mut Chance::new(seed))? {
-                let step = "reading back a command that was drawn";
-                let command = worked(S::Command::decode(payload.clone()), Law::PayloadsTravel, step)?;
-                let again = encode(&command, step)?;
-                if again != payload {
-                    let (expected, found) = (format!("{payload:?}"), format!("{again:?}"));
-                    return Err(Failure::new(Law::PayloadsTravel, step, expected, found));
-                }
+                read_back::<S::Command>(payload, "reading back a command that was drawn")?;
                 checks += 1;
             }
         }
@@ -275,6 +269,16 @@ fn encode(payload: &impl Payload, step: &str) -> Result<Bytes, Failure> {
     let mut bytes = Vec::new();
     worked(payload.encode(&mut bytes), Law::PayloadsTravel, step)?;
     Ok(bytes.into())
+}
+
+/// What was encoded is decoded to what is encoded the same.
+fn read_back<P: Payload>(payload: Bytes, step: &str) -> Result<(), Failure> {
+    let decoded = worked(P::decode(payload.clone()), Law::PayloadsTravel, step)?;
+    let again = encode(&decoded, step)?;
+    match again == payload {
+        true => Ok(()),
+        false => Err(Failure::new(Law::PayloadsTravel, step, format!("{payload:?}"), format!("{again:?}"))),
+    }
 }
 
 /// A batch of commands; `first` is the index of the first. Every batch has a leader's time of its own.
@@ -303,7 +307,9 @@ fn apply<S: RaftStateMachine>(
         }
         let (these, later) = rest.split_at((*size).clamp(1, rest.len()));
         for (log_id, response) in worked(replay.apply(&batch(these, next)), Law::BatchesAreInvisible, step)? {
-            answers.push((log_id, encode(&response, step)?.to_vec()));
+            let response = encode(&response, step)?;
+            answers.push((log_id, response.to_vec()));
+            read_back::<S::Response>(response, &format!("{step}, reading back the response to command {log_id}"))?;
         }
         next += these.len() as u64;
         rest = later;
