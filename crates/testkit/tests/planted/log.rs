@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate::advanced::wal::{Disk, DiskFile};
+use quorate::advanced::wire::BatchBuilder;
 use quorate::{
-    Batch, Batches, Completions, GroupId, LeaderId, LogId, LogIds, LogWrite, MemoryStorage, RaftLogStorage, Recovered,
-    Span, StorageError, StorageErrorKind, Tail, Vote, WriteId,
+    Batch, Batches, Completions, EntryKind, GroupId, LeaderId, LogId, LogIds, LogWrite, MemoryStorage, RaftLogStorage,
+    Recovered, Span, StorageError, StorageErrorKind, Tail, Vote, WriteId,
 };
 use quorate_testkit::storage::CLUSTER;
 
@@ -27,6 +28,22 @@ pub(crate) enum Flaw {
     VoteGoesBack,
     AcknowledgesAfterFailure,
     TornTailBelieved,
+    /// Entries can be read from the read after the next on.
+    ReadableLater,
+    /// A later promise takes the place of a longer one.
+    NewestLease,
+    /// One entry more goes with a purge, if there is one.
+    PurgesOneMore,
+    /// Only the newest membership is told.
+    NewestMembership,
+    /// A snapshot beyond the log empties it first, and then says where it starts.
+    ResetsInTwoSteps,
+    /// All groups have one vote.
+    OneVote,
+    /// Skips what cannot be read, and fills the gap with blank entries.
+    FillsGaps,
+    /// Panics when it is asked for what it does not hold.
+    PanicsWithoutEntries,
     /// No flaw: a storage may complete late, out of order, and from any thread.
     CompletesAnywhere,
 }
@@ -48,6 +65,20 @@ struct Inner {
     holes: BTreeMap<GroupId, u64>,
     /// For the stale read.
     cache: BTreeMap<(GroupId, u64), Batches>,
+    /// For entries that can be read later.
+    unread: Vec<(GroupId, LogWrite)>,
+    /// For the newest lease.
+    leases: BTreeMap<GroupId, Duration>,
+    /// For the one vote.
+    vote: Vote,
+}
+
+/// What is found beside the index, for flaws.
+#[derive(Default)]
+struct Found {
+    holes: BTreeMap<GroupId, u64>,
+    leases: BTreeMap<GroupId, Duration>,
+    vote: Vote,
 }
 
 struct Deaf;
@@ -67,12 +98,12 @@ impl FileLog {
         // Always: whoever made it may have failed before this.
         disk.sync_dir(dir)?;
         let index = MemoryStorage::new();
-        let (mut end, mut holes) = (0, BTreeMap::new());
+        let (mut end, mut found) = (0, Found::default());
         let mut bytes = vec![0; usize::try_from(file.length()?).unwrap()];
         read_all(&*file, &mut bytes)?;
-        while let Some((body, length)) = record(&bytes[end..], flaw) {
-            replay(&index, &body, flaw, &mut holes)?;
-            end += length;
+        while let Some((body, length)) = record_from(&bytes, end, flaw) {
+            replay(&index, &body, flaw, &mut found)?;
+            end = length;
         }
         // What a crash tore is gone, so that it never stands behind what is written now.
         file.set_len(end as u64)?;
@@ -83,8 +114,11 @@ impl FileLog {
             failed: false,
             ears: BTreeMap::new(),
             held: Vec::new(),
-            holes,
+            holes: found.holes,
             cache: BTreeMap::new(),
+            unread: Vec::new(),
+            leases: found.leases,
+            vote: found.vote,
         };
         Ok(Self { flaw, index, inner: Mutex::new(inner) })
     }
@@ -108,6 +142,12 @@ fn record(bytes: &[u8], flaw: Flaw) -> Option<(Vec<u8>, usize)> {
     let body = bytes.get(8..8 + length).filter(|body| !body.is_empty())?;
     let is_whole = crc32c::crc32c(body) == u32::from_le_bytes(head[4..].try_into().unwrap());
     (is_whole || flaw == Flaw::TornTailBelieved).then(|| (body.to_vec(), 8 + length))
+}
+
+/// The record here, or one behind it if gaps are filled; and where it ends.
+fn record_from(bytes: &[u8], at: usize, flaw: Flaw) -> Option<(Vec<u8>, usize)> {
+    let most = if flaw == Flaw::FillsGaps { bytes.len() } else { at };
+    (at..=most).find_map(|at| record(&bytes[at..], flaw).map(|(body, length)| (body, at + length)))
 }
 
 fn put_log_id(out: &mut Vec<u8>, id: LogId) {
@@ -152,12 +192,7 @@ fn encode(group: GroupId, op: &LogWrite) -> Vec<u8> {
     out
 }
 
-fn replay(
-    index: &MemoryStorage,
-    body: &[u8],
-    flaw: Flaw,
-    holes: &mut BTreeMap<GroupId, u64>,
-) -> Result<(), StorageError> {
+fn replay(index: &MemoryStorage, body: &[u8], flaw: Flaw, found: &mut Found) -> Result<(), StorageError> {
     let (group, rest) = (GroupId(number(body, 0)), &body[9..]);
     let op = match body[8] {
         1 => {
@@ -166,24 +201,33 @@ fn replay(
             if flaw == Flaw::VoteGoesBack && vote.committed {
                 return Ok(());
             }
+            found.vote = vote;
             LogWrite::Vote(vote)
         }
         2 => {
             let decoded = Batch::decode(CLUSTER, group, rest.to_vec().into());
             let corrupt = |error| StorageError::new(StorageErrorKind::Corrupt, format!("{error:?}"));
-            LogWrite::Append(decoded.map_err(corrupt)?)
+            let decoded = decoded.map_err(corrupt)?;
+            if flaw == Flaw::FillsGaps {
+                fill_gap(index, group, &decoded)?;
+            }
+            LogWrite::Append(decoded)
         }
         3 => LogWrite::Truncate { after: log_id(rest) },
         kind @ (4 | 5) => {
             let tail = if kind == 4 { Tail::Keep } else { Tail::Discard };
             LogWrite::Reset { to: log_id(rest), tail }
         }
-        6 => LogWrite::PromiseLease(Duration::from_nanos(number(rest, 0))),
+        6 => {
+            let lease = Duration::from_nanos(number(rest, 0));
+            found.leases.insert(group, lease);
+            LogWrite::PromiseLease(lease)
+        }
         8 => LogWrite::ForgetPromisedEnd,
         _ => {
             let upto = log_id(rest);
             if flaw == Flaw::HoleAfterPurge {
-                holes.insert(group, upto.index + 1);
+                found.holes.insert(group, upto.index + 1);
             }
             index.purge(group, upto);
             return Ok(());
@@ -193,7 +237,23 @@ fn replay(
     Ok(())
 }
 
+/// Puts blank entries between what the log holds and these.
+fn fill_gap(index: &MemoryStorage, group: GroupId, batches: &Batches) -> Result<(), StorageError> {
+    let (last, first) = (index.recover(group, Arc::new(Deaf))?.log.last(), batches[0].first());
+    let mut builder = BatchBuilder::new();
+    (last.index + 1..first.index).for_each(|_| builder.push(EntryKind::Blank, b""));
+    if let Some(blank) = builder.seal(CLUSTER, group, first.leader_id, last.index + 1, 7) {
+        index.submit(group, WriteId(0), LogWrite::Append(Batches::from_iter([blank])));
+    }
+    Ok(())
+}
+
 impl Inner {
+    /// What was submitted can be read from now on.
+    fn show(&mut self, index: &MemoryStorage) {
+        self.unread.drain(..).for_each(|(group, op)| index.submit(group, WriteId(0), op));
+    }
+
     fn write(&mut self, body: &[u8], sync: bool) -> io::Result<()> {
         let mut record = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
         record.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
@@ -218,6 +278,13 @@ impl RaftLogStorage for FileLog {
             let purged = LogId::new(LeaderId::default(), found.log.purged().index);
             found.log = LogIds::new(purged, found.log.runs().collect::<Vec<_>>());
         }
+        let inner = self.inner.lock().unwrap();
+        match self.flaw {
+            Flaw::NewestLease => found.promised_lease = inner.leases.get(&group).copied().unwrap_or_default(),
+            Flaw::NewestMembership => drop(found.memberships.drain(..found.memberships.len().saturating_sub(1))),
+            Flaw::OneVote => found.vote = inner.vote,
+            _ => {}
+        }
         Ok(found)
     }
 
@@ -229,6 +296,10 @@ impl RaftLogStorage for FileLog {
             _ => true,
         };
         let forgets = self.flaw == Flaw::TruncationUndone && matches!(op, LogWrite::Truncate { .. });
+        if let (Flaw::ResetsInTwoSteps, LogWrite::Reset { tail: Tail::Discard, .. }) = (self.flaw, &op) {
+            let nothing = encode(group, &LogWrite::Truncate { after: LogId::ZERO });
+            inner.failed |= inner.write(&nothing, true).is_err();
+        }
         let poisoned = inner.failed && self.flaw != Flaw::AcknowledgesAfterFailure;
         let result = match (poisoned, forgets) {
             (true, _) => Err(StorageError::new(StorageErrorKind::Poisoned, "an earlier write failed")),
@@ -236,7 +307,10 @@ impl RaftLogStorage for FileLog {
             (false, false) => inner.write(&encode(group, &op), sync).map_err(StorageError::from),
         };
         inner.failed |= result.is_err();
-        self.index.submit(group, WriteId(0), op);
+        match self.flaw {
+            Flaw::ReadableLater => inner.unread.push((group, op)),
+            _ => self.index.submit(group, WriteId(0), op),
+        }
         let Some(ear) = inner.ears.get(&group).cloned() else { return };
         let mut told = vec![(ear, write)];
         if self.flaw == Flaw::LateCallback {
@@ -259,6 +333,8 @@ impl RaftLogStorage for FileLog {
             return Ok(None);
         }
         let found = self.index.read(group, span, max_bytes)?;
+        inner.show(&self.index);
+        assert!(found.is_some() || self.flaw != Flaw::PanicsWithoutEntries, "no entries after {}", span.prev);
         if self.flaw != Flaw::StaleRead {
             return Ok(found);
         }
@@ -267,10 +343,13 @@ impl RaftLogStorage for FileLog {
     }
 
     fn purge(&self, group: GroupId, upto: LogId) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.show(&self.index);
+        let one_more = || self.index.recover(group, Arc::new(Deaf)).unwrap().log.at(upto.index + 1);
+        let more = if self.flaw == Flaw::PurgesOneMore { one_more() } else { None };
         let mut body = group.0.to_le_bytes().to_vec();
         body.push(7);
-        put_log_id(&mut body, upto);
-        let mut inner = self.inner.lock().unwrap();
+        put_log_id(&mut body, more.unwrap_or(upto));
         if inner.failed || inner.write(&body, false).is_err() {
             inner.failed = true;
             return;

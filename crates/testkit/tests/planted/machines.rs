@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use quorate::advanced::wal::Disk;
-use quorate::{Checkpoint, Commands, Frozen, LastApplied, RaftStateMachine};
+use quorate::{Checkpoint, Commands, Frozen, LastApplied, Payload, PayloadError, RaftStateMachine};
 
 /// What is wrong with the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,12 @@ pub(crate) enum Flaw {
     HalfRestored,
     /// State that no snapshot holds decides about responses.
     HiddenState,
+    /// A blank machine holds a number of its own, as one drawn at random.
+    OwnNumber,
+    /// A response tells the place in the batch.
+    PlaceInBatch,
+    /// An entry is gone once a snapshot was taken.
+    SnapshotTakesOut,
 }
 
 /// A flaw is part of the type, because `restore` makes a machine from nothing.
@@ -38,12 +45,25 @@ fn another_instance() -> usize {
     INSTANCES.fetch_add(1, Ordering::Relaxed)
 }
 
-pub(crate) const FLAWS: [Flaw; 6] =
-    [Flaw::None, Flaw::MissingRange, Flaw::LateCapture, Flaw::MapOrder, Flaw::HalfRestored, Flaw::HiddenState];
+pub(crate) const FLAWS: [Flaw; 9] = [
+    Flaw::None,
+    Flaw::MissingRange,
+    Flaw::LateCapture,
+    Flaw::MapOrder,
+    Flaw::HalfRestored,
+    Flaw::HiddenState,
+    Flaw::OwnNumber,
+    Flaw::PlaceInBatch,
+    Flaw::SnapshotTakesOut,
+];
 
 impl<const FLAW: usize> Map<FLAW> {
     pub(crate) fn new() -> Self {
-        Self { entries: Arc::default(), instance: another_instance(), applied: 0 }
+        let (mut entries, instance) = (BTreeMap::new(), another_instance());
+        if FLAWS[FLAW] == Flaw::OwnNumber {
+            entries.insert(1000, instance as u64);
+        }
+        Self { entries: Arc::new(Mutex::new(entries)), instance, applied: 0 }
     }
 
     pub(crate) fn contents(&self) -> String {
@@ -75,8 +95,21 @@ impl<const FLAW: usize> RaftStateMachine for Map<FLAW> {
         }
     }
 
+    fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
+        let mut place = 0;
+        while let Some((_, command)) = commands.next_command() {
+            let before = self.apply(command);
+            place += 1;
+            commands.respond(if FLAWS[FLAW] == Flaw::PlaceInBatch { Some(place) } else { before });
+        }
+        Ok(())
+    }
+
     fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut entries = self.entries.lock().unwrap().clone();
+        if FLAWS[FLAW] == Flaw::SnapshotTakesOut {
+            self.entries.lock().unwrap().pop_first();
+        }
         if FLAWS[FLAW] == Flaw::MissingRange {
             entries.retain(|key, _| !(3..6).contains(key));
         }
@@ -114,6 +147,8 @@ pub(crate) enum SumFlaw {
     AppliedBeforeData,
     /// An installed snapshot keeps the old checkpoint.
     InstallsWithoutCheckpoint,
+    /// Its responses count the commands since it was opened.
+    CountsFromOpening,
 }
 
 /// A sum in a file.
@@ -123,12 +158,14 @@ pub(crate) struct Sum {
     flaw: SumFlaw,
     pub(crate) sum: u64,
     kept: Option<Vec<u8>>,
+    /// Commands since it was opened.
+    count: u64,
 }
 
 impl Sum {
     pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, flaw: SumFlaw) -> io::Result<Self> {
         disk.create_dir_all(dir)?;
-        let mut sum = Self { disk, dir: dir.to_owned(), flaw, sum: 0, kept: None };
+        let mut sum = Self { disk, dir: dir.to_owned(), flaw, sum: 0, kept: None, count: 0 };
         if let Some(bytes) = sum.load("state")? {
             let (head, kept) = bytes.split_first_chunk::<8>().ok_or(io::ErrorKind::InvalidData)?;
             (sum.sum, sum.kept) = (u64::from_le_bytes(*head), Some(kept.to_vec()).filter(|kept| !kept.is_empty()));
@@ -168,7 +205,7 @@ impl Sum {
                 self.store("applied", checkpoint.as_bytes())?;
                 &[][..]
             }
-            SumFlaw::None | SumFlaw::InstallsWithoutCheckpoint => checkpoint.as_bytes(),
+            SumFlaw::None | SumFlaw::InstallsWithoutCheckpoint | SumFlaw::CountsFromOpening => checkpoint.as_bytes(),
         };
         self.store("state", &[&self.sum.to_le_bytes()[..], kept].concat())?;
         self.kept = Some(checkpoint.as_bytes().to_vec());
@@ -182,7 +219,8 @@ impl RaftStateMachine for Sum {
 
     fn apply(&mut self, add: u64) -> u64 {
         self.sum += add;
-        self.sum
+        self.count += 1;
+        if self.flaw == SumFlaw::CountsFromOpening { self.count } else { self.sum }
     }
 
     fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
@@ -214,5 +252,42 @@ impl RaftStateMachine for Sum {
             (SumFlaw::InstallsWithoutCheckpoint, Some(old)) => self.save(&old),
             _ => self.save(&checkpoint),
         }
+    }
+}
+
+/// A number of which so many bits are read back.
+pub(crate) struct Number<const BITS: u32>(pub(crate) u64);
+
+impl<const BITS: u32> Payload for Number<BITS> {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), PayloadError> {
+        out.extend_from_slice(&self.0.to_le_bytes());
+        Ok(())
+    }
+
+    fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
+        let bytes = bytes.as_ref().try_into().map_err(|_| PayloadError("not 8 bytes".to_owned()))?;
+        Ok(Self(u64::from_le_bytes(bytes) & (u64::MAX >> (64 - BITS))))
+    }
+}
+
+/// Holds the newest of its commands, and answers with the one before; so many bits of each are read back.
+pub(crate) struct Newest<const COMMAND: u32, const RESPONSE: u32>(pub(crate) u64);
+
+impl<const COMMAND: u32, const RESPONSE: u32> RaftStateMachine for Newest<COMMAND, RESPONSE> {
+    type Command = Number<COMMAND>;
+    type Response = Number<RESPONSE>;
+
+    fn apply(&mut self, command: Number<COMMAND>) -> Number<RESPONSE> {
+        Number(std::mem::replace(&mut self.0, command.0))
+    }
+
+    fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.0.to_le_bytes())
+    }
+
+    fn restore(input: &mut dyn Read) -> io::Result<Self> {
+        let mut bytes = [0; 8];
+        input.read_exact(&mut bytes)?;
+        Ok(Self(u64::from_le_bytes(bytes)))
     }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Flaw {
     DeliversTwice,
     /// Says of every message that it comes from the sender's first disk.
     OldName,
+    /// Nobody hears how a transfer ended.
+    TransferForgotten,
 }
 
 type Nodes = Arc<Mutex<BTreeMap<NodeId, Vec<(Identity, Arc<dyn Inbound>)>>>>;
@@ -145,7 +147,9 @@ impl RaftNetwork for End {
         let OutgoingSnapshot { group, header, meta, .. } = snapshot;
         let received = ReceivedSnapshot { group, header, meta, data: SnapshotData::Memory(data) };
         inbound.on_snapshot(self.me.node, self.me.incarnation, received);
-        done(SendOutcome::Delivered);
+        if self.net.flaw != Flaw::TransferForgotten {
+            done(SendOutcome::Delivered);
+        }
     }
 
     fn shutdown(&self) {

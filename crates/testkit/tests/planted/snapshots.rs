@@ -18,6 +18,10 @@ pub(crate) enum Flaw {
     Half,
     /// Its name is not made durable.
     NameNotSynced,
+    /// All groups have one file.
+    OneFile,
+    /// A peer is sent the first bytes only.
+    SendsTheFront,
 }
 
 #[derive(Clone)]
@@ -32,6 +36,7 @@ pub(crate) struct FileSnapshots {
 struct Snapshot {
     meta: SnapshotMeta,
     content: Vec<u8>,
+    flaw: Flaw,
 }
 
 struct Writer {
@@ -47,7 +52,8 @@ impl FileSnapshots {
     }
 
     fn path(&self, group: GroupId) -> PathBuf {
-        self.dir.join(format!("snapshot-{}", group.0))
+        let number = if self.flaw == Flaw::OneFile { 0 } else { group.0 };
+        self.dir.join(format!("snapshot-{number}"))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -96,13 +102,13 @@ impl Snapshot {
         let length = u32::from_le_bytes(*length) as usize;
         let meta = rest.get(..length).ok_or_else(|| corrupt("a cut meta"))?;
         let meta = decode_snapshot_meta(meta).map_err(|error| corrupt(&error.to_string()))?;
-        Ok(Self { meta, content: rest[length..].to_vec() })
+        Ok(Self { meta, content: rest[length..].to_vec(), flaw })
     }
 }
 
 impl SnapshotStore for FileSnapshots {
     fn create(&self, group: GroupId, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
-        let snapshot = Snapshot { meta: meta.clone(), content: Vec::new() };
+        let snapshot = Snapshot { meta: meta.clone(), content: Vec::new(), flaw: self.flaw };
         Ok(Box::new(Writer { store: self.clone(), group, snapshot }))
     }
 
@@ -173,6 +179,10 @@ impl StoredSnapshot for Snapshot {
     }
 
     fn source(&self) -> io::Result<SnapshotSource> {
-        Ok(SnapshotSource::Memory(self.encode().into()))
+        let mut bytes = self.encode();
+        if self.flaw == Flaw::SendsTheFront {
+            bytes.truncate(100_000);
+        }
+        Ok(SnapshotSource::Memory(bytes.into()))
     }
 }
