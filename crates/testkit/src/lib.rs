@@ -4,7 +4,8 @@
 //!
 //! [`storage`], [`storage::snapshots`], [`machine`] and [`network`] check implementations of the library's traits, with one
 //! call each. What they find is a [`Report`]: which law is broken, at which step, what was expected and what was there; and
-//! which parts were not run, because the suite was not given what they need.
+//! which parts were not run, because the suite was not given what they need. Each [`Law`] is seen broken by an
+//! implementation with that one mistake in this crate's tests.
 //!
 //! # Golden scripts
 //!
