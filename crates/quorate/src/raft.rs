@@ -447,8 +447,14 @@ impl<S: RaftStateMachine> Raft<S> {
     /// A leader hands over first if another voter was heard of lately, which takes an election timeout at most.
     /// Calls under way are answered: [`ClientWriteError::OutcomeUnknown`] to writes that are in the log.
     ///
+    /// When it returns nothing of the state machine runs any more, so that its files may be opened again: an apply or a
+    /// read under way is waited for, and a snapshot under way is given up (what the machine writes it to, or reads it from,
+    /// fails). So do not await this in an apply, or in [`with_state_machine`](Self::with_state_machine).
+    ///
     /// Returns even if a disk or a state machine is stuck: after 10 s for each of the two at most, which are left alone
-    /// then. A process that ends there is as one that crashed: nothing that was acknowledged is lost.
+    /// then. An apply that does not come back goes on in this process, beside whoever is given the same files now; end the
+    /// process instead. That is as if it had crashed: nothing that was acknowledged is lost. Whoever drops what this returns
+    /// does not end the stop: who asks again waits for it.
     pub async fn shutdown(&self) {
         if self.is_leader() {
             // The others elect a leader in any case, only later.
@@ -461,9 +467,12 @@ impl<S: RaftStateMachine> Raft<S> {
         if let Some(host) = &self.owned_host {
             return host.shutdown().await;
         }
-        self.group.node.bring(Input::Close(ClosedReason::Shutdown));
-        let _stuck = timeout(STOP_PATIENCE, self.group.node.wait_closed()).await;
-        self.group.host.remove_group(self.group.node.group);
+        let node = &self.group.node;
+        node.bring(Input::Close(ClosedReason::Shutdown));
+        // One that is stuck stays known: it must not be started again beside itself.
+        if node.comes_to_rest(tokio::time::Instant::now() + STOP_PATIENCE).await {
+            self.group.host.remove_group(node);
+        }
     }
 
     /// As [`shutdown`](Self::shutdown), but what this node has taken is answered first, as far as `drain` allows: the

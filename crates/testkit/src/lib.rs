@@ -32,6 +32,10 @@ pub mod script;
 pub mod storage;
 mod world;
 
+/// The longest patience that a suite has, about 30 years: `Duration::MAX` is no limit, and no overflow.
+#[cfg(feature = "conformance")]
+const NO_LIMIT: std::time::Duration = std::time::Duration::from_secs(30 * 365 * 24 * 3600);
+
 #[cfg(feature = "conformance")]
 pub use chance::Chance;
 #[cfg(feature = "conformance")]

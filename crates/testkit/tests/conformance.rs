@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use quorate::advanced::wal::Disk;
 use quorate::{
@@ -68,6 +69,19 @@ fn the_network_in_memory() {
         });
         println!("{report}");
     }
+}
+
+#[test]
+fn patience_without_an_end_is_no_overflow() {
+    let logs = Mutex::new(BTreeMap::<PathBuf, MemoryStorage>::new());
+    let suite = storage::Suite::new(|dir| Ok(logs.lock().unwrap().entry(dir.to_owned()).or_default().clone()));
+    println!("{}", suite.patience(Duration::MAX).seeds(1, 1).writes(5).run().assert_passed());
+    let network = MemoryNetwork::new();
+    let suite = network::Suite::new(|identity| {
+        let me = identity.identity();
+        Ok((network.endpoint(me.node, me.incarnation), "memory".to_owned()))
+    });
+    println!("{}", suite.patience(Duration::MAX).largest(1 << 20).run().assert_passed());
 }
 
 #[test]

@@ -87,7 +87,7 @@ pub fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Inspection, WalError>
     let note = note::read(&**disk, dir, &identity.of_log())?;
     let recovery = recover(&**disk, &dir.join("wal"), &identity.of_log(), note.as_ref())?;
     let (votes, _) = VoteFiles::read(&**disk, vote_paths(dir), &identity.of_log())?;
-    let snapshots = SnapshotStore::open(Arc::clone(disk), dir, identity.cluster.base())?;
+    let snapshots = SnapshotStore::open(Arc::clone(disk), dir, identity.cluster.base(), identity.starts.boot())?;
     let mut logs = recovery.groups;
     for group in votes.groups() {
         logs.entry(group).or_default();

@@ -200,7 +200,7 @@ fn open_formatted(
     let Opened { recovery, prefixes, mended, noted } = recover_or_mend(&disk, dir, &options, &identity.of_log())?;
     let peers = PeersFile::open(&*disk, &dir.join("peers"))?;
     let votes = VoteFiles::open(&*disk, vote_paths(dir), &identity.of_log())?;
-    let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster.base())?;
+    let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster.base(), identity.starts.boot() + 1)?;
     let token = match options.start_token {
         Some(token) => token,
         None => random_token()?,

@@ -43,6 +43,9 @@ struct Inner {
     /// `damaged`: what nobody reads any more, for whoever wants to look at it.
     aside: PathBuf,
     cluster: Mutex<ClusterId>,
+    /// How often the directory was opened: what was made before is never taken for what is made now, even if whoever
+    /// made it has not stopped.
+    start: u64,
     next_name: Mutex<u64>,
 }
 
@@ -66,7 +69,13 @@ struct Temporary {
 }
 
 impl SnapshotStore {
-    pub(crate) fn open(disk: Arc<dyn Disk>, data_dir: &Path, cluster: ClusterId) -> Result<Self, WalError> {
+    /// `start` counts the openings of this directory.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        data_dir: &Path,
+        cluster: ClusterId,
+        start: u64,
+    ) -> Result<Self, WalError> {
         let (dir, incoming) = (data_dir.join("snapshots"), data_dir.join("incoming"));
         for dir in [&dir, &incoming] {
             disk.create_dir_all(dir).map_err(WalError::io("create", dir))?;
@@ -78,7 +87,8 @@ impl SnapshotStore {
         disk.sync_dir(&incoming).map_err(WalError::io("sync", &incoming))?;
         disk.sync_dir(data_dir).map_err(WalError::io("sync", data_dir))?;
         let aside = data_dir.join("damaged");
-        let inner = Inner { disk, dir, incoming, aside, cluster: Mutex::new(cluster), next_name: Mutex::new(0) };
+        let (cluster, next_name) = (Mutex::new(cluster), Mutex::new(0));
+        let inner = Inner { disk, dir, incoming, aside, cluster, start, next_name };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -232,7 +242,7 @@ impl SnapshotStore {
             *next += 1;
             *next
         };
-        let path = self.inner.incoming.join(format!("{number:016x}.tmp"));
+        let path = self.inner.incoming.join(format!("{:016x}-{number:016x}.tmp", self.inner.start));
         let file = self.inner.disk.create(&path).map_err(WalError::io("create", &path))?;
         Ok(Temporary { store: self.clone(), path, file, kept: false })
     }

@@ -229,3 +229,24 @@ fn what_did_not_arrive_whole_or_is_of_another_group_is_refused() {
     incoming.append(&garbage).unwrap();
     assert!(matches!(incoming.finish(), Err(WalError::Corrupt(_))));
 }
+
+/// The one before a crash of its user's code, or a stop that did not wait: it goes on writing while the next one writes.
+#[test]
+fn what_an_earlier_opening_still_writes_is_not_what_the_next_one_writes() {
+    let disk = MemDisk::new();
+    let first = Rig::begin(&disk, 64 << 10);
+    let mut stuck = first.handle.snapshots().create(GROUP, &meta(5)).unwrap();
+    stuck.write_all(&content(1000)).unwrap();
+    let Rig { core, .. } = first;
+    drop(core);
+
+    let next = Rig::open(&disk, options(64 << 10)).unwrap();
+    let mut writer = next.handle.snapshots().create(GROUP, &meta(9)).unwrap();
+    writer.write_all(&content(2000)).unwrap();
+    stuck.write_all(&content(3000)).unwrap();
+    assert!(stuck.commit().is_err(), "its file went when the directory was opened again");
+    let snapshot = writer.commit().unwrap();
+    assert_eq!(read(&snapshot).unwrap(), content(2000));
+    let latest = next.handle.snapshots().latest(GROUP).unwrap().unwrap();
+    assert_eq!((latest.meta(), read(&latest).unwrap()), (&meta(9), content(2000)));
+}

@@ -93,7 +93,7 @@ pub enum StartError {
     Restore(io::Error),
     /// The state machine, the storage or the network panicked; the text says which, and its message.
     Panicked(String),
-    /// The group already runs on this host.
+    /// The group already runs on this host; or it was shut down, and its state machine does not come back.
     AlreadyRunning,
     /// The host is closed.
     Closed,

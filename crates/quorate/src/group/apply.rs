@@ -3,6 +3,8 @@
 //! User code runs here and nowhere else, never under the driver's lock: on the thread that delivers the commit if
 //! the machine says that its applies are cheap, else on a thread that may block.
 
+mod halt;
+
 use std::collections::VecDeque;
 use std::io::{BufWriter, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,6 +15,7 @@ use parking_lot::Mutex;
 use quorate_core::{Bug, Event, GroupId, LogId, NodeId, SnapshotMeta, Span, bug};
 use quorate_wire::{Batch, Batches};
 
+use self::halt::{Apart, UntilOver};
 use super::book::Book;
 use super::commands::{Applied, Commands};
 use super::content::{Restored, has_panicked, read_header, restore, restored_by, write_header};
@@ -147,6 +150,8 @@ pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     spare: Mutex<Fired>,
     /// Nothing is applied or read any more.
     over: AtomicBool,
+    /// What was handed to threads that may block.
+    apart: Arc<Apart>,
 }
 
 /// Why the queue cannot go on.
@@ -181,6 +186,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             awaited: AtomicBool::new(false),
             spare: Mutex::default(),
             over: AtomicBool::new(false),
+            apart: Arc::default(),
         })
     }
 
@@ -403,7 +409,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     fn read_and_apply(&self, machine: &mut Machine<S>, span: Span, fired: &mut Fired) -> Result<(), Fatal> {
         let mut rest = span;
-        while rest.count() > 0 {
+        // A node that is stopped does not wait for the rest of a long log.
+        while rest.count() > 0 && !self.is_over() {
             let read = || self.storage.read(self.group, rest, 1 << 20);
             let found = blame::storage(read).map_err(Fatal::Storage)?;
             let Some(last) = found.as_ref().and_then(|batches| batches.last()).map(Batch::last) else {
@@ -423,6 +430,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         )
         .entered();
         for batch in batches {
+            if self.is_over() {
+                break;
+            }
             let first = batch.first().index.max(machine.applied.index + 1);
             if first > batch.last().index {
                 continue;
@@ -506,7 +516,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 .and_then(|received| blame::storage(|| received.adopt()))
                 .map(|()| self.install_kept(machine, &meta)),
             false => received.and_then(|received| {
-                let restored = match restore(&mut blame::Stored(blame::storage(|| received.content())?)) {
+                let bytes = blame::Stored(blame::storage(|| received.content())?);
+                let restored = match restore(&mut UntilOver { over: &self.over, bytes }) {
                     Ok(restored) => restored,
                     // The old state stands; but a machine that panics is not asked again and again.
                     Err(error) if has_panicked(&error) => return Ok(Err(error)),
@@ -524,6 +535,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 self.cover(meta.last_log_id, fired);
                 self.tell(Input::Installed { meta, time: machine.book.time });
             }
+            Err(_) if self.is_over() => {}
             Err(error) => {
                 let (node, group) = (self.node.0, self.group.0);
                 tracing::error!(
@@ -544,7 +556,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         let Some(stored) = stored.filter(|stored| blame::storage(|| stored.meta() == meta)) else {
             return Err(std::io::Error::other("the snapshot that was kept is no longer the newest"));
         };
-        let mut content = blame::Stored(blame::storage(|| stored.content())?);
+        let bytes = blame::Stored(blame::storage(|| stored.content())?);
+        let mut content = UntilOver { over: &self.over, bytes };
         machine.book = install_into(&mut machine.state, &mut content, meta)?;
         Ok(())
     }
@@ -569,6 +582,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 // Answers are refcounted: this copies the table's tree, not their bytes.
                 let sessions = machine.book.sessions.clone();
                 self.spawn_blocking(Box::new(move || {
+                    if me.is_over() {
+                        return;
+                    }
                     let written = catch_unwind(AssertUnwindSafe(|| me.write_snapshot(&meta, time, &sessions, frozen)));
                     match written {
                         Ok(written) => me.built(meta, written),
@@ -599,11 +615,13 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         .entered();
         let began = self.meters.now();
         let created = blame::storage(|| self.snapshots.create(self.group, meta))?;
-        let mut out = BufWriter::with_capacity(1 << 16, blame::Stored(created));
+        let stored = UntilOver { over: &self.over, bytes: blame::Stored(created) };
+        let mut out = BufWriter::with_capacity(1 << 16, stored);
         write_header(&mut out, time, sessions)?;
         write(&mut out)?;
         let written = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        blame::storage(|| written.0.commit())?;
+        written.check()?;
+        blame::storage(|| written.bytes.0.commit())?;
         self.meters.snapshots_built.add(1);
         self.meters.enter_since(&self.meters.snapshot_build, began);
         Ok(())
@@ -617,6 +635,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 tracing::info!(name: "snapshot_built", target: SNAPSHOT, node, group, %last, "built a snapshot");
                 return self.tell(Input::Event(Event::SnapshotBuilt(meta)));
             }
+            // Cut short, or in vain: nobody waits for it.
+            Err(_) if self.is_over() => return,
             Err(error) => error,
         };
         tracing::error!(
@@ -634,8 +654,17 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// Without a shell the node is gone, and nobody waits for the work.
     fn spawn_blocking(&self, work: Work) {
         if let Some(shell) = self.shell() {
-            shell.spawn_blocking(work);
+            let entered = self.apart.enter();
+            shell.spawn_blocking(Box::new(move || {
+                // All that it holds is gone when it is said to have ended.
+                let _entered = entered;
+                work();
+            }));
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
     }
 
     fn shell(&self) -> Option<Arc<dyn Shell>> {
@@ -644,6 +673,18 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 }
 
 impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
+    fn halt(&self) -> bool {
+        self.over.store(true, Ordering::Release);
+        // Whoever takes the machine from here on sees that.
+        self.machine.try_lock().is_some() && self.apart.is_idle()
+    }
+
+    fn halt_and_wait(&self) {
+        self.over.store(true, Ordering::Release);
+        drop(self.machine.lock());
+        self.apart.wait();
+    }
+
     fn push(&self, awaited: &mut Vec<Awaited>, jobs: &mut Vec<ApplyJob>) {
         if !awaited.is_empty() {
             self.expect(awaited);

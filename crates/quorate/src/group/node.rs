@@ -20,6 +20,7 @@ use quorate_core::{
 use quorate_wire::Packet;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
@@ -99,6 +100,10 @@ pub(crate) trait Applies: Send + Sync {
     fn expire(&self, before: std::time::Instant, fired: &mut Fired);
     /// Answers "unknown" to every writer; nothing is applied any more.
     fn close(&self, reason: &ClosedReason, fired: &mut Fired);
+    /// Begins nothing from now on that calls the machine; whether nothing that does is under way.
+    fn halt(&self) -> bool;
+    /// [Halts](Self::halt), and blocks until nothing is under way, for ever if the machine does not come back.
+    fn halt_and_wait(&self);
 }
 
 /// What a node is made of.
@@ -207,6 +212,8 @@ pub(crate) struct Node {
     metrics: watch::Sender<RaftMetrics>,
     pub(crate) meters: Arc<GroupMeters>,
     closed: OnceLock<ClosedReason>,
+    /// The node's own task, until somebody waits for its end.
+    task: Mutex<Option<JoinHandle<()>>>,
     /// Tells that `closed` is set and everybody answered.
     over: Notify,
 }
@@ -272,13 +279,14 @@ impl Node {
             meters: parts.meters,
             transfers: Mutex::default(),
             closed: OnceLock::new(),
+            task: Mutex::default(),
             over: Notify::new(),
         })
     }
 
     /// Starts the node's task.
     pub(crate) fn launch(self: &Arc<Self>) {
-        drop(self.runtime.spawn(Arc::clone(self).run_task()));
+        *self.task.lock() = Some(self.runtime.spawn(Arc::clone(self).run_task()));
     }
 
     // ---- bringing something ----
@@ -659,6 +667,39 @@ impl Node {
             }
             over.await;
         }
+    }
+
+    /// Waits until the group is over and nothing of its state machine runs any more: no apply, no read, no build of a
+    /// snapshot. That may be never: it is user code.
+    async fn wait_at_rest(&self) {
+        self.wait_closed().await;
+        if !self.applies.halt() {
+            let applies = Arc::clone(&self.applies);
+            // A runtime that is shutting down waits for its threads itself.
+            drop(self.runtime.spawn_blocking(move || applies.halt_and_wait()).await);
+        }
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            drop(task.await);
+        }
+    }
+
+    /// [Waits](Self::wait_at_rest) no longer than that; returns whether it is so then.
+    pub(crate) async fn comes_to_rest(&self, until: tokio::time::Instant) -> bool {
+        let rests = tokio::time::timeout_at(until, self.wait_at_rest()).await.is_ok();
+        if !rests {
+            tracing::error!(
+                name: "stop_stuck", target: NODE, node = self.me.0, group = self.group.0,
+                "the state machine, the storage or the network does not come back: what it uses must not be opened again \
+                 in this process"
+            );
+        }
+        rests
+    }
+
+    /// Whether the group is over and nothing of its state machine runs any more.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.closed().is_some() && self.applies.halt()
     }
 
     /// From now on writes are sent elsewhere; those under way go on.

@@ -11,8 +11,8 @@ use quorate_core::{
 };
 use quorate_wire::{EntryKind, Packet};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OnceCell, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::HostBuilder;
 use crate::blame;
@@ -70,8 +70,8 @@ pub(crate) struct HostInner {
     /// Whether the thread that delivers a packet steps the group.
     fused: bool,
     closed: AtomicBool,
-    /// Set once everything is stopped.
-    stopped: OnceCell<()>,
+    /// Whether everything is stopped.
+    stopped: watch::Sender<bool>,
     /// Stops what `open` started, after the network.
     on_shutdown: Mutex<Vec<AtShutdown>>,
 }
@@ -149,7 +149,7 @@ impl HostInner {
             stranger: Notify::new(),
             fused,
             closed: AtomicBool::new(false),
-            stopped: OnceCell::new(),
+            stopped: watch::Sender::new(false),
             on_shutdown: Mutex::new(on_shutdown),
         });
         host.registry.add_host(&host.meters);
@@ -199,20 +199,32 @@ impl HostInner {
         if self.closed.load(Ordering::Acquire) {
             return Err(StartError::Closed);
         }
-        if groups.get(&id).is_some_and(|port| port.node().closed().is_none()) {
+        if groups.get(&id).is_some_and(|port| !port.node().is_at_rest()) {
             return Err(StartError::AlreadyRunning);
         }
         groups.insert(id, port);
         Ok(())
     }
 
-    pub(crate) fn remove_group(&self, id: GroupId) {
-        let removed = self.groups.write().remove(&id);
+    /// Forgets a group that is over, unless it was started again meanwhile.
+    pub(crate) fn remove_group(&self, node: &Arc<Node>) {
+        let removed = {
+            let mut groups = self.groups.write();
+            let is_there = groups.get(&node.group).is_some_and(|port| Arc::ptr_eq(port.node(), node));
+            is_there.then(|| groups.remove(&node.group))
+        };
         drop(removed);
     }
 
-    pub(crate) fn has_group(&self, id: GroupId) -> bool {
-        self.groups.read().get(&id).is_some_and(|port| port.node().closed().is_none())
+    /// Sees that a group may be started: it does not run. One that is over may still be at work on what its state machine
+    /// was given last, which is waited for.
+    pub(crate) async fn check_not_running(&self, id: GroupId) -> Result<(), StartError> {
+        let Some(port) = self.port(id) else { return Ok(()) };
+        let is_over = port.node().closed().is_some();
+        match is_over && port.node().comes_to_rest(Instant::now() + STOP_PATIENCE).await {
+            true => Ok(()),
+            false => Err(StartError::AlreadyRunning),
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -243,23 +255,32 @@ impl HostInner {
     }
 
     pub(crate) async fn shutdown(self: &Arc<Self>) {
-        self.closed.store(true, Ordering::Release);
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            // Whoever gives up waiting does not give up the stop.
+            drop(self.runtime.spawn(Stop(Arc::clone(self)).run()));
+        }
         // Whoever comes second waits for the first.
-        self.stopped.get_or_init(|| self.stop()).await;
+        let mut stopped = self.stopped.subscribe();
+        let _ = stopped.wait_for(|stopped| *stopped).await;
     }
 
-    async fn stop(self: &Arc<Self>) {
-        for node in self.nodes() {
+    async fn stop(&self) {
+        let (nodes, until) = (self.nodes(), Instant::now() + STOP_PATIENCE);
+        for node in &nodes {
             node.bring(Input::Close(ClosedReason::Shutdown));
         }
-        let all = async {
-            for node in self.nodes() {
+        let closed = async {
+            for node in &nodes {
                 node.wait_closed().await;
             }
         };
-        let _stuck = timeout(STOP_PATIENCE, all).await;
+        let _stuck = timeout_at(until, closed).await;
         blame::told((), || self.network.shutdown());
         self.calls.close();
+        // They write to the stores that are closed next, and to files of their own that may be opened again.
+        for node in &nodes {
+            node.comes_to_rest(until).await;
+        }
         let stops = std::mem::take(&mut *self.on_shutdown.lock());
         // The log writes its closing mark.
         let closing = self.runtime.spawn_blocking(move || stops.into_iter().for_each(|stop| stop()));
@@ -365,6 +386,21 @@ impl HostInner {
             let joined = Call::Joined { group, id, done, leader: node.leader() };
             answer(&*host.network, from, &joined);
         }));
+    }
+}
+
+/// The end of a host, under way. Dropped, as by a runtime that ends, it is over: nobody waits for it in vain.
+struct Stop(Arc<HostInner>);
+
+impl Stop {
+    async fn run(self) {
+        self.0.stop().await;
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.stopped.send_replace(true);
     }
 }
 

@@ -55,9 +55,7 @@ pub(super) async fn group<S: RaftStateMachine>(builder: GroupBuilder, machine: S
     if inner.is_closed() {
         return Err(StartError::Closed);
     }
-    if inner.has_group(id) {
-        return Err(StartError::AlreadyRunning);
-    }
+    inner.check_not_running(id).await?;
     let completed = Arc::new(Completed::default());
     let reports = Arc::new(Reports { completed: Arc::clone(&completed), node: OnceLock::new() });
     let found = {

@@ -82,7 +82,7 @@ impl<'a, N: RaftNetwork> Suite<'a, N> {
 
     /// How long something may take to arrive before the suite says that it never will; 30 s unless set.
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.options.patience = patience;
+        self.options.patience = patience.min(crate::NO_LIMIT);
         self
     }
 

@@ -122,7 +122,7 @@ impl<'a, L: RaftLogStorage> Suite<'a, L> {
 
     /// How long a write may take to complete before the suite says that it never will; 20 s unless set.
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.options.patience = patience;
+        self.options.patience = patience.min(crate::NO_LIMIT);
         self
     }
 

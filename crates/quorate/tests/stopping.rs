@@ -1,0 +1,297 @@
+//! Who has stopped a node may begin again at once, with the same files: nothing of what was stopped goes on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
+mod common;
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::Poll;
+
+use common::{Ledger, PATIENCE, peers};
+use quorate::{
+    Checkpoint, ClosedReason, Commands, Frozen, Host, LastApplied, LogId, MemoryNetwork, Node, NodeId, Raft,
+    RaftStateMachine, ReadPolicy, SnapshotError, StartError, Storage,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// What happened, in order.
+type Order = Arc<Mutex<Vec<&'static str>>>;
+
+/// Where user code waits until the test lets it go on.
+#[derive(Clone)]
+struct Gate {
+    reached: UnboundedSender<()>,
+    open: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Gate {
+    fn pass(&self) {
+        self.reached.send(()).unwrap();
+        self.open.lock().unwrap().recv().unwrap();
+    }
+}
+
+/// A gate, who waits for it to be reached, and who opens it.
+fn gate() -> (Gate, UnboundedReceiver<()>, mpsc::Sender<()>) {
+    let (reached, at_gate) = unbounded_channel();
+    let (open, opened) = mpsc::channel();
+    (Gate { reached, open: Arc::new(Mutex::new(opened)) }, at_gate, open)
+}
+
+/// Whoever could go on too early has every chance to.
+async fn give_way() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Files that outlive a machine: rows, and with them what the library keeps.
+#[derive(Clone, Default)]
+struct Shelf {
+    kept: Arc<Mutex<(Vec<u64>, Option<Vec<u8>>)>>,
+    order: Order,
+}
+
+impl Shelf {
+    fn rows(&self) -> Vec<u64> {
+        self.kept.lock().unwrap().0.clone()
+    }
+}
+
+/// A durable machine; its applies pass the gate.
+struct Rows {
+    shelf: Shelf,
+    gate: Option<Gate>,
+}
+
+impl RaftStateMachine for Rows {
+    type Command = u64;
+    type Response = u64;
+
+    fn apply(&mut self, _row: u64) -> u64 {
+        unreachable!("apply_batch is provided")
+    }
+
+    fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
+        let mut rows = Vec::new();
+        while let Some((_, row)) = commands.next_command() {
+            rows.push(row);
+            commands.respond(row);
+        }
+        if let Some(gate) = self.gate.as_ref().filter(|_| !rows.is_empty()) {
+            gate.pass();
+            self.shelf.order.lock().unwrap().push("applied");
+        }
+        let mut kept = self.shelf.kept.lock().unwrap();
+        kept.0.extend(rows);
+        kept.1 = Some(commands.checkpoint().as_bytes().to_vec());
+        Ok(())
+    }
+
+    fn last_applied(&mut self) -> io::Result<LastApplied> {
+        Ok(LastApplied::kept(self.shelf.kept.lock().unwrap().1.clone()))
+    }
+
+    fn snapshot(&self, _out: &mut dyn Write) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn restore(_input: &mut dyn Read) -> io::Result<Self> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn install(&mut self, _input: &mut dyn Read, _checkpoint: Checkpoint) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_apply_under_way_is_waited_for() {
+    let (shelf, storage) = (Shelf::default(), Storage::in_memory(1).unwrap());
+    let start = async |gate| {
+        let builder = Raft::builder(1).peers(peers([1])).in_memory(&MemoryNetwork::new()).storage(storage.clone());
+        let node = builder.start(Rows { shelf: shelf.clone(), gate }).await.unwrap();
+        node.wait(PATIENCE).leader().await.unwrap();
+        node
+    };
+    let (gate, mut at_gate, open) = gate();
+    let node = start(Some(gate)).await;
+    node.write(7).submit().unwrap().committed().await.unwrap();
+    at_gate.recv().await.unwrap();
+    let stopping = {
+        let (node, order) = (node.clone(), Arc::clone(&shelf.order));
+        tokio::spawn(async move {
+            node.shutdown().await;
+            order.lock().unwrap().push("stopped");
+        })
+    };
+    assert_eq!(node.closed().await, ClosedReason::Shutdown);
+    give_way().await;
+    open.send(()).unwrap();
+    stopping.await.unwrap();
+    assert_eq!(*shelf.order.lock().unwrap(), ["applied", "stopped"]);
+
+    let node = start(None).await;
+    node.read(ReadPolicy::ReadIndex, |_| ()).await.unwrap();
+    assert_eq!(shelf.rows(), [7], "written once");
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_not_started_again_beside_its_own_apply() {
+    let shelf = Shelf::default();
+    let builder = Host::builder(1).peers([(NodeId(1), Node::at("memory:1"))]).in_memory(&MemoryNetwork::new());
+    let host = builder.open().await.unwrap();
+    let (gate, mut at_gate, open) = gate();
+    let earlier = host.group(1).start(Rows { shelf: shelf.clone(), gate: Some(gate) }).await.unwrap();
+    earlier.wait(PATIENCE).leader().await.unwrap();
+    let refused = host.group(1).start(Rows { shelf: shelf.clone(), gate: None }).await;
+    assert!(matches!(refused, Err(StartError::AlreadyRunning)), "while it runs");
+    earlier.write(7).submit().unwrap().committed().await.unwrap();
+    at_gate.recv().await.unwrap();
+    {
+        // Given up as soon as the group is over.
+        let mut stopping = Box::pin(earlier.shutdown());
+        tokio::select! {
+            () = &mut stopping => unreachable!("an apply is under way"),
+            _ = earlier.closed() => {}
+        }
+    }
+    let starting = {
+        let (host, shelf) = (host.clone(), shelf.clone());
+        tokio::spawn(async move {
+            let order = Arc::clone(&shelf.order);
+            let node = host.group(1).start(Rows { shelf, gate: None }).await.unwrap();
+            order.lock().unwrap().push("started");
+            node
+        })
+    };
+    give_way().await;
+    open.send(()).unwrap();
+    let node = starting.await.unwrap();
+    assert_eq!(*shelf.order.lock().unwrap(), ["applied", "started"]);
+    node.read(ReadPolicy::ReadIndex, |_| ()).await.unwrap();
+    assert_eq!(shelf.rows(), [7], "written once");
+    // Who still holds the handle of before does not stop what was started since.
+    earlier.shutdown().await;
+    let refused = host.group(1).start(Rows { shelf: shelf.clone(), gate: None }).await;
+    assert!(matches!(refused, Err(StartError::AlreadyRunning)), "it runs");
+    assert_eq!(node.client_write(8).await.unwrap().response, 8);
+    host.shutdown().await;
+    assert_eq!(shelf.rows(), [7, 8]);
+}
+
+/// Larger than any buffer between a machine and its snapshot.
+const PIECE: [u8; 1 << 20] = [1; 1 << 20];
+
+/// Its snapshots are two pieces, between which it passes the gate.
+#[derive(Default)]
+struct Pieces {
+    gate: Option<Gate>,
+    order: Order,
+    frozen: bool,
+}
+
+fn write_pieces(gate: Option<&Gate>, order: &Order, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(&PIECE)?;
+    if let Some(gate) = gate {
+        gate.pass();
+    }
+    let written = out.write_all(&PIECE);
+    order.lock().unwrap().push(if written.is_ok() { "written" } else { "refused" });
+    written
+}
+
+impl RaftStateMachine for Pieces {
+    type Command = u64;
+    type Response = u64;
+
+    fn apply(&mut self, command: u64) -> u64 {
+        command
+    }
+
+    fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
+        write_pieces(self.gate.as_ref(), &self.order, out)
+    }
+
+    fn freeze(&self) -> Option<Frozen> {
+        let (gate, order) = (self.gate.clone(), Arc::clone(&self.order));
+        self.frozen.then(|| Box::new(move |out: &mut dyn Write| write_pieces(gate.as_ref(), &order, out)) as Frozen)
+    }
+
+    fn restore(input: &mut dyn Read) -> io::Result<Self> {
+        io::copy(input, &mut io::sink()).map(|_| Self::default())
+    }
+}
+
+/// A directory of this test, empty.
+fn directory(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("stopping-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&path);
+    path
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_under_way_is_given_up() {
+    let directory = directory("snapshot");
+    for frozen in [false, true] {
+        let start = async |machine| {
+            let builder = Raft::builder(1).peers(peers([1])).in_memory(&MemoryNetwork::new()).data_dir(&directory);
+            let node = builder.start(machine).await.unwrap();
+            node.client_write(1).await.unwrap();
+            node
+        };
+        let (order, (gate, mut at_gate, open)) = (Order::default(), gate());
+        let node = start(Pieces { gate: Some(gate), order: Arc::clone(&order), frozen }).await;
+        let building = tokio::spawn({
+            let node = node.clone();
+            async move { node.trigger().snapshot().await }
+        });
+        at_gate.recv().await.unwrap();
+        let stopping = tokio::spawn({
+            let (node, order) = (node.clone(), Arc::clone(&order));
+            async move {
+                node.shutdown().await;
+                order.lock().unwrap().push("stopped");
+            }
+        });
+        assert_eq!(node.closed().await, ClosedReason::Shutdown);
+        assert_eq!(building.await.unwrap(), Err(SnapshotError::Closed(ClosedReason::Shutdown)));
+        give_way().await;
+        open.send(()).unwrap();
+        stopping.await.unwrap();
+        assert_eq!(*order.lock().unwrap(), ["refused", "stopped"], "frozen: {frozen}");
+        let left = std::fs::read_dir(directory.join("incoming")).unwrap().count();
+        assert_eq!(left, 0, "what was written is removed");
+
+        let node = start(Pieces::default()).await;
+        assert_eq!(node.metrics().borrow().snapshot, LogId::ZERO, "it never was");
+        node.shutdown().await;
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_that_was_given_up_is_waited_for_by_the_next() {
+    let directory = directory("given-up");
+    for steps in 0..8 {
+        let builder = Raft::builder(1).peers(peers([1])).in_memory(&MemoryNetwork::new()).data_dir(&directory);
+        // The directory is free: the log was closed.
+        let node = builder.start(Ledger::inline()).await.unwrap_or_else(|error| unreachable!("{steps} steps: {error}"));
+        node.client_write("x".into()).await.unwrap();
+        let mut given_up = Box::pin(node.shutdown());
+        for _ in 0..steps {
+            let ended = poll_fn(|context| Poll::Ready(given_up.as_mut().poll(context).is_ready())).await;
+            if ended {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(given_up);
+        node.shutdown().await;
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
