@@ -70,12 +70,7 @@ struct Temporary {
 
 impl SnapshotStore {
     /// `start` counts the openings of this directory.
-    pub(crate) fn open(
-        disk: Arc<dyn Disk>,
-        data_dir: &Path,
-        cluster: ClusterId,
-        start: u64,
-    ) -> Result<Self, WalError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, data_dir: &Path, cluster: ClusterId, start: u64) -> Result<Self, WalError> {
         let (dir, incoming) = (data_dir.join("snapshots"), data_dir.join("incoming"));
         for dir in [&dir, &incoming] {
             disk.create_dir_all(dir).map_err(WalError::io("create", dir))?;
