@@ -2,7 +2,8 @@
 //!
 //! A statement is a command; what is committed together is one transaction of SQLite, in which the node also keeps how far
 //! it has applied the log. So a node that comes back goes on from its own file. Statements run on every node, so what gives
-//! another answer on each (chance, clocks) is refused, and so are transactions of a statement's own.
+//! another answer on each (chance, clocks, the node's files) is refused, and so are transactions of a statement's own. What is
+//! wrong with a statement is its answer, and nothing is looked at when the transaction ends: there are no foreign keys.
 use std::error::Error;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -29,29 +30,31 @@ struct Statement(String, Vec<Cell>);
 
 /// Where the library's bytes are kept, in the same file as the user's tables.
 const KEEP: &str = "INSERT OR REPLACE INTO quorate_kept VALUES (0, ?1)";
-const MAKE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+const MAKE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; \
                     CREATE TABLE IF NOT EXISTS quorate_kept (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL)";
 
 /// Functions that give another answer on each node, or at another time.
 const FORBIDDEN: &str = "random randomblob date time datetime julianday unixepoch strftime timediff current_date \
                          current_time current_timestamp changes total_changes last_insert_rowid load_extension";
 
-/// A database in a file; `guarded` while a client's statement is prepared.
+/// A database in a file; `guarded` while a client's statement is prepared, `at_end` once one took the last row id.
 #[rustfmt::skip]
-struct Database { connection: Connection, path: PathBuf, guarded: Arc<AtomicBool> }
+struct Database { connection: Connection, path: PathBuf, guarded: Arc<AtomicBool>, at_end: Arc<AtomicBool> }
 
 impl Database {
     fn open(path: &Path) -> io::Result<Self> {
         let mut connection = Connection::open(path).map_err(io::Error::other)?;
         connection.execute_batch(MAKE).map_err(io::Error::other)?;
-        let guarded = Arc::new(AtomicBool::new(false));
-        let guard = Arc::clone(&guarded);
+        let (guarded, at_end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (guard, end) = (Arc::clone(&guarded), Arc::clone(&at_end));
         let judge = move |asked: AuthContext<'_>| match guard.load(Ordering::Relaxed) && is_forbidden(asked.action) {
             true => Authorization::Deny,
             false => Authorization::Allow,
         };
         connection.authorizer(Some(judge)).map_err(io::Error::other)?;
-        Ok(Self { connection, path: path.to_owned(), guarded })
+        let note = move |_, _: &str, _: &str, row| _ = end.fetch_or(row == i64::MAX, Ordering::Relaxed);
+        connection.update_hook(Some(note)).map_err(io::Error::other)?;
+        Ok(Self { connection, path: path.to_owned(), guarded, at_end })
     }
 
     /// The rows that a query gives; it changes nothing.
@@ -65,19 +68,27 @@ impl Database {
         query.query_map([], row)?.collect()
     }
 
-    /// Runs a statement: all of it, or nothing. Fails only for reasons of this node's own.
+    /// Runs a statement: all of it, or nothing; a conflict that rolls back takes the transaction with it. Fails only for
+    /// reasons of this node's own.
     fn run(&self, Statement(sql, cells): &Statement) -> rusqlite::Result<Result<u64, String>> {
         self.connection.execute_batch("SAVEPOINT statement")?;
+        let before = self.connection.total_changes();
+        self.at_end.store(false, Ordering::Relaxed);
         self.guarded.store(true, Ordering::Relaxed);
         let prepared = self.connection.prepare(sql);
         self.guarded.store(false, Ordering::Relaxed);
         let done = prepared.and_then(|mut prepared| prepared.execute(params_from_iter(cells)));
         let done = match done {
+            // The next one would be chosen by chance, or fail as if the disk were full.
+            _ if self.at_end.load(Ordering::Relaxed) => Err("the last row id is never used".to_owned()),
             Err(error) if is_local(&error) => return Err(error),
-            done => done.map(|rows| rows as u64).map_err(|error| error.to_string()),
+            // Not what `execute` returns: after a statement that changes no rows that is of the one before.
+            done => done.map(|_| self.connection.total_changes() - before).map_err(|error| error.to_string()),
         };
         let undo = if done.is_err() { "ROLLBACK TO statement; " } else { "" };
-        self.connection.execute_batch(&format!("{undo}RELEASE statement"))?;
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch(&format!("{undo}RELEASE statement"))?;
+        }
         Ok(done)
     }
 }
@@ -94,11 +105,17 @@ fn is_local(error: &rusqlite::Error) -> bool {
 fn is_forbidden(action: AuthAction<'_>) -> bool {
     match action {
         AuthAction::Function { function_name } => FORBIDDEN.split(' ').any(|name| name.eq_ignore_ascii_case(function_name)),
-        AuthAction::Insert { table_name } | AuthAction::Delete { table_name } | AuthAction::Update { table_name, .. }
+        AuthAction::Insert { table_name } => ["quorate_kept", "sqlite_sequence"].contains(&table_name),
+        AuthAction::Update { table_name: "sqlite_sequence", column_name } => column_name == "seq",
+        AuthAction::Update { table_name, .. } | AuthAction::Delete { table_name }
         | AuthAction::DropTable { table_name } | AuthAction::AlterTable { table_name, .. } => table_name == "quorate_kept",
+        AuthAction::Read { table_name, .. } => {
+            let name = table_name.to_ascii_lowercase();
+            name.starts_with("pragma_") && name != "pragma_quick_check" || name == "dbstat"
+        }
         AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } | AuthAction::Pragma { .. } => true,
         AuthAction::Attach { .. } | AuthAction::Detach { .. } | AuthAction::CreateTempTable { .. } => true,
-        AuthAction::CreateTempView { .. } | AuthAction::CreateTempTrigger { .. } => true,
+        AuthAction::CreateTempView { .. } | AuthAction::CreateTempTrigger { .. } | AuthAction::CreateVtable { .. } => true,
         _ => false,
     }
 }
@@ -127,7 +144,7 @@ impl ToSql for Cell {
 
 impl RaftStateMachine for Database {
     type Command = Statement;
-    /// Rows changed, or what SQLite says.
+    /// Rows changed, also by triggers, or what SQLite says.
     type Response = Result<u64, String>;
 
     fn apply(&mut self, statement: Statement) -> Self::Response {
@@ -137,8 +154,16 @@ impl RaftStateMachine for Database {
     fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
         let mut apply = || {
             self.connection.execute_batch("BEGIN IMMEDIATE")?;
+            let mut done = Vec::new();
             while let Some((_, statement)) = commands.next_command() {
                 commands.respond(self.run(&statement)?);
+                if self.connection.is_autocommit() {
+                    // It undid what came before it, too: that is done again, and ends as it did.
+                    self.connection.execute_batch("BEGIN IMMEDIATE")?;
+                    done.iter().try_for_each(|earlier| self.run(earlier).map(drop))?;
+                } else {
+                    done.push(statement);
+                }
             }
             self.connection.execute(KEEP, [commands.checkpoint().as_bytes()])?;
             self.connection.execute_batch("COMMIT")

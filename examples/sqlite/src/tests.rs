@@ -93,3 +93,58 @@ async fn three_nodes_keep_equal_databases() -> Result<(), Box<dyn Error>> {
     fs::remove_dir_all(directory)?;
     Ok(())
 }
+
+/// In one transaction with others, which stay as they are; a node that could not end it would never come back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_a_statement_is_its_answer_and_no_more() -> Result<(), Box<dyn Error>> {
+    let directory = std::env::temp_dir().join(format!("quorate-sqlite-wrong-{}", std::process::id()));
+    fs::create_dir_all(&directory)?;
+    let database = Database::open(&directory.join("database"))?;
+    let node = Raft::builder(1).peers([(1, "memory:1")]).in_memory(&MemoryNetwork::new()).start(database).await?;
+    let run = async |sql: &[&str]| -> Vec<Result<u64, String>> {
+        let statements = sql.iter().map(|sql| Statement((*sql).to_owned(), vec![])).collect();
+        let written = node.client_write_many(statements).await;
+        written
+            .into_iter()
+            .map(|written| written.map_or_else(|error| Err(error.to_string()), |done| done.response))
+            .collect()
+    };
+    for made in [
+        "CREATE TABLE t (k INTEGER PRIMARY KEY)",
+        "CREATE TABLE counted (k INTEGER PRIMARY KEY AUTOINCREMENT)",
+        "CREATE TABLE child (parent REFERENCES t (k) DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE TRIGGER no BEFORE INSERT ON t WHEN new.k = 13 BEGIN SELECT RAISE(ROLLBACK, 'unlucky'); END",
+    ] {
+        assert_eq!(run(&[made]).await, [Ok(0)], "{made}");
+    }
+    for (wrong, why) in [
+        // It undoes the transaction, and all that came before it.
+        ("INSERT OR ROLLBACK INTO t VALUES (1)", "UNIQUE"),
+        ("INSERT INTO t VALUES (13)", "unlucky"),
+        // After the last row id SQLite chooses by chance, or says that the disk is full.
+        ("INSERT INTO t VALUES (9223372036854775807)", "last row id"),
+        ("INSERT INTO t VALUES (9223372036854775807), (NULL)", "last row id"),
+        ("INSERT INTO counted VALUES (9223372036854775807), (NULL)", "last row id"),
+        ("INSERT OR REPLACE INTO counted VALUES (9223372036854775807), (NULL)", "last row id"),
+        ("UPDATE sqlite_sequence SET seq = 9223372036854775807", "not authorized"),
+        ("INSERT INTO sqlite_sequence VALUES ('counted', 9223372036854775807)", "not authorized"),
+        // Each node's own.
+        ("CREATE TABLE named AS SELECT file FROM PRAGMA_database_list", "prohibited"),
+        ("INSERT INTO child SELECT pageno FROM dbstat", "prohibited"),
+        ("CREATE VIRTUAL TABLE words USING fts5(word)", "not authorized"),
+    ] {
+        let clean = "DELETE FROM t";
+        let outcomes = run(&["INSERT INTO t VALUES (1)", wrong, "INSERT INTO t VALUES (2)", clean]).await;
+        let [Ok(1), Err(error), Ok(1), Ok(2)] = &outcomes[..] else { panic!("{wrong}: {outcomes:?}") };
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
+    assert_eq!(run(&["INSERT INTO counted VALUES (9223372036854775806)"]).await, [Ok(1)]);
+    let full = run(&["INSERT INTO counted VALUES (NULL)"]).await;
+    assert_eq!(full, [Err("the last row id is never used".to_owned())]);
+    assert_eq!(run(&["INSERT INTO child VALUES (77)"]).await, [Ok(1)], "foreign keys are not looked at");
+    assert_eq!(run(&["ALTER TABLE counted ADD COLUMN v CHECK (v > 0)", "DROP TABLE counted"]).await, [Ok(0), Ok(0)]);
+    assert!(node.metrics().borrow().closed.is_none());
+    node.shutdown().await;
+    fs::remove_dir_all(directory)?;
+    Ok(())
+}
