@@ -44,7 +44,7 @@ usage: cargo xtask COMMAND
   public-api   compares what each library offers with the listings in docs/api; `--write` writes them
   deny         licences, bans and sources of all that comes with the workspace; with cargo-deny, too, if it is there;
                `cargo xtask deny advisories` looks for known holes, and needs their database from the network
-  sizes        lines of code of each crate; functions of more than 70 lines; number of dependencies, which is bounded
+  sizes        lines of code of each crate; functions of more than 70 lines; dependencies and examples, which are bounded
   compare      what it takes to begin, beside OpenRaft and etcd: lines, commands, traits, dependencies, as the pages say them;
                `--build` measures two cold builds
   verification makes docs/verification.md from the outputs of long runs, which

@@ -14,6 +14,10 @@ const LONG_FUNCTION: usize = 70;
 /// How many crates from the registry may come with what people import, and with the server.
 const DEPENDENCIES: &[(&str, usize)] = &[("quorate-core", 1), ("quorate", 60), ("quorate-server", 120)];
 
+/// Most lines of examples that are shown for how short they are. The counter is all that a user writes for a state machine
+/// of their own on three durable nodes.
+const EXAMPLES: &[(&str, usize)] = &[("examples/counter.rs", 30), ("examples/sqlite/src/main.rs", 200)];
+
 /// Prints lines of code of each crate and example, long functions, and the dependencies of the two crates that people
 /// import.
 pub(crate) fn print() -> Result<(), String> {
@@ -52,12 +56,16 @@ pub(crate) fn print() -> Result<(), String> {
     println!("{} functions of more than {LONG_FUNCTION} lines", long.len());
     long.iter().for_each(|(lines, name)| println!("{lines:>7} {name}"));
     println!("lines of the examples, all that a user writes, their tests apart:");
+    let mut examples = Vec::new();
     for file in rust_files(&root.join("examples"))? {
         let text = fs::read_to_string(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
         if !is_test_file(&file) {
-            println!("{:>7} {}", count_lines(&text).0, file.strip_prefix(&root).unwrap_or(&file).display());
+            let (name, lines) = (file.strip_prefix(&root).unwrap_or(&file).display().to_string(), count_lines(&text).0);
+            println!("{lines:>7} {name}");
+            examples.push((name, lines));
         }
     }
+    let too_long = too_long(&examples);
     let mut beyond = Vec::new();
     for (name, most) in DEPENDENCIES {
         let tree =
@@ -66,10 +74,20 @@ pub(crate) fn print() -> Result<(), String> {
         println!("{name}: {foreign} dependencies from the registry (at most {most}), {ours} of our own");
         beyond.extend((foreign > *most).then_some(*name));
     }
-    match beyond[..] {
-        [] => Ok(()),
-        _ => Err(format!("more dependencies than there may be: {}", beyond.join(", "))),
+    match (&beyond[..], &too_long[..]) {
+        ([], []) => Ok(()),
+        ([], _) => Err(too_long.join("\n")),
+        (_, _) => Err(format!("more dependencies than there may be: {}\n{}", beyond.join(", "), too_long.join("\n"))),
     }
+}
+
+/// What is wrong with examples of so many lines.
+fn too_long(counted: &[(String, usize)]) -> Vec<String> {
+    let wrong = |(name, most): &(&str, usize)| match counted.iter().find(|(found, _)| found == name) {
+        None => Some(format!("{name}, of at most {most} lines, is not there")),
+        Some((_, lines)) => (lines > most).then(|| format!("{name} has {lines} lines, and may have {most}")),
+    };
+    EXAMPLES.iter().filter_map(wrong).collect()
 }
 
 /// Lines of code below a folder, its tests apart.
@@ -112,6 +130,18 @@ mod tests {
         assert!(is_test_file(Path::new("src/log/tests.rs")));
         assert!(is_test_file(Path::new("src/mvcc/tests/model.rs")));
         assert!(!is_test_file(Path::new("src/contests.rs")));
+    }
+
+    #[test]
+    fn an_example_that_grows_beyond_its_bound_is_named() {
+        let counted = |counter, sql| {
+            let names = ["examples/counter.rs", "examples/sqlite/src/main.rs"].map(str::to_owned);
+            let lines: [Option<usize>; 2] = [counter, sql];
+            too_long(&names.into_iter().zip(lines).filter_map(|(name, lines)| Some((name, lines?))).collect::<Vec<_>>())
+        };
+        assert_eq!(counted(Some(30), Some(200)), [""; 0]);
+        assert_eq!(counted(Some(31), Some(1)), ["examples/counter.rs has 31 lines, and may have 30"]);
+        assert_eq!(counted(Some(1), None), ["examples/sqlite/src/main.rs, of at most 200 lines, is not there"]);
     }
 
     #[test]
