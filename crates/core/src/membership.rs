@@ -24,6 +24,24 @@ impl Node {
     }
 }
 
+impl From<&str> for Node {
+    fn from(address: &str) -> Self {
+        Self::at(address)
+    }
+}
+
+impl From<String> for Node {
+    fn from(address: String) -> Self {
+        Self::at(address)
+    }
+}
+
+impl From<&String> for Node {
+    fn from(address: &String) -> Self {
+        Self::at(address)
+    }
+}
+
 /// Cluster-wide settings that are replicated with the membership: every node acts on the same ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Settings {

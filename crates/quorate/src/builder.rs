@@ -27,8 +27,21 @@ impl<S: RaftStateMachine> Builder<S> {
 
     /// The first voters and their addresses, this node among them. A blank node makes a cluster of them once
     /// all of them are up and blank; a node that already belongs to a cluster ignores it.
-    pub fn peers<A: Into<String>>(mut self, peers: impl IntoIterator<Item = (u64, A)>) -> Self {
-        self.host = self.host.peers(peers.into_iter().map(|(id, address)| (NodeId(id), Node::at(address))));
+    ///
+    /// An address, or a [`Node`] with labels: give every node the same.
+    ///
+    /// ```
+    /// # use quorate::{Builder, Node, RaftStateMachine};
+    /// # fn describe<S: RaftStateMachine>(builder: Builder<S>) -> Builder<S> {
+    /// let node = |host: &str, zone: &str| Node {
+    ///     labels: [("zone".into(), zone.into())].into(),
+    ///     ..Node::at(format!("{host}:7000"))
+    /// };
+    /// builder.peers([(1, node("10.0.0.1", "a")), (2, node("10.0.0.2", "b")), (3, node("10.0.0.3", "c"))])
+    /// # }
+    /// ```
+    pub fn peers<N: Into<Node>>(mut self, peers: impl IntoIterator<Item = (u64, N)>) -> Self {
+        self.host = self.host.peers(peers.into_iter().map(|(id, node)| (NodeId(id), node.into())));
         self
     }
 
