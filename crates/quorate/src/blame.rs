@@ -1,4 +1,4 @@
-//! Whose panic it is: storages and networks may be their user's, as state machines are.
+//! Whose panic it is: storages, networks and clocks may be their user's, as state machines are.
 //!
 //! A panic of one ends the group that it worked for, and the reason names it. Where no group works, it is only told.
 
@@ -19,6 +19,7 @@ thread_local! {
 enum Culprit {
     Storage,
     Network,
+    Clock,
 }
 
 fn blame<T>(culprit: Culprit, call: impl FnOnce() -> T) -> T {
@@ -58,7 +59,7 @@ impl<T: Write> Write for Stored<T> {
     }
 }
 
-/// Whether the panic that was just caught on this thread is a storage's or a network's.
+/// Whether the panic that was just caught on this thread is a storage's, a network's or a clock's.
 pub(crate) fn is_known() -> bool {
     BLAMED.get().is_some()
 }
@@ -69,6 +70,11 @@ pub(crate) fn at_start<T>(call: impl FnOnce() -> T) -> Result<T, StartError> {
         let machine = |text| ClosedReason::StateMachine(format!("it panicked: {text}"));
         StartError::Panicked(reason(&*panic, machine).to_string())
     })
+}
+
+/// Reads a wall clock; if it panics, [`reason`] says so.
+pub(crate) fn clock<T>(call: impl FnOnce() -> T) -> T {
+    blame(Culprit::Clock, call)
 }
 
 /// Calls a network; if it panics, [`reason`] says so.
@@ -85,12 +91,13 @@ pub(crate) fn told<T>(otherwise: T, call: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Why the group that worked when this panic came is over; `otherwise` if it was neither storage nor network.
+/// Why the group that worked when this panic came is over; `otherwise` if it was none of them.
 pub(crate) fn reason(panic: &(dyn Any + Send), otherwise: impl FnOnce(String) -> ClosedReason) -> ClosedReason {
     let text = panic_text(panic);
     match BLAMED.take() {
         Some(Culprit::Storage) => ClosedReason::Storage(panicked(&text)),
         Some(Culprit::Network) => ClosedReason::Network(format!("it panicked: {text}")),
+        Some(Culprit::Clock) => ClosedReason::Clock(format!("it panicked: {text}")),
         None => otherwise(text),
     }
 }

@@ -23,6 +23,8 @@ pub enum ClosedReason {
     StateMachine(String),
     /// The network panicked.
     Network(String),
+    /// The clock of [`HostBuilder::wall_clock`](crate::HostBuilder::wall_clock) panicked.
+    Clock(String),
     /// Its disk is blank, but the cluster knows it as a voter with another disk, and
     /// [`Config::on_lost_log`](crate::Config::on_lost_log) says to stop then. Nothing was accepted.
     LostLog {
@@ -56,6 +58,7 @@ impl fmt::Display for ClosedReason {
             ClosedReason::Storage(error) => write!(f, "its log storage failed: {error}"),
             ClosedReason::StateMachine(text) => write!(f, "its state machine failed: {text}"),
             ClosedReason::Network(text) => write!(f, "its network failed: {text}"),
+            ClosedReason::Clock(text) => write!(f, "its wall clock failed: {text}"),
             ClosedReason::LostLog { node, disk, named } => write!(
                 f,
                 "its log is lost: this disk ({disk}) is blank, but the cluster knows node {node} as a voter with disk \

@@ -649,3 +649,25 @@ async fn an_answer_that_panics_when_a_session_keeps_it_ends_the_group() {
     let ClosedReason::StateMachine(text) = raft.closed().await else { unreachable!("another reason") };
     assert!(text.contains("the trap in encode"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wall_clock_that_panics_is_named() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let start = || {
+        let broken = Arc::clone(&broken);
+        let clock = move || {
+            assert!(!broken.load(Ordering::SeqCst), "the trap in the clock");
+            std::time::SystemTime::now()
+        };
+        Raft::builder(1).peer_ids([1]).in_memory(&MemoryNetwork::new()).wall_clock(clock).start(Words::default())
+    };
+    let Err(StartError::Panicked(text)) = start().await else { unreachable!("it started") };
+    assert_eq!(text, "its wall clock failed: it panicked: the trap in the clock");
+    broken.store(false, Ordering::SeqCst);
+    let raft = start().await.unwrap();
+    raft.wait(PATIENCE).leader().await.unwrap();
+    broken.store(true, Ordering::SeqCst);
+    // Whoever looks first: a turn, or the node's own task.
+    assert_eq!(raft.closed().await, ClosedReason::Clock("it panicked: the trap in the clock".to_owned()));
+    raft.shutdown().await;
+}

@@ -91,7 +91,7 @@ pub enum StartError {
     Network(io::Error),
     /// The state machine could not be restored from its snapshot.
     Restore(io::Error),
-    /// The state machine, the storage or the network panicked; the text says which, and its message.
+    /// The state machine, the storage, the network or the clock panicked; the text says which, and its message.
     Panicked(String),
     /// The group already runs on this host; or it was shut down, and its state machine does not come back.
     AlreadyRunning,

@@ -82,7 +82,7 @@ pub(crate) type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// Nanoseconds since the Unix epoch.
 fn wall_nanos(wall: &WallClock) -> u64 {
-    let since = wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = blame::clock(|| wall()).duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
@@ -572,7 +572,7 @@ impl Node {
             if armed.is_some_and(|at| self.clock.now() >= at) {
                 // Under load the signal is always ready, and the timer would never have its turn.
                 armed = None;
-                self.wall_offset.store(self.clock.wall_offset(&self.wall), Ordering::Relaxed);
+                self.look_at_wall();
                 self.expire();
             }
             let wake = self.next_wake();
@@ -589,10 +589,18 @@ impl Node {
                 () = self.signal.notified() => {}
                 () = sleep.as_mut() => {
                     armed = None;
-                    self.wall_offset.store(self.clock.wall_offset(&self.wall), Ordering::Relaxed);
+                    self.look_at_wall();
                     self.expire();
                 }
             }
+        }
+    }
+
+    /// Reads the wall clock again, which may be the user's.
+    fn look_at_wall(self: &Arc<Self>) {
+        match catch_unwind(AssertUnwindSafe(|| self.clock.wall_offset(&self.wall))) {
+            Ok(offset) => self.wall_offset.store(offset, Ordering::Relaxed),
+            Err(panic) => self.bring(Input::Close(blame::reason(&*panic, ClosedReason::Internal))),
         }
     }
 
