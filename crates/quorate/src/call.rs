@@ -157,6 +157,21 @@ impl Call {
         out.into()
     }
 
+    /// The same answer, but for what the state machine answered: the writes were applied.
+    pub(crate) fn without_responses(self) -> Call {
+        let cut = |written| match written {
+            Written::Applied { log_id, .. } => Written::Session(SessionOutcome::Unreadable(log_id)),
+            other => other,
+        };
+        match self {
+            Call::Written { group, id, written } => Call::Written { group, id, written: cut(written) },
+            Call::WrittenMany { group, id, written } => {
+                Call::WrittenMany { group, id, written: written.into_iter().map(cut).collect() }
+            }
+            other => other,
+        }
+    }
+
     /// Reads what [`encode`](Self::encode) wrote; `None` if it is anything else.
     pub(crate) fn decode(mut bytes: Bytes) -> Option<Call> {
         if bytes.try_get_u8().ok()? != VERSION {

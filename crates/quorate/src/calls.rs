@@ -148,15 +148,70 @@ impl Seen {
     }
 }
 
-/// Sends an answer.
-pub(crate) fn answer(network: &dyn RaftNetwork, to: NodeId, call: &Call) {
-    // A lost answer equals a lost question.
-    let _ = blame::told(true, || network.call(to, call.encode()));
+/// An answer that is larger is not taken, maybe, because of its size: 64 KiB.
+const LARGE_ANSWER_BYTES: usize = 64 << 10;
+
+/// Sends an answer. A lost answer equals a lost question; but of a write whose response is too large for the network, the
+/// asker is told that it was applied.
+pub(crate) fn answer(network: &dyn RaftNetwork, to: NodeId, call: Call) {
+    let body = call.encode();
+    let is_large = body.len() > LARGE_ANSWER_BYTES;
+    if !blame::told(true, || network.call(to, body)) && is_large {
+        let _lost = blame::told(true, || network.call(to, call.without_responses().encode()));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use quorate_core::{GroupId, LeaderId, LogId, SendOutcome};
+    use quorate_wire::Packet;
+
     use super::*;
+    use crate::call::Written;
+    use crate::session::SessionOutcome;
+    use crate::{Inbound, OutgoingSnapshot};
+
+    /// Takes calls of 4 MiB at most.
+    #[derive(Default)]
+    struct Narrow(Mutex<Vec<Call>>);
+
+    impl RaftNetwork for Narrow {
+        fn start(&self, _inbound: Arc<dyn Inbound>) {}
+        fn set_address(&self, _node: NodeId, _address: &str) {}
+
+        fn send(&self, _to: NodeId, packet: Packet) -> Result<(), Packet> {
+            Err(packet)
+        }
+
+        fn call(&self, _to: NodeId, body: Bytes) -> bool {
+            let taken = body.len() <= 4 << 20;
+            self.0.lock().extend(Call::decode(body).filter(|_| taken));
+            taken
+        }
+
+        fn send_snapshot(&self, _to: NodeId, _: OutgoingSnapshot, _: Box<dyn FnOnce(SendOutcome) + Send>) {}
+        fn shutdown(&self) {}
+    }
+
+    #[test]
+    fn of_a_write_whose_response_does_not_fit_the_network_it_is_told_that_it_was_applied() {
+        let (group, id) = (GroupId(1), CallId { run: 1, number: 2 });
+        let log_id = LogId::new(LeaderId::new(1, 1), 7);
+        let applied = |bytes| Written::Applied { log_id, response: vec![1; bytes].into() };
+        let told = |call: Call| {
+            let network = Narrow::default();
+            answer(&network, NodeId(2), call);
+            network.0.into_inner()
+        };
+        let one = |written| Call::Written { group, id, written };
+        assert_eq!(told(one(applied(1 << 20))), [one(applied(1 << 20))]);
+        let unreadable = || Written::Session(SessionOutcome::Unreadable(log_id));
+        assert_eq!(told(one(applied(5 << 20))), [one(unreadable())]);
+        let many = |written: Vec<Written>| Call::WrittenMany { group, id, written };
+        let rest = many(vec![applied(3 << 20), Written::Busy, applied(3 << 20)]);
+        assert_eq!(told(rest), [many(vec![unreadable(), Written::Busy, unreadable()])]);
+    }
 
     #[test]
     fn a_forwarded_write_is_new_once() {

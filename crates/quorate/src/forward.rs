@@ -9,6 +9,9 @@ use crate::group::Failure;
 use crate::session::SessionOutcome;
 use crate::{ClientWriteError, ClosedReason, Payload, PayloadError};
 
+/// Most bytes of a response that is handed on to another node: 64 MiB, which fits a frame of the default network.
+pub(crate) const MAX_RESPONSE_BYTES: usize = 64 << 20;
+
 /// Why an attempt to write ended.
 pub(crate) enum Stop {
     Failed(Failure),
@@ -29,9 +32,11 @@ pub(crate) fn written<R: Payload>(
         Ok((log_id, response)) => {
             let mut encoded = Vec::new();
             match catch_unwind(AssertUnwindSafe(|| response.encode(&mut encoded))) {
-                Ok(Ok(())) => Written::Applied { log_id, response: encoded.into() },
+                Ok(Ok(())) if encoded.len() <= MAX_RESPONSE_BYTES => {
+                    Written::Applied { log_id, response: encoded.into() }
+                }
                 // It was applied all the same.
-                Ok(Err(_)) | Err(_) => Written::Session(SessionOutcome::Unreadable(log_id)),
+                Ok(Ok(()) | Err(_)) | Err(_) => Written::Session(SessionOutcome::Unreadable(log_id)),
             }
         }
         Err(Failure::NotLeader(leader)) => Written::NotLeader { leader },

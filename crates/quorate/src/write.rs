@@ -177,7 +177,9 @@ impl<S: RaftStateMachine> Group<S> {
             Failure::StorageFull => ClientWriteError::StorageFull,
             Failure::Closed(reason) => ClientWriteError::Closed(reason),
             Failure::Session(SessionOutcome::Unreadable(log_id)) => {
-                let error = PayloadError("the state machine's response cannot be encoded, or is too large".into());
+                let error = PayloadError(
+                    "the state machine's response cannot be encoded, or is too large to be handed on".into(),
+                );
                 ClientWriteError::Response { log_id, error }
             }
             // Only entries about sessions end so, and they are not written here.
@@ -544,7 +546,7 @@ impl<S: RaftStateMachine> Port for Group<S> {
 
     fn on_write(self: Arc<Self>, from: NodeId, id: CallId, entry: EntryKind, only: Option<LeaderId>, payload: Bytes) {
         let (group, host) = (self.node.group, Arc::clone(&self.host));
-        let reply = move |written| answer(&*host.network, from, &Call::Written { group, id, written });
+        let reply = move |written| answer(&*host.network, from, Call::Written { group, id, written });
         // Whether a given leader id leads is for the driver to say.
         if only.is_none() && !self.node.leads() {
             return reply(Written::NotLeader { leader: self.node.leader() });

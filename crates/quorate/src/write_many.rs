@@ -149,7 +149,7 @@ impl<S: RaftStateMachine> Group<S> {
         payloads: Vec<Bytes>,
     ) {
         let (group, host) = (self.node.group, Arc::clone(&self.host));
-        let reply = move |written| answer(&*host.network, from, &Call::WrittenMany { group, id, written });
+        let reply = move |written| answer(&*host.network, from, Call::WrittenMany { group, id, written });
         let all = |written: Written| vec![written; payloads.len()];
         // Whether a given leader id leads is for the driver to say.
         if only.is_none() && !self.node.leads() {

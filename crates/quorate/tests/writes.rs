@@ -5,13 +5,14 @@
 mod common;
 
 use std::future::IntoFuture;
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Ledger, PATIENCE, by_id, leader, start, stop};
 use quorate::{
-    ChangeMembers, ChangeTerms, ClientWriteError, Config, Drain, LeaderId, NodeId, Raft, ReadPolicy, Retain,
-    SessionOptions, Settings,
+    ChangeMembers, ChangeTerms, ClientWriteError, Config, Drain, LeaderId, MemoryNetwork, NodeId, Raft,
+    RaftStateMachine, Raw, ReadPolicy, Retain, SessionOptions, Settings,
 };
 use tokio::sync::oneshot;
 
@@ -349,5 +350,54 @@ async fn a_write_has_the_deadline_that_its_caller_gave_it_also_beyond_the_nodes_
     assert!(told.await.unwrap().is_ok());
     for node in nodes {
         node.shutdown_with(Drain { transfer: quorate::Toggle::Off, ..Default::default() }).await;
+    }
+}
+
+/// Answers with so many bytes.
+struct Long;
+
+impl RaftStateMachine for Long {
+    type Command = u64;
+    type Response = Raw;
+
+    fn apply(&mut self, bytes: u64) -> Raw {
+        Raw(vec![7; bytes as usize].into())
+    }
+
+    fn snapshot(&self, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn restore(_input: &mut dyn Read) -> io::Result<Self> {
+        Ok(Self)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_forwarded_a_write_is_told_that_its_response_is_too_large_to_be_handed_on() {
+    const LARGEST: u64 = 64 << 20;
+    let (network, mut nodes) = (MemoryNetwork::new(), Vec::new());
+    for id in 1..=3 {
+        nodes.push(Raft::builder(id).peer_ids(1..=3).in_memory(&network).start(Long).await.unwrap());
+    }
+    for node in &nodes {
+        node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
+    }
+    let leading = nodes[0].wait(PATIENCE).leader().await.unwrap();
+    for node in &nodes {
+        let fits = node.client_write(LARGEST).await.unwrap();
+        assert_eq!(fits.response.0.len() as u64, LARGEST);
+        let too_large = node.client_write(LARGEST + 1).await;
+        if node.node_id() == leading {
+            assert_eq!(too_large.unwrap().response.0.len() as u64, LARGEST + 1, "it goes nowhere");
+            continue;
+        }
+        let Err(ClientWriteError::Response { log_id, .. }) = too_large else { panic!("another outcome") };
+        assert_eq!(log_id.index, fits.log_id.index + 1, "it was applied");
+        let many = node.client_write_many(vec![LARGEST + 1, 1]).await;
+        assert!(matches!(&many[..], [Err(ClientWriteError::Response { .. }), Ok(_)]), "another outcome");
+    }
+    for node in nodes {
+        node.shutdown().await;
     }
 }

@@ -305,7 +305,7 @@ impl HostInner {
                     Some(port) => port.on_write(from, id, entry, only, payload),
                     None => {
                         let written = Written::NotLeader { leader: None };
-                        answer(&*self.network, from, &Call::Written { group, id, written });
+                        answer(&*self.network, from, Call::Written { group, id, written });
                     }
                 }
             }
@@ -317,7 +317,7 @@ impl HostInner {
                     Some(port) => port.on_write_many(from, id, only, payloads),
                     None => {
                         let written = vec![Written::NotLeader { leader: None }; payloads.len()];
-                        answer(&*self.network, from, &Call::WrittenMany { group, id, written });
+                        answer(&*self.network, from, Call::WrittenMany { group, id, written });
                     }
                 }
             }
@@ -347,7 +347,7 @@ impl HostInner {
         };
         let (cluster, leader) = (self.cluster(), node.leader());
         let standing = Call::Standing { group, id, standing, cluster, incarnation: self.incarnation, leader };
-        answer(&*self.network, from, &standing);
+        answer(&*self.network, from, standing);
     }
 
     /// Tells a blank node where this one is reached. Its answer does not matter: it asks, once it can.
@@ -375,7 +375,7 @@ impl HostInner {
         let host = Arc::clone(self);
         if !node.leads() {
             let joined = Call::Joined { group, id, done: false, leader: node.leader() };
-            return answer(&*self.network, from, &joined);
+            return answer(&*self.network, from, joined);
         }
         drop(self.runtime.spawn(async move {
             let (reply, result) = oneshot::channel();
@@ -384,7 +384,7 @@ impl HostInner {
             node.bring(Input::Change { change, retain: Retain::Remove, terms, reply });
             let done = matches!(result.await, Ok(Ok(_)));
             let joined = Call::Joined { group, id, done, leader: node.leader() };
-            answer(&*host.network, from, &joined);
+            answer(&*host.network, from, joined);
         }));
     }
 }

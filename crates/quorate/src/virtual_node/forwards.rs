@@ -66,7 +66,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     /// As the library's host does for a peer.
     fn propose_for(&self, from: NodeId, id: crate::call::CallId, entry: EntryKind, payload: &Bytes) {
         let (group, network) = (self.group, Arc::clone(&self.network));
-        let reply = move |written| answer(&*network, from, &Call::Written { group, id, written });
+        let reply = move |written| answer(&*network, from, Call::Written { group, id, written });
         if !self.core().is_leader() {
             return reply(Written::NotLeader { leader: self.core().leader() });
         }
