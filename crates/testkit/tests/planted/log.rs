@@ -21,6 +21,7 @@ pub(crate) enum Flaw {
     VoteNotSynced,
     AppendNotSynced,
     LateCallback,
+    CallbackTwice,
     HoleAfterPurge,
     TruncationUndone,
     StaleRead,
@@ -318,6 +319,9 @@ impl RaftLogStorage for FileLog {
             told = held.into_iter().map(|(group, write)| (Arc::clone(&inner.ears[&group]), write)).collect();
         }
         drop(inner);
+        if self.flaw == Flaw::CallbackTwice {
+            told.extend_from_within(..);
+        }
         if self.flaw == Flaw::CompletesAnywhere && !write.0.is_multiple_of(3) {
             std::thread::spawn(move || told.into_iter().for_each(|(ear, write)| ear.complete(write, result.clone())));
             return;

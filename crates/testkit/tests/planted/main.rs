@@ -57,6 +57,7 @@ planted! {
     a_vote_that_is_not_synced: VoteIsKept => log_with(log::Flaw::VoteNotSynced);
     an_append_that_is_not_synced: EntriesAreKept => log_with(log::Flaw::AppendNotSynced);
     a_late_callback: CompletesOnce => log_with(log::Flaw::LateCallback);
+    a_callback_that_comes_twice: CompletesOnce => log_with(log::Flaw::CallbackTwice);
     a_hole_after_a_purge: NoHoles => log_with(log::Flaw::HoleAfterPurge);
     a_truncation_that_a_restart_undoes: NothingComesBack, NoHoles => log_with(log::Flaw::TruncationUndone);
     a_stale_entry_after_an_overwrite: ReadsTheSpan => log_with(log::Flaw::StaleRead);
@@ -105,9 +106,11 @@ planted! {
     a_network_that_names_an_older_disk: ToWhomItConcerns => network_with(net::Flaw::OldName);
     a_transfer_of_which_nobody_hears: TransferEndsOnce => network_with(net::Flaw::TransferForgotten);
     a_loss_that_is_not_told: LossIsTold => tcp_with(tcp::Flaw::LossUntold);
-    a_loss_that_is_told_once_for_all: LossIsTold => tcp_with(tcp::Flaw::FirstLossTold);
+    a_loss_that_is_told_with_the_next: LossIsTold => tcp_with(tcp::Flaw::EverySecondLossTold);
     a_full_queue_that_is_emptied: LossIsTold => tcp_with(tcp::Flaw::FullQueueEmptied);
     frames_that_nobody_checks: DamageIsDropped => tcp_with(tcp::Flaw::FramesUnchecked);
+    a_connection_that_begins_with_a_message_of_its_own: DamageIsDropped => tcp_with(tcp::Flaw::GreetsAgain);
+    a_connection_that_is_replayed: ArrivesOnce => tcp_with(tcp::Flaw::SendsAgain);
     a_queue_without_an_end: BytesAreBounded => tcp_with(tcp::Flaw::EndlessQueue);
     a_network_that_waits_for_its_peer: BytesAreBounded => tcp_with(tcp::Flaw::WaitsForPlace);
     a_network_that_connects_once: Reconnects => tcp_with(tcp::Flaw::ConnectsOnce);

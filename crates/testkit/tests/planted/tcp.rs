@@ -8,9 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use bytes::Bytes;
+use quorate::advanced::core::{Message, ReadConfirmation, RequestId};
 use quorate::advanced::wire::{decode_append_header, decode_snapshot_meta, encode_append_header, encode_snapshot_meta};
 use quorate::{
-    GroupId, Identity, Inbound, Incarnation, NodeId, OutgoingSnapshot, Packet, RaftNetwork, ReceivedSnapshot,
+    Batches, GroupId, Identity, Inbound, Incarnation, NodeId, OutgoingSnapshot, Packet, RaftNetwork, ReceivedSnapshot,
     SendOutcome, SnapshotData, SnapshotSource,
 };
 
@@ -20,8 +21,8 @@ pub(crate) enum Flaw {
     None,
     /// Nobody hears of what was lost.
     LossUntold,
-    /// Only the first loss is told.
-    FirstLossTold,
+    /// A loss is told with the next one.
+    EverySecondLossTold,
     /// A full queue is emptied.
     FullQueueEmptied,
     /// Only the entries' own checksums are looked at.
@@ -30,6 +31,10 @@ pub(crate) enum Flaw {
     EndlessQueue,
     /// Waits for a place in the queue.
     WaitsForPlace,
+    /// What was written to a connection that broke is sent once more.
+    SendsAgain,
+    /// A connection that is made once more begins with a message that nobody sent.
+    GreetsAgain,
     /// A connection that broke is not made again.
     ConnectsOnce,
     /// A transfer has been delivered once its bytes were written, or could not be.
@@ -63,6 +68,8 @@ pub(crate) struct Tcp {
 struct Arrivals {
     over: AtomicBool,
     sockets: Mutex<Vec<TcpStream>>,
+    /// By sender, the newest of its connections for messages, of all that ever were.
+    newest: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 /// The way to a peer at one address.
@@ -79,6 +86,8 @@ struct Link {
 struct State {
     queue: VecDeque<(u8, Vec<u8>)>,
     bytes: usize,
+    /// What was written to this connection, if it is to be sent once more.
+    written: VecDeque<(u8, Vec<u8>)>,
     /// The connection, and a number that changes with it.
     stream: Option<TcpStream>,
     connections: u64,
@@ -122,6 +131,12 @@ fn connect(address: &str, me: Identity) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// A message that nobody sent.
+fn greeting() -> Packet {
+    let message = Message::ReadRequest { request: RequestId(0), by: ReadConfirmation::Lease };
+    Packet { group: GroupId(5), message, batches: Batches::new() }
+}
+
 impl Tcp {
     pub(crate) fn bind(me: Identity, flaw: Flaw) -> io::Result<(Self, String)> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -135,9 +150,16 @@ impl Tcp {
                 }
                 let Ok(stream) = stream else { continue };
                 let Some(inbound) = ear.lock().unwrap().clone() else { continue };
-                arriving.sockets.lock().unwrap().push(stream.try_clone().unwrap());
+                let mut sockets = arriving.sockets.lock().unwrap();
+                let is_again = !sockets.is_empty();
+                sockets.push(stream.try_clone().unwrap());
+                drop(sockets);
+                if is_again && flaw == Flaw::GreetsAgain {
+                    inbound.on_packet(NodeId(3 - me.node.0), Incarnation(0), greeting());
+                }
                 // It ends with its connection.
-                thread::spawn(move || _ = receive(stream, me, &*inbound, flaw));
+                let arrivals = Arc::clone(&arriving);
+                thread::spawn(move || _ = receive(stream, me, &*inbound, &arrivals, flaw));
             }
         });
         let tcp = Self { me, flaw, address: address.clone(), inbound, peers: Mutex::default(), arrivals };
@@ -150,14 +172,33 @@ impl Tcp {
 }
 
 /// Takes frames in until the connection ends, or brings what cannot be read.
-fn receive(mut stream: TcpStream, me: Identity, inbound: &dyn Inbound, flaw: Flaw) -> io::Result<()> {
+fn receive(
+    mut stream: TcpStream,
+    me: Identity,
+    inbound: &dyn Inbound,
+    arrivals: &Arrivals,
+    flaw: Flaw,
+) -> io::Result<()> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
     let (HELLO, hello) = read_frame(&mut stream, flaw)? else { return Err(malformed()) };
     let (node, incarnation) = hello.split_first_chunk::<8>().ok_or_else(malformed)?;
     let from = NodeId(u64::from_le_bytes(*node));
     let incarnation = Incarnation(u128::from_le_bytes(incarnation.try_into().map_err(|_| malformed())?));
+    let mut number = None;
     loop {
         let (kind, body) = read_frame(&mut stream, flaw).inspect_err(|_| _ = stream.shutdown(Shutdown::Both))?;
+        let mut newest = arrivals.newest.lock().unwrap();
+        if kind != SNAPSHOT {
+            let newest = newest.entry(from).or_default();
+            let number = *number.get_or_insert_with(|| {
+                *newest += 1;
+                *newest
+            });
+            // What an older connection still holds would come behind what a newer one brought.
+            if number != *newest {
+                return stream.shutdown(Shutdown::Both);
+            }
+        }
         match kind {
             PACKET => match Packet::decode(me.cluster, body.into()) {
                 Ok(packet) => inbound.on_packet(from, incarnation, packet),
@@ -241,6 +282,9 @@ impl Link {
             let (Some((kind, body)), Some(stream)) = (state.queue.pop_front(), &state.stream) else { continue };
             let mut stream = stream.try_clone().unwrap();
             state.owes |= kind == PACKET;
+            if self.flaw == Flaw::SendsAgain {
+                state.written.push_back((kind, body.clone()));
+            }
             drop(state);
             let written = stream.write_all(&frame(kind, &body));
             let mut state = self.lock();
@@ -283,6 +327,13 @@ impl Link {
         if let Some(stream) = state.stream.take() {
             let _ = stream.shutdown(Shutdown::Both);
         }
+        if self.flaw == Flaw::SendsAgain && !state.over {
+            let mut again = std::mem::take(&mut state.written);
+            again.append(&mut state.queue);
+            state.queue = again;
+            self.changed.notify_all();
+            return;
+        }
         let lost = state.owes || state.queue.iter().any(|(kind, _)| *kind == PACKET);
         (state.queue, state.bytes, state.owes) = Default::default();
         self.changed.notify_all();
@@ -292,7 +343,7 @@ impl Link {
         state.tellings += 1;
         let is_told = match self.flaw {
             Flaw::LossUntold => false,
-            Flaw::FirstLossTold => state.tellings == 1,
+            Flaw::EverySecondLossTold => state.tellings.is_multiple_of(2),
             _ => true,
         };
         drop(state);
