@@ -284,6 +284,8 @@ bugs! {
     RemovedLeaderCannotFinish,
     /// A pre-vote that is refused for a greater vote does not learn it.
     PreVoteLearnsNothing,
+    /// A pre-vote that is refused for a greater vote is asked again after a whole timeout.
+    PreVoteBehindWaits,
     /// A vote is not written at all.
     VoteNotWritten,
     /// A failed write is taken for one that is late.

@@ -19,7 +19,7 @@ pub(crate) struct Candidate {
     pub(crate) reason: CampaignReason,
     /// Who granted it, and from which disk.
     pub(crate) grants: Vec<(NodeId, Incarnation)>,
-    /// It split the vote with a node of a greater id, and campaigns later for that.
+    /// It leaves a gap for another: it split the vote with a node of a greater id, or a pre-vote told it of a better log.
     pub(crate) gives_way: bool,
 }
 
@@ -204,8 +204,16 @@ impl Core {
                     Phase::Pre => bug(Bug::PreVoteLearnsNothing),
                     Phase::Real => bug(Bug::RefusalTeachesNothing),
                 };
-                if !candidate.vote.exceeds(seen, mode) && !forgets {
+                let is_behind = !candidate.vote.exceeds(seen, mode) && !forgets;
+                if is_behind {
                     self.seen_term = self.seen_term.max(seen.leader_id.term);
+                }
+                // Who refuses a pre-vote for its term alone hears no leader, and is asked again, above that term, without
+                // waiting a whole timeout; but not before the campaign that brought the term can have been won.
+                if is_behind && candidate.phase == Phase::Pre && !candidate.gives_way && !bug(Bug::PreVoteBehindWaits) {
+                    let moment = self.config.heartbeat_interval.as_nanos() as u64;
+                    let soon = self.now + Duration::from_nanos(self.rng.between(moment, moment * 2));
+                    self.election_deadline = self.election_deadline.min(soon);
                 }
                 // A split vote: neither goes above the other (law 1). Where the two campaign again within a round trip, they
                 // split the next one too; so the lesser, who hears that the other is alive, leaves it a gap.
@@ -218,6 +226,7 @@ impl Core {
             }
             // The better candidate goes first.
             VoteAnswer::StaleLog(_) => {
+                candidate.gives_way |= candidate.phase == Phase::Pre;
                 let extra = self.config.election_timeout_min;
                 self.election_deadline = self.election_deadline.max(self.now + extra);
             }

@@ -74,7 +74,7 @@ impl<W: Workload> World<W> {
         place.incarnation = Incarnation(u128::from(place.id.0) << 64 | u128::from(bits | 1));
         place.cluster = self.cluster;
         place.possible = None;
-        place.impaired = true;
+        (place.renewed, place.impaired) = (true, true);
         (place.fragile, place.damaged) = (false, false);
         place.hurt = Hurt::default();
         self.atlas.copies.remove(&at);
@@ -140,7 +140,6 @@ impl<W: Workload> World<W> {
                 let armed = if fault == Fault::LostWrite { Armed::LostWrite } else { Armed::Misdirected };
                 let place = &mut self.places[at];
                 place.disk.arm(Some(armed));
-                place.hurt.lacked = place.impaired;
                 // Until its log has said that everything is durable, nobody could tell this from a torn tail.
                 (place.fragile, place.impaired, place.damaged) = (true, true, true);
                 place.hurt.ever = true;
@@ -187,7 +186,7 @@ impl<W: Workload> World<W> {
         if self.places[at].disk.armed().is_some() {
             // Nothing was written meanwhile.
             self.places[at].disk.arm(None);
-            (self.places[at].impaired, self.places[at].damaged) = (self.places[at].hurt.lacked, false);
+            (self.places[at].impaired, self.places[at].damaged) = (self.places[at].lacks(), false);
             return;
         }
         self.schedule(self.now + timeout * 8, Event::Heal(Cure::Replace(at)));
@@ -296,7 +295,7 @@ impl<W: Workload> World<W> {
         if membership.is_voter_as(id, incarnation) || !membership.nodes.contains_key(&id) && !self.options.wants(id) {
             // A node whose damage did no harm, or that is wanted no more.
             if up {
-                self.places[lost].impaired = false;
+                (self.places[lost].renewed, self.places[lost].impaired) = (false, false);
             }
             return;
         }

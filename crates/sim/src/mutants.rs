@@ -48,6 +48,7 @@ pub const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::RefusalTeachesNothing, COST),
     (Bug::RefusedLogTeachesNothing, COST),
     (Bug::PreVoteLearnsNothing, COST),
+    (Bug::PreVoteBehindWaits, COST),
     (Bug::RepeatedRequestRefused, COST),
     (Bug::BlankNodeCampaigns, COST),
     (Bug::ShorterTimeoutHoldsLater, COST),

@@ -34,8 +34,6 @@ pub(crate) struct Hurt {
     pub(crate) mending: bool,
     /// It is opened so that everything on it is read.
     scrubs: bool,
-    /// Before a write of it was to be lost or misplaced, it had lost something already.
-    pub(crate) lacked: bool,
     /// Where its log ended when it was opened.
     kept: u64,
     /// Where its log ended when it lacked nothing any more, in memory: whole is the disk that holds so much.
@@ -141,7 +139,7 @@ impl<W: Workload> World<W> {
             self.say(|| format!("node {id} is repaired"));
             let place = &mut self.places[at];
             place.hurt.mending = false;
-            place.impaired = place.damaged || place.fragile;
+            place.impaired = place.damaged || place.fragile || place.lacks();
         }
     }
 }

@@ -136,6 +136,8 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) offset: i64,
     pub(crate) slow_disk: u64,
     pub(crate) slow_apply: u64,
+    /// Its disk was blank when the operator put it in: what members know it as is gone, until it was added again.
+    pub(crate) renewed: bool,
     /// It lost something, and is not counted on until the operator has dealt with it.
     pub(crate) impaired: bool,
     /// Its disk is damaged where its log cannot tell before it said that everything is durable.
@@ -287,6 +289,7 @@ impl<W: Workload> World<W> {
             offset,
             slow_disk: 1,
             slow_apply: 1,
+            renewed: false,
             impaired: false,
             fragile: false,
             damaged: false,
@@ -470,6 +473,11 @@ impl<W: Workload> Place<W> {
     /// It has lost something for good, and waits for the operator.
     pub(crate) fn wants_back(&self) -> bool {
         self.impaired && !self.damaged && !self.hurt.mending
+    }
+
+    /// Whether it misses something, whatever else was done to its disk since.
+    pub(crate) fn lacks(&self) -> bool {
+        self.renewed || self.hurt.mending
     }
 
     /// Whether its log has nothing to write, and has said that everything is durable.
