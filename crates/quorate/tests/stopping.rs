@@ -48,16 +48,23 @@ async fn give_way() {
     }
 }
 
-/// Files that outlive a machine: rows, and with them what the library keeps.
+/// What a machine keeps: rows, and with them what the library does.
+#[derive(Default)]
+struct Kept {
+    rows: Vec<u64>,
+    checkpoint: Option<Vec<u8>>,
+}
+
+/// Files that outlive a machine.
 #[derive(Clone, Default)]
 struct Shelf {
-    kept: Arc<Mutex<(Vec<u64>, Option<Vec<u8>>)>>,
+    kept: Arc<Mutex<Kept>>,
     order: Order,
 }
 
 impl Shelf {
     fn rows(&self) -> Vec<u64> {
-        self.kept.lock().unwrap().0.clone()
+        self.kept.lock().unwrap().rows.clone()
     }
 }
 
@@ -86,13 +93,13 @@ impl RaftStateMachine for Rows {
             self.shelf.order.lock().unwrap().push("applied");
         }
         let mut kept = self.shelf.kept.lock().unwrap();
-        kept.0.extend(rows);
-        kept.1 = Some(commands.checkpoint().as_bytes().to_vec());
+        kept.rows.extend(rows);
+        kept.checkpoint = Some(commands.checkpoint().as_bytes().to_vec());
         Ok(())
     }
 
     fn last_applied(&mut self) -> io::Result<LastApplied> {
-        Ok(LastApplied::kept(self.shelf.kept.lock().unwrap().1.clone()))
+        Ok(LastApplied::kept(self.shelf.kept.lock().unwrap().checkpoint.clone()))
     }
 
     fn snapshot(&self, _out: &mut dyn Write) -> io::Result<()> {
@@ -185,7 +192,7 @@ async fn a_group_is_not_started_again_beside_its_own_apply() {
 }
 
 /// Larger than any buffer between a machine and its snapshot.
-const PIECE: [u8; 1 << 20] = [1; 1 << 20];
+static PIECE: [u8; 1 << 20] = [1; 1 << 20];
 
 /// Its snapshots are two pieces, between which it passes the gate.
 #[derive(Default)]
