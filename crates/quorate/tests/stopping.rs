@@ -41,10 +41,10 @@ fn gate() -> (Gate, UnboundedReceiver<()>, mpsc::Sender<()>) {
     (Gate { reached, open: Arc::new(Mutex::new(opened)) }, at_gate, open)
 }
 
-/// Whoever could go on too early has every chance to.
+/// Whoever could go on too early has every chance to: a stop takes a few turns of tasks and of threads that may block.
 async fn give_way() {
     for _ in 0..1000 {
-        tokio::task::yield_now().await;
+        tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap();
     }
 }
 
