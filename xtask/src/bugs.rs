@@ -9,7 +9,7 @@ const PAGE: &str = "docs/bugs-found.md";
 const FOLDER: &str = "testdata/regression";
 
 /// Where tests lie.
-const TESTS: &[&str] = &["crates", "tests", "xtask"];
+const TESTS: &[&str] = &["crates", "examples", "tests", "xtask"];
 
 /// What a row says that names nothing, and knows.
 const UNTESTED: &str = "no test of its own";
