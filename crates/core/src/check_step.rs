@@ -14,11 +14,16 @@ use crate::time::Instant;
 
 impl Core {
     /// [`Core::step`], with every invariant of the step and of the state after it asserted. Copies the state, so it
-    /// is for tests, searches and simulations.
+    /// is for tests, searches and simulations. A step of a core whose writes are [durable at once](Core::persist_at_once)
+    /// is several in one: of that only the state after it is checked.
     ///
     /// # Panics
     /// If an invariant does not hold: that is a bug in the core, whatever the event was.
     pub fn step_checked(&mut self, now: Instant, event: Event, out: &mut Actions) {
+        if self.disk.persists_at_once() {
+            self.step(now, event, out);
+            return self.check_state();
+        }
         let before = self.clone();
         let seen = event.clone();
         let mut actions = Actions::new();

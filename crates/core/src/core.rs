@@ -156,7 +156,8 @@ impl Core {
         if self.halted {
             return refuse_when_halted(event, out);
         }
-        let led_by = (self.vote.leader_id, self.leader());
+        // Only reads that were asked before the step can be failed by it.
+        let led_by = (!self.asked_reads.is_empty()).then(|| (self.vote.leader_id, self.leader()));
         match event {
             Event::Message(envelope) => self.on_message(envelope, out),
             Event::Timeout => self.on_timeout(out),
@@ -172,7 +173,7 @@ impl Core {
             Event::Heartbeat => self.on_heartbeat(out),
             Event::Snapshot { request } => self.on_snapshot_wanted(request, out),
             Event::PurgeLog { upto, request } => self.on_purge_log(upto, request, out),
-            Event::Persisted(write) => self.on_persisted(write, out),
+            Event::Persisted(write) => self.disk.on_persisted(write),
             Event::PersistFailed(write) => self.on_persist_failed(write, out),
             Event::Applied(log_id) => self.on_applied(log_id),
             Event::SnapshotBuilt(meta) => self.on_snapshot_built(&meta, out),
@@ -187,7 +188,24 @@ impl Core {
             Event::LinkRefused { peer } => self.on_link_refused(peer),
             Event::ClockJumped => self.on_clock_jumped(out),
         }
-        if !self.asked_reads.is_empty() && led_by != (self.vote.leader_id, self.leader()) {
+        let mut fresh = self.disk.take_fresh();
+        loop {
+            if fresh && !self.halted {
+                self.on_durable(out);
+            }
+            self.conclude(led_by, out);
+            // What came due may have asked for a write that is durable already: that may bring more.
+            fresh = self.disk.take_fresh();
+            if !fresh {
+                return;
+            }
+        }
+    }
+
+    /// Does what came due in a step, whatever the event was.
+    #[inline]
+    fn conclude(&mut self, led_by: Option<(LeaderId, Option<NodeId>)>, out: &mut Actions) {
+        if led_by.is_some_and(|led_by| led_by != (self.vote.leader_id, self.leader())) {
             self.fail_asked_reads(out);
         }
         if self.transfer.is_some() {
@@ -204,6 +222,21 @@ impl Core {
         }
         self.maybe_build_snapshot(out);
         self.maybe_apply(out);
+    }
+
+    /// Promises that the driver makes every [`Action::Persist`] durable when it performs it, before any action that comes
+    /// after it, and stops for good if it cannot. [`Event::Persisted`] need not be reported then: whatever it would bring
+    /// is done in the step that asks for the write. For logs in memory.
+    pub fn persist_at_once(&mut self) {
+        self.disk.persist_at_once();
+    }
+
+    /// Takes in [`Event::Applied`] without a step of its own: what follows from it is done at the end of the next step,
+    /// which the driver is about to make.
+    pub fn note_applied(&mut self, log_id: LogId) {
+        if !self.halted {
+            self.on_applied(log_id);
+        }
     }
 
     /// When [`Event::Timeout`] is due; `None`: nothing is waited for.
@@ -252,14 +285,13 @@ impl Core {
         }
     }
 
-    fn on_persisted(&mut self, write: WriteId, out: &mut Actions) {
-        if !self.disk.persisted(write) {
-            return;
-        }
+    /// More is durable than before.
+    fn on_durable(&mut self, out: &mut Actions) {
         if self.disk.holds_any() {
             self.release_held(out);
         }
         match &self.role {
+            Role::Leader(leader) if !leader.may_commit_beyond(self.commit) => {}
             Role::Leader(_) => self.advance_commit(out),
             Role::Follower(_) => self.maybe_acknowledge(out),
             Role::Candidate(_) => {}
@@ -366,6 +398,7 @@ impl Core {
         self.apply_sent = last;
     }
 
+    #[inline]
     fn on_applied(&mut self, log_id: LogId) {
         let handed_out = log_id > self.applied && log_id <= self.apply_sent;
         if handed_out && log_id.index > self.applied.index && log_id.index <= self.apply_sent.index {
@@ -383,6 +416,7 @@ impl Core {
         &self.in_force().1
     }
 
+    #[inline]
     pub(crate) fn in_force(&self) -> &(LogId, Membership) {
         if bug(Bug::EffectiveOnCommit)
             && let Some(committed) =
@@ -441,6 +475,7 @@ impl Core {
     }
 
     /// Who leads, as far as this node knows.
+    #[inline]
     pub fn leader(&self) -> Option<NodeId> {
         match &self.role {
             Role::Leader(_) => Some(self.config.node_id),
@@ -450,26 +485,31 @@ impl Core {
     }
 
     /// The vote: on disk, or on its way there.
+    #[inline]
     pub fn vote(&self) -> Vote {
         self.vote
     }
 
     /// The last entry of the log, durable or not.
+    #[inline]
     pub fn last_log_id(&self) -> LogId {
         self.log.last()
     }
 
     /// Entries up to this index are committed, as far as this node knows.
+    #[inline]
     pub fn commit(&self) -> u64 {
         self.commit
     }
 
     /// What the state machine has applied.
+    #[inline]
     pub fn applied(&self) -> LogId {
         self.applied
     }
 
     /// The log id of the membership in force.
+    #[inline]
     pub fn membership_log_id(&self) -> LogId {
         self.in_force().0
     }
@@ -481,6 +521,7 @@ impl Core {
     }
 
     /// Whether this node leads.
+    #[inline]
     pub fn is_leader(&self) -> bool {
         matches!(self.role, Role::Leader(_))
     }
@@ -496,6 +537,7 @@ impl Core {
     }
 
     /// The tunables; see [`Core::reconfigure`].
+    #[inline]
     pub fn config(&self) -> &Config {
         &self.config
     }

@@ -41,11 +41,35 @@ pub(crate) struct Durability {
     /// The write that made the vote durable, or will.
     vote: WriteId,
     held: VecDeque<(WriteId, Held)>,
+    /// Every write is durable once it is performed; see [`Core::persist_at_once`](crate::Core::persist_at_once).
+    at_once: bool,
+    /// More became durable in the step under way, and what follows from that was not done yet.
+    fresh: bool,
 }
 
 impl Durability {
     pub(crate) fn recovered(index: u64) -> Self {
         Self { index, ..Self::default() }
+    }
+
+    /// From now on every write is durable once it is performed.
+    pub(crate) fn persist_at_once(&mut self) {
+        self.at_once = true;
+    }
+
+    /// Whether every write is durable once it is performed.
+    pub(crate) fn persists_at_once(&self) -> bool {
+        self.at_once
+    }
+
+    /// Takes in that the driver reported this write.
+    pub(crate) fn on_persisted(&mut self, write: WriteId) {
+        self.fresh |= self.persisted(write);
+    }
+
+    /// Whether more became durable in this step, since this was last asked.
+    pub(crate) fn take_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
     }
 
     /// The log is durable up to here.
@@ -63,6 +87,7 @@ impl Durability {
         self.asked = WriteId(self.asked.0 + 1);
         match &op {
             WriteOp::Vote(_) => self.vote = self.asked,
+            WriteOp::Append { span, .. } if self.at_once => self.index = span.last.index,
             WriteOp::Append { span, .. } => self.extends.push_back((self.asked, span.last.index)),
             WriteOp::Truncate { after } => self.cut(after.index),
             WriteOp::Reset { to, tail } => {
@@ -75,6 +100,10 @@ impl Durability {
             WriteOp::PromiseLease(_) | WriteOp::ForgetPromisedEnd => {}
         }
         out.push(Action::Persist(Write { id: self.asked, op }));
+        if self.at_once {
+            // Whatever rests on it comes after it, and actions are performed in order.
+            self.on_persisted(self.asked);
+        }
     }
 
     fn cut(&mut self, keep: u64) {

@@ -234,6 +234,7 @@ impl Core {
     }
 
     /// Durable here, equal to the leader's log, and under a vote that is durable: what may be acknowledged.
+    #[inline]
     pub(crate) fn durable_match(&self) -> LogId {
         let Role::Follower(follower) = &self.role else { return LogId::ZERO };
         if !self.disk.vote_is_durable() {

@@ -45,6 +45,8 @@ pub(crate) struct Leader {
     pub(crate) transfer_was_sent: bool,
     /// Since when a committed entry, and which, is not durable here.
     disk_behind: Option<(Instant, u64)>,
+    /// Whether this node alone is a commit quorum of the membership in force.
+    is_quorum: bool,
 }
 
 /// What sending to a peer needs to know of the rest of the core.
@@ -79,6 +81,7 @@ impl Core {
             changes: Changes::default(),
             transfer_was_sent: false,
             disk_behind: None,
+            is_quorum: false,
         }));
         self.contact = None;
         out.note(Note::BecameLeader(self.vote.leader_id));
@@ -100,7 +103,10 @@ impl Core {
         let next = self.log.last().index + 1;
         let ids: Vec<NodeId> = self.membership().nodes.keys().copied().filter(|id| *id != me).collect();
         let disks: Vec<_> = ids.iter().map(|id| self.membership().disks_of(*id)).collect();
+        let own = (me, self.config.incarnation);
+        let is_quorum = self.membership().commit_reached(|id, disk| ((id, disk) == own).then_some(())).is_some();
         let Role::Leader(leader) = &mut self.role else { return };
+        leader.is_quorum = is_quorum;
         leader.peers.retain(|peer| ids.contains(&peer.id));
         for id in ids {
             if let Err(place) = leader.peers.binary_search_by_key(&id, |peer| peer.id) {
@@ -598,6 +604,12 @@ impl Leader {
 
     pub(crate) fn new_stream(&mut self) -> StreamId {
         next_stream(&mut self.next_stream)
+    }
+
+    /// Whether more than `commit` can be committed: without any peer that holds more, no quorum does, unless this node is
+    /// one. Cheap, because it is asked after every write.
+    pub(crate) fn may_commit_beyond(&self, commit: u64) -> bool {
+        self.is_quorum || self.peers.iter().any(|peer| peer.matched.index > commit)
     }
 
     fn begin_round(&mut self, now: Instant, patience: Duration) {

@@ -183,6 +183,7 @@ impl Core {
 
     /// Whether what this node does next, whatever it is told by peers, may rest on a clock that ran as others did: it
     /// spends leases, or may have promised one. Reads of a maximum age rest on it always.
+    #[inline]
     pub fn relies_on_clock(&self) -> bool {
         self.uses_leases() || self.promises.given.is_some() || !self.promises.written.is_zero()
     }

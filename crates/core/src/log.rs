@@ -19,11 +19,13 @@ pub struct Span {
 
 impl Span {
     /// Index of the first entry.
+    #[inline]
     pub fn first_index(&self) -> u64 {
         self.prev.index + 1
     }
 
     /// Number of entries.
+    #[inline]
     pub fn count(&self) -> u64 {
         self.last.index.saturating_sub(self.prev.index)
     }
@@ -137,11 +139,13 @@ impl LogIds {
     }
 
     /// The last purged entry, or [`LogId::ZERO`].
+    #[inline]
     pub fn purged(&self) -> LogId {
         self.purged
     }
 
     /// The last entry, or the last purged one.
+    #[inline]
     pub fn last(&self) -> LogId {
         self.runs.back().map_or(self.purged, |run| LogId::new(run.leader_id, run.last))
     }
@@ -152,6 +156,7 @@ impl LogIds {
     }
 
     /// The log id at `index`, if the log holds it or it is the last purged.
+    #[inline]
     pub fn at(&self, index: u64) -> Option<LogId> {
         if index == self.purged.index {
             return Some(self.purged);
@@ -173,6 +178,7 @@ impl LogIds {
     }
 
     /// Whether the log holds exactly this entry, or it is the last purged.
+    #[inline]
     pub fn holds(&self, log_id: LogId) -> bool {
         self.at(log_id.index) == Some(log_id)
     }

@@ -15,16 +15,19 @@ impl Instant {
     pub(crate) const END: Instant = Instant(u64::MAX);
 
     /// The moment `nanos` nanoseconds after the origin.
+    #[inline]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
     /// Nanoseconds since the origin.
+    #[inline]
     pub fn as_nanos(self) -> u64 {
         self.0
     }
 
     /// Time since `earlier`; zero if `earlier` is later.
+    #[inline]
     pub fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

@@ -104,6 +104,8 @@ struct World {
     panicky: bool,
     /// Disks are wiped too. Then a quorum may be lost, and nothing is promised but safety.
     wipes: bool,
+    /// Disks are memory: what is written is durable before anything after it is done.
+    at_once: bool,
     /// Everything works again.
     healed: bool,
     /// Print every step: for looking into a seed that failed.
@@ -141,6 +143,7 @@ impl World {
             healed: false,
             panicky: rng.chance(30),
             wipes,
+            at_once: seed % 8 == 7,
             show: std::env::var_os("QUORATE_STORM_SHOW").is_some(),
             rng,
         };
@@ -190,7 +193,10 @@ impl World {
         let promised_end = peer.disk.promised_end.max(log.last());
         let recovered =
             Recovered { vote, log, memberships, snapshot, promised_end, promised_lease, ..Recovered::default() };
-        let core = Core::new(config, recovered, now);
+        let mut core = Core::new(config, recovered, now);
+        if self.at_once {
+            core.persist_at_once();
+        }
         core.check_state();
         peer.core = Some(core);
     }
@@ -242,6 +248,9 @@ impl World {
                 }
                 self.settled += u64::from(matches!(write.op, WriteOp::ForgetPromisedEnd));
                 peer.disk.pending.push_back((write.id, write.op, runs));
+                if self.at_once {
+                    assert_eq!(peer.disk.flush_one(), Some(write.id));
+                }
             }
             Action::Send { to, message } => self.wire.push((id, to, Wire::Message(incarnation, message))),
             Action::SendEntries { to, header, span } => {

@@ -61,6 +61,8 @@ pub use group::{Checkpoint, Commands};
 pub use host::{GroupBuilder, Host, HostBuilder, Storage};
 pub use identity::{Identity, IdentityStore};
 pub use leadership::{LeaderChanges, Leadership};
+#[doc(hidden)]
+pub use memory::Link;
 pub use memory::{MemoryEndpoint, MemoryNetwork, MemorySnapshots, MemoryStorage};
 #[cfg(feature = "prometheus")]
 pub use meters::PROMETHEUS_CONTENT_TYPE;

@@ -34,6 +34,13 @@ pub trait Inbound: Send + Sync {
         let _ = (from, group, bytes, total);
     }
 
+    /// This library's own node of a group, to which a network in the same process may hand packets directly.
+    #[doc(hidden)]
+    fn link(&self, group: GroupId) -> Option<crate::Link> {
+        let _ = group;
+        None
+    }
+
     /// A snapshot arrived whole; `file` is its content, to be taken over, and `len` its length in bytes.
     fn on_snapshot(&self, from: NodeId, incarnation: Incarnation, snapshot: ReceivedSnapshot);
 }
@@ -176,4 +183,10 @@ pub trait RaftNetwork: Send + Sync + 'static {
 
     /// Stops: closes every connection.
     fn shutdown(&self);
+
+    /// This library's own network in memory. Whatever stands around one is another network.
+    #[doc(hidden)]
+    fn as_memory(&self) -> Option<&crate::MemoryEndpoint> {
+        None
+    }
 }

@@ -115,6 +115,12 @@ pub trait RaftLogStorage: Send + Sync + 'static {
     /// Lets go of files and locks: the host that used it has stopped, and nothing more is asked. May block. Provided: that
     /// can wait until the log is dropped.
     fn close(&self) {}
+
+    /// This library's own log in memory, whose writes need no completions. Whatever stands around one is another log.
+    #[doc(hidden)]
+    fn as_memory(&self) -> Option<&crate::MemoryStorage> {
+        None
+    }
 }
 
 /// Shared, it is the same log.
@@ -145,5 +151,9 @@ impl<L: RaftLogStorage + ?Sized> RaftLogStorage for std::sync::Arc<L> {
 
     fn close(&self) {
         (**self).close();
+    }
+
+    fn as_memory(&self) -> Option<&crate::MemoryStorage> {
+        (**self).as_memory()
     }
 }

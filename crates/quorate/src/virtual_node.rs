@@ -536,10 +536,10 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     fn turn_once(&mut self, now: Now) {
         self.compare_clocks(now);
         self.driver.turn(now, None, &mut self.inputs, &mut self.effects);
-        self.applies.push(&mut self.effects.awaited, &mut self.effects.apply);
+        let claimed = self.applies.push(&mut self.effects.awaited, &mut self.effects.apply);
         std::mem::swap(&mut self.fired, &mut self.effects.fired);
         self.fired.fire();
-        if let Some(applied) = self.applies.pump() {
+        if let Some(applied) = self.applies.pump(claimed) {
             self.shell.leave_applied(applied);
         }
         for fetch in std::mem::take(&mut self.effects.fetch) {

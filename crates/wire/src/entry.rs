@@ -111,11 +111,13 @@ pub struct Batch {
 
 impl Batch {
     /// The first entry.
+    #[inline]
     pub fn first(&self) -> LogId {
         LogId::new(self.last.leader_id, self.first)
     }
 
     /// The last entry.
+    #[inline]
     pub fn last(&self) -> LogId {
         self.last
     }
@@ -126,6 +128,7 @@ impl Batch {
     }
 
     /// The entry bodies, one after the other.
+    #[inline]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -136,6 +139,7 @@ impl Batch {
     }
 
     /// The entries, in log order.
+    #[inline]
     pub fn iter(&self) -> BatchIter<'_> {
         BatchIter { bytes: &self.bytes, at: 0 }
     }
@@ -210,6 +214,14 @@ impl Batch {
 pub struct BatchIter<'a> {
     bytes: &'a [u8],
     at: usize,
+}
+
+impl BatchIter<'_> {
+    /// Whether nothing follows.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.at >= self.bytes.len()
+    }
 }
 
 impl<'a> Iterator for BatchIter<'a> {

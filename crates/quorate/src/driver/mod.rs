@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::blame;
 use crate::group::{CommitWaits, Failure, Fired, Permit, Proposals, ReadBatch, Taken, Waits, forget};
+use crate::memory::{Links, MemoryLog};
 use crate::meters::{GroupMeters, Trips};
 #[cfg(feature = "sim")]
 use crate::virtual_node::StepObserver;
@@ -153,7 +154,7 @@ pub(crate) enum ApplyJob {
     /// Apply these entries, committed and durable at `since`; without batches they have to be read first. Never dropped.
     Apply { span: Span, batches: Option<Batches>, since: Instant },
     /// Make this snapshot durable, restore from it.
-    Install { meta: SnapshotMeta, data: SnapshotData },
+    Install { meta: Box<SnapshotMeta>, data: SnapshotData },
     /// Capture what is applied.
     Build,
 }
@@ -241,6 +242,14 @@ pub(crate) struct Driver {
     cluster: ClusterId,
     core: Core,
     storage: Arc<dyn RaftLogStorage>,
+    /// If the storage is this library's log in memory: what is written to it is durable at once.
+    memory: Option<MemoryLog>,
+    /// A write could not be made, so that nothing the core says may be done any more.
+    broken: bool,
+    /// What was applied, until the core is told by the next step of this turn.
+    applied: Option<LogId>,
+    /// If the network is this library's in memory: where peers are found directly.
+    links: Option<Links>,
     network: Arc<dyn RaftNetwork>,
     proposals: Arc<dyn Proposals>,
     completed: Arc<Completed>,
@@ -298,7 +307,11 @@ impl Driver {
         if let Some(snapshot) = &parts.recovered.snapshot {
             parts.meters.snapshot_at(snapshot.last_log_id.index);
         }
-        let core = Core::new(parts.config, parts.recovered, now);
+        let mut core = Core::new(parts.config, parts.recovered, now);
+        let memory = parts.storage.as_memory().map(|storage| storage.log_of(parts.group));
+        if memory.is_some() {
+            core.persist_at_once();
+        }
         let driver = Self {
             me,
             group: parts.group,
@@ -306,6 +319,10 @@ impl Driver {
             due: core.deadline(),
             core,
             storage: parts.storage,
+            memory,
+            broken: false,
+            applied: None,
+            links: parts.network.as_memory().map(|endpoint| endpoint.links(parts.group)),
             network: parts.network,
             proposals: parts.proposals,
             completed: parts.completed,
@@ -395,9 +412,7 @@ impl Driver {
             let origin = *self.wall_at_origin.get_or_insert(now.wall.saturating_sub(now.at.as_nanos()));
             now.at = Instant::from_nanos(now.wall.saturating_sub(origin));
         }
-        if let Some(log_id) = applied {
-            self.step(now, Event::Applied(log_id), effects);
-        }
+        self.applied = applied;
         // One by one: if one of them panics, the others can still be answered.
         for input in inputs.iter_mut() {
             match input {
@@ -410,6 +425,9 @@ impl Driver {
         inputs.clear();
         self.report_completions(now, effects);
         self.take_proposals(now, effects);
+        if let Some(log_id) = self.applied.take() {
+            self.step(now, Event::Applied(log_id), effects);
+        }
         self.due = self.core.deadline();
         if self.due.is_some_and(|due| due <= now.at) {
             self.step(now, Event::Timeout, effects);
@@ -434,6 +452,9 @@ impl Driver {
                 if leads {
                     self.meters.propose_to_commit.enter(now.at.since(proposed.at), proposed.entries);
                 }
+            }
+            if self.broken {
+                return;
             }
             if self.proposed.len() >= self.max_proposed {
                 return self.proposals.set_held(true);
@@ -655,10 +676,20 @@ impl Driver {
     }
 
     fn step_once(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        if self.broken {
+            return;
+        }
+        if let Some(log_id) = self.applied.take() {
+            self.core.note_applied(log_id);
+        }
         let mut actions = std::mem::take(&mut self.actions);
         self.step_core(now, event, &mut actions);
         for action in &mut actions.0 {
             self.perform(now, action, effects);
+            if self.broken {
+                // What comes next may rest on the write.
+                break;
+            }
         }
         actions.0.clear();
         self.actions = actions;
@@ -666,6 +697,9 @@ impl Driver {
 
     /// Reports every write that is durable without a gap.
     fn report_completions(&mut self, now: Now, effects: &mut Effects) {
+        if self.memory.is_some() {
+            return;
+        }
         loop {
             if !self.completed.take(&mut self.completions) {
                 return;

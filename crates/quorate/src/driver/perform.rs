@@ -1,5 +1,7 @@
 //! Performing the core's actions.
 
+use std::time::Duration;
+
 use quorate_core::{
     Action, Append, AppendHeader, AppendReply, CoreEntry, Entries, Event, LeaderId, LogId, Message, NodeId, Note,
     Outcome, Refusal, RequestId, Source, Span, StreamId, Tail as LogTail, Write, WriteOp,
@@ -9,6 +11,7 @@ use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries
 use super::{ApplyJob, Awaited, Driver, Effects, Fetch, Now, Proposed, Ship, Waiting, note};
 use crate::blame;
 use crate::group::{Failure, Permit, Taken, forget};
+use crate::memory::Links;
 use crate::{ChangeError, ClosedReason, InitializeError, LogWrite, SnapshotError};
 
 impl Driver {
@@ -51,7 +54,7 @@ impl Driver {
                 effects.ship.push(Ship { to: *to, header: *header, at_least: *at_least });
             }
             Action::InstallSnapshot(meta) => match self.received.take() {
-                Some(data) => effects.apply.push(ApplyJob::Install { meta: std::mem::take(meta), data }),
+                Some(data) => effects.apply.push(ApplyJob::Install { meta: Box::new(std::mem::take(meta)), data }),
                 None => self.caused.push_back(Event::SnapshotInstallFailed),
             },
             Action::BuildSnapshot => effects.apply.push(ApplyJob::Build),
@@ -112,6 +115,7 @@ impl Driver {
                     // Without the bytes of an entry that the core counts on, this node must not go on.
                     let text = format!("the bytes of entries {span:?} are not at hand");
                     effects.closed.get_or_insert(ClosedReason::Internal(text));
+                    self.broken = true;
                     return;
                 }
             },
@@ -132,6 +136,10 @@ impl Driver {
                 LogWrite::Reset { to, tail }
             }
         };
+        if let Some(memory) = &self.memory {
+            self.meters.persist.enter(Duration::ZERO, 1);
+            return memory.write(op);
+        }
         self.writes.submitted(write.id, now.at);
         blame::storage(|| self.storage.submit(self.group, write.id, op));
     }
@@ -214,20 +222,25 @@ impl Driver {
     }
 
     pub(super) fn flush_replies(&mut self) {
-        for (to, reply) in &self.replies {
-            self.post(*to, Message::AppendReply(*reply));
+        for at in 0..self.replies.len() {
+            let ((to, reply), group) = (self.replies[at], self.group);
+            let packet = || Packet { group, message: Message::AppendReply(reply), batches: Batches::new() };
+            let Err(packet) = send_directly(&mut self.links, to, packet) else { continue };
+            blame::network(|| drop(self.network.send(to, packet())));
         }
         self.replies.clear();
     }
 
     /// Sends a message without entries; one that cannot be sent is lost, which the protocol allows.
-    fn post(&self, to: NodeId, message: Message) {
+    fn post(&mut self, to: NodeId, message: Message) {
         if let Message::VoteReply(reply) = &message {
             note::refused(self.me, self.group, to, reply);
             self.meters.voted(&reply.answer);
         }
         let group = self.group;
-        blame::network(|| drop(self.network.send(to, Packet { group, message, batches: Batches::new() })));
+        let packet = || Packet { group, message, batches: Batches::new() };
+        let Err(packet) = send_directly(&mut self.links, to, packet) else { return };
+        blame::network(|| drop(self.network.send(to, packet())));
     }
 
     fn send_entries(&mut self, to: NodeId, header: &AppendHeader, span: Span, effects: &mut Effects) {
@@ -245,12 +258,12 @@ impl Driver {
         }
         self.note_stream(to, header.stream);
         let Some((_, batches, entries)) = &self.sent else { return };
-        let unsent = blame::network(|| {
+        let packet = || {
             let append = Append { header: *header, prev: span.prev, entries: entries.clone() };
-            let packet = Packet { group: self.group, message: Message::Append(append), batches: batches.clone() };
-            self.network.send(to, packet).is_err()
-        });
-        if unsent {
+            Packet { group: self.group, message: Message::Append(append), batches: batches.clone() }
+        };
+        let Err(packet) = send_directly(&mut self.links, to, packet) else { return };
+        if blame::network(|| self.network.send(to, packet()).is_err()) {
             self.lost(to, header.stream);
         }
     }
@@ -408,6 +421,15 @@ fn transferred(outcome: Outcome) -> Result<LeaderId, ChangeError> {
 /// Room in the window is there again before the callers are woken.
 fn release(permit: Permit) {
     drop(permit);
+}
+
+/// Hands a packet to a node of this process without the network around it; else gives it back.
+#[inline]
+fn send_directly<P: FnOnce() -> Packet>(links: &mut Option<Links>, to: NodeId, packet: P) -> Result<(), P> {
+    match links {
+        Some(links) => links.send(to, packet),
+        None => Err(packet),
+    }
 }
 
 fn one(batch: Batch) -> Batches {

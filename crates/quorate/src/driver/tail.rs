@@ -45,11 +45,14 @@ impl Tail {
     /// The entries of `span`, if all of them are here and under the leader the span names: a log that holds
     /// `span.last` holds exactly these entries (log matching).
     pub(crate) fn read(&self, span: Span) -> Option<Batches> {
-        let newest = self.batches.back()?;
-        if newest.last() == span.last && newest.first().index == span.first_index() {
-            let mut found = Batches::new();
-            found.push(newest.clone());
-            return Some(found);
+        // A leader sends the newest batch, and a follower that was just sent it applies the one before.
+        for back in 1..=self.batches.len().min(2) {
+            let batch = &self.batches[self.batches.len() - back];
+            if batch.last() == span.last && batch.first().index == span.first_index() {
+                let mut found = Batches::new();
+                found.push(batch.clone());
+                return Some(found);
+            }
         }
         if span.first_index() < self.batches.front()?.first().index {
             return None;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
-use quorate_core::{Bug, Event, GroupId, LogId, NodeId, SnapshotMeta, Span, bug};
+use quorate_core::{Bug, Event, GroupId, Instant, LogId, NodeId, SnapshotMeta, Span, bug};
 use quorate_wire::{Batch, Batches};
 
 use self::halt::{Apart, UntilOver};
@@ -77,6 +77,8 @@ struct Machine<S: RaftStateMachine> {
     book: Book,
     /// The last entry of the last batch that was applied whole.
     applied: LogId,
+    /// Comes before what is in the queue: put here by the turn that brought it, which has the queue to itself then.
+    next: Vec<ApplyJob>,
     /// Reads of what is not yet applied.
     parked: Vec<(u64, ReadFn<S>)>,
     /// What callers are told of the batch at hand; kept for its room.
@@ -106,8 +108,8 @@ impl Expected {
 /// when its turn comes: 64 MiB.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 
-fn size_of_batches(batches: Option<&Batches>) -> usize {
-    batches.map_or(0, |batches| batches.iter().map(|batch| batch.bytes().len()).sum())
+fn size_of_batches(batches: &Batches) -> usize {
+    batches.iter().map(|batch| batch.bytes().len()).sum()
 }
 
 /// What an apply queue is made of.
@@ -164,8 +166,14 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     pub(crate) fn new(parts: ApplyParts<S>) -> Arc<Self> {
         let inline = parts.state.applies_inline();
         let applied = parts.book.applied;
-        let machine =
-            Machine { state: parts.state, book: parts.book, applied, parked: Vec::new(), results: Vec::new() };
+        let machine = Machine {
+            state: parts.state,
+            book: parts.book,
+            applied,
+            next: Vec::new(),
+            parked: Vec::new(),
+            results: Vec::new(),
+        };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             shell: OnceLock::new(),
@@ -206,7 +214,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             jobs.push_back(job);
             self.any.store(true, Ordering::Release);
         }
-        if let Some(applied) = self.pump() {
+        if let Some(applied) = self.pump(false) {
             self.tell_applied(applied);
         }
     }
@@ -251,7 +259,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     /// Counts the bytes of an apply, and lets go of them if too many wait already.
     fn bound(&self, batches: &mut Option<Batches>) {
-        let bytes = size_of_batches(batches.as_ref());
+        let bytes = batches.as_ref().map_or(0, size_of_batches);
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before > 0 && before + bytes > MAX_QUEUED_BYTES {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -294,7 +302,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         // Most followers never answer anybody.
         let mut fired = if self.is_awaited() { std::mem::take(&mut *self.spare.lock()) } else { Fired::default() };
         loop {
-            self.word.swap(RUNNING, Ordering::AcqRel);
+            // What made it dirty before is found by this round.
+            if self.word.load(Ordering::Relaxed) != RUNNING {
+                self.word.swap(RUNNING, Ordering::AcqRel);
+            }
             if !self.work_off(place, &mut applied, &mut fired) {
                 // Another thread goes on; the word stays `RUNNING` for it.
                 break;
@@ -320,20 +331,22 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         let mut machine = self.machine.lock();
         let before = machine.applied;
         let mut done = true;
+        if !machine.next.is_empty() {
+            let mut next = std::mem::take(&mut machine.next);
+            for job in &mut next {
+                let ApplyJob::Apply { span, batches, since } = job else { continue };
+                if !self.over.load(Ordering::Acquire) {
+                    // No clock is read for it: it began with the turn that brought it.
+                    let began = self.meters.has_clock().then_some(*since);
+                    self.attempt(|| self.work_apply(*span, batches.as_ref(), (*since, began), &mut machine, fired));
+                }
+            }
+            next.clear();
+            machine.next = next;
+        }
         while !self.over.load(Ordering::Acquire) && self.any.load(Ordering::Acquire) {
             let Some(job) = self.next_job(place, &mut done) else { break };
-            let worked = catch_unwind(AssertUnwindSafe(|| self.work_one(job, &mut machine, fired)));
-            let fatal = match worked {
-                Ok(Ok(())) => continue,
-                Ok(Err(Fatal::Storage(error))) => ClosedReason::Storage(error),
-                Ok(Err(Fatal::Machine(text))) => ClosedReason::StateMachine(text),
-                Err(panic) => blame::reason(&*panic, machine_panicked),
-            };
-            // The state may be half changed: nobody sees it any more.
-            self.over.store(true, Ordering::Release);
-            // The next pump has a look, and lets go of what came meanwhile.
-            self.any.store(true, Ordering::Release);
-            self.tell(Input::Close(fatal));
+            self.attempt(|| self.work_one(job, &mut machine, fired));
         }
         if self.over.load(Ordering::Acquire) {
             // What callers left in their reads is dropped like everything of theirs: without a lock.
@@ -358,6 +371,21 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         done
     }
 
+    /// Does a job; if it fails, the group is over.
+    fn attempt(&self, job: impl FnOnce() -> Result<(), Fatal>) {
+        let fatal = match catch_unwind(AssertUnwindSafe(job)) {
+            Ok(Ok(())) => return,
+            Ok(Err(Fatal::Storage(error))) => ClosedReason::Storage(error),
+            Ok(Err(Fatal::Machine(text))) => ClosedReason::StateMachine(text),
+            Err(panic) => blame::reason(&*panic, machine_panicked),
+        };
+        // The state may be half changed: nobody sees it any more.
+        self.over.store(true, Ordering::Release);
+        // The next pump has a look, and lets go of what came meanwhile.
+        self.any.store(true, Ordering::Release);
+        self.tell(Input::Close(fatal));
+    }
+
     /// The next job that can be done in this place; clears `done` if there is one that cannot.
     fn next_job(&self, place: Place, done: &mut bool) -> Option<Job<S>> {
         let mut jobs = self.jobs.lock();
@@ -372,6 +400,9 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             return None;
         }
         let job = jobs.pop_front();
+        if let Some(Job::Driver(ApplyJob::Apply { batches: Some(batches), .. })) = &job {
+            self.queued_bytes.fetch_sub(size_of_batches(batches), Ordering::Relaxed);
+        }
         if jobs.is_empty() {
             self.any.store(false, Ordering::Relaxed);
         }
@@ -386,17 +417,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             Job::Visit(visit) => visit(&machine.state),
             Job::Driver(ApplyJob::Apply { span, batches, since }) => {
                 let began = self.meters.now();
-                self.queued_bytes.fetch_sub(size_of_batches(batches.as_ref()), Ordering::Relaxed);
-                match batches {
-                    Some(batches) => self.apply(machine, &batches, fired)?,
-                    None => self.read_and_apply(machine, span, fired)?,
-                }
-                self.meters.applied(span.count(), since, began);
-                machine.serve_parked();
+                self.work_apply(span, batches.as_ref(), (since, began), machine, fired)?;
             }
             Job::Driver(ApplyJob::Install { meta, data }) => {
                 let began = self.meters.now();
-                self.install(machine, meta, data, fired)?;
+                self.install(machine, *meta, data, fired)?;
                 self.meters.enter_since(&self.meters.snapshot_install, began);
                 machine.serve_parked();
             }
@@ -406,6 +431,26 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     }
 
     // ---- applying ----
+
+    /// Applies entries that were committed and durable at the first of two moments; with the second one the work began.
+    fn work_apply(
+        &self,
+        span: Span,
+        batches: Option<&Batches>,
+        (since, began): (Instant, Option<Instant>),
+        machine: &mut Machine<S>,
+        fired: &mut Fired,
+    ) -> Result<(), Fatal> {
+        match batches {
+            Some(batches) => self.apply(machine, batches, fired)?,
+            None => self.read_and_apply(machine, span, fired)?,
+        }
+        self.meters.applied(span.count(), since, began);
+        if !machine.parked.is_empty() {
+            machine.serve_parked();
+        }
+        Ok(())
+    }
 
     fn read_and_apply(&self, machine: &mut Machine<S>, span: Span, fired: &mut Fired) -> Result<(), Fatal> {
         let mut rest = span;
@@ -685,12 +730,22 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
         self.apart.wait();
     }
 
-    fn push(&self, awaited: &mut Vec<Awaited>, jobs: &mut Vec<ApplyJob>) {
+    fn push(&self, awaited: &mut Vec<Awaited>, jobs: &mut Vec<ApplyJob>) -> bool {
         if !awaited.is_empty() {
             self.expect(awaited);
         }
         if jobs.is_empty() {
-            return;
+            return false;
+        }
+        // Only turns of the driver bring jobs that change the state, one turn after the other: what nobody is at work on
+        // and is not in the queue is done, so this one is next. Who brings a read meanwhile finds the queue at work.
+        if let [ApplyJob::Apply { batches: Some(_), .. }] = &jobs[..]
+            && self.inline
+            && !self.any.load(Ordering::Acquire)
+            && self.word.compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            std::mem::swap(&mut self.machine.lock().next, jobs);
+            return true;
         }
         let mut queue = self.jobs.lock();
         for job in jobs.iter_mut() {
@@ -705,9 +760,13 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
         }
         jobs.clear();
         self.any.store(true, Ordering::Release);
+        false
     }
 
-    fn pump(&self) -> Option<LogId> {
+    fn pump(&self, claimed: bool) -> Option<LogId> {
+        if claimed {
+            return self.work(Place::Here);
+        }
         if !self.any.load(Ordering::Acquire) || self.word.swap(DIRTY, Ordering::AcqRel) != IDLE {
             return None;
         }
@@ -759,7 +818,7 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
         } else {
             // Whoever is at work looks at the queue again, and lets go of parked reads.
             self.any.store(true, Ordering::Release);
-            self.pump();
+            self.pump(false);
         }
     }
 }

@@ -61,6 +61,7 @@ struct Taken {
 }
 
 impl<'a, S: RaftStateMachine> Commands<'a, S> {
+    #[inline]
     pub(crate) fn new(
         batch: &'a Batch,
         first: u64,
@@ -109,11 +110,20 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
 
     /// The next command, and its place in the log; `None` when there are no more. The one before must have been
     /// [answered](Self::respond).
+    #[inline]
     pub fn next_command(&mut self) -> Option<(EntryContext, S::Command)> {
         if self.failed.is_some() || self.taken.is_some() {
             self.refuse_another();
             return None;
         }
+        // Most batches are small, and asked three times.
+        if self.entries.is_empty() {
+            return None;
+        }
+        self.take_next()
+    }
+
+    fn take_next(&mut self) -> Option<(EntryContext, S::Command)> {
         loop {
             let entry = self.entries.next()?;
             if entry.log_id.index < self.first {
@@ -169,7 +179,7 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
     }
 
     /// Whether all of it was applied, as the machine says with `told`; else why the group cannot go on.
-    pub(crate) fn finish(mut self, told: io::Result<()>) -> Result<(), String> {
+    pub(crate) fn finish(&mut self, told: io::Result<()>) -> Result<(), String> {
         if let (None, Err(error)) = (&self.failed, told) {
             self.failed = Some(format!("it cannot apply: {error}"));
         }
@@ -180,7 +190,7 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
         if let Some((entry, _)) = self.next_command() {
             self.failed = Some(format!("`apply_batch` returned without the command {}", entry.log_id));
         }
-        self.failed.map_or(Ok(()), Err)
+        self.failed.take().map_or(Ok(()), Err)
     }
 
     fn tell(&mut self, log_id: LogId, result: impl FnOnce() -> Applied<S::Response>) {

@@ -88,10 +88,11 @@ fn wall_nanos(wall: &WallClock) -> u64 {
 
 /// What the node, which knows no types, does with its apply queue.
 pub(crate) trait Applies: Send + Sync {
-    /// Takes jobs over, in order, and before them who waits for what they apply. Only enqueues.
-    fn push(&self, awaited: &mut Vec<Awaited>, jobs: &mut Vec<ApplyJob>);
+    /// Takes jobs over, in order, and before them who waits for what they apply. Only enqueues. Returns whether they have
+    /// the queue to themselves until they are [pumped](Self::pump), which then must follow whatever happens.
+    fn push(&self, awaited: &mut Vec<Awaited>, jobs: &mut Vec<ApplyJob>) -> bool;
     /// Works them off, here if that is cheap, else on another thread. Returns what was applied here, if anything was.
-    fn pump(&self) -> Option<LogId>;
+    fn pump(&self, claimed: bool) -> Option<LogId>;
     /// Number of client sessions, and of answers kept for them.
     fn session_counts(&self) -> (u64, u64);
     /// What waits in it.
@@ -297,16 +298,33 @@ impl Node {
         self.step_here();
     }
 
-    /// [Brings](Self::bring) a packet: it is large, so it is written where it waits.
-    pub(crate) fn bring_packet(self: &Arc<Self>, from: NodeId, incarnation: Incarnation, packet: Packet) {
-        self.inbox.lock().inputs.push(Input::Packet { from, incarnation, packet });
-        self.step_here();
+    /// [Brings](Self::bring) a packet: it is large, so it is made where it waits.
+    #[inline]
+    pub(crate) fn bring_packet(
+        self: Arc<Self>,
+        from: NodeId,
+        incarnation: Incarnation,
+        packet: impl FnOnce() -> Packet,
+    ) {
+        self.push_packet(from, incarnation, packet);
+        if self.claim() {
+            self.pump_from_here();
+        }
     }
 
     /// [Leaves](Self::leave) a packet.
-    pub(crate) fn leave_packet(&self, from: NodeId, incarnation: Incarnation, packet: Packet) {
-        self.inbox.lock().inputs.push(Input::Packet { from, incarnation, packet });
+    #[inline]
+    pub(crate) fn leave_packet(&self, from: NodeId, incarnation: Incarnation, packet: impl FnOnce() -> Packet) {
+        self.push_packet(from, incarnation, packet);
         self.step_there();
+    }
+
+    #[inline]
+    fn push_packet(&self, from: NodeId, incarnation: Incarnation, packet: impl FnOnce() -> Packet) {
+        let mut inbox = self.inbox.lock();
+        // With room made before, nothing comes between making it and writing it.
+        inbox.inputs.reserve(1);
+        inbox.inputs.push(Input::Packet { from, incarnation, packet: packet() });
     }
 
     /// Pushes and leaves the stepping to the node's task, or to whoever steps now.
@@ -415,7 +433,7 @@ impl Node {
     /// One turn, and what follows from it once the driver was let go.
     #[inline(never)]
     fn turn(self: &Arc<Self>) {
-        let (errands, closed, news, fired);
+        let (errands, closed, news, fired, claimed);
         {
             let mut seat = self.seat.lock();
             let seat = &mut *seat;
@@ -445,18 +463,19 @@ impl Node {
                 let reason = blame::reason(&*panic, ClosedReason::Internal);
                 effects.closed.get_or_insert(reason);
             }
-            self.applies.push(&mut effects.awaited, &mut effects.apply);
             fired = (!effects.fired.is_empty()).then(|| std::mem::take(&mut effects.fired));
             errands = (!effects.fetch.is_empty() || !effects.ship.is_empty())
                 .then(|| (std::mem::take(&mut effects.fetch), std::mem::take(&mut effects.ship)));
             closed = effects.closed.take();
             news = self.look(seat, at);
             self.set_due(seat, at);
+            // Last, for nothing that may panic comes between it and the pump.
+            claimed = self.applies.push(&mut seat.effects.awaited, &mut seat.effects.apply);
         }
         if let Some(mut fired) = fired {
             fired.fire();
         }
-        if let Some(applied) = self.applies.pump() {
+        if let Some(applied) = self.applies.pump(claimed) {
             self.leave_applied(applied);
         }
         if let Some((fetch, ship)) = errands {

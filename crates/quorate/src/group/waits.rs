@@ -95,6 +95,9 @@ pub(crate) struct Fired {
 impl Fired {
     /// Wakes and calls everyone; keeps the allocations. A panic of one does not keep the others from being told.
     pub(crate) fn fire(&mut self) {
+        if self.is_empty() {
+            return;
+        }
         // First: whoever is woken finds its list to be used again.
         self.lists.drain(..).for_each(|list| guard(|| drop(list)));
         self.wakers.drain(..).for_each(|waker| guard(|| waker.wake()));

@@ -26,8 +26,8 @@ use crate::meters::{HostMeters, TimedDisk};
 use crate::raft::STOP_PATIENCE;
 use crate::tcp::TcpNetwork;
 use crate::{
-    ClosedReason, Config, Identity, Inbound, MetricsRegistry, RaftNetwork, ReceivedSnapshot, Settings, StartError,
-    Storage, StorageError, TransferMetrics,
+    ClosedReason, Config, Identity, Inbound, Link, MetricsRegistry, RaftNetwork, ReceivedSnapshot, Settings,
+    StartError, Storage, StorageError, TransferMetrics,
 };
 
 /// A group, for those who know no types.
@@ -203,6 +203,8 @@ impl HostInner {
             return Err(StartError::AlreadyRunning);
         }
         groups.insert(id, port);
+        drop(groups);
+        self.groups_changed();
         Ok(())
     }
 
@@ -214,6 +216,13 @@ impl HostInner {
             is_there.then(|| groups.remove(&node.group))
         };
         drop(removed);
+        self.groups_changed();
+    }
+
+    fn groups_changed(&self) {
+        if let Some(memory) = self.network.as_memory() {
+            memory.groups_changed();
+        }
     }
 
     /// Sees that a group may be started: it does not run. One that is over may still be at work on what its state machine
@@ -419,10 +428,17 @@ impl Inbound for Arrivals {
         }
         if let Some(port) = host.port(packet.group) {
             match host.fused {
-                true => port.node().bring_packet(from, incarnation, packet),
-                false => port.node().leave_packet(from, incarnation, packet),
+                true => Arc::clone(port.node()).bring_packet(from, incarnation, || packet),
+                false => port.node().leave_packet(from, incarnation, || packet),
             }
         }
+    }
+
+    fn link(&self, group: GroupId) -> Option<Link> {
+        let host = &self.0;
+        // A blank node takes note of strangers. Once it is not, it never is again.
+        let port = host.port(group).filter(|_| !host.blank.load(Ordering::Acquire))?;
+        Some(Link { node: Arc::downgrade(port.node()), fused: host.fused })
     }
 
     fn on_call(&self, from: NodeId, body: Bytes) {

@@ -4,6 +4,8 @@ mod network;
 mod snapshots;
 mod storage;
 
-pub use network::{MemoryEndpoint, MemoryNetwork};
+pub(crate) use network::Links;
+pub use network::{Link, MemoryEndpoint, MemoryNetwork};
 pub use snapshots::MemorySnapshots;
+pub(crate) use storage::MemoryLog;
 pub use storage::MemoryStorage;

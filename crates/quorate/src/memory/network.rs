@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use quorate_core::{Incarnation, NodeId, SendOutcome};
+use quorate_core::{GroupId, Incarnation, NodeId, SendOutcome};
 use quorate_wire::Packet;
+use smallvec::SmallVec;
 
+use crate::group::Node;
 use crate::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource};
 
 /// A network inside one process, for tests and benchmarks. Cheap to clone; nodes started with the same one
@@ -28,6 +30,15 @@ struct Shared {
     cut: RwLock<BTreeSet<(NodeId, NodeId)>>,
     any_cut: AtomicBool,
     fused: AtomicBool,
+    /// Grows whenever another node may be reached, or not any more.
+    changes: AtomicU64,
+}
+
+impl Shared {
+    /// Whatever was found before is looked for again. Called after the change.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// A node that was started.
@@ -62,6 +73,7 @@ impl MemoryNetwork {
         let (one, other) = (one.into(), other.into());
         self.shared.cut.write().extend([(one, other), (other, one)]);
         self.shared.any_cut.store(true, Ordering::Release);
+        self.shared.changed();
     }
 
     /// Cuts a node off from every other node.
@@ -75,6 +87,7 @@ impl MemoryNetwork {
     pub fn heal(&self) {
         self.shared.cut.write().clear();
         self.shared.any_cut.store(false, Ordering::Release);
+        self.shared.changed();
     }
 
     /// One node's end, for [`HostBuilder::network`](crate::HostBuilder::network); `incarnation` is that of its
@@ -109,6 +122,17 @@ impl std::fmt::Debug for MemoryEndpoint {
 }
 
 impl MemoryEndpoint {
+    /// The ways to a group's nodes in the same process.
+    pub(crate) fn links(&self, group: GroupId) -> Links {
+        let (shared, me, incarnation) = (Arc::clone(&self.shared), self.me, self.incarnation);
+        Links { shared, me, incarnation, group, as_of: 0, known: SmallVec::new() }
+    }
+
+    /// The groups of this node's host are others than before.
+    pub(crate) fn groups_changed(&self) {
+        self.shared.changed();
+    }
+
     fn peer(&self, to: NodeId) -> Option<Arc<dyn Inbound>> {
         if self.shared.any_cut.load(Ordering::Acquire) && self.shared.cut.read().contains(&(self.me, to)) {
             return None;
@@ -122,6 +146,7 @@ impl RaftNetwork for MemoryEndpoint {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         self.number.store(number, Ordering::Relaxed);
         self.shared.nodes.write().insert(self.me, Started { number, inbound });
+        self.shared.changed();
     }
 
     fn set_address(&self, _node: NodeId, _address: &str) {}
@@ -164,6 +189,77 @@ impl RaftNetwork for MemoryEndpoint {
         let mut nodes = self.shared.nodes.write();
         if nodes.get(&self.me).is_some_and(|node| node.number == self.number.load(Ordering::Relaxed)) {
             nodes.remove(&self.me);
+        }
+        drop(nodes);
+        self.shared.changed();
+    }
+
+    fn as_memory(&self) -> Option<&MemoryEndpoint> {
+        Some(self)
+    }
+}
+
+/// A node of this library that was found in the same process.
+#[derive(Clone)]
+pub struct Link {
+    pub(crate) node: Weak<Node>,
+    /// Whether the thread that hands it a packet steps it.
+    pub(crate) fused: bool,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("fused", &self.fused).finish_non_exhaustive()
+    }
+}
+
+/// One node's ways to its peers of a group, found once: a packet is made where it is read.
+pub(crate) struct Links {
+    shared: Arc<Shared>,
+    me: NodeId,
+    incarnation: Incarnation,
+    group: GroupId,
+    /// The changes that are taken in.
+    as_of: u64,
+    known: SmallVec<[(NodeId, Link); 4]>,
+}
+
+impl Links {
+    /// Hands a packet to a peer, if that is known to be reached in this process; else gives it back.
+    ///
+    /// As a packet that was sent earlier, it may still arrive while another thread cuts the connection.
+    #[inline]
+    pub(crate) fn send<P: FnOnce() -> Packet>(&mut self, to: NodeId, packet: P) -> Result<(), P> {
+        let changes = self.shared.changes.load(Ordering::Acquire);
+        if changes != self.as_of {
+            self.known.clear();
+            self.as_of = changes;
+        }
+        let (from, incarnation) = (self.me, self.incarnation);
+        let known = self.known.iter().find(|(id, _)| *id == to).map(|(_, link)| link);
+        // A group that is started again is another node, and the one before is closed.
+        if let Some(Link { node, fused }) = known
+            && let Some(node) = node.upgrade()
+            && node.closed().is_none()
+        {
+            match *fused {
+                true => node.bring_packet(from, incarnation, packet),
+                false => node.leave_packet(from, incarnation, packet),
+            }
+            return Ok(());
+        }
+        self.look_for(to);
+        Err(packet)
+    }
+
+    /// The next packet may find it.
+    #[cold]
+    fn look_for(&mut self, to: NodeId) {
+        self.known.retain(|(id, _)| *id != to);
+        let cut = self.shared.any_cut.load(Ordering::Acquire) && self.shared.cut.read().contains(&(self.me, to));
+        let inbound = self.shared.nodes.read().get(&to).map(|node| Arc::clone(&node.inbound));
+        if let Some(link) = inbound.filter(|_| !cut).and_then(|inbound| inbound.link(self.group)) {
+            self.known.push((to, link));
         }
     }
 }

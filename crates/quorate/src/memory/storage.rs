@@ -15,8 +15,12 @@ use crate::{Completions, LogWrite, RaftLogStorage, StorageError, StorageErrorKin
 /// a node on it.
 #[derive(Clone, Default)]
 pub struct MemoryStorage {
-    groups: Arc<Mutex<BTreeMap<GroupId, Group>>>,
+    groups: Arc<Mutex<BTreeMap<GroupId, MemoryLog>>>,
 }
+
+/// The log of one group.
+#[derive(Clone, Default)]
+pub(crate) struct MemoryLog(Arc<Mutex<Group>>);
 
 struct Group {
     completions: Option<Arc<dyn Completions>>,
@@ -48,6 +52,18 @@ impl MemoryStorage {
     /// An empty log.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A group's log, to write to without looking for it each time.
+    pub(crate) fn log_of(&self, group: GroupId) -> MemoryLog {
+        self.groups.lock().entry(group).or_default().clone()
+    }
+}
+
+impl MemoryLog {
+    /// Makes a write: it is durable, as far as memory is, when this returns. It has no id, and is not reported.
+    pub(crate) fn write(&self, op: LogWrite) {
+        self.0.lock().write(op);
     }
 }
 
@@ -96,16 +112,16 @@ impl Group {
 
 impl RaftLogStorage for MemoryStorage {
     fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
-        let mut groups = self.groups.lock();
-        let group = groups.entry(group).or_default();
+        let log = self.log_of(group);
+        let mut group = log.0.lock();
         group.completions = Some(completions);
         group.recovered()
     }
 
     fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
         let completions = {
-            let mut groups = self.groups.lock();
-            let group = groups.entry(group).or_default();
+            let log = self.log_of(group);
+            let mut group = log.0.lock();
             group.write(op);
             group.completions.clone()
         };
@@ -115,8 +131,7 @@ impl RaftLogStorage for MemoryStorage {
     }
 
     fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError> {
-        let groups = self.groups.lock();
-        let Some(mut found) = groups.get(&group).and_then(|group| group.log.read(span)) else { return Ok(None) };
+        let Some(mut found) = self.log_of(group).0.lock().log.read(span) else { return Ok(None) };
         let mut bytes = 0;
         let fits = found.iter().take_while(|batch| {
             let first = bytes == 0;
@@ -129,9 +144,13 @@ impl RaftLogStorage for MemoryStorage {
     }
 
     fn purge(&self, group: GroupId, upto: LogId) {
-        if let Some(group) = self.groups.lock().get_mut(&group) {
-            group.log.forget(upto.index);
-            group.purged = group.purged.max(upto);
-        }
+        let log = self.log_of(group);
+        let mut group = log.0.lock();
+        group.log.forget(upto.index);
+        group.purged = group.purged.max(upto);
+    }
+
+    fn as_memory(&self) -> Option<&MemoryStorage> {
+        Some(self)
     }
 }

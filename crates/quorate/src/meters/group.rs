@@ -136,6 +136,11 @@ impl GroupMeters {
         self.clock.map(|clock| clock.now())
     }
 
+    /// Whether there is a clock.
+    pub(crate) fn has_clock(&self) -> bool {
+        self.clock.is_some()
+    }
+
     /// Enters the time from `began` to now.
     pub(crate) fn enter_since(&self, meter: &LatencyMeter, began: Option<Instant>) {
         if let (Some(began), Some(now)) = (began, self.now()) {

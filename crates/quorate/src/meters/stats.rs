@@ -26,7 +26,8 @@ pub struct RuntimeStats {
     pub propose_to_commit: Latencies,
     /// From an entry's commit, durable here, until the state machine had applied it; each entry counts.
     pub commit_to_apply: Latencies,
-    /// What of that the state machine took, for each run of entries that was applied together.
+    /// What of that the state machine took, for each run of entries that was applied together; where it is applied by the
+    /// thread that delivers the commit, all of it.
     pub apply: Latencies,
     /// From the start of a durable write until the core heard of its end.
     pub persist: Latencies,
