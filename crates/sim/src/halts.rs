@@ -121,14 +121,11 @@ impl<W: Workload> World<W> {
     }
 
     /// A node does not start. Within the budget damage is no reason where disks are mended and there is another voter:
-    /// what was lost comes back from the peers. What is first read while a node starts, behind a log that opened, ends that
-    /// start; it is noted, and the next start mends it.
+    /// what was lost comes back from the peers, by this start.
     pub(crate) fn refused_to_start(&mut self, at: usize, why: String) {
         let place = &self.places[at];
         let (id, errors) = (place.id, place.disk.damage());
-        let again = place.halts > 0;
-        let mends =
-            self.options.mends && again && !self.options.beyond_budget && !place.only_voter && !place.hurt.outdated;
+        let mends = self.options.mends && !self.options.beyond_budget && !place.only_voter && !place.hurt.outdated;
         let damaged = why.contains("damaged file ") || DAMAGED.iter().any(|words| why.contains(words));
         self.halted(at, why.clone(), errors);
         if mends && damaged {

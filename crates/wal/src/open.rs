@@ -267,10 +267,17 @@ fn recover_or_mend(
     let may_mend = options.on_damage == OnDamage::Mend && identity.cluster != ClusterId(0);
     let noted = may_mend && note.is_some();
     let (damage, sound_end) = match found {
-        Ok(recovery) if !noted => return Ok(Opened { recovery, prefixes: None, mended: None, noted }),
         Ok(recovery) => {
+            let damage = match may_mend && !noted {
+                true => recovery.damage_to_what_starts_read()?,
+                // Everything is read, or damage is for whoever meets it.
+                false => None,
+            };
+            if damage.is_none() && !noted {
+                return Ok(Opened { recovery, prefixes: None, mended: None, noted });
+            }
             let end = recovery.active.map(|active| Position { segment: active.segment.number, offset: active.end });
-            (None, end)
+            (damage, end)
         }
         Err(WalError::Corrupt(damage)) if may_mend => (Some(damage), None),
         Err(error) => return Err(error),

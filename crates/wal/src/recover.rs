@@ -9,12 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quorate_core::{Bug, ClusterId, GroupId, LogId, LogIds, bug};
+use quorate_wire::Batches;
 
 use crate::codec::round_up;
 use crate::disk::Disk;
-use crate::error::WalError;
+use crate::error::{Damage, WalError};
 use crate::frame::{FrameKind, Mark, Op, Position, SECTOR_BYTES};
 use crate::group::{GroupLog, Row};
+use crate::handle::read_membership;
 use crate::identity::Identity;
 use crate::note::DamageNote;
 use crate::segment::{Base, BatchError, DATA_AT, Frame, ReadBatch, Segment, SegmentIndex, file_name, number_of};
@@ -93,6 +95,28 @@ struct Replay<'a> {
     before: Option<Before>,
     /// What a process that read damage knew.
     note: Option<&'a DamageNote>,
+}
+
+impl Recovery {
+    /// Reads what every start of a group reads of its log: the memberships and the last entry. A finished segment is not
+    /// read otherwise, and a start that meets damage there has nobody to mend it.
+    pub(crate) fn damage_to_what_starts_read(&self) -> Result<Option<Arc<Damage>>, WalError> {
+        for (group, log) in &self.groups {
+            let mut read = log.memberships.iter().try_for_each(|place| read_membership(*group, place).map(drop));
+            let (index, purged) = (log.ids.last().index, log.ids.purged().index);
+            if let Some(last) = log.stretches.back().filter(|_| read.is_ok() && index > purged) {
+                let frames = (last.start, last.end);
+                let mut found = Batches::new();
+                read = last.segment.read_entries(*group, frames, (index, index), &mut 1, &mut found).map(drop);
+            }
+            match read {
+                Ok(()) => {}
+                Err(WalError::Corrupt(damage)) => return Ok(Some(damage)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// Reads the log in `dir`. Changes nothing but leftovers of segments that were being made.

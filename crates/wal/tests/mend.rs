@@ -11,9 +11,9 @@ use common::mending::{
     sweep_mending_faults, sweep_noting,
 };
 use common::{Rig, dir, log_id, options};
-use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, VoteAnswer, VoteReply, WriteId};
+use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, Span, VoteAnswer, VoteReply, WriteId};
 use quorate_wal::fake::{Crash, MemDisk};
-use quorate_wal::{Disk, WalWrite};
+use quorate_wal::{Disk, WalError, WalWrite};
 use quorate_wire::{Batches, Packet};
 
 #[test]
@@ -151,6 +151,45 @@ fn a_fault_while_mending_loses_no_promise() {
 fn a_crash_while_a_log_is_given_up_loses_no_promise() {
     let states = sweep_giving_up(40..44);
     assert!(states.checked > 40, "{}", states.checked);
+}
+
+/// What every start of a group reads of its log, its memberships and its last entry, may stand in a finished segment, which
+/// opening does not read otherwise: damage there is mended by the same opening, not by the one after a start that failed.
+#[test]
+fn damage_that_a_start_would_meet_is_mended_before_it() {
+    let start = |rig: &Rig, groups: &mut dyn Iterator<Item = GroupId>| -> Result<(), WalError> {
+        for group in groups {
+            let log = rig.group(group)?.log;
+            let (purged, last) = (log.purged(), log.last());
+            if last.index > purged.index {
+                let prev = log.at(last.index - 1).unwrap_or(purged);
+                rig.handle.read(group, Span { prev, last }, 1)?;
+            }
+        }
+        Ok(())
+    };
+    let mut met = 0;
+    for seed in 0..6 {
+        let (disk, models) = build(seed, 90, 4);
+        for (path, bytes) in segments(&disk) {
+            for offset in (12 << 10..bytes).step_by(89) {
+                let what = format!("seed {seed}, {} at {offset}", path.display());
+                let damaged = disk.crashed(Crash::KeepAll);
+                damaged.flip(&path, offset, 0x10);
+                let as_it_is = damaged.crashed(Crash::KeepAll);
+                let rig = Rig::open(&damaged, mending()).unwrap_or_else(|error| panic!("{what}: {error}"));
+                start(&rig, &mut models.keys().copied()).unwrap_or_else(|error| panic!("{what}: {error}"));
+                // Damage that opening alone does not see.
+                if let Ok(rig) = Rig::open(&as_it_is, options(SEGMENT_BYTES))
+                    && start(&rig, &mut models.keys().copied()).is_err()
+                {
+                    met += 1;
+                }
+            }
+        }
+    }
+    println!("{met} starts would have met damage");
+    assert!(met > 20, "{met}");
 }
 
 /// A segment that is gone takes what was in it and after it, and no promise.
