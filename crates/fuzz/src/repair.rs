@@ -81,9 +81,9 @@ pub(crate) fn entries(bytes: &mut [u8]) -> usize {
     at
 }
 
-/// A record in two copies: `identity` or `peers`.
-pub(crate) fn twin(bytes: &mut [u8], copy_bytes: usize) {
-    for at in [0, copy_bytes] {
+/// A record in four copies: `identity` or `peers`.
+pub(crate) fn record(bytes: &mut [u8]) {
+    for at in (0..4).map(|copy| copy * (32 << 10)) {
         let Some(length) = length_at(bytes, at + 12) else { return };
         let end = (at + 24).saturating_add(length);
         seal(bytes, at..end, 0, end);

@@ -12,7 +12,7 @@ use crate::target::Target;
 /// Most inputs that are kept to be changed again because they went a way of their own.
 const MAX_KEPT: usize = 2000;
 /// Longest input that is kept, in bytes.
-const MAX_KEPT_BYTES: usize = 64 << 10;
+const MAX_KEPT_BYTES: usize = 128 << 10;
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use common::faulty::{run, sweep_faults};
 use common::mending::{
     Misses, sweep_giving_up, sweep_mending, sweep_mending_faults, sweep_noting, sweep_opening_faults,
 };
+use common::records::{sweep_missed_and_damaged_records, sweep_missed_records};
 use common::votes::{sweep_missed_and_damaged_votes, sweep_missed_votes};
 
 /// Different disks that crashes must leave in one run.
@@ -99,6 +100,7 @@ fn crash_sweeps(small: u64, recoveries: u64) -> Vec<Sweep> {
     for groups in 1..=3 {
         add("after a missed write of a vote", Box::new(move || sweep_missed_votes(groups, 1)));
     }
+    add("after a missed write of a record", Box::new(|| sweep_missed_records(29)));
     sweeps
 }
 
@@ -107,6 +109,7 @@ fn fault_sweeps(writes: usize) -> Vec<Sweep> {
         ("faults", Box::new(move || faults(sweep_faults(5, writes, 1).0))),
         ("faults while opening", Box::new(|| faults(sweep_opening_faults(5)))),
         ("faults while mending", Box::new(|| faults(sweep_mending_faults(20, 1)))),
+        ("damage beside a missed write of a record", Box::new(|| faults(sweep_missed_and_damaged_records(7)))),
         ("damage beside a missed write of a vote", Box::new(|| faults(sweep_missed_and_damaged_votes(2)))),
     ]
 }

@@ -14,6 +14,7 @@ use quorate_core::{
 use quorate_wire::{BatchBuilder, Batches, EntryKind, decode_membership, encode_membership};
 
 use crate::codec::{LOG_ID_BYTES, is_ordinary, log_id_at, put_log_id, u32_at, u64_at, u128_at};
+use crate::copies::VERSION;
 use crate::disk::{Disk, DiskLock, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::handle::{GroupState, WalHandle, WalWrite, lock, read_membership};
@@ -24,7 +25,6 @@ use crate::options::WalOptions;
 use crate::recover::recover;
 use crate::snapshot::SnapshotStore;
 use crate::turn::Wake;
-use crate::twin::VERSION;
 use crate::vote_file::VoteFiles;
 
 const MAGIC: [u8; 8] = *b"QRMRECOV";
@@ -85,6 +85,7 @@ pub fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Inspection, WalError>
         return inspect(disk, dir);
     }
     let note = note::read(&**disk, dir, &identity.of_log())?;
+    note.as_ref().map_or(Ok(()), |note| note.check(dir))?;
     let recovery = recover(&**disk, &dir.join("wal"), &identity.of_log(), note.as_ref())?;
     let (votes, _) = VoteFiles::read(&**disk, vote_paths(dir), &identity.of_log())?;
     let snapshots = SnapshotStore::open(Arc::clone(disk), dir, identity.cluster.base(), identity.starts.boot())?;

@@ -425,7 +425,8 @@ impl State {
     /// What is durable now.
     fn durable(&self) -> DamageNote {
         let ends = self.groups.iter().map(|(group, found)| (*group, found.written.ids.last()));
-        DamageNote { durable: self.durable, ends: ends.filter(|(_, last)| *last != LogId::ZERO).collect() }
+        let ends = ends.filter(|(_, last)| *last != LogId::ZERO).collect();
+        DamageNote { durable: self.durable, ends, is_damaged: false }
     }
 
     /// Nothing is acknowledged any more; the next turn tells every group.

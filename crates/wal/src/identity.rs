@@ -6,12 +6,11 @@ use std::path::Path;
 use quorate_core::{Bug, ClusterId, Incarnation, LeaderIdMode, NodeId, STARTS_KEPT, Start, StartOrder, Starts, bug};
 
 use crate::codec::{MAX_COUNTER, put_u64, put_u128, u64_at, u128_at};
+use crate::copies::{BODY_BYTES, CopiedRecord};
 use crate::disk::Disk;
 use crate::error::WalError;
-use crate::twin::TwinFile;
 
 const IDENTITY_MAGIC: [u8; 8] = *b"QRMIDENT";
-const IDENTITY_COPY_BYTES: usize = 4096;
 /// Whether a peer said that this is an older copy.
 const MARKED_AT: usize = 49;
 const TOKENS_AT: usize = 80;
@@ -22,7 +21,6 @@ const IDENTITY_BODY_BYTES: usize = MARK_AT + 10;
 const MARK_TEXT_BYTES: usize = 1024;
 
 const PEERS_MAGIC: [u8; 8] = *b"QRMPEERS";
-const PEERS_COPY_BYTES: usize = 64 << 10;
 const PEER_BYTES: usize = 40;
 
 /// Who a data directory belongs to (law 15).
@@ -115,7 +113,7 @@ impl OlderCopyMark {
 /// The file `identity`.
 #[derive(Debug)]
 pub(crate) struct IdentityFile {
-    twin: TwinFile,
+    record: CopiedRecord,
     identity: Identity,
     mark: Option<OlderCopyMark>,
 }
@@ -145,17 +143,17 @@ fn decode_mark(path: &Path, body: &[u8]) -> Result<Option<OlderCopyMark>, WalErr
 }
 
 impl IdentityFile {
-    /// Makes the file; see [`TwinFile::create`].
+    /// Makes the file; see [`CopiedRecord::create`].
     pub(crate) fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Self, WalError> {
-        let twin = TwinFile::create(disk, path, IDENTITY_MAGIC, IDENTITY_COPY_BYTES, &encode(&identity, None))?;
-        Ok(Self { twin, identity, mark: None })
+        let record = CopiedRecord::create(disk, path, IDENTITY_MAGIC, &encode(&identity, None))?;
+        Ok(Self { record, identity, mark: None })
     }
 
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, WalError> {
-        let (twin, body) = TwinFile::open(disk, path, IDENTITY_MAGIC, IDENTITY_COPY_BYTES)?;
+        let (record, body) = CopiedRecord::open(disk, path, IDENTITY_MAGIC)?;
         let identity = Identity::decode(path, &body)?;
         let mark = decode_mark(path, &body)?;
-        Ok(Self { twin, identity, mark })
+        Ok(Self { record, identity, mark })
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -169,7 +167,7 @@ impl IdentityFile {
 
     /// Notes, durably, that this is an older copy of the disk: it is not opened any more (law 15).
     pub(crate) fn store_mark(&mut self, mark: OlderCopyMark) -> Result<(), WalError> {
-        self.twin.store(&encode(&self.identity, Some(&mark)))?;
+        self.record.store(&encode(&self.identity, Some(&mark)))?;
         self.mark = Some(mark);
         Ok(())
     }
@@ -197,7 +195,7 @@ impl IdentityFile {
     }
 
     fn store(&mut self, next: Identity) -> Result<(), WalError> {
-        self.twin.store(&encode(&next, self.mark.as_ref()))?;
+        self.record.store(&encode(&next, self.mark.as_ref()))?;
         self.identity = next;
         Ok(())
     }
@@ -223,19 +221,19 @@ pub enum PeerVerdict {
 /// The file `peers`: the newest start seen of every peer's disks.
 #[derive(Debug)]
 pub(crate) struct PeersFile {
-    twin: TwinFile,
+    record: CopiedRecord,
     /// Disks of each peer with the newest start seen, the newest disk last.
     peers: BTreeMap<NodeId, Vec<(Incarnation, Start)>>,
 }
 
 impl PeersFile {
     pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<Self, WalError> {
-        let twin = TwinFile::create(disk, path, PEERS_MAGIC, PEERS_COPY_BYTES, &[])?;
-        Ok(Self { twin, peers: BTreeMap::new() })
+        let record = CopiedRecord::create(disk, path, PEERS_MAGIC, &[])?;
+        Ok(Self { record, peers: BTreeMap::new() })
     }
 
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, WalError> {
-        let (twin, body) = TwinFile::open(disk, path, PEERS_MAGIC, PEERS_COPY_BYTES)?;
+        let (record, body) = CopiedRecord::open(disk, path, PEERS_MAGIC)?;
         if body.len() % PEER_BYTES != 0 {
             return Err(WalError::damaged(path, 12, "the list of peers has a part of a row"));
         }
@@ -245,9 +243,9 @@ impl PeersFile {
             let start = Start { boot: u64_at(row, 24), token: u64_at(row, 32) };
             disks.push((Incarnation(u128_at(row, 8)), start));
         }
-        let mut peers = Self { twin, peers };
+        let mut peers = Self { record, peers };
         // What a killed process wrote may not be on disk yet.
-        peers.twin.store(&encode_peers(&peers.peers))?;
+        peers.record.store(&encode_peers(&peers.peers))?;
         Ok(peers)
     }
 
@@ -282,14 +280,14 @@ impl PeersFile {
             None => disks.push((incarnation, starts.last())),
         }
         // A disk is forgotten only for want of room: the membership may name it still, and older copies of it be put back.
-        while next.values().map(Vec::len).sum::<usize>() * PEER_BYTES > self.twin.capacity() {
+        while next.values().map(Vec::len).sum::<usize>() * PEER_BYTES > BODY_BYTES {
             let Some(disks) = next.values_mut().filter(|disks| disks.len() > 1).max_by_key(|disks| disks.len()) else {
-                return Err(WalError::Invalid { what: "more peers than the file `peers` holds (1637)" });
+                return Err(WalError::Invalid { what: "more peers than the file `peers` holds (408)" });
             };
             disks.remove(0);
         }
         let body = encode_peers(&next);
-        self.twin.store(&body)?;
+        self.record.store(&body)?;
         self.peers = next;
         Ok(verdict)
     }
@@ -386,11 +384,11 @@ mod tests {
         }
         let older = PeerVerdict::OlderCopy { seen_boot: 5 };
         assert_eq!(peers.record(node, Incarnation(1), &of(4)).unwrap(), older, "a backup, after many blank disks");
-        for wiped in 9..=1700 {
+        for wiped in 9..=470 {
             peers.record(node, Incarnation(wiped), &of(1)).unwrap();
         }
         assert_eq!(peers.record(other, Incarnation(1), &of(4)).unwrap(), older, "who has most makes room");
-        let known = Incarnation(1700);
+        let known = Incarnation(470);
         assert_eq!(peers.record(node, Incarnation(1), &of(4)).unwrap(), PeerVerdict::OtherIncarnation { known });
     }
 
@@ -438,14 +436,48 @@ mod tests {
     }
 
     #[test]
-    fn one_damaged_copy_of_the_identity_is_survived_and_two_are_refused() {
+    fn two_damaged_copies_of_the_identity_are_survived_and_three_are_refused() {
         let disk = MemDisk::new();
         let path = Path::new("/identity");
         let identity = identity();
         IdentityFile::create(&disk, path, identity).unwrap();
-        disk.flip(path, 30, 0x10);
-        assert_eq!(IdentityFile::open(&disk, path).unwrap().identity(), identity);
-        disk.flip(path, IDENTITY_COPY_BYTES as u64 + 50, 0x01);
-        assert!(matches!(IdentityFile::open(&disk, path), Err(WalError::Corrupt(_))));
+        for (copy, offset) in [(1_u64, 30), (3, 50)] {
+            disk.flip(path, copy * (32 << 10) + offset, 0x10);
+            assert_eq!(IdentityFile::open(&disk, path).unwrap().identity(), identity);
+        }
+        disk.flip(path, 26, 0x01);
+        let error = IdentityFile::open(&disk, path).unwrap_err();
+        assert!(matches!(&error, WalError::Corrupt(_)) && error.to_string().contains("/identity"), "{error}");
+    }
+
+    /// FORMAT.md, "Records in four copies".
+    #[test]
+    fn the_bytes_of_a_record() {
+        let disk = MemDisk::new();
+        let path = Path::new("/identity");
+        let mut file = IdentityFile::create(&disk, path, identity()).unwrap();
+        file.store_mark(OlderCopyMark::new(NodeId(7), "no")).unwrap();
+        let mut expected = b"QRMIDENT\x01\0\0\0".to_vec();
+        expected.extend_from_slice(&604_u32.to_le_bytes());
+        expected.extend_from_slice(&2_u64.to_le_bytes());
+        expected.extend_from_slice(&9_u128.to_le_bytes());
+        expected.extend_from_slice(&4_u64.to_le_bytes());
+        expected.extend_from_slice(&77_u128.to_le_bytes());
+        expected.extend_from_slice(&3_u64.to_le_bytes());
+        expected.extend_from_slice(&[1, 1, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&11_u64.to_le_bytes());
+        expected.extend_from_slice(&76_u128.to_le_bytes());
+        expected.resize(24 + 592, 0);
+        expected.extend_from_slice(&7_u64.to_le_bytes());
+        expected.extend_from_slice(b"\x02\0no");
+        expected.extend_from_slice(&0x980e_5a99_u32.to_le_bytes());
+        let written = disk.open(path).unwrap();
+        assert_eq!(written.length().unwrap(), 128 << 10);
+        for copy in 0..4 {
+            let mut found = vec![0; 32 << 10];
+            written.read_at(&mut found, copy * (32 << 10)).unwrap();
+            assert_eq!(found[..expected.len()], expected, "copy {copy}");
+            assert!(found[expected.len()..].iter().all(|byte| *byte == 0), "copy {copy}");
+        }
     }
 }

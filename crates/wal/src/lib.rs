@@ -30,6 +30,7 @@
 //! is all of it without a thread; `shell.rs` adds the thread and decides nothing.
 
 mod codec;
+mod copies;
 mod disk;
 mod error;
 pub mod fake;
@@ -48,7 +49,6 @@ mod segment;
 mod shell;
 mod snapshot;
 mod turn;
-mod twin;
 mod vote_file;
 
 pub use disk::{Disk, DiskFile, DiskLock, RealDisk};

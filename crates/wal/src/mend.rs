@@ -12,6 +12,7 @@ use quorate_core::{Bug, GroupId, Instant, LogId, LogIds, MAX_INDEX, WriteId, bug
 use quorate_wire::Batches;
 
 use crate::codec::{put_u32, put_u64, round_up, u32_at, u64_at};
+use crate::copies::VERSION;
 use crate::disk::{Disk, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::frame::{Op, Position, SECTOR_BYTES};
@@ -23,11 +24,12 @@ use crate::options::WalOptions;
 use crate::recover::{Break, base_of, logs_of, whole_prefix};
 use crate::segment::{Base, BatchError, DATA_AT, ReadBatch, Segment, SegmentIndex, number_of};
 use crate::turn::{Wake, Writer};
-use crate::twin::VERSION;
 use crate::vote_file::VoteFiles;
 
 const DECISION_MAGIC: [u8; 8] = *b"QRMMENDS";
 const DECISION_BYTES: usize = 32;
+/// Where its two copies stand. Either decides: it was made when all that it leads to was durable.
+const DECISION_AT: [usize; 2] = [0, 4096];
 /// Entries written again at a time.
 const COPY_BYTES: u64 = 1 << 20;
 
@@ -91,7 +93,8 @@ pub(crate) fn mend(
 ) -> Result<Option<Prefixes>, WalError> {
     let places = Places::of(dir);
     let (prefixes, broken) = whole_prefix(&**disk, &places.wal, identity)?;
-    if sound_end.is_some_and(|end| end == broken.at) {
+    // What looks like the end of a sound log is where the newest batch may be lost, if nobody knows what was durable.
+    if sound_end.is_some_and(|end| end == broken.at) && !note.is_damaged {
         return Ok(None);
     }
     let survey = Survey::of(&**disk, &places.wal, identity, &broken, note)?;
@@ -192,7 +195,9 @@ fn decide(disk: &dyn Disk, dir: &Path, path: &Path, first: u64) -> Result<(), Wa
     put_u32(&mut bytes, DECISION_BYTES - 4, checksum);
     let made = dir.join("mended.tmp");
     let file = disk.create(&made).map_err(WalError::io("create", &made))?;
-    write_all_at(&*file, &bytes, 0).map_err(WalError::io("write", &made))?;
+    for at in DECISION_AT {
+        write_all_at(&*file, &bytes, at as u64).map_err(WalError::io("write", &made))?;
+    }
     file.sync_data().map_err(WalError::io("sync", &made))?;
     disk.rename(&made, path).map_err(WalError::io("rename", &made))?;
     disk.sync_dir(dir).map_err(WalError::io("sync", dir))
@@ -204,19 +209,27 @@ fn read_decision(disk: &dyn Disk, path: &Path) -> Result<Option<u64>, WalError> 
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(WalError::io("open", path)(error)),
     };
-    let bytes = read_up_to(&*file, DECISION_BYTES, 0).map_err(WalError::io("read", path))?;
-    if bytes.len() < DECISION_BYTES || bytes[0..8] != DECISION_MAGIC {
-        return Err(WalError::damaged(path, 0, "not a decision to mend a log"));
+    let bytes = read_up_to(&*file, DECISION_AT[1] + DECISION_BYTES, 0).map_err(WalError::io("read", path))?;
+    let copies = DECISION_AT.map(|at| parse_decision(path, bytes.get(at..).unwrap_or_default(), at as u64));
+    match copies {
+        [Ok(first), _] | [_, Ok(first)] => Ok(Some(first)),
+        [Err(error @ WalError::OtherVersion { .. }), _] | [_, Err(error)] => Err(error),
     }
-    let (stored, computed) = (u32_at(&bytes, DECISION_BYTES - 4), crc32c::crc32c(&bytes[..DECISION_BYTES - 4]));
+}
+
+fn parse_decision(path: &Path, copy: &[u8], at: u64) -> Result<u64, WalError> {
+    if copy.len() < DECISION_BYTES || copy[0..8] != DECISION_MAGIC {
+        return Err(WalError::damaged(path, at, "not a decision to mend a log"));
+    }
+    let (stored, computed) = (u32_at(copy, DECISION_BYTES - 4), crc32c::crc32c(&copy[..DECISION_BYTES - 4]));
     if stored != computed {
-        return Err(WalError::checksum(path, 0, "the decision does not match its checksum", stored, computed));
+        return Err(WalError::checksum(path, at, "the decision does not match its checksum", stored, computed));
     }
-    let found = u32_at(&bytes, 8);
+    let found = u32_at(copy, 8);
     if found != VERSION {
         return Err(WalError::OtherVersion { path: path.to_path_buf(), found, supported: VERSION });
     }
-    Ok(Some(u64_at(&bytes, 16)))
+    Ok(u64_at(copy, 16))
 }
 
 fn list_if_there(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, WalError> {
@@ -287,7 +300,7 @@ impl Survey {
             let from = if breaks { broken.at.offset } else { DATA_AT };
             survey.take_segment(&segment, from, i + 1 == numbers.len())?;
         }
-        if numbers.is_empty() || newest < note.durable.segment {
+        if numbers.is_empty() || newest < note.durable.segment || note.is_damaged {
             survey.gap(NOWHERE);
         }
         Ok(survey)

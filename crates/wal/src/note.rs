@@ -12,11 +12,11 @@ use quorate_core::{Bug, GroupId, LogId, MAX_INDEX, bug};
 use crate::codec::{
     LOG_ID_BYTES, MAX_COUNTER, is_ordinary, log_id_at, put_log_id, put_u32, put_u64, put_u128, u32_at, u64_at, u128_at,
 };
+use crate::copies::VERSION;
 use crate::disk::{Disk, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::frame::Position;
 use crate::identity::Identity;
-use crate::twin::VERSION;
 
 pub(crate) const NAME: &str = "damage-seen";
 const MADE: &str = "damage-seen.tmp";
@@ -32,6 +32,8 @@ pub(crate) struct DamageNote {
     pub(crate) durable: Position,
     /// Where every group's log ended there.
     pub(crate) ends: BTreeMap<GroupId, LogId>,
+    /// It said something, and nobody knows what: anything may have been durable.
+    pub(crate) is_damaged: bool,
 }
 
 impl DamageNote {
@@ -54,11 +56,16 @@ impl DamageNote {
         bytes
     }
 
-    /// Reads a note. One that is torn, or of another disk, says no more than an empty one.
+    /// Reads a note. An empty one was made where there was no space for more. One that is not what was written is damaged: a
+    /// note gets its name when it is whole.
     fn decode(path: &Path, bytes: &[u8], identity: &Identity) -> Result<Self, WalError> {
-        let Some(end) = bytes.len().checked_sub(4).filter(|end| *end >= HEAD_BYTES) else { return Ok(Self::default()) };
-        if bytes[0..8] != MAGIC || u32_at(bytes, end) != crc32c::crc32c(&bytes[..end]) {
+        if bytes.is_empty() {
             return Ok(Self::default());
+        }
+        let damaged = || Self { is_damaged: true, ..Self::default() };
+        let Some(end) = bytes.len().checked_sub(4).filter(|end| *end >= HEAD_BYTES) else { return Ok(damaged()) };
+        if bytes[0..8] != MAGIC || u32_at(bytes, end) != crc32c::crc32c(&bytes[..end]) {
+            return Ok(damaged());
         }
         let found = u32_at(bytes, 8);
         if found != VERSION {
@@ -75,7 +82,15 @@ impl DamageNote {
             return Err(WalError::damaged(path, 0, "not a note of what was durable, though its checksum is right"));
         }
         let ours = (u128_at(bytes, 16), u128_at(bytes, 32)) == (identity.cluster.0, identity.incarnation.0);
-        Ok(if ours { Self { durable, ends } } else { Self::default() })
+        Ok(if ours { Self { durable, ends, is_damaged: false } } else { damaged() })
+    }
+
+    /// Refuses a note that says nobody knows what, where nothing is to be mended.
+    pub(crate) fn check(&self, dir: &Path) -> Result<(), WalError> {
+        match self.is_damaged {
+            true => Err(WalError::damaged(&dir.join(NAME), 0, "not a note of what was durable when damage was read")),
+            false => Ok(()),
+        }
     }
 
     /// Says which entries, that were durable, logs do not hold that end as `found` says.
@@ -144,7 +159,7 @@ mod tests {
 
     fn note() -> DamageNote {
         let ends = BTreeMap::from([(GroupId(7), LogId::new(LeaderId::new(2, 3), 44))]);
-        DamageNote { durable: Position { segment: 5, offset: 0x3120 }, ends }
+        DamageNote { durable: Position { segment: 5, offset: 0x3120 }, ends, is_damaged: false }
     }
 
     /// FORMAT.md, "Noted damage".
@@ -163,20 +178,23 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_note_says_what_an_empty_one_does() {
+    fn a_note_that_is_not_what_was_written_is_no_empty_one() {
         let whole = note().encode(&Identity::of_a_test());
-        for length in 0..whole.len() {
+        let damaged = DamageNote { is_damaged: true, ..DamageNote::default() };
+        let empty = DamageNote::decode(Path::new(NAME), &[], &Identity::of_a_test()).unwrap();
+        assert_eq!(empty, DamageNote::default());
+        for length in 1..whole.len() {
             let found = DamageNote::decode(Path::new(NAME), &whole[..length], &Identity::of_a_test()).unwrap();
-            assert_eq!(found, DamageNote::default(), "{length} bytes");
+            assert_eq!(found, damaged, "{length} bytes");
         }
         for at in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 0x10;
             let found = DamageNote::decode(Path::new(NAME), &flipped, &Identity::of_a_test()).unwrap();
-            assert_eq!(found, DamageNote::default(), "byte {at}");
+            assert_eq!(found, damaged, "byte {at}");
         }
         let other = Identity { incarnation: Incarnation(9), ..Identity::of_a_test() };
-        assert_eq!(DamageNote::decode(Path::new(NAME), &whole, &other).unwrap(), DamageNote::default());
+        assert_eq!(DamageNote::decode(Path::new(NAME), &whole, &other).unwrap(), damaged);
     }
 
     #[test]

@@ -266,6 +266,9 @@ fn recover_or_mend(
     let found = recover(&**disk, &wal, identity, note.as_ref());
     let may_mend = options.on_damage == OnDamage::Mend && identity.cluster != ClusterId(0);
     let noted = may_mend && note.is_some();
+    if let Some(note) = note.as_ref().filter(|_| !may_mend) {
+        note.check(dir)?;
+    }
     let (damage, sound_end) = match found {
         Ok(recovery) => {
             let damage = match may_mend && !noted {

@@ -10,6 +10,7 @@ use quorate_core::{Bug, ClusterId, GroupId, Incarnation, LogIds, NodeId, bug};
 use quorate_wire::{Batch, Batches, EntryError};
 
 use crate::codec::{MAX_COUNTER, put_u32, put_u64, put_u128, round_up, u32_at, u64_at, u128_at};
+use crate::copies::VERSION;
 use crate::disk::{Disk, DiskFile, read_exact_at, read_up_to, write_all_at};
 use crate::error::{WalError, is_no_space};
 use crate::frame::{
@@ -18,7 +19,6 @@ use crate::frame::{
 };
 use crate::group::{ROW_BYTES, Row, decode_ids, encode_ids};
 use crate::identity::Identity;
-use crate::twin::VERSION;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"QRMWALSG";
 const HEADER_BYTES: usize = 512;

@@ -12,10 +12,10 @@ use quorate_core::{Bug, ClusterId, GroupId, SnapshotMeta, bug};
 use quorate_wire::{decode_snapshot_meta, encode_snapshot_meta};
 
 use crate::codec::{put_u32, put_u64, put_u128, u32_at, u64_at, u128_at};
+use crate::copies::VERSION;
 use crate::disk::{Disk, DiskFile, read_exact_at, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::handle::lock;
-use crate::twin::VERSION;
 
 /// Bytes of content under one checksum: 1 MiB.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;

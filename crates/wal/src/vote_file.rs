@@ -13,11 +13,11 @@ use quorate_core::{Bug, GroupId, LeaderId, LogId, NodeId, Vote, bug};
 use crate::codec::{
     MAX_COUNTER, is_ordinary, log_id_at, put_log_id, put_u32, put_u64, put_u128, u32_at, u64_at, u128_at,
 };
+use crate::copies::VERSION;
 use crate::disk::{Disk, DiskFile, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::identity::Identity;
 use crate::segment::seed_of;
-use crate::twin::VERSION;
 
 /// Bytes of a copy: a disk writes a sector whole or not at all.
 const COPY_BYTES: usize = 512;
@@ -48,7 +48,8 @@ pub(crate) struct VoteRecord {
 #[derive(Debug)]
 pub(crate) struct VoteFiles {
     paths: [PathBuf; 2],
-    files: [Arc<dyn DiskFile>; 2],
+    /// Either may be gone until it is written anew.
+    files: [Option<Arc<dyn DiskFile>>; 2],
     /// Slots that exist in both files.
     slots: usize,
     place: BTreeMap<GroupId, usize>,
@@ -96,20 +97,30 @@ impl VoteFiles {
         for path in &paths {
             made.push(disk.create(path).map_err(WalError::io("create", path))?);
         }
-        let files = [made[0].clone(), made[1].clone()];
+        let files = [Some(made[0].clone()), Some(made[1].clone())];
         let mut votes = Self { paths, files, slots: 0, place: BTreeMap::new(), records: BTreeMap::new() };
         votes.grow()?;
         Ok(votes)
     }
 
-    /// Reads both files and makes them equal, durably, so that a vote that is used is in both. `identity` is the log's.
+    /// Reads both files and makes them equal, durably, so that a vote that is used is in both. One that is gone is made
+    /// anew, as one that is damaged all over is written anew: until it is whole the other one stays as it is. `identity` is
+    /// the log's.
     pub(crate) fn open(disk: &dyn Disk, paths: [PathBuf; 2], identity: &Identity) -> Result<Self, WalError> {
-        let (votes, rewritten) = Self::read(disk, paths, identity)?;
+        let (mut votes, rewritten) = Self::read(disk, paths, identity)?;
         for file in 0..2 {
+            let path = votes.paths[file].clone();
+            let is_new = votes.files[file].is_none();
+            if is_new {
+                votes.files[file] = Some(disk.create(&path).map_err(WalError::io("create", &path))?);
+            }
             // Everything is written again, not only what differs: what a killed process wrote may be in the page
             // cache only, and after a sync that failed the cache may claim that it is clean.
-            write_all_at(&*votes.files[file], &rewritten, 0).map_err(WalError::io("write", &votes.paths[file]))?;
+            write_all_at(&**votes.file(file)?, &rewritten, 0).map_err(WalError::io("write", &path))?;
             votes.sync(file)?;
+            if let Some(dir) = path.parent().filter(|_| is_new) {
+                disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
+            }
         }
         Ok(votes)
     }
@@ -118,11 +129,19 @@ impl VoteFiles {
     pub(crate) fn read(disk: &dyn Disk, paths: [PathBuf; 2], identity: &Identity) -> Result<(Self, Vec<u8>), WalError> {
         let mut opened = Vec::new();
         for path in &paths {
-            let file = disk.open(path).map_err(WalError::io("open", path))?;
+            let file = match disk.open(path) {
+                Ok(file) => file,
+                // The same as one that holds nothing: all its copies are lost.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    opened.push((None, Vec::new()));
+                    continue;
+                }
+                Err(error) => return Err(WalError::io("open", path)(error)),
+            };
             let length = file.length().map_err(WalError::io("read the length of", path))?;
             let bytes = read_up_to(&*file, usize::try_from(length).unwrap_or(usize::MAX), 0)
                 .map_err(WalError::io("read", path))?;
-            opened.push((file, bytes));
+            opened.push((Some(file), bytes));
         }
         let [(one, a), (other, b)] = [&opened[0], &opened[1]];
         let files = [one.clone(), other.clone()];
@@ -222,7 +241,8 @@ impl VoteFiles {
     /// Writes zeros, not only a reservation: writing them later must need nothing from the file system.
     fn grow(&mut self) -> Result<(), WalError> {
         let zeros = vec![0; CHAPTER_SECTORS * COPY_BYTES];
-        for (file, path) in self.files.iter().zip(&self.paths) {
+        for (number, path) in self.paths.iter().enumerate() {
+            let file = self.file(number)?;
             let written = write_all_at(&**file, &zeros, (self.slots * COPIES * COPY_BYTES) as u64);
             written.map_err(|error| match crate::error::is_no_space(&error) {
                 true => WalError::Full { path: path.clone() },
@@ -249,7 +269,7 @@ impl VoteFiles {
                 let bytes = encode(*slot, *group, identity, *record);
                 for copy in 0..copies {
                     let at = (sector_of(*slot, copy) * COPY_BYTES) as u64;
-                    let written = write_all_at(&*self.files[file], &bytes, at);
+                    let written = write_all_at(&**self.file(file)?, &bytes, at);
                     written.map_err(WalError::io("write", &self.paths[file]))?;
                 }
             }
@@ -260,7 +280,11 @@ impl VoteFiles {
     }
 
     fn sync(&self, file: usize) -> Result<(), WalError> {
-        self.files[file].sync_data().map_err(WalError::io("sync", &self.paths[file]))
+        self.file(file)?.sync_data().map_err(WalError::io("sync", &self.paths[file]))
+    }
+
+    fn file(&self, file: usize) -> Result<&Arc<dyn DiskFile>, WalError> {
+        self.files[file].as_ref().ok_or_else(|| WalError::damaged(&self.paths[file], 0, "the file of votes is gone"))
     }
 }
 

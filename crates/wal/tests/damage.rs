@@ -241,7 +241,8 @@ fn a_lost_file_is_missed() {
     let files: Vec<PathBuf> = disk.files().into_iter().map(|(path, _)| path).collect();
     let segments = files.iter().filter(|path| path.extension().is_some_and(|end| end == "seg")).count();
     assert!(segments >= 4, "{files:?}");
-    for path in files {
+    // Of the two files of votes either is made anew from the other (votes.rs).
+    for path in files.into_iter().filter(|path| !path.to_string_lossy().contains("vote.")) {
         let damaged = disk.crashed(Crash::KeepAll);
         damaged.remove(&path).unwrap();
         let error = Rig::open(&damaged, options(SEGMENT_BYTES)).err();

@@ -7,8 +7,8 @@ mod common;
 use std::path::Path;
 
 use common::mending::{
-    Misses, SEGMENT_BYTES, build, check_mended, mending, open_mended, played, segments, sweep_giving_up, sweep_mending,
-    sweep_mending_faults, sweep_noting,
+    Misses, SEGMENT_BYTES, build, check_mended, damaged_decisions, damaged_notes, mending, open_mended, played,
+    segments, sweep_giving_up, sweep_mending, sweep_mending_faults, sweep_noting,
 };
 use common::{Rig, dir, log_id, options};
 use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, Span, VoteAnswer, VoteReply, WriteId};
@@ -190,6 +190,17 @@ fn damage_that_a_start_would_meet_is_mended_before_it() {
     }
     println!("{met} starts would have met damage");
     assert!(met > 20, "{met}");
+}
+
+#[test]
+fn a_damaged_note_promises_whatever_may_have_been() {
+    assert!(damaged_notes() > 100);
+}
+
+#[test]
+fn one_copy_of_the_decision_to_mend_is_enough() {
+    let damaged = damaged_decisions();
+    assert!(damaged > 10, "{damaged}");
 }
 
 /// A segment that is gone takes what was in it and after it, and no promise.

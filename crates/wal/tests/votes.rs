@@ -3,10 +3,11 @@
 
 mod common;
 
+use common::crashes::States;
 use common::mending::{build, mending};
 use common::votes::{sweep_missed_and_damaged_votes, sweep_missed_votes};
 use common::{Rig, check_group, dir};
-use quorate_wal::fake::Crash;
+use quorate_wal::fake::{Crash, MemDisk};
 use quorate_wal::{Disk, WalError};
 
 #[test]
@@ -39,5 +40,42 @@ fn votes_that_both_files_lost_are_not_taken_for_none() {
         }
     }
     let error = Rig::open(&empty(&["vote.a", "vote.b"]), mending()).err().unwrap();
+    assert!(matches!(&error, WalError::Corrupt(_)) && error.to_string().contains("vote."), "{error}");
+}
+
+/// Either file may be gone; it is made anew, whatever step of that a crash ends. Without both nobody knows what was promised.
+#[test]
+fn votes_of_a_file_that_is_gone_are_in_the_other() {
+    let (disk, models) = build(40, 30, 2);
+    let without = |disk: &MemDisk, names: &[&str]| {
+        let disk = disk.crashed(Crash::KeepAll);
+        names.iter().for_each(|name| disk.remove(&dir().join(name)).unwrap());
+        disk.sync_dir(dir()).unwrap();
+        disk
+    };
+    let check = |disk: &MemDisk, what: &str| {
+        let rig = Rig::open(disk, mending()).unwrap_or_else(|error| panic!("{what}: unopenable: {error}"));
+        for (group, model) in &models {
+            check_group(&rig, *group, model, model.acknowledged.len(), what);
+        }
+    };
+    let mut states = States::default();
+    for (gone, other) in [("vote.a", "vote.b"), ("vote.b", "vote.a")] {
+        let damaged = without(&disk, &[gone]);
+        damaged.start_journal();
+        check(&damaged, gone);
+        check(&without(&damaged, &[other]), "the one that was made anew");
+        let mut replay = damaged.replay();
+        loop {
+            states.of_step(1, &replay, 0, |crash, crashed| {
+                check(crashed, &format!("{gone} is gone, {crash:?} at step {}", replay.steps()));
+            });
+            if !replay.advance() {
+                break;
+            }
+        }
+    }
+    assert!(states.checked > 25, "{}", states.checked);
+    let error = Rig::open(&without(&disk, &["vote.a", "vote.b"]), mending()).err().unwrap();
     assert!(matches!(&error, WalError::Corrupt(_)) && error.to_string().contains("vote."), "{error}");
 }

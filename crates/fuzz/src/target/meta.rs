@@ -62,8 +62,7 @@ fn note() -> Vec<u8> {
 pub(super) fn repair(bytes: &mut [u8]) {
     for mut part in Parts::of_mut(bytes) {
         match name(part.number) {
-            "identity" => mend::twin(&mut part.stored, 4096),
-            "peers" => mend::twin(&mut part.stored, 64 << 10),
+            "identity" | "peers" => mend::record(&mut part.stored),
             "vote.a" | "vote.b" => mend::votes(&mut part.stored),
             _ => drop(mend::tail(&mut part.stored)),
         }

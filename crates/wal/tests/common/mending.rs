@@ -265,6 +265,71 @@ pub fn sweep_noting(seeds: std::ops::Range<u64>, groups: u64, misses: Misses) ->
     states
 }
 
+/// What a process noted when it read damage is damaged too: then it promised whatever it may have. Returns the number of
+/// damaged notes.
+pub fn damaged_notes() -> usize {
+    let play = |seed| {
+        let (disk, mut script, mut rig) = played(seed, 40, 1);
+        let group = miss_newest(&disk, &mut script, &mut rig, Misses::Lost);
+        // Else the script's votes are not its leaders'.
+        let now = script.models[&group].now();
+        (now.vote.leader_id >= now.last().leader_id).then_some((disk, script, rig, group))
+    };
+    let (disk, script, rig, group) = (60..100).find_map(play).expect("some script ends with a vote");
+    let found = rig.group(group).and_then(|state| rig.read_all(group, &state, 1 << 20));
+    assert!(matches!(found, Err(WalError::Corrupt(_))), "lost: the damage is not seen: {found:?}");
+    drop(rig);
+    let path = dir().join("damage-seen");
+    let bytes = disk.open(&path).unwrap().length().unwrap();
+    for offset in 0..bytes {
+        let what = format!("byte {offset} of {bytes} of the note");
+        let damaged = disk.crashed(Crash::DropAll);
+        damaged.flip(&path, offset, 0x04);
+        let refused = Rig::open(&damaged.crashed(Crash::KeepAll), options(SEGMENT_BYTES)).err();
+        let named = refused.as_ref().is_some_and(|error| error.to_string().contains("damage-seen"));
+        assert!(named, "{what}: lost: refused as {refused:?}");
+        let found = open_mended(&damaged, &script.models, &what);
+        assert!(check_mended(&script.models, &found, &what), "{what}: nothing is missing");
+        for (state, _) in found.values() {
+            assert_eq!(state.promised_end.index, MAX_INDEX, "{what}: lost: nobody knows how far it promised");
+        }
+    }
+    bytes as usize
+}
+
+/// Either copy of the decision to mend is enough to finish it; without both nothing is done. Returns the number of damaged
+/// decisions.
+pub fn damaged_decisions() -> usize {
+    let (disk, models) = build(20, 70, 2);
+    let (path, _) = &segments(&disk)[0];
+    disk.flip(path, 14_000, 0x04);
+    disk.start_journal();
+    let whole = open_mended(&disk, &models, "whole");
+    let mut replay = disk.replay();
+    let decision = dir().join("mended");
+    let mut damaged = 0;
+    while replay.advance() {
+        let decided = replay.crashed(Crash::KeepAll);
+        if !decided.files().iter().any(|(path, _)| *path == decision) {
+            continue;
+        }
+        for at in 0..2 {
+            let what = format!("copy {at} of the decision at step {}", replay.steps());
+            let disk = decided.crashed(Crash::KeepAll);
+            disk.flip(&decision, at * 4096 + damaged as u64 % 32, 0x20);
+            let found = open_mended(&disk, &models, &what);
+            assert_eq!(found, whole, "{what}: lost: what was decided");
+            damaged += 1;
+        }
+        decided.flip(&decision, 3, 0x20);
+        decided.flip(&decision, 4096 + 20, 0x20);
+        let error = Rig::open(&decided, mending()).err();
+        let named = error.as_ref().is_some_and(|error| error.to_string().contains("/mended"));
+        assert!(named, "step {}: lost: refused as {error:?}", replay.steps());
+    }
+    damaged
+}
+
 /// Damage to either copy of any vote changes nothing; returns the number of flips.
 pub fn damaged_votes() -> usize {
     let (disk, models) = build(40, 60, 2);

@@ -4,6 +4,7 @@
 pub mod crashes;
 pub mod faulty;
 pub mod mending;
+pub mod records;
 pub mod votes;
 
 use std::collections::BTreeMap;

@@ -18,7 +18,9 @@ const SECTOR: u64 = 512;
 const APART: u64 = 64;
 const ROUNDS: u64 = 4;
 
-/// What becomes of a write to the files of votes.
+const FILES: &[&str] = &["vote.a", "vote.b"];
+
+/// What becomes of a write to the files that are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Miss {
     Lost,
@@ -26,7 +28,7 @@ pub enum Miss {
 }
 
 fn path_of(file: usize) -> PathBuf {
-    dir().join(["vote.a", "vote.b"][file])
+    dir().join(FILES[file])
 }
 
 /// Where the copies of the slots are, of one that no group has, too.
@@ -36,31 +38,36 @@ fn places(slots: u64) -> impl Iterator<Item = (usize, u64)> {
 }
 
 #[derive(Debug, Default)]
-struct Plan {
-    writes: usize,
+pub struct Plan {
+    pub writes: usize,
     misses: Option<(usize, Miss)>,
     /// The step of the journal at which it did.
-    missed: Option<usize>,
+    pub missed: Option<usize>,
 }
 
-/// A disk that misses one write to the files of votes.
+/// A disk that misses one write to some files.
 #[derive(Clone, Debug)]
-struct MissingDisk {
+pub struct MissingDisk {
     disk: MemDisk,
-    plan: Arc<Mutex<Plan>>,
+    files: &'static [&'static str],
+    pub plan: Arc<Mutex<Plan>>,
 }
 
 #[derive(Debug)]
 struct MissingFile {
     file: Arc<dyn DiskFile>,
-    /// Which of the two it is.
+    /// Which of them it is.
     number: usize,
     disk: MissingDisk,
 }
 
 impl MissingDisk {
+    pub fn new(disk: &MemDisk, files: &'static [&'static str], misses: Option<(usize, Miss)>) -> Self {
+        Self { disk: disk.clone(), files, plan: Arc::new(Mutex::new(Plan { misses, ..Plan::default() })) }
+    }
+
     fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        match (0..2).find(|number| path == path_of(*number)) {
+        match (0..self.files.len()).find(|number| path == dir().join(self.files[*number])) {
             Some(number) => Arc::new(MissingFile { file, number, disk: self.clone() }),
             None => file,
         }
@@ -106,7 +113,7 @@ impl DiskFile for MissingFile {
             return self.file.write_at(bytes, offset);
         };
         if let Miss::To { file, sector } = miss {
-            let target = self.disk.disk.open(&path_of(file))?;
+            let target = self.disk.disk.open(&dir().join(self.disk.files[file]))?;
             let room = target.length()?.saturating_sub(sector * SECTOR) as usize;
             target.write_at(&bytes[..bytes.len().min(room)], sector * SECTOR)?;
             if file != self.number {
@@ -151,8 +158,9 @@ struct Played {
 fn play(base: &MemDisk, groups: u64, misses: Option<(usize, Miss)>) -> Played {
     let disk = base.crashed(Crash::KeepAll);
     disk.start_journal();
-    let plan = Arc::new(Mutex::new(Plan { misses, ..Plan::default() }));
-    let missing: Arc<dyn Disk> = Arc::new(MissingDisk { disk: disk.clone(), plan: plan.clone() });
+    let missing = MissingDisk::new(&disk, FILES, misses);
+    let plan = missing.plan.clone();
+    let missing: Arc<dyn Disk> = Arc::new(missing);
     let mut voted: BTreeMap<GroupId, Voted> = (1..=groups).map(|group| (GroupId(group), Voted::default())).collect();
     let mut rig: Option<Rig> = None;
     for round in 0..ROUNDS {
