@@ -228,6 +228,8 @@ bugs! {
     RestoreMergesSessions,
     /// A snapshot is accepted whose membership is from after its end.
     SnapshotOfALaterMembership,
+    /// A snapshot is accepted with another membership than the log holds under the same log id.
+    SnapshotOfAnotherMembership,
     /// A snapshot is installed under a vote that is not durable.
     InstallBeforeTheVote,
     /// The log is purged when a snapshot is asked for, not when it is durable.

@@ -209,7 +209,8 @@ impl Core {
                     self.seen_term = self.seen_term.max(seen.leader_id.term);
                 }
                 // Who refuses a pre-vote for its term alone hears no leader, and is asked again, above that term, without
-                // waiting a whole timeout; but not before the campaign that brought the term can have been won.
+                // waiting a whole timeout; but not before the campaign that brought the term can have been won, unless
+                // disks take longer than a heartbeat. Then an election more is the cost.
                 if is_behind && candidate.phase == Phase::Pre && !candidate.gives_way && !bug(Bug::PreVoteBehindWaits) {
                     let moment = self.config.heartbeat_interval.as_nanos() as u64;
                     let soon = self.now + Duration::from_nanos(self.rng.between(moment, moment * 2));

@@ -282,6 +282,9 @@ impl Core {
         if !covered && self.conflicts_with_commit(meta.last_log_id) {
             return out.note(Note::Impossible { from, what: "a snapshot that conflicts with committed entries" });
         }
+        if !covered && self.contradicts_memberships(&meta) {
+            return out.note(Note::Impossible { from, what: "a snapshot with another membership than the log holds" });
+        }
         if covered {
             // Everything in it is here already.
             self.accept_upto(meta.last_log_id.index, 0);
@@ -298,6 +301,18 @@ impl Core {
             return out.push(Action::InstallSnapshot(meta));
         }
         self.disk.hold(Held::Act(Action::InstallSnapshot(meta)));
+    }
+
+    /// Whether the log, as far as it holds what the snapshot does, says another membership was in force at its end.
+    fn contradicts_memberships(&self, meta: &SnapshotMeta) -> bool {
+        if bug(Bug::SnapshotOfAnotherMembership) {
+            return false;
+        }
+        let mut known = self.memberships.iter();
+        let otherwise = known.any(|(id, known)| *id == meta.membership_log_id && *known != meta.membership);
+        let mut before = self.memberships.iter().rev().filter(|(id, _)| id.index <= meta.last_log_id.index);
+        let at_its_end = before.next().filter(|_| self.log.holds(meta.last_log_id));
+        otherwise || at_its_end.is_some_and(|(id, _)| *id != meta.membership_log_id)
     }
 
     /// Whether a log that ends with this entry, which this one does not hold, lacks something that is committed.
@@ -319,7 +334,8 @@ impl Core {
         let to = meta.last_log_id;
         // Rule: what follows the snapshot is good only if the log holds the snapshot's last entry.
         let keep = self.log.holds(to) || bug(Bug::InstallKeepsConflictingTail) && self.log.last().index >= to.index;
-        if !keep && (self.conflicts_with_commit(to) || self.is_leader()) {
+        let contradicts = keep && self.contradicts_memberships(&meta);
+        if contradicts || !keep && (self.conflicts_with_commit(to) || self.is_leader()) {
             // Meanwhile another entry was committed there, or won an election: one of two leaders lied. The state
             // machine is the snapshot's by now and the log is the other's, so nothing more is done with either.
             self.snapshot.installing = Some((asked, ack));

@@ -45,6 +45,7 @@ pub const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::AnyIndexAccepted, LIES),
     (Bug::AnyLeaseIsPromised, LIES),
     (Bug::SnapshotOfALaterMembership, LIES),
+    (Bug::SnapshotOfAnotherMembership, LIES),
     (Bug::RefusalTeachesNothing, COST),
     (Bug::RefusedLogTeachesNothing, COST),
     (Bug::PreVoteLearnsNothing, COST),

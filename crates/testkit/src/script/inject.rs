@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use quorate_core::{
-    Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Membership, Message, NodeId, Phase,
+    Append, AppendAnswer, AppendHeader, AppendReply, CampaignReason, Membership, Message, NodeId, Phase, Quorum,
     ReadConfirmation, RequestId, Round, SnapshotMeta, StartId, StreamId, Vote, VoteAnswer, VoteReply, VoteRequest,
 };
 
-use super::words::{Words, campaign, leader_id, log_id};
+use super::words::{Words, campaign, leader_id, log_id, nodes};
 use crate::world::{Entry, Payload, summary};
 
 type Made = Result<(Message, Vec<Entry>), String>;
@@ -77,7 +77,7 @@ fn vote_reply(words: &mut Words<'_>) -> Made {
     Ok((Message::VoteReply(reply), Vec::new()))
 }
 
-/// Reads what a snapshot says of itself: `VOTE upto LOGID [membership-at LOGID]`.
+/// Reads what a snapshot says of itself: `VOTE upto LOGID [membership-at LOGID] [voters 1,2]`.
 pub(super) fn snapshot(words: &mut Words<'_>, membership: Membership) -> Result<(AppendHeader, SnapshotMeta), String> {
     let header = header(words)?;
     let mut meta = SnapshotMeta { membership, membership_log_id: log_id("0-0.1")?, ..SnapshotMeta::default() };
@@ -85,6 +85,14 @@ pub(super) fn snapshot(words: &mut Words<'_>, membership: Membership) -> Result<
         match word {
             "upto" => meta.last_log_id = words.log_id()?,
             "membership-at" => meta.membership_log_id = words.log_id()?,
+            "voters" => {
+                let ids = nodes(words.word("voters")?)?;
+                for set in &mut meta.membership.configs {
+                    set.voters.retain(|id, _| ids.contains(id));
+                    let majority = Quorum::majority(ids.iter().copied());
+                    (set.elect, set.commit) = (majority.clone(), majority);
+                }
+            }
             other => return Err(format!("a snapshot has no `{other}`")),
         }
     }
