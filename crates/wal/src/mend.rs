@@ -81,7 +81,8 @@ pub(crate) fn finish(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
     disk.sync_dir(dir).map_err(WalError::io("sync", dir))
 }
 
-/// Makes a fresh log of a damaged one. Returns what the caller has to write to it again; nothing if there is no damage.
+/// Makes a fresh log of a damaged one. Returns what the caller has to write to it again; nothing if the log is whole up to
+/// `sound_end`. Either way all that the note is for is in the files of votes then.
 pub(crate) fn mend(
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -93,8 +94,8 @@ pub(crate) fn mend(
 ) -> Result<Option<Prefixes>, WalError> {
     let places = Places::of(dir);
     let (prefixes, broken) = whole_prefix(&**disk, &places.wal, identity)?;
-    // What looks like the end of a sound log is where the newest batch may be lost, if nobody knows what was durable.
-    if sound_end.is_some_and(|end| end == broken.at) && !note.is_damaged {
+    let is_sound = sound_end.is_some_and(|end| end == broken.at);
+    if is_sound && !note.is_damaged {
         return Ok(None);
     }
     let survey = Survey::of(&**disk, &places.wal, identity, &broken, note)?;
@@ -114,6 +115,11 @@ pub(crate) fn mend(
         records.insert(group, record);
     }
     votes.write(identity, &records)?;
+    // What looks like the end of a sound log is where the newest batch may be lost, if nobody knows what was durable. Its
+    // promise is all that is to be kept of it: the log is not written again, and no crash meanwhile makes it shorter.
+    if is_sound {
+        return Ok(None);
+    }
     let first = survey.last_number + 1;
     begin_fresh(disk, &places, options, identity, votes, first, &prefixes)?;
     decide(&**disk, dir, &places.decision, first)?;

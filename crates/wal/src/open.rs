@@ -249,7 +249,7 @@ struct Opened {
     prefixes: Option<Prefixes>,
     /// What was mended.
     mended: Option<Arc<Damage>>,
-    /// Whether a note of damage was heeded, and is to be removed.
+    /// Whether a note of damage was heeded, and is to be removed once the log is known to be durable.
     noted: bool,
 }
 
@@ -272,7 +272,7 @@ fn recover_or_mend(
     let (damage, sound_end) = match found {
         Ok(recovery) => {
             let damage = match may_mend && !noted {
-                true => recovery.damage_to_what_starts_read()?,
+                true => recovery.damage_to_what_starts_read(),
                 // Everything is read, or damage is for whoever meets it.
                 false => None,
             };
@@ -286,8 +286,14 @@ fn recover_or_mend(
         Err(error) => return Err(error),
     };
     let votes = VoteFiles::open(&**disk, vote_paths(dir), identity)?;
-    let prefixes = mend::mend(disk, dir, options, identity, votes, sound_end, &note.unwrap_or_default())?;
+    let note = note.unwrap_or_default();
+    let prefixes = mend::mend(disk, dir, options, identity, votes, sound_end, &note)?;
+    if noted && prefixes.is_some() {
+        // What it is for is in the files of votes, durably. A crash from here on finds an ordinary log.
+        note::forget(&**disk, dir)?;
+    }
     let found_when_read = || Arc::new(Damage::noted(dir.join(note::NAME)));
-    let mended = prefixes.is_some().then(|| damage.unwrap_or_else(found_when_read));
+    let mended = (prefixes.is_some() || note.is_damaged).then(|| damage.unwrap_or_else(found_when_read));
+    let noted = noted && prefixes.is_none();
     Ok(Opened { recovery: recover(&**disk, &wal, identity, None)?, prefixes, mended, noted })
 }

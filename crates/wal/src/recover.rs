@@ -100,7 +100,7 @@ struct Replay<'a> {
 impl Recovery {
     /// Reads what every start of a group reads of its log: the memberships and the last entry. A finished segment is not
     /// read otherwise, and a start that meets damage there has nobody to mend it.
-    pub(crate) fn damage_to_what_starts_read(&self) -> Result<Option<Arc<Damage>>, WalError> {
+    pub(crate) fn damage_to_what_starts_read(&self) -> Option<Arc<Damage>> {
         for (group, log) in &self.groups {
             let mut read = log.memberships.iter().try_for_each(|place| read_membership(*group, place).map(drop));
             let (index, purged) = (log.ids.last().index, log.ids.purged().index);
@@ -110,12 +110,12 @@ impl Recovery {
                 read = last.segment.read_entries(*group, frames, (index, index), &mut 1, &mut found).map(drop);
             }
             match read {
-                Ok(()) => {}
-                Err(WalError::Corrupt(damage)) => return Ok(Some(damage)),
-                Err(error) => return Err(error),
+                Err(WalError::Corrupt(damage)) => return Some(damage),
+                // What cannot be read just now is for the group that needs it: the others can do without.
+                Ok(()) | Err(_) => {}
             }
         }
-        Ok(None)
+        None
     }
 }
 

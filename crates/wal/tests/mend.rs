@@ -4,16 +4,18 @@
 
 mod common;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
+use common::crashes::States;
 use common::mending::{
-    Misses, SEGMENT_BYTES, build, check_mended, damaged_decisions, damaged_notes, mending, open_mended, played,
+    Misses, SEGMENT_BYTES, build, check_mended, damaged_decisions, damaged_notes, mending, noted, open_mended, played,
     segments, sweep_giving_up, sweep_mending, sweep_mending_faults, sweep_noting,
 };
 use common::{Rig, dir, log_id, options};
 use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, Span, VoteAnswer, VoteReply, WriteId};
-use quorate_wal::fake::{Crash, MemDisk};
-use quorate_wal::{Disk, WalError, WalWrite};
+use quorate_wal::fake::{Crash, Fault, MemDisk};
+use quorate_wal::{Disk, WalError, WalOptions, WalWrite};
 use quorate_wire::{Batches, Packet};
 
 #[test]
@@ -192,9 +194,120 @@ fn damage_that_a_start_would_meet_is_mended_before_it() {
     assert!(met > 20, "{met}");
 }
 
+/// What cannot be read of one group when the log is opened is for that group's start: it keeps nobody else from running.
+#[test]
+fn an_error_of_the_disk_in_what_a_start_reads_keeps_no_node_from_opening() {
+    let (disk, models) = build(3, 90, 4);
+    // The calls of an opening, and those of them that may fail without failing it.
+    let survived = |options: &dyn Fn() -> WalOptions| {
+        let whole = disk.crashed(Crash::KeepAll);
+        drop(Rig::open(&whole, options()).unwrap());
+        let survives = |call: &u64| {
+            let failing = disk.crashed(Crash::KeepAll);
+            failing.fail_at(*call, Fault::Error(ErrorKind::Other));
+            let opened = Rig::open(&failing, options());
+            if let Ok(rig) = &opened {
+                for (group, model) in &models {
+                    let state = rig.group(*group).unwrap();
+                    assert_eq!(state.log.last(), model.now().last(), "call {call}");
+                    rig.read_all(*group, &state, 1 << 20).unwrap();
+                }
+                assert!(rig.handle.mended().is_none(), "call {call}: an error is no damage");
+            }
+            opened.is_ok()
+        };
+        (whole.calls(), (0..whole.calls()).filter(survives).count() as u64)
+    };
+    let (calls, of_those) = survived(&mending);
+    let (fewer, of_fewer) = survived(&|| options(SEGMENT_BYTES));
+    println!("{} reads of what starts read", calls - fewer);
+    assert!(calls >= fewer + 8, "{calls}, {fewer}");
+    assert_eq!(of_those - of_fewer, calls - fewer, "each of these reads may fail");
+}
+
 #[test]
 fn a_damaged_note_promises_whatever_may_have_been() {
     assert!(damaged_notes() > 100);
+}
+
+/// A log that is whole, beside a damaged note, is not written again: crashes and failures meanwhile make it no shorter.
+#[test]
+fn a_damaged_note_beside_a_whole_log_costs_no_entry() {
+    let (disk, script) = noted(Misses::Lost);
+    disk.flip(&dir().join("damage-seen"), 50, 0x04);
+    let models = &script.models;
+    let whole = open_mended(&disk.crashed(Crash::KeepAll), models, "whole");
+    assert!(whole.values().any(|(_, entries)| entries.len() > 5), "{whole:?}");
+    let played = disk.crashed(Crash::KeepAll);
+    played.start_journal();
+    let rig = Rig::open(&played, mending()).unwrap();
+    assert!(rig.handle.mended().is_some(), "the node says that it may have lost something");
+    drop(rig);
+    let (mut replay, mut states) = (played.replay(), States::default());
+    loop {
+        states.of_step(1, &replay, 0, |crash, crashed| {
+            let what = format!("{crash:?} at step {}", replay.steps());
+            let found = open_mended(crashed, models, &what);
+            for (group, (state, entries)) in &found {
+                let (before, all) = &whole[group];
+                assert_eq!((state, entries.len()), (before, all.len()), "{what}: {group:?}");
+            }
+            assert!(found == whole, "{what}");
+        });
+        if !replay.advance() {
+            break;
+        }
+    }
+    assert!(states.checked > 20, "{}", states.checked);
+    // However often an opening fails, wherever.
+    let failing = disk.crashed(Crash::KeepAll);
+    for call in 0.. {
+        failing.fail_at(failing.calls() + call, Fault::Error(ErrorKind::StorageFull));
+        let opened = Rig::open(&failing, mending());
+        let names = failing.list(dir()).unwrap();
+        if opened.is_ok() && !names.iter().any(|name| name == "damage-seen") {
+            assert!(call > 20, "{call}");
+            break;
+        }
+    }
+    assert_eq!(open_mended(&failing, models, "after failures"), whole);
+}
+
+/// Where the log is damaged as well as the note, one interrupted mending may make the log shorter, but not each of them.
+#[test]
+fn a_mending_that_is_interrupted_again_and_again_goes_on_from_what_is_left() {
+    let (disk, script) = noted(Misses::Elsewhere);
+    disk.flip(&dir().join("damage-seen"), 50, 0x04);
+    let models = &script.models;
+    disk.start_journal();
+    open_mended(&disk, models, "mended");
+    let (mut replay, mut checked, mut shorter) = (disk.replay(), 0, 0);
+    loop {
+        let once = replay.crashed(Crash::KeepAll);
+        let decided = once.list(&dir().join("damaged")).is_ok_and(|names| !names.is_empty());
+        if decided {
+            let what = format!("step {}", replay.steps());
+            let left = open_mended(&once.crashed(Crash::KeepAll), models, &what);
+            check_mended(models, &left, &what);
+            shorter += usize::from(left.values().any(|(_, entries)| entries.is_empty()));
+            once.start_journal();
+            open_mended(&once, models, &what);
+            let mut again = once.replay();
+            loop {
+                let what = format!("{what}, then step {}", again.steps());
+                assert_eq!(open_mended(&again.crashed(Crash::DropAll), models, &what), left, "{what}");
+                checked += 1;
+                if !again.advance() {
+                    break;
+                }
+            }
+        }
+        if !replay.advance() {
+            break;
+        }
+    }
+    println!("{checked} states, {shorter} of them with nothing written again");
+    assert!(checked > 100 && shorter > 0, "{checked}, {shorter}");
 }
 
 #[test]

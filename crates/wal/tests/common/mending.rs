@@ -265,12 +265,11 @@ pub fn sweep_noting(seeds: std::ops::Range<u64>, groups: u64, misses: Misses) ->
     states
 }
 
-/// What a process noted when it read damage is damaged too: then it promised whatever it may have. Returns the number of
-/// damaged notes.
-pub fn damaged_notes() -> usize {
+/// A log of one group whose newest batch the disk missed, its process having read and noted that.
+pub fn noted(misses: Misses) -> (MemDisk, Script) {
     let play = |seed| {
         let (disk, mut script, mut rig) = played(seed, 40, 1);
-        let group = miss_newest(&disk, &mut script, &mut rig, Misses::Lost);
+        let group = miss_newest(&disk, &mut script, &mut rig, misses);
         // Else the script's votes are not its leaders'.
         let now = script.models[&group].now();
         (now.vote.leader_id >= now.last().leader_id).then_some((disk, script, rig, group))
@@ -278,7 +277,13 @@ pub fn damaged_notes() -> usize {
     let (disk, script, rig, group) = (60..100).find_map(play).expect("some script ends with a vote");
     let found = rig.group(group).and_then(|state| rig.read_all(group, &state, 1 << 20));
     assert!(matches!(found, Err(WalError::Corrupt(_))), "lost: the damage is not seen: {found:?}");
-    drop(rig);
+    (disk.crashed(Crash::DropAll), script)
+}
+
+/// What a process noted when it read damage is damaged too: then it promised whatever it may have. Returns the number of
+/// damaged notes.
+pub fn damaged_notes() -> usize {
+    let (disk, script) = noted(Misses::Lost);
     let path = dir().join("damage-seen");
     let bytes = disk.open(&path).unwrap().length().unwrap();
     for offset in 0..bytes {
