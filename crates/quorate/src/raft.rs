@@ -456,7 +456,8 @@ impl<S: RaftStateMachine> Raft<S> {
     /// process instead. That is as if it had crashed: nothing that was acknowledged is lost. Whoever drops what this returns
     /// does not end the stop: who asks again waits for it.
     pub async fn shutdown(&self) {
-        if self.is_leader() {
+        // Nobody tells of time any more when the runtime that the node was started on has ended.
+        if self.is_leader() && !self.group.node.is_left_alone() {
             // The others elect a leader in any case, only later.
             let _handed_over = self.trigger().transfer_leader(None).await;
         }

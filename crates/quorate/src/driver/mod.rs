@@ -125,6 +125,15 @@ pub(crate) enum Input {
     Close(ClosedReason),
 }
 
+impl Input {
+    /// Lets go of what no driver takes; whoever waits for an answer sees its channel close.
+    pub(crate) fn discard(self) {
+        if let Self::Received { snapshot, .. } = self {
+            snapshot.data.discard();
+        }
+    }
+}
+
 /// Entries for a peer that have to be read from the storage, on a thread that may block.
 #[derive(Debug)]
 pub(crate) struct Fetch {

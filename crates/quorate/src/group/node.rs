@@ -217,6 +217,8 @@ pub(crate) struct Node {
     task: Mutex<Option<JoinHandle<()>>>,
     /// Tells that `closed` is set and everybody answered.
     over: Notify,
+    /// Of the thread that waits until nothing of the machine is under way, if there is one.
+    waiter: Mutex<Option<watch::Receiver<bool>>>,
 }
 
 thread_local! {
@@ -282,6 +284,7 @@ impl Node {
             closed: OnceLock::new(),
             task: Mutex::default(),
             over: Notify::new(),
+            waiter: Mutex::default(),
         })
     }
 
@@ -294,8 +297,9 @@ impl Node {
 
     /// Pushes and steps here and now, unless somebody else does.
     pub(crate) fn bring(self: &Arc<Self>, input: Input) {
-        self.inbox.lock().inputs.push(input);
-        self.step_here();
+        if self.put(input) {
+            self.step_here();
+        }
     }
 
     /// [Brings](Self::bring) a packet: it is large, so it is made where it waits.
@@ -306,8 +310,7 @@ impl Node {
         incarnation: Incarnation,
         packet: impl FnOnce() -> Packet,
     ) {
-        self.push_packet(from, incarnation, packet);
-        if self.claim() {
+        if self.push_packet(from, incarnation, packet) && self.claim() {
             self.pump_from_here();
         }
     }
@@ -315,22 +318,43 @@ impl Node {
     /// [Leaves](Self::leave) a packet.
     #[inline]
     pub(crate) fn leave_packet(&self, from: NodeId, incarnation: Incarnation, packet: impl FnOnce() -> Packet) {
-        self.push_packet(from, incarnation, packet);
-        self.step_there();
+        if self.push_packet(from, incarnation, packet) {
+            self.step_there();
+        }
     }
 
+    /// [Puts](Self::put) a packet.
     #[inline]
-    fn push_packet(&self, from: NodeId, incarnation: Incarnation, packet: impl FnOnce() -> Packet) {
+    fn push_packet(&self, from: NodeId, incarnation: Incarnation, packet: impl FnOnce() -> Packet) -> bool {
         let mut inbox = self.inbox.lock();
+        if self.closed.get().is_some() {
+            return false;
+        }
         // With room made before, nothing comes between making it and writing it.
         inbox.inputs.reserve(1);
         inbox.inputs.push(Input::Packet { from, incarnation, packet: packet() });
+        true
     }
 
     /// Pushes and leaves the stepping to the node's task, or to whoever steps now.
     pub(crate) fn leave(&self, input: Input) {
-        self.inbox.lock().inputs.push(input);
-        self.step_there();
+        if self.put(input) {
+            self.step_there();
+        }
+    }
+
+    /// Pushes, unless the group is over: nobody would ever take it. That is seen under the lock: whoever ends the group says
+    /// so first, and then empties the inbox.
+    fn put(&self, input: Input) -> bool {
+        let mut inbox = self.inbox.lock();
+        let is_over = self.closed.get().is_some();
+        if is_over {
+            drop(inbox);
+            input.discard();
+        } else {
+            inbox.inputs.push(input);
+        }
+        !is_over
     }
 
     /// Nobody waits for this: the next turn takes it, and with a leader there is one every heartbeat. If somebody
@@ -435,16 +459,18 @@ impl Node {
     fn turn(self: &Arc<Self>) {
         let (errands, closed, news, fired, claimed);
         {
-            let mut seat = self.seat.lock();
-            let seat = &mut *seat;
+            let mut locked = self.seat.lock();
+            let seat = &mut *locked;
             let applied = {
                 let mut inbox = self.inbox.lock();
                 std::mem::swap(&mut seat.inputs, &mut inbox.inputs);
                 inbox.applied.take()
             };
             if self.closed.get().is_some() {
-                // Whoever waits for an answer sees its channel close.
-                return seat.inputs.clear();
+                // Whoever waits for an answer sees its channel close, and is woken once nothing is locked.
+                let left = std::mem::take(&mut seat.inputs);
+                drop(locked);
+                return left.into_iter().for_each(Input::discard);
             }
             if self.reads.any() {
                 seat.inputs.extend(self.reads.take().map(|(policy, batch)| Input::Read { policy, batch }));
@@ -639,7 +665,7 @@ impl Node {
         fired.fire();
         let patience = self.read_patience.as_nanos().min(u128::from(u64::MAX));
         if let Some(before) = self.clock.now().as_nanos().checked_sub(patience as u64) {
-            self.inbox.lock().inputs.push(Input::ExpireReads { before: Instant::from_nanos(before) });
+            self.put(Input::ExpireReads { before: Instant::from_nanos(before) });
         }
     }
 
@@ -663,14 +689,18 @@ impl Node {
         self.leader.send_replace(None);
         self.proposals.close(&reason, &mut fired);
         self.reads.close(&reason, &mut fired);
-        {
+        let left = {
             let mut seat = self.seat.lock();
             seat.driver.close(&reason, &mut fired);
-            // What a turn that panicked left.
-            for input in seat.inputs.drain(..) {
-                if let Input::Read { batch, .. } = input {
-                    batch.close(&reason, &mut fired);
-                }
+            // What a turn that panicked left, and what came since: no turn takes it.
+            let mut left = std::mem::take(&mut seat.inputs);
+            left.append(&mut self.inbox.lock().inputs);
+            left
+        };
+        for input in left {
+            match input {
+                Input::Read { batch, .. } => batch.close(&reason, &mut fired),
+                input => fired.calls.push(Box::new(move || input.discard())),
             }
         }
         self.applies.close(&reason, &mut fired);
@@ -698,22 +728,48 @@ impl Node {
 
     /// Waits until the group is over and nothing of its state machine runs any more: no apply, no read, no build of a
     /// snapshot. That may be never: it is user code.
-    async fn wait_at_rest(&self) {
+    /// Returns whether it could be waited for.
+    async fn wait_at_rest(&self) -> bool {
         self.wait_closed().await;
-        if !self.applies.halt() {
-            let applies = Arc::clone(&self.applies);
-            // A runtime that is shutting down waits for its threads itself.
-            drop(self.runtime.spawn_blocking(move || applies.halt_and_wait()).await);
+        // What is brought to a group that is over is under way until it has found that out.
+        while !self.applies.halt() {
+            if self.halted().wait_for(|halted| *halted).await.is_err() {
+                return false;
+            }
         }
         let task = self.task.lock().take();
         if let Some(task) = task {
             drop(task.await);
         }
+        true
+    }
+
+    /// Becomes true once nothing of the machine was under way. A thread of its own waits for that, one for all who ask:
+    /// what is under way may need the runtime's threads, and the runtime may end first.
+    fn halted(&self) -> watch::Receiver<bool> {
+        let mut waiter = self.waiter.lock();
+        let is_waiting = |halted: &&watch::Receiver<bool>| !*halted.borrow() && halted.has_changed().is_ok();
+        if let Some(halted) = waiter.as_ref().filter(is_waiting) {
+            return halted.clone();
+        }
+        let (tell, halted) = watch::channel(false);
+        let (applies, runtime) = (Arc::clone(&self.applies), self.runtime.clone());
+        let wait = move || {
+            // The machine may be dropped here.
+            let _context = runtime.enter();
+            applies.halt_and_wait();
+            drop(applies);
+            tell.send_replace(true);
+        };
+        // Without a thread nobody waits, which is seen by the channel.
+        drop(std::thread::Builder::new().name("quorate-rest".into()).spawn(wait));
+        *waiter = Some(halted.clone());
+        halted
     }
 
     /// [Waits](Self::wait_at_rest) no longer than that; returns whether it is so then.
     pub(crate) async fn comes_to_rest(&self, until: tokio::time::Instant) -> bool {
-        let rests = tokio::time::timeout_at(until, self.wait_at_rest()).await.is_ok();
+        let rests = tokio::time::timeout_at(until, self.wait_at_rest()).await == Ok(true);
         if !rests {
             tracing::error!(
                 name: "stop_stuck", target: NODE, node = self.me.0, group = self.group.0,
@@ -722,6 +778,11 @@ impl Node {
             );
         }
         rests
+    }
+
+    /// Whether its task has ended: it is over, or its runtime is.
+    pub(crate) fn is_left_alone(&self) -> bool {
+        self.task.lock().as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Whether the group is over and nothing of its state machine runs any more.

@@ -1,8 +1,10 @@
 //! What the groups of a host share, and where messages find their group.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -10,9 +12,9 @@ use quorate_core::{
     ChangeMembers, ChangeTerms, ClusterId, Event, GroupId, Incarnation, LeaderId, Node as Member, NodeId, Phase, Retain,
 };
 use quorate_wire::{EntryKind, Packet};
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::HostBuilder;
 use crate::blame;
@@ -202,8 +204,10 @@ impl HostInner {
         if groups.get(&id).is_some_and(|port| !port.node().is_at_rest()) {
             return Err(StartError::AlreadyRunning);
         }
-        groups.insert(id, port);
+        let replaced = groups.insert(id, port);
         drop(groups);
+        // With the machine of before, which is the user's: not under the lock.
+        drop(replaced);
         self.groups_changed();
         Ok(())
     }
@@ -265,36 +269,43 @@ impl HostInner {
 
     pub(crate) async fn shutdown(self: &Arc<Self>) {
         if !self.closed.swap(true, Ordering::AcqRel) {
-            // Whoever gives up waiting does not give up the stop.
-            drop(self.runtime.spawn(Stop(Arc::clone(self)).run()));
+            Stop { host: Arc::clone(self), nodes: self.nodes(), has_left: false }.begin();
         }
         // Whoever comes second waits for the first.
         let mut stopped = self.stopped.subscribe();
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
 
-    async fn stop(&self) {
-        let (nodes, until) = (self.nodes(), Instant::now() + STOP_PATIENCE);
-        for node in &nodes {
-            node.bring(Input::Close(ClosedReason::Shutdown));
-        }
-        let closed = async {
-            for node in &nodes {
-                node.wait_closed().await;
+    /// Closes the stores, if that was not done. The log writes its closing mark.
+    fn close_stores(self: &Arc<Self>) {
+        let (closing, closed) = mpsc::channel::<()>();
+        let close = {
+            let host = Arc::clone(self);
+            move || {
+                host.run_closers();
+                drop((host, closing));
             }
         };
-        let _stuck = timeout_at(until, closed).await;
-        blame::told((), || self.network.shutdown());
-        self.calls.close();
-        // They write to the stores that are closed next, and to files of their own that may be opened again.
-        for node in &nodes {
-            node.comes_to_rest(until).await;
+        match spawn_thread("quorate-close", close) {
+            // A disk that is stuck is left alone.
+            Ok(_) => drop(closed.recv_timeout(STOP_PATIENCE)),
+            Err(_) => self.run_closers(),
         }
+    }
+
+    fn run_closers(&self) {
         let stops = std::mem::take(&mut *self.on_shutdown.lock());
-        // The log writes its closing mark.
-        let closing = self.runtime.spawn_blocking(move || stops.into_iter().for_each(|stop| stop()));
-        let _stuck = timeout(STOP_PATIENCE, closing).await;
-        self.groups.write().clear();
+        for stop in stops {
+            blame::told((), stop);
+        }
+    }
+
+    /// With their machines, which are the user's: not under the lock, and each whatever becomes of the others.
+    fn drop_groups(&self) {
+        let groups = std::mem::take(&mut *self.groups.write());
+        for port in groups.into_values() {
+            drop(catch_unwind(AssertUnwindSafe(|| drop(port))));
+        }
     }
 
     // ---- calls ----
@@ -398,19 +409,72 @@ impl HostInner {
     }
 }
 
-/// The end of a host, under way. Dropped, as by a runtime that ends, it is over: nobody waits for it in vain.
-struct Stop(Arc<HostInner>);
+/// The end of a host, under way. Whoever gives up waiting does not give it up, and it needs no runtime of the user's,
+/// which may have ended, or have no thread left. Dropped, it does what is not done yet: nobody waits for it in vain.
+struct Stop {
+    host: Arc<HostInner>,
+    nodes: Vec<Arc<Node>>,
+    /// Whether the network was stopped.
+    has_left: bool,
+}
 
 impl Stop {
-    async fn run(self) {
-        self.0.stop().await;
+    fn begin(self) {
+        self.close();
+        // Without a thread it is dropped here.
+        drop(spawn_thread("quorate-stop", move || self.run()));
+    }
+
+    fn close(&self) {
+        for node in self.nodes.iter().filter(|node| node.closed().is_none()) {
+            node.bring(Input::Close(ClosedReason::Shutdown));
+        }
+    }
+
+    /// Waits; what follows once nothing is to be waited for is done by the drop.
+    fn run(mut self) {
+        let until = Instant::now() + STOP_PATIENCE;
+        let Ok(here) = runtime::Builder::new_current_thread().enable_time().build() else { return };
+        let closed = async {
+            for node in &self.nodes {
+                node.wait_closed().await;
+            }
+        };
+        let _stuck = here.block_on(async { timeout_at(until, closed).await });
+        self.leave();
+        // They write to the stores that are closed next, and to files of their own that may be opened again.
+        here.block_on(async {
+            for node in &self.nodes {
+                node.comes_to_rest(until).await;
+            }
+        });
+    }
+
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.has_left, true) {
+            // What is the user's finds the runtime that it was started on.
+            let _context = self.host.runtime.enter();
+            blame::told((), || self.host.network.shutdown());
+            self.host.calls.close();
+        }
     }
 }
 
 impl Drop for Stop {
     fn drop(&mut self) {
-        self.0.stopped.send_replace(true);
+        self.close();
+        self.leave();
+        self.host.close_stores();
+        {
+            let _context = self.host.runtime.enter();
+            self.host.drop_groups();
+        }
+        self.host.stopped.send_replace(true);
     }
+}
+
+fn spawn_thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
 }
 
 /// The network's end of a host.
