@@ -482,7 +482,7 @@ async fn what_arrives_for_a_group_that_is_over_is_let_go() {
     assert!(batch.bytes().is_unique(), "its entries are held no more");
 
     let path = directory("received");
-    std::fs::write(&path, &PIECE).unwrap();
+    std::fs::write(&path, &PIECE[..]).unwrap();
     let meta = SnapshotMeta {
         last_log_id: LogId::new(LeaderId::new(9, 2), 5),
         membership_log_id: LogId::ZERO,

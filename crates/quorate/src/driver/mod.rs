@@ -644,8 +644,9 @@ impl Driver {
         self.proposal = Some(taken);
         self.step(now, Event::Propose { request, count, bytes }, effects);
         if let Some(taken) = self.proposal.take() {
-            debug_assert!(false, "the core answers a proposal in the step that brings it");
+            debug_assert!(self.broken, "the core answers a proposal in the step that brings it");
             taken.waits.fail(0, &Failure::Unknown, &mut effects.fired);
+            forget(taken.commits, &mut effects.fired);
         }
     }
 

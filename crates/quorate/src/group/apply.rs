@@ -441,11 +441,13 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         machine: &mut Machine<S>,
         fired: &mut Fired,
     ) -> Result<(), Fatal> {
+        let before = machine.applied.index;
         match batches {
             Some(batches) => self.apply(machine, batches, fired)?,
             None => self.read_and_apply(machine, span, fired)?,
         }
-        self.meters.applied(span.count(), since, began);
+        // Fewer than the span's if it was cut short.
+        self.meters.applied(machine.applied.index - before, since, began);
         if !machine.parked.is_empty() {
             machine.serve_parked();
         }
@@ -699,12 +701,8 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// Without a shell the node is gone, and nobody waits for the work.
     fn spawn_blocking(&self, work: Work) {
         if let Some(shell) = self.shell() {
-            let entered = self.apart.enter();
-            shell.spawn_blocking(Box::new(move || {
-                // All that it holds is gone when it is said to have ended.
-                let _entered = entered;
-                work();
-            }));
+            let counted = self.apart.count(work);
+            shell.spawn_blocking(Box::new(move || counted.run()));
         }
     }
 

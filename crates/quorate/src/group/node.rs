@@ -230,6 +230,15 @@ thread_local! {
     static IN_TURN: Cell<usize> = const { Cell::new(0) };
 }
 
+/// This thread pumps, until this is dropped.
+struct Pumping;
+
+impl Drop for Pumping {
+    fn drop(&mut self) {
+        PUMPING.set(false);
+    }
+}
+
 impl Node {
     pub(crate) fn new(parts: NodeParts, driver: DriverParts) -> Arc<Self> {
         let now = parts.clock.now();
@@ -310,9 +319,27 @@ impl Node {
         incarnation: Incarnation,
         packet: impl FnOnce() -> Packet,
     ) {
-        if self.push_packet(from, incarnation, packet) && self.claim() {
-            self.pump_from_here();
+        match self.push_packet(from, incarnation, packet) && self.claim() {
+            true => self.pump_from_here(),
+            false => self.let_go(),
         }
+    }
+
+    /// Lets go of a node where a lock is held: should nobody else hold it, it is dropped elsewhere, for that calls its
+    /// user's machine.
+    #[inline(never)]
+    pub(crate) fn let_go(self: Arc<Self>) {
+        if let Some(node) = Arc::into_inner(self) {
+            node.drop_elsewhere();
+        }
+    }
+
+    #[cold]
+    fn drop_elsewhere(self) {
+        let runtime = self.runtime.clone();
+        let node = Box::new(self);
+        // A runtime that has ended drops it here. What is told of a panic is told by its hook.
+        drop(catch_unwind(AssertUnwindSafe(|| drop(runtime.spawn_blocking(move || drop(node))))));
     }
 
     /// [Leaves](Self::leave) a packet.
@@ -417,15 +444,17 @@ impl Node {
         if PUMPING.replace(true) {
             return RUN_LIST.with_borrow_mut(|list| list.push_back(self));
         }
+        let _pumping = Pumping;
         let mut next = Some(self);
         while let Some(node) = next {
             // A panic of this library or of a waker ends the node that it happened in, not this thread's others.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| node.pump())) {
                 node.fail(&*panic);
             }
+            // With the last who holds it goes its user's machine, which may panic too.
+            drop(catch_unwind(AssertUnwindSafe(|| drop(node))));
             next = RUN_LIST.with_borrow_mut(VecDeque::pop_front);
         }
-        PUMPING.set(false);
     }
 
     /// The pump panicked: the node is over, and must not stay claimed.

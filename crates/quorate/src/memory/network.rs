@@ -240,13 +240,20 @@ impl Links {
         // A group that is started again is another node, and the one before is closed.
         if let Some(Link { node, fused }) = known
             && let Some(node) = node.upgrade()
-            && node.closed().is_none()
         {
-            match *fused {
-                true => node.bring_packet(from, incarnation, packet),
-                false => node.leave_packet(from, incarnation, packet),
+            // The sender's driver is locked: this may be the last to hold a node that was stopped meanwhile.
+            if node.closed().is_some() {
+                node.let_go();
+            } else {
+                match *fused {
+                    true => node.bring_packet(from, incarnation, packet),
+                    false => {
+                        node.leave_packet(from, incarnation, packet);
+                        node.let_go();
+                    }
+                }
+                return Ok(());
             }
-            return Ok(());
         }
         self.look_for(to);
         Err(packet)

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::Work;
+
 /// Counts a queue's work on threads that may block, from the moment it is handed over until it and all that it held are
 /// gone.
 #[derive(Default)]
@@ -16,9 +18,9 @@ pub(super) struct Apart {
 }
 
 impl Apart {
-    pub(super) fn enter(self: &Arc<Self>) -> Entered {
+    pub(super) fn count(self: &Arc<Self>, work: Work) -> Counted {
         *self.under_way.lock() += 1;
-        Entered(Arc::clone(self))
+        Counted { work, entered: Entered(Arc::clone(self)) }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -34,8 +36,22 @@ impl Apart {
     }
 }
 
-/// Work under way; also if the runtime drops it unrun, it ends.
-pub(super) struct Entered(Arc<Apart>);
+/// Work under way. All that it holds is gone when it is said to have ended, also if the runtime drops it unrun: the fields
+/// are dropped in this order.
+pub(super) struct Counted {
+    work: Work,
+    entered: Entered,
+}
+
+impl Counted {
+    pub(super) fn run(self) {
+        let Self { work, entered } = self;
+        work();
+        drop(entered);
+    }
+}
+
+struct Entered(Arc<Apart>);
 
 impl Drop for Entered {
     fn drop(&mut self) {
