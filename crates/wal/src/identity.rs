@@ -6,11 +6,14 @@ use std::path::Path;
 use quorate_core::{Bug, ClusterId, Incarnation, LeaderIdMode, NodeId, STARTS_KEPT, Start, StartOrder, Starts, bug};
 
 use crate::codec::{MAX_COUNTER, put_u64, put_u128, u64_at, u128_at};
-use crate::copies::{BODY_BYTES, CopiedRecord};
+use crate::copies::{BODY_BYTES, CopiedRecord, Mark};
 use crate::disk::Disk;
 use crate::error::WalError;
 
-const IDENTITY_MAGIC: [u8; 8] = *b"QRMIDENT";
+/// Nothing is known before it is read; but node and first incarnation never change.
+const IDENTITY: Mark = Mark { magic: *b"QRMIDENT", seed: 0, owner: owner_of };
+const NODE_AT: usize = 16;
+const FORMATTED_AT: usize = 64;
 /// Whether a peer said that this is an older copy.
 const MARKED_AT: usize = 49;
 const TOKENS_AT: usize = 80;
@@ -20,7 +23,6 @@ const IDENTITY_BODY_BYTES: usize = MARK_AT + 10;
 /// Longest text of the mark.
 const MARK_TEXT_BYTES: usize = 1024;
 
-const PEERS_MAGIC: [u8; 8] = *b"QRMPEERS";
 const PEER_BYTES: usize = 40;
 
 /// Who a data directory belongs to (law 15).
@@ -47,7 +49,7 @@ impl Identity {
     fn encode(&self) -> [u8; IDENTITY_BODY_BYTES] {
         let mut body = [0; IDENTITY_BODY_BYTES];
         put_u128(&mut body, 0, self.cluster.0);
-        put_u64(&mut body, 16, self.node.0);
+        put_u64(&mut body, NODE_AT, self.node.0);
         put_u128(&mut body, 24, self.incarnation.0);
         put_u64(&mut body, 40, self.starts.boot());
         body[48] = match self.mode {
@@ -55,7 +57,7 @@ impl Identity {
             LeaderIdMode::Standard => 1,
         };
         put_u64(&mut body, 56, self.created);
-        put_u128(&mut body, 64, self.formatted.0);
+        put_u128(&mut body, FORMATTED_AT, self.formatted.0);
         for (at, token) in self.starts.tokens().iter().enumerate() {
             put_u64(&mut body, TOKENS_AT + 8 * at, *token);
         }
@@ -82,12 +84,12 @@ impl Identity {
         }
         Ok(Self {
             cluster: ClusterId(u128_at(body, 0)),
-            node: NodeId(u64_at(body, 16)),
+            node: NodeId(u64_at(body, NODE_AT)),
             incarnation: Incarnation(u128_at(body, 24)),
             starts: Starts::new(u64_at(body, 40), std::array::from_fn(|at| u64_at(body, TOKENS_AT + 8 * at))),
             mode,
             created: u64_at(body, 56),
-            formatted: Incarnation(u128_at(body, 64)),
+            formatted: Incarnation(u128_at(body, FORMATTED_AT)),
         })
     }
 }
@@ -142,15 +144,20 @@ fn decode_mark(path: &Path, body: &[u8]) -> Result<Option<OlderCopyMark>, WalErr
     Ok(Some(OlderCopyMark { peer: NodeId(u64_at(body, MARK_AT)), text: String::from_utf8_lossy(text).into_owned() }))
 }
 
+fn owner_of(body: &[u8]) -> Option<(NodeId, Incarnation)> {
+    let is_long = body.len() >= IDENTITY_BODY_BYTES;
+    is_long.then(|| (NodeId(u64_at(body, NODE_AT)), Incarnation(u128_at(body, FORMATTED_AT))))
+}
+
 impl IdentityFile {
     /// Makes the file; see [`CopiedRecord::create`].
     pub(crate) fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Self, WalError> {
-        let record = CopiedRecord::create(disk, path, IDENTITY_MAGIC, &encode(&identity, None))?;
+        let record = CopiedRecord::create(disk, path, IDENTITY, &encode(&identity, None))?;
         Ok(Self { record, identity, mark: None })
     }
 
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, WalError> {
-        let (record, body) = CopiedRecord::open(disk, path, IDENTITY_MAGIC)?;
+        let (record, body) = CopiedRecord::open(disk, path, IDENTITY)?;
         let identity = Identity::decode(path, &body)?;
         let mark = decode_mark(path, &body)?;
         Ok(Self { record, identity, mark })
@@ -226,14 +233,19 @@ pub(crate) struct PeersFile {
     peers: BTreeMap<NodeId, Vec<(Incarnation, Start)>>,
 }
 
+/// Of the disk that was formatted with this incarnation.
+fn mark_of_peers(formatted: Incarnation) -> Mark {
+    Mark { magic: *b"QRMPEERS", seed: crc32c::crc32c(&formatted.0.to_le_bytes()), owner: |_| None }
+}
+
 impl PeersFile {
-    pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<Self, WalError> {
-        let record = CopiedRecord::create(disk, path, PEERS_MAGIC, &[])?;
+    pub(crate) fn create(disk: &dyn Disk, path: &Path, formatted: Incarnation) -> Result<Self, WalError> {
+        let record = CopiedRecord::create(disk, path, mark_of_peers(formatted), &[])?;
         Ok(Self { record, peers: BTreeMap::new() })
     }
 
-    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, WalError> {
-        let (record, body) = CopiedRecord::open(disk, path, PEERS_MAGIC)?;
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, formatted: Incarnation) -> Result<Self, WalError> {
+        let (record, body) = CopiedRecord::open(disk, path, mark_of_peers(formatted))?;
         if body.len() % PEER_BYTES != 0 {
             return Err(WalError::damaged(path, 12, "the list of peers has a part of a row"));
         }
@@ -282,7 +294,7 @@ impl PeersFile {
         // A disk is forgotten only for want of room: the membership may name it still, and older copies of it be put back.
         while next.values().map(Vec::len).sum::<usize>() * PEER_BYTES > BODY_BYTES {
             let Some(disks) = next.values_mut().filter(|disks| disks.len() > 1).max_by_key(|disks| disks.len()) else {
-                return Err(WalError::Invalid { what: "more peers than the file `peers` holds (408)" });
+                return Err(WalError::Invalid { what: "more peers than the file `peers` holds (1,637)" });
             };
             disks.remove(0);
         }
@@ -329,6 +341,8 @@ mod tests {
     use super::*;
     use crate::fake::MemDisk;
 
+    const DISK: Incarnation = Incarnation(0x1d1c);
+
     fn started(starts: Starts, tokens: impl IntoIterator<Item = u64>) -> Starts {
         tokens.into_iter().fold(starts, |starts, token| starts.next(token))
     }
@@ -337,13 +351,13 @@ mod tests {
     fn an_older_copy_and_another_disk_of_a_peer_are_told_apart() {
         let disk = MemDisk::new();
         let path = Path::new("/peers");
-        let mut peers = PeersFile::create(&disk, path).unwrap();
+        let mut peers = PeersFile::create(&disk, path, DISK).unwrap();
         let (node, first, second) = (NodeId(2), Incarnation(10), Incarnation(20));
         let of = |count| started(Starts::default(), 1..=count);
         assert_eq!(peers.record(node, first, &of(5)).unwrap(), PeerVerdict::Fine);
         assert_eq!(peers.record(node, first, &of(7)).unwrap(), PeerVerdict::Fine);
         drop(peers);
-        let mut peers = PeersFile::open(&disk, path).unwrap();
+        let mut peers = PeersFile::open(&disk, path, DISK).unwrap();
         assert_eq!(peers.record(node, first, &of(6)).unwrap(), PeerVerdict::OlderCopy { seen_boot: 7 });
         assert_eq!(peers.record(node, second, &of(1)).unwrap(), PeerVerdict::OtherIncarnation { known: first });
         assert_eq!(peers.record(node, second, &of(2)).unwrap(), PeerVerdict::Fine, "it was replaced for good");
@@ -355,7 +369,7 @@ mod tests {
     fn an_older_copy_that_counts_on_until_it_is_ahead_stays_refused() {
         let disk = MemDisk::new();
         let path = Path::new("/peers");
-        let mut peers = PeersFile::create(&disk, path).unwrap();
+        let mut peers = PeersFile::create(&disk, path, DISK).unwrap();
         let (node, incarnation) = (NodeId(2), Incarnation(10));
         let copied = started(Starts::default(), 1..=6);
         let went_on = started(copied, [71, 72]);
@@ -363,7 +377,7 @@ mod tests {
         let mut copy = copied;
         for token in 81..89 {
             drop(peers);
-            peers = PeersFile::open(&disk, path).unwrap();
+            peers = PeersFile::open(&disk, path, DISK).unwrap();
             copy = copy.next(token);
             let verdict = peers.record(node, incarnation, &copy).unwrap();
             assert_eq!(verdict, PeerVerdict::OlderCopy { seen_boot: 8 }, "start {}", copy.boot());
@@ -374,7 +388,7 @@ mod tests {
     #[test]
     fn a_disk_is_forgotten_only_for_want_of_room() {
         let disk = MemDisk::new();
-        let mut peers = PeersFile::create(&disk, Path::new("/peers")).unwrap();
+        let mut peers = PeersFile::create(&disk, Path::new("/peers"), DISK).unwrap();
         let (node, other) = (NodeId(2), NodeId(3));
         let of = |count| started(Starts::default(), 1..=count);
         peers.record(node, Incarnation(1), &of(5)).unwrap();
@@ -384,12 +398,30 @@ mod tests {
         }
         let older = PeerVerdict::OlderCopy { seen_boot: 5 };
         assert_eq!(peers.record(node, Incarnation(1), &of(4)).unwrap(), older, "a backup, after many blank disks");
-        for wiped in 9..=470 {
+        for wiped in 9..=1700 {
             peers.record(node, Incarnation(wiped), &of(1)).unwrap();
         }
         assert_eq!(peers.record(other, Incarnation(1), &of(4)).unwrap(), older, "who has most makes room");
-        let known = Incarnation(470);
+        let known = Incarnation(1700);
         assert_eq!(peers.record(node, Incarnation(1), &of(4)).unwrap(), PeerVerdict::OtherIncarnation { known });
+    }
+
+    #[test]
+    fn a_node_more_than_there_is_room_for_is_refused_and_the_others_are_kept() {
+        let disk = MemDisk::new();
+        let path = Path::new("/peers");
+        let mut peers = PeersFile::create(&disk, path, DISK).unwrap();
+        // What a record of 1,636 of them leaves.
+        let start = Starts::counted(5).next(9);
+        peers.peers = (1..1637).map(|node| (NodeId(node), vec![(Incarnation(1), start.last())])).collect();
+        let last = NodeId(1637);
+        assert_eq!(peers.record(last, Incarnation(1), &start).unwrap(), PeerVerdict::Fine);
+        let mut peers = PeersFile::open(&disk, path, DISK).unwrap();
+        let error = peers.record(NodeId(1638), Incarnation(1), &start).unwrap_err();
+        assert!(error.to_string().contains("1,637"), "{error}");
+        let older = peers.record(NodeId(1), Incarnation(1), &Starts::counted(4)).unwrap();
+        assert_eq!(older, PeerVerdict::OlderCopy { seen_boot: 6 });
+        assert_eq!(peers.record(last, Incarnation(1), &start.next(10)).unwrap(), PeerVerdict::Fine);
     }
 
     #[test]
@@ -442,7 +474,7 @@ mod tests {
         let identity = identity();
         IdentityFile::create(&disk, path, identity).unwrap();
         for (copy, offset) in [(1_u64, 30), (3, 50)] {
-            disk.flip(path, copy * (32 << 10) + offset, 0x10);
+            disk.flip(path, copy * (128 << 10) + offset, 0x10);
             assert_eq!(IdentityFile::open(&disk, path).unwrap().identity(), identity);
         }
         disk.flip(path, 26, 0x01);
@@ -472,10 +504,10 @@ mod tests {
         expected.extend_from_slice(b"\x02\0no");
         expected.extend_from_slice(&0x980e_5a99_u32.to_le_bytes());
         let written = disk.open(path).unwrap();
-        assert_eq!(written.length().unwrap(), 128 << 10);
+        assert_eq!(written.length().unwrap(), 512 << 10);
         for copy in 0..4 {
-            let mut found = vec![0; 32 << 10];
-            written.read_at(&mut found, copy * (32 << 10)).unwrap();
+            let mut found = vec![0; 128 << 10];
+            written.read_at(&mut found, copy * (128 << 10)).unwrap();
             assert_eq!(found[..expected.len()], expected, "copy {copy}");
             assert!(found[expected.len()..].iter().all(|byte| *byte == 0), "copy {copy}");
         }

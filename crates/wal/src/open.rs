@@ -127,13 +127,13 @@ fn format(disk: &dyn Disk, dir: &Path, options: &WalOptions) -> Result<(), WalEr
     }
     disk.create_dir_all(&wal).map_err(WalError::io("create", &wal))?;
     VoteFiles::create(disk, vote_paths(dir))?;
-    PeersFile::create(disk, &dir.join("peers"))?;
-    sync_parent(disk, dir)?;
-    disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
     let incarnation = match options.incarnation {
         Some(incarnation) => incarnation,
         None => random_incarnation()?,
     };
+    PeersFile::create(disk, &dir.join("peers"), incarnation)?;
+    sync_parent(disk, dir)?;
+    disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;
     let identity = Identity {
         cluster: ClusterId(0),
         node: options.node_id,
@@ -198,7 +198,7 @@ fn open_formatted(
     let wal = dir.join("wal");
     let forced = forced::pending(&*disk, dir, &identity)?;
     let Opened { recovery, prefixes, mended, noted } = recover_or_mend(&disk, dir, &options, &identity.of_log())?;
-    let peers = PeersFile::open(&*disk, &dir.join("peers"))?;
+    let peers = PeersFile::open(&*disk, &dir.join("peers"), identity.formatted)?;
     let votes = VoteFiles::open(&*disk, vote_paths(dir), &identity.of_log())?;
     let snapshots = SnapshotStore::open(disk.clone(), dir, identity.cluster.base(), identity.starts.boot() + 1)?;
     let token = match options.start_token {

@@ -109,10 +109,9 @@ impl Recovery {
                 let mut found = Batches::new();
                 read = last.segment.read_entries(*group, frames, (index, index), &mut 1, &mut found).map(drop);
             }
-            match read {
-                Err(WalError::Corrupt(damage)) => return Some(damage),
-                // What cannot be read just now is for the group that needs it: the others can do without.
-                Ok(()) | Err(_) => {}
+            // What cannot be read just now is for the group that needs it: the others can do without.
+            if let Err(WalError::Corrupt(damage)) = read {
+                return Some(damage);
             }
         }
         None

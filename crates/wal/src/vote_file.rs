@@ -104,11 +104,12 @@ impl VoteFiles {
     }
 
     /// Reads both files and makes them equal, durably, so that a vote that is used is in both. One that is gone is made
-    /// anew, as one that is damaged all over is written anew: until it is whole the other one stays as it is. `identity` is
-    /// the log's.
+    /// anew, and first: until it is whole the other one stays as it is. No two copies of a vote are of one write, here as
+    /// when it was new: the disk may miss one. `identity` is the log's.
     pub(crate) fn open(disk: &dyn Disk, paths: [PathBuf; 2], identity: &Identity) -> Result<Self, WalError> {
         let (mut votes, rewritten) = Self::read(disk, paths, identity)?;
-        for file in 0..2 {
+        let order = if votes.files[1].is_none() { [1, 0] } else { [0, 1] };
+        for file in order {
             let path = votes.paths[file].clone();
             let is_new = votes.files[file].is_none();
             if is_new {
@@ -116,7 +117,10 @@ impl VoteFiles {
             }
             // Everything is written again, not only what differs: what a killed process wrote may be in the page
             // cache only, and after a sync that failed the cache may claim that it is clean.
-            write_all_at(&**votes.file(file)?, &rewritten, 0).map_err(WalError::io("write", &path))?;
+            for (number, half) in rewritten.chunks(CHAPTER_SLOTS * COPY_BYTES).enumerate() {
+                let at = (number * CHAPTER_SLOTS * COPY_BYTES) as u64;
+                write_all_at(&**votes.file(file)?, half, at).map_err(WalError::io("write", &path))?;
+            }
             votes.sync(file)?;
             if let Some(dir) = path.parent().filter(|_| is_new) {
                 disk.sync_dir(dir).map_err(WalError::io("sync", dir))?;

@@ -87,7 +87,7 @@ fn another_version_is_refused_by_name() {
     let disk = MemDisk::new();
     drop(Rig::begin(&disk, 64 << 10));
     let path = dir().join("identity");
-    for at in (0..4).map(|copy| copy * (32 << 10)) {
+    for at in (0..4).map(|copy| copy * (128 << 10)) {
         let file = disk.open(&path).unwrap();
         let mut head = [0; 24];
         file.read_at(&mut head, at).unwrap();

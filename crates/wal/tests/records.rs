@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::records::{sweep_missed_and_damaged_records, sweep_missed_records};
+use common::records::{stray_records, sweep_missed_and_damaged_records, sweep_missed_records};
 
 #[test]
 fn a_missed_write_of_a_record_costs_nothing_that_was_noted() {
@@ -16,5 +16,11 @@ fn a_missed_write_of_a_record_costs_nothing_that_was_noted() {
 fn an_older_record_never_passes_for_one_that_is_lost() {
     let disks = sweep_missed_and_damaged_records(41);
     println!("{disks} disks");
+    assert!(disks > 300, "{disks}");
+}
+
+#[test]
+fn a_copy_of_another_directory_is_damage() {
+    let disks = stray_records();
     assert!(disks > 300, "{disks}");
 }

@@ -5,7 +5,7 @@ mod common;
 
 use common::crashes::States;
 use common::mending::{build, mending};
-use common::votes::{sweep_missed_and_damaged_votes, sweep_missed_votes};
+use common::votes::{sweep_missed_and_damaged_votes, sweep_missed_votes, sweep_missed_while_opening};
 use common::{Rig, check_group, dir};
 use quorate_wal::fake::{Crash, MemDisk};
 use quorate_wal::{Disk, WalError};
@@ -78,4 +78,12 @@ fn votes_of_a_file_that_is_gone_are_in_the_other() {
     assert!(states.checked > 25, "{}", states.checked);
     let error = Rig::open(&without(&disk, &["vote.a", "vote.b"]), mending()).err().unwrap();
     assert!(matches!(&error, WalError::Corrupt(_)) && error.to_string().contains("vote."), "{error}");
+}
+
+/// Opening writes every vote again: then, too, no two copies of one are of one write.
+#[test]
+fn a_missed_write_of_an_opening_makes_no_file_older() {
+    let disks = sweep_missed_while_opening();
+    println!("{disks} disks");
+    assert!(disks > 500, "{disks}");
 }

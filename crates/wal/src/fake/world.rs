@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 const PAGE_BYTES: u64 = 4096;
+const ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 const SECTOR_BYTES: usize = 512;
 
 /// What of the unsynced writes a crash leaves.
@@ -149,10 +150,15 @@ impl Content {
             let at = offset + done as u64;
             let within = (at % PAGE_BYTES) as usize;
             let some = (PAGE_BYTES as usize - within).min(bytes.len() - done);
-            let page = Arc::make_mut(self.pages.entry(at / PAGE_BYTES).or_insert_with(|| Arc::new(Page::zero())));
-            page.bytes[within..within + some].copy_from_slice(&bytes[done..done + some]);
-            page.digest = OnceLock::new();
+            let part = &bytes[done..done + some];
             done += some;
+            // What was never written reads as zeros.
+            if part == &ZEROS[..some] && !self.pages.contains_key(&(at / PAGE_BYTES)) {
+                continue;
+            }
+            let page = Arc::make_mut(self.pages.entry(at / PAGE_BYTES).or_insert_with(|| Arc::new(Page::zero())));
+            page.bytes[within..within + some].copy_from_slice(part);
+            page.digest = OnceLock::new();
         }
         self.length = self.length.max(offset + bytes.len() as u64);
     }

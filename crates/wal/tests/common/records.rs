@@ -14,7 +14,7 @@ use super::{Rig, Told, dir};
 const SECTOR: u64 = 512;
 /// The files, and from one of their four copies to the next, in sectors.
 const FILES: &[&str] = &["identity", "peers"];
-const PITCH: u64 = 64;
+const PITCH: u64 = 256;
 const ROUNDS: u64 = 3;
 /// Starts of the peer that are met in each round.
 const MET: u64 = 2;
@@ -96,7 +96,7 @@ impl Played {
 
 /// Where a write may go: to the begin and the end of each copy, and behind it.
 fn places() -> impl Iterator<Item = Miss> {
-    let sectors = (0..4).flat_map(|copy| [0, 1, 5, 25, 26, 31, 32, 50, 63].map(|sector| copy * PITCH + sector));
+    let sectors = (0..4).flat_map(|copy| [0, 1, 5, 25, 26, 31, 128, 229, 255].map(|sector| copy * PITCH + sector));
     [Miss::Lost].into_iter().chain(sectors.flat_map(|sector| [0, 1].map(|file| Miss::To { file, sector })))
 }
 
@@ -155,6 +155,59 @@ pub fn sweep_missed_and_damaged_records(stride: usize) -> usize {
                 Err(error) => panic!("{what}: unopenable: {error}"),
             }
             disks += 1;
+        }
+    }
+    disks
+}
+
+/// A disk puts a copy of another directory's record, newer by its sequence, in the place of one of ours, and another copy is
+/// damaged besides: ours are taken. Returns the number of disks.
+pub fn stray_records() -> usize {
+    let ours = base();
+    let rig = Rig::open(&ours, opening(0)).unwrap();
+    rig.handle.record_peer(PEER.0, PEER.1, &starts(5)).unwrap();
+    rig.core.close(Instant::ORIGIN).unwrap();
+    let identity = Rig::open(&ours.crashed(Crash::KeepAll), opening(1)).unwrap().handle.identity();
+    let of_others = [(NodeId(1), 78), (NodeId(9), 79)].map(|(node, incarnation)| {
+        let options = || WalOptions { incarnation: Some(Incarnation(incarnation)), ..WalOptions::new(node) };
+        let disk = MemDisk::new();
+        // More starts, and more that is met, than ours ever wrote.
+        for start in 1..20 + OTHERS {
+            let rig = Rig::open(&disk, options()).unwrap();
+            rig.handle.record_peer(PEER.0, PEER.1, &starts(start)).unwrap();
+        }
+        disk
+    });
+    let mut disks = 0;
+    for other in &of_others {
+        for (file, from, at) in (0..32_u64).map(|case| (case as usize % 2, case / 2 % 4, case / 8)) {
+            let mut copy = vec![0; (PITCH * SECTOR / 2) as usize];
+            other.open(&dir().join(FILES[file])).unwrap().read_at(&mut copy, from * PITCH * SECTOR).unwrap();
+            for (into, damaged) in (0..10_u64).map(|case| (case as usize / 5, case % 5)) {
+                let disk = ours.crashed(Crash::KeepAll);
+                let target = disk.open(&dir().join(FILES[into])).unwrap();
+                target.write_at(&copy, at * PITCH * SECTOR).unwrap();
+                if damaged < 4 {
+                    target.write_at(&[0xa5; SECTOR as usize], damaged * PITCH * SECTOR).unwrap();
+                }
+                let what = format!("copy {from} of {} in place {at} of {}, {damaged}", FILES[file], FILES[into]);
+                let rig = Rig::open(&disk, opening(1)).unwrap_or_else(|error| panic!("{what}: unopenable: {error}"));
+                assert_eq!(rig.handle.identity(), identity, "{what}");
+                let seen = rig.handle.record_peer(PEER.0, PEER.1, &starts(4)).unwrap();
+                assert_eq!(seen, PeerVerdict::OlderCopy { seen_boot: 5 }, "{what}");
+                disks += 1;
+                if file == into && damaged == 4 {
+                    // Two of them beside two of ours: nobody knows whose directory it is. `peers` has checksums of its disk.
+                    let disk = ours.crashed(Crash::KeepAll);
+                    let target = disk.open(&dir().join(FILES[into])).unwrap();
+                    for at in [at, (at + 1) % 4] {
+                        target.write_at(&copy, at * PITCH * SECTOR).unwrap();
+                    }
+                    let error = Rig::open(&disk, opening(1)).err();
+                    let is_corrupt = matches!(&error, Some(WalError::Corrupt(_)));
+                    assert_eq!(is_corrupt, FILES[file] == "identity", "{what}, and in the next: {error:?}");
+                }
+            }
         }
     }
     disks

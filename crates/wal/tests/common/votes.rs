@@ -295,3 +295,61 @@ fn spoil(disk: &MemDisk, file: usize, sector: u64) {
     file.write_at(&[0xa5; SECTOR as usize], sector * SECTOR).unwrap();
     file.sync_data().unwrap();
 }
+
+/// A node is killed while it writes a vote; of the opening after that, which writes all votes again, the disk misses a write,
+/// and then either file of votes is gone: what the opening said is what the next one says. Returns the number of disks.
+pub fn sweep_missed_while_opening() -> usize {
+    let disk = blank(1);
+    let group = GroupId(1);
+    let mut rig = Rig::open(&disk, mending()).unwrap();
+    rig.group(group).unwrap();
+    for term in 1..3 {
+        if term == 2 {
+            disk.start_journal();
+        }
+        let vote = Vote { leader_id: LeaderId::new(term, 1), committed: false };
+        rig.handle.submit(group, WriteId(term), WalWrite::Vote(vote));
+        rig.settle();
+    }
+    let without = |disk: &MemDisk, name: &str| {
+        let disk = disk.crashed(Crash::KeepAll);
+        disk.remove(&dir().join(name)).unwrap();
+        disk.sync_dir(dir()).unwrap();
+        disk
+    };
+    let (mut replay, mut disks) = (disk.replay(), 0);
+    loop {
+        let killed = replay.crashed(Crash::KeepAll);
+        for gone in [None, Some("vote.a"), Some("vote.b")] {
+            let open = |misses: Option<(usize, Miss)>| {
+                let disk = gone.map_or_else(|| killed.crashed(Crash::KeepAll), |name| without(&killed, name));
+                let missing = MissingDisk::new(&disk, FILES, misses);
+                let plan = missing.plan.clone();
+                let (core, handle) = WalCore::open(Arc::new(missing), dir(), mending()).unwrap();
+                let rig = Rig { disk: disk.clone(), core, handle, told: Told::default(), now: Instant::ORIGIN };
+                let vote = rig.group(group).unwrap().vote;
+                (disk, vote, plan.lock().unwrap().writes)
+            };
+            let writes = open(None).2;
+            let misses = || [Miss::Lost].into_iter().chain(places(2).map(|(file, sector)| Miss::To { file, sector }));
+            for (write, miss) in (0..writes).flat_map(|write| misses().map(move |miss| (write, miss))) {
+                let (opened, said, _) = open(Some((write, miss)));
+                let what = format!("step {}, {gone:?} gone, write {write} {miss:?}", replay.steps());
+                for next in FILES.iter().map(|name| without(&opened, name)).chain([opened.clone()]) {
+                    match Rig::open(&next, mending()) {
+                        Ok(rig) => assert_eq!(rig.group(group).unwrap().vote, said, "{what}: lost"),
+                        // Both files were lost, one after the other: it may be refused, but never older.
+                        Err(WalError::Corrupt(damage)) if miss != Miss::Lost || gone.is_some() => {
+                            assert!(damage.to_string().contains("vote."), "{what}: {damage}");
+                        }
+                        Err(error) => panic!("{what}: unopenable: {error}"),
+                    }
+                    disks += 1;
+                }
+            }
+        }
+        if !replay.advance() {
+            return disks;
+        }
+    }
+}
