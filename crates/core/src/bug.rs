@@ -208,6 +208,8 @@ bugs! {
     PreconditionsIgnored,
     /// A learner becomes a voter however far it lags.
     PromoteWithoutCatchUp,
+    /// A learner becomes a voter that lost entries and may refuse every log.
+    PromotesWhoPromises,
     /// Two voter sets are taken for the same if they name the same nodes.
     SameIdsSameSet,
     /// A snapshot is written without the session table.

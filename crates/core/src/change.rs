@@ -298,7 +298,7 @@ impl Core {
         Err(Refusal::WouldLoseQuorum { silent: silent.map(|(id, _)| *id).collect() })
     }
 
-    /// How far a node is, if it lags too far to vote: commits would wait for it.
+    /// How far a node is, if it lags too far to vote: commits, or elections, would wait for it.
     fn lag(&self, id: NodeId, incarnation: Incarnation) -> Option<LogId> {
         if (id, incarnation) == (self.config.node_id, self.config.incarnation) {
             return None;
@@ -308,7 +308,9 @@ impl Core {
         let near = self.log.last().index - peer.matched.index <= self.config.replication_lag_threshold;
         // Before the purge point only a snapshot helps, however few entries that is.
         let without_snapshot = peer.matched.index >= self.log.purged().index;
-        (!near || !without_snapshot).then_some(peer.matched)
+        // Who may have promised more than it holds can refuse every candidate, so it settles that as a learner first.
+        let promises = peer.promises && !bug(Bug::PromotesWhoPromises);
+        (!near || !without_snapshot || promises).then_some(peer.matched)
     }
 
     /// Whether a voter was heard of recently enough to be counted on.

@@ -352,6 +352,7 @@ impl Core {
             return self.replicate_to(from, out);
         }
         peer.incarnation = Some(incarnation);
+        peer.promises = reply.lost.is_some();
         let lives_again = peer.shows_life();
         if reply.stream != peer.stream && !bug(Bug::OldStreamCounts) {
             // It says nothing about this stream, but the peer is there.

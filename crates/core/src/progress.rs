@@ -42,6 +42,8 @@ pub(crate) struct Progress {
     pub(crate) regressed: bool,
     /// The last start of which it said that entries are lost. Nothing counts that it acknowledged before that start.
     pub(crate) heard: Option<StartId>,
+    /// It lost entries and still keeps to what it promised: it may refuse every log.
+    pub(crate) promises: bool,
     /// How often it was sent a snapshot since it last replicated.
     pub(crate) snapshot_tries: u32,
 }
@@ -93,6 +95,7 @@ impl Progress {
             sent_commit: 0,
             regressed: false,
             heard: None,
+            promises: false,
             snapshot_tries: 0,
         }
     }

@@ -50,6 +50,7 @@ pub const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::RefusedLogTeachesNothing, COST),
     (Bug::PreVoteLearnsNothing, COST),
     (Bug::PreVoteBehindWaits, COST),
+    (Bug::PromotesWhoPromises, COST),
     (Bug::RepeatedRequestRefused, COST),
     (Bug::BlankNodeCampaigns, COST),
     (Bug::ShorterTimeoutHoldsLater, COST),
