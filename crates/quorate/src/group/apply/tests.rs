@@ -29,11 +29,11 @@ impl RaftStateMachine for Nothing {
         Word
     }
 
-    fn snapshot(&self, _: &mut dyn Write) -> std::io::Result<()> {
+    fn snapshot(&self, _: &mut dyn std::io::Write) -> std::io::Result<()> {
         Ok(())
     }
 
-    fn restore(_: &mut dyn Read) -> std::io::Result<Self> {
+    fn restore(_: &mut dyn std::io::Read) -> std::io::Result<Self> {
         Ok(Self)
     }
 }
