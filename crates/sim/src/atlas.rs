@@ -74,7 +74,7 @@ impl<W: Workload> World<W> {
         place.incarnation = Incarnation(u128::from(place.id.0) << 64 | u128::from(bits | 1));
         place.cluster = self.cluster;
         place.possible = None;
-        (place.renewed, place.impaired) = (true, true);
+        (place.renewed, place.another_disk, place.impaired) = (true, true, true);
         (place.fragile, place.damaged) = (false, false);
         place.hurt = Hurt::default();
         self.atlas.copies.remove(&at);

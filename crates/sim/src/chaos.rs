@@ -427,7 +427,7 @@ impl<W: Workload> World<W> {
         self.on_process_gone(at);
         let place = &self.places[at];
         // What ends it for now, such as a full disk, is over in a while, and nothing is lost by it.
-        let by_its_disk = matches!(&place.down, Down::Halted(_, Some(cause)) if cause.lasts());
+        let by_its_disk = matches!(&place.down, Down::Halted(_, Some(cause)) if cause.is_of_its_disk());
         // A disk that is mended is opened once more.
         let hopeless = by_its_disk && (!self.options.mends || place.hurt.outdated || place.halts > 0);
         // What no read noted before its log said that everything is durable, the next opening takes for a torn tail.

@@ -24,6 +24,8 @@ pub(crate) struct Suffered {
     pub(crate) outdated: bool,
     /// Its disk holds damage that was not dealt with.
     pub(crate) damaged: bool,
+    /// Its disk is not its first, and somebody may know it by another.
+    pub(crate) renewed: bool,
 }
 
 /// What ended a node.
@@ -34,7 +36,11 @@ pub(crate) enum Cause {
     NoSpace,
     Damage,
     OlderCopy,
+    LostLog,
 }
+
+/// Nodes that ended because their logs were lost, and nobody has added their new disks yet.
+pub(crate) const LOST_LOG: &str = "ended for a lost log";
 
 impl Cause {
     /// What a node's words say of its end, if that was done to it.
@@ -42,7 +48,7 @@ impl Cause {
     /// # Errors
     /// A violation.
     pub(crate) fn of(id: NodeId, why: &str, suffered: Suffered) -> Result<Self, String> {
-        let Suffered { errors, hurt, only_voter, outdated, damaged } = suffered;
+        let Suffered { errors, hurt, only_voter, outdated, damaged, renewed } = suffered;
         let claimed = if why == PANICKED {
             Some((Cause::Panic, true))
         } else if why.ends_with(": injected: a read failed") {
@@ -55,6 +61,8 @@ impl Cause {
             Some((Cause::NoSpace, errors.full_errors > 0))
         } else if why.contains("is an older copy of this node's disk") {
             Some((Cause::OlderCopy, outdated))
+        } else if why.starts_with("its log is lost: this disk (") {
+            Some((Cause::LostLog, renewed))
         } else if why.contains(UNREPAIRABLE) {
             Some((Cause::Damage, hurt && only_voter))
         } else if why.contains("damaged file ") {
@@ -78,13 +86,22 @@ impl Cause {
             Cause::NoSpace => "ended for want of space",
             Cause::Damage => "ended by damage",
             Cause::OlderCopy => "ended as an older copy",
+            Cause::LostLog => LOST_LOG,
         }
     }
 
-    /// Whether starting the node again, with everything healed, cannot help.
+    /// Whether starting the node again, with everything healed, cannot help: the operator has to do something.
     pub(crate) fn lasts(self) -> bool {
         match self {
             Cause::Panic | Cause::DiskError | Cause::NoSpace => false,
+            Cause::Damage | Cause::OlderCopy | Cause::LostLog => true,
+        }
+    }
+
+    /// Whether what it has on its disk ends it.
+    pub(crate) fn is_of_its_disk(self) -> bool {
+        match self {
+            Cause::Panic | Cause::DiskError | Cause::NoSpace | Cause::LostLog => false,
             Cause::Damage | Cause::OlderCopy => true,
         }
     }
@@ -106,6 +123,7 @@ impl<W: Workload> World<W> {
             only_voter: place.only_voter,
             outdated: place.hurt.outdated,
             damaged: place.damaged || place.fragile,
+            renewed: place.another_disk,
         };
         let cause = Cause::of(place.id, &why, suffered);
         match &cause {
@@ -163,6 +181,7 @@ mod tests {
         let hurt = Suffered { hurt: true, ..Suffered::default() };
         let outdated = Suffered { outdated: true, ..Suffered::default() };
         let damaged = Suffered { damaged: true, ..Suffered::default() };
+        let renewed = Suffered { renewed: true, ..Suffered::default() };
         let claims = [
             ("cannot read /n/identity: injected: a read failed", read, Cause::DiskError),
             ("its log storage failed: cannot write /n/peers: injected: a write failed", write, Cause::DiskError),
@@ -176,11 +195,16 @@ mod tests {
                 Cause::OlderCopy,
             ),
             ("its log storage failed: committed entries 1-1.2..1-1.3 are no longer in the log", damaged, Cause::Damage),
+            (
+                "its log is lost: this disk (6) is blank, but the cluster knows node 1 as a voter with disk 7",
+                renewed,
+                Cause::LostLog,
+            ),
         ];
         for (why, suffered, expected) in claims {
             assert_eq!(cause(why, suffered), Some(expected), "{why}");
             assert_eq!(cause(why, Suffered::default()), None, "{why}");
-            let others = [read, write, sync, full, hurt, outdated, damaged];
+            let others = [read, write, sync, full, hurt, outdated, damaged, renewed];
             assert_eq!(others.iter().filter(|other| cause(why, **other).is_some()).count(), 1, "{why}");
         }
         assert_eq!(cause(PANICKED, Suffered::default()), Some(Cause::Panic));
@@ -201,7 +225,7 @@ mod tests {
             lost_writes: 1,
             ..Damage::default()
         };
-        let all = Suffered { errors, hurt: true, only_voter: true, outdated: true, damaged: true };
+        let all = Suffered { errors, hurt: true, only_voter: true, outdated: true, damaged: true, renewed: true };
         for why in [
             "",
             "it was shut down",
@@ -209,7 +233,7 @@ mod tests {
             "its state machine failed: command 1-1.7: too short",
             "its state machine failed: it panicked: injected: the state machine panics, and more",
             "the library failed, please report this: index out of bounds",
-            "its log is lost: this disk is blank, but the cluster knows node 1 as a voter with disk 7",
+            "its log is lost: another reason",
             "cannot start: the state machine refuses its snapshot: too short",
             "its log storage failed: cannot write /n/peers: the process was killed",
             "this node belongs to cluster 1, not to cluster 2",
@@ -230,6 +254,7 @@ mod tests {
             (Cause::NoSpace, false),
             (Cause::Damage, true),
             (Cause::OlderCopy, true),
+            (Cause::LostLog, true),
         ] {
             assert_eq!(cause.lasts(), lasts, "{cause:?}");
         }

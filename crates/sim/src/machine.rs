@@ -9,6 +9,7 @@ use quorate::{Checkpoint, Commands, EntryContext, Frozen, LastApplied, RaftState
 use quorate_core::LogId;
 
 use crate::digest::{Digest, hash_of};
+use crate::rng::Rng;
 
 /// What all state machines of a run have applied together: one entry an index, and one state after it.
 #[derive(Debug, Default)]
@@ -30,6 +31,10 @@ pub(crate) struct Book {
     shown: BTreeMap<u64, u64>,
     /// By index of the last command: the hash of the state after it.
     states: BTreeMap<u64, u64>,
+    /// Of a thousand times, so often a machine puts a snapshot off; and what decides when.
+    pub(crate) deferrals: Option<(u32, Rng)>,
+    /// How often one was put off.
+    pub(crate) deferred: u64,
 }
 
 thread_local! {
@@ -212,7 +217,12 @@ impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
     }
 
     fn defer_snapshot(&self) -> bool {
-        self.machine.defer_snapshot()
+        let drawn = with_book(|book| {
+            let defers = book.deferrals.as_mut().is_some_and(|(permille, chance)| chance.chance(*permille));
+            book.deferred += u64::from(defers);
+            defers
+        });
+        drawn || self.machine.defer_snapshot()
     }
 
     fn applies_inline(&self) -> bool {

@@ -36,7 +36,7 @@ pub const ELSEWHERE: &[(Bug, &str)] = &[
         Bug::CoveredWaiterBehindAnotherWaits,
         "two calls of one node that wait when a snapshot covers both: crates/quorate/src/group/apply/tests.rs",
     ),
-    (Bug::GoesOnWithoutItsLog, "every node here has `on_lost_log = Rejoin`: testdata/recovery"),
+    (Bug::GoesOnWithoutItsLog, "it goes on as one does that is told to rejoin: testdata/recovery"),
     (Bug::RecoversUnderASeenTerm, "a term that only those who are lost for good have seen: testdata/recovery"),
     (Bug::GapAccepted, "nobody lies here: crates/quorate/tests/published.rs"),
     (Bug::VoteRequestForAnother, LIES),

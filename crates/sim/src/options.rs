@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use quorate::Config;
-use quorate_core::{LeaderIdMode, Toggle};
+use quorate_core::{LeaderIdMode, OnLostLog, Toggle};
 
 use crate::edits::Edits;
 use crate::fault::{Fault, FaultSet};
@@ -68,6 +68,8 @@ pub struct Options {
     pub lease_reads: bool,
     /// Whether applies run on the thread that delivers the commit.
     pub inline_applies: bool,
+    /// Of a thousand times that a state machine is asked for a snapshot, so often it says: not now.
+    pub deferrals: u32,
     /// Whether every invariant of the core's steps is asserted after each step of every node.
     pub check_steps: bool,
     /// Length of a segment of the log.
@@ -113,6 +115,7 @@ impl Options {
             recovery: Rng::new(seed, 11).chance(30),
             lease_reads: rng.chance(300),
             inline_applies: rng.chance(500),
+            deferrals: 0,
             check_steps: true,
             segment_bytes: *rng.pick(&[16 << 10, 16 << 10, 32 << 10, 128 << 10]),
             config: Config::default(),
@@ -142,6 +145,7 @@ impl Options {
         self.hasty = rng.chance(150);
         self.conditions = *rng.pick(&[0, 100, 400]);
         self.forwards = *rng.pick(&[0, 0, 200, 600]);
+        self.deferrals = *rng.pick(&[0, 0, 300, 700]);
     }
 
     /// Whether this node is a voter of the first membership.
@@ -167,8 +171,6 @@ impl Options {
             retransmit_timeout: timeout * *rng.pick(&[1, 2]),
             snapshot_entries: *rng.pick(&[0, 3, 10, 50, 200]),
             keep_entries: *rng.pick(&[0, 1, 5, 100]),
-            max_disk_lag: timeout * 10,
-            on_lost_log: quorate_core::OnLostLog::Rejoin,
             // Two clocks of the simulation differ by 2 % at most.
             max_clock_drift: timeout / 40,
             tail_cache_bytes: *rng.pick(&[1, 1000, 1 << 20]),
@@ -180,6 +182,8 @@ impl Options {
             ..Config::default()
         };
         config.max_command_bytes = config.max_command_bytes.min(config.proposal_window_bytes);
+        config.max_disk_lag = timeout * *rng.pick(&[1, 2, 10]);
+        config.on_lost_log = *rng.pick(&[OnLostLog::Halt, OnLostLog::Rejoin]);
         config
     }
 }
@@ -235,8 +239,13 @@ impl fmt::Display for Options {
         )?;
         writeln!(
             f,
-            "  caught up within {} entries, {} bytes of writes wait at once",
-            config.replication_lag_threshold, config.proposal_window_bytes
+            "  caught up within {} entries, {} bytes of writes wait at once, commands of at most {} bytes, snapshots deferred {} permille",
+            config.replication_lag_threshold, config.proposal_window_bytes, config.max_command_bytes, self.deferrals
+        )?;
+        writeln!(
+            f,
+            "  campaigns {:?} within {:?}, disk behind for at most {:?}, clocks apart by at most {:?}, a lost log: {:?}",
+            config.elect, config.election_timeout_max, config.max_disk_lag, config.max_clock_drift, config.on_lost_log
         )?;
         writeln!(f, "  a fault every {:?}, {} permille of messages", self.fault_interval, self.message_faults)?;
         write!(f, "  faults {}", self.faults)?;

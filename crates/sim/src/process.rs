@@ -233,6 +233,8 @@ pub(crate) struct Running<S: RaftStateMachine> {
     pub(crate) met: BTreeMap<NodeId, (Incarnation, quorate_core::Start)>,
     /// What the cluster saw of it at its last step.
     pub(crate) seen: Seen,
+    /// Since when its log is not durable up to an entry that it knows to be committed while it leads, and that entry.
+    behind: Option<(Instant, u64)>,
 }
 
 /// What was seen of a node at its last step, in this run.
@@ -356,10 +358,23 @@ fn open<S: RaftStateMachine>(
     let identity = storage.identity;
     let starts = Arc::new(identity.identity().starts);
     let met = BTreeMap::new();
-    Ok(Running { node, wal, outbox, spy, clock: start.clock, timer: None, wal_at: None, identity, starts, met, seen })
+    let (clock, timer, wal_at, behind) = (start.clock, None, None, None);
+    Ok(Running { node, wal, outbox, spy, clock, timer, wal_at, identity, starts, met, seen, behind })
 }
 
 impl<S: RaftStateMachine> Running<S> {
+    /// After a step: whether it led, leads no more, and its disk was behind one committed entry for as long as a leader's
+    /// may be (law 8).
+    pub(crate) fn left_for_its_disk(&mut self, before: Seen, now: Instant) -> bool {
+        let core = self.node.core();
+        let (led, leads) = (before.leading.is_some(), self.seen.leading.is_some());
+        self.behind = self.behind.filter(|(_, index)| led && *index > core.durable());
+        if led && self.behind.is_none() && core.commit() > core.durable() {
+            self.behind = Some((now, core.commit()));
+        }
+        led && !leads && self.behind.is_some_and(|(since, _)| now.since(since) >= core.config().max_disk_lag)
+    }
+
     /// Entries submitted since the last call, each run of them with the log id before it.
     pub(crate) fn take_appended(&self, into: &mut Vec<(LogId, Batches)>) {
         into.append(&mut self.spy.lock().appended);

@@ -17,6 +17,7 @@ use crate::ledger::LedgerClients;
 use crate::machine::{Watched, with_book};
 use crate::options::Options;
 use crate::record::{Moment, Recorder};
+use crate::situations::DEFERRED;
 use crate::workload::Workload;
 use crate::world::{MOST_EVENTS, Place, World};
 
@@ -382,6 +383,8 @@ impl<W: Workload> World<W> {
     fn report(&self) -> Report {
         let mut faults = self.counts.clone();
         faults.add(Fault::MachinePanic, with_book(|book| book.panics));
+        let mut counters = self.counters.clone();
+        counters.add(DEFERRED, with_book(|book| book.deferred));
         Report {
             options: self.options.clone(),
             hash: self.digest.value(),
@@ -399,7 +402,7 @@ impl<W: Workload> World<W> {
             decisions: self.decided(),
             search_steps: 0,
             undecided: false,
-            counters: self.counters.clone(),
+            counters,
         }
     }
 }

@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use quorate::Config;
-use quorate_core::{LeaderIdMode, Toggle};
+use quorate_core::{LeaderIdMode, OnLostLog, Toggle};
 
 use crate::edits::Decision;
 use crate::fault::{Fault, FaultSet};
@@ -98,6 +98,23 @@ impl Value for LeaderIdMode {
     }
 }
 
+impl Value for OnLostLog {
+    fn show(&self) -> String {
+        match self {
+            OnLostLog::Halt => "halt".to_owned(),
+            OnLostLog::Rejoin => "rejoin".to_owned(),
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "halt" => Ok(OnLostLog::Halt),
+            "rejoin" => Ok(OnLostLog::Rejoin),
+            _ => Err(format!("`{text}` is nothing to do about a lost log")),
+        }
+    }
+}
+
 impl Value for FaultSet {
     fn show(&self) -> String {
         if *self == FaultSet::NONE { "none".to_owned() } else { self.to_string() }
@@ -158,6 +175,7 @@ fields! {
     "recovery": recovery,
     "lease-reads": lease_reads,
     "inline-applies": inline_applies,
+    "deferrals": deferrals,
     "segment-bytes": segment_bytes,
     "config.election-timeout-min": config.election_timeout_min,
     "config.election-timeout-max": config.election_timeout_max,
@@ -180,6 +198,7 @@ fields! {
     "config.max-command-bytes": config.max_command_bytes,
     "config.max-disk-lag": config.max_disk_lag,
     "config.max-clock-drift": config.max_clock_drift,
+    "config.on-lost-log": config.on_lost_log,
 }
 
 impl fmt::Display for Schedule {
@@ -211,6 +230,7 @@ impl FromStr for Schedule {
         // A file that does not name them is from before there were any.
         let mut options = Options { recovery: false, forwards: 0, ..Options::of_seed(seed) };
         let (config, usual) = (&mut options.config, Config::default());
+        config.on_lost_log = OnLostLog::Rejoin;
         (config.snapshot_bytes, config.snapshot_interval) = (usual.snapshot_bytes, usual.snapshot_interval);
         (config.max_kept_bytes, config.proposal_window_bytes) = (usual.max_kept_bytes, usual.proposal_window_bytes);
         (config.replication_lag_threshold, config.max_command_bytes) =

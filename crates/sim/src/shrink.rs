@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use quorate_core::Toggle;
+use quorate_core::{OnLostLog, Toggle};
 
 use crate::edits::Decision;
 use crate::fault::Fault;
@@ -176,6 +176,7 @@ impl<R: FnMut(&Options, u64) -> Report> Shrinker<R> {
         self.attempt(|options| options.beyond_budget = false);
         self.attempt(|options| options.lease_reads = false);
         self.attempt(|options| options.inline_applies = true);
+        self.attempt(|options| options.deferrals = 0);
         self.attempt(|options| options.segment_bytes = 128 << 10);
         self.attempt(|options| options.config.snapshot_entries = 0);
         self.attempt(|options| options.config.max_append_bytes = 1 << 20);
@@ -183,6 +184,8 @@ impl<R: FnMut(&Options, u64) -> Report> Shrinker<R> {
         self.attempt(|options| options.config.max_inflight_bytes = 8 << 20);
         self.attempt(|options| options.config.pre_vote = Toggle::On);
         self.attempt(|options| options.config.check_quorum = Toggle::On);
+        self.attempt(|options| options.config.max_disk_lag = options.election_timeout * 10);
+        self.attempt(|options| options.config.on_lost_log = OnLostLog::Rejoin);
         self.attempt(|options| options.think *= 4);
     }
 

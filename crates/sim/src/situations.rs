@@ -4,6 +4,7 @@ use quorate::virtual_node::Answer;
 use quorate_core::{Core, Incarnation, ServerState, Vote};
 
 use crate::counters::Counters;
+use crate::halts::LOST_LOG;
 use crate::latecomer::CAUGHT_UP;
 use crate::net::Flight;
 use crate::process::Seen;
@@ -38,6 +39,13 @@ pub(crate) const SITUATIONS: &[&str] = &[
     HELD_PAST_ELECTION,
     EVERYBODY_DOWN,
     CAUGHT_UP,
+    ROTTEN_LOG,
+    ROTTEN_SNAPSHOT,
+    BAD_SECTOR_AGAIN,
+    REPLACED_FOR_BAD_SECTORS,
+    LEFT_FOR_ITS_DISK,
+    DEFERRED,
+    LOST_LOG,
 ];
 
 /// A node begins to lead while another one still does, under an earlier leader id.
@@ -88,6 +96,18 @@ const EARLIER_DISK: &str = "message of an earlier disk";
 const HELD_PAST_RESTART: &str = "kept message after a restart";
 /// A message that was kept arrives, and its receiver votes for a later leader since.
 const HELD_PAST_ELECTION: &str = "kept message after an election";
+/// A node that runs reads a bit of its log that flipped under it.
+pub(crate) const ROTTEN_LOG: &str = "rotten log read at work";
+/// The same, of a snapshot.
+pub(crate) const ROTTEN_SNAPSHOT: &str = "rotten snapshot read at work";
+/// A bad sector is read once more: since it was read first, its node was started again.
+pub(crate) const BAD_SECTOR_AGAIN: &str = "bad sector read again";
+/// A disk with a bad sector is replaced by another one.
+pub(crate) const REPLACED_FOR_BAD_SECTORS: &str = "disks replaced for bad sectors";
+/// A leader whose disk is behind for too long steps down (law 8).
+pub(crate) const LEFT_FOR_ITS_DISK: &str = "leader steps down for its disk";
+/// A state machine does not want to build a snapshot now.
+pub(crate) const DEFERRED: &str = "snapshot deferred";
 /// No process runs.
 const EVERYBODY_DOWN: &str = "everybody down at once";
 

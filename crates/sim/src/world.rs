@@ -138,6 +138,8 @@ pub(crate) struct Place<W: Workload> {
     pub(crate) slow_apply: u64,
     /// Its disk was blank when the operator put it in: what members know it as is gone, until it was added again.
     pub(crate) renewed: bool,
+    /// Its disk is not its first: somebody may know it by another, or a message of the past does.
+    pub(crate) another_disk: bool,
     /// It lost something, and is not counted on until the operator has dealt with it.
     pub(crate) impaired: bool,
     /// Its disk is damaged where its log cannot tell before it said that everything is durable.
@@ -213,7 +215,10 @@ pub(crate) struct World<W: Workload> {
 impl<W: Workload> World<W> {
     pub(crate) fn new(options: Options, workload: W, trace: bool) -> Self {
         let nodes = (options.voters + options.spares) as usize;
-        with_book(|book| *book = crate::machine::Book::default());
+        with_book(|book| {
+            *book = crate::machine::Book::default();
+            book.deferrals = Some((options.deferrals, Rng::new(options.seed, 23)));
+        });
         let mut world = Self {
             now: 0,
             sequence: 0,
@@ -290,6 +295,7 @@ impl<W: Workload> World<W> {
             slow_disk: 1,
             slow_apply: 1,
             renewed: false,
+            another_disk: false,
             impaired: false,
             fragile: false,
             damaged: false,

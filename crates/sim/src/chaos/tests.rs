@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ledger::LedgerClients;
-use crate::trial::{cluster, elapse, serve, stop};
+use crate::trial::{cluster, cluster_with, elapse, serve, stop};
 
 const PARTITIONS: [Fault; 4] =
     [Fault::SymmetricPartition, Fault::AsymmetricPartition, Fault::BridgePartition, Fault::ChainPartition];
@@ -83,4 +83,37 @@ fn a_clog_counts_with_the_first_message_that_waits() {
     world.net.clog(1, 0, until);
     elapse(&mut world, 20);
     assert!((1..=2).contains(&world.counts.of(Fault::Clog)), "{}", world.counts.of(Fault::Clog));
+}
+
+#[test]
+fn a_leader_whose_disk_is_behind_for_too_long_is_counted_when_it_leaves() {
+    let left = |slow: u64| {
+        let mut world = cluster_with(3, |options| {
+            options.disk_latency = options.election_timeout / 50;
+            options.config.max_disk_lag = options.election_timeout;
+        });
+        serve(&mut world, 8);
+        let leader = world.leader().expect("it leads");
+        world.places[leader].slow_disk = slow;
+        world.clients.limit = world.clients.asked + 40;
+        (0..world.options.clients).for_each(|client| world.on_client(client));
+        elapse(&mut world, 20);
+        world.counters.of(crate::situations::LEFT_FOR_ITS_DISK)
+    };
+    assert_eq!(left(1), 0);
+    assert!(left(200) > 0);
+}
+
+#[test]
+fn a_machine_puts_snapshots_off() {
+    let deferred = |permille: u32| {
+        let mut world = cluster_with(3, |options| {
+            (options.deferrals, options.config.snapshot_entries) = (permille, 3);
+        });
+        serve(&mut world, 40);
+        let disk = &world.places[0].disk;
+        (with_book(|book| book.deferred) > 0, disk.flip(0, false).is_some())
+    };
+    assert_eq!(deferred(0), (false, true), "there is a snapshot to flip a bit of");
+    assert_eq!(deferred(1000), (true, false));
 }

@@ -139,6 +139,8 @@ impl<W: Workload> World<W> {
             Ok(seen) => {
                 running.seen = seen;
                 elected = seen.leading.is_some() && seen.leading != before.leading;
+                let handed_over = running.left_for_its_disk(before, running.clock.at(now));
+                self.counters.add(situations::LEFT_FOR_ITS_DISK, handed_over.into());
                 let loaded = self.clients.is_busy();
                 situations::after_step(&mut self.counters, running.node.core(), before, seen, loaded);
                 if self.trace && elected {
