@@ -12,6 +12,7 @@ use crate::machine::with_book;
 use crate::process::Shadow;
 use crate::repair::Hurt;
 use crate::rng::Rng;
+use crate::situations::REPLACED_FOR_BAD_SECTORS;
 use crate::variants::with_rule;
 use crate::workload::Workload;
 use crate::world::{Event, Place, World};
@@ -26,6 +27,12 @@ pub(crate) struct OldDisk {
 
 /// Of a thousand flipped bits, so many are in a snapshot, if there is one.
 const FLIPS_IN_SNAPSHOTS: u32 = 400;
+/// Of a thousand flipped bits, so many are under a node that is not stopped for it.
+const FLIPS_AT_WORK: u32 = 600;
+/// Of a thousand read errors, so many are for good.
+const BAD_SECTORS: u32 = 400;
+/// Election timeouts for which a damaged disk under a running node is left as it is, at most.
+const MOST_PATIENCE: u64 = 30;
 /// About so many calls of one kind are made while a disk is opened.
 const MOST_CALLS_OF_AN_OPENING: u64 = 24;
 /// So often it is tried to put an old copy of a disk back.
@@ -89,11 +96,18 @@ impl<W: Workload> World<W> {
         if !self.places[at].damaged {
             return;
         }
-        if self.options.mends && !self.places[at].hurt.outdated {
+        let bad = self.places[at].disk.has_bad_sector();
+        if self.options.mends && !self.places[at].hurt.outdated && !bad {
             return self.scrub(at);
         }
         if self.can_do_without(at) {
+            self.counters.add(REPLACED_FOR_BAD_SECTORS, bad.into());
             return self.wipe(at);
+        }
+        if bad && self.chaos.over && self.places[at].running.is_some() {
+            // It would lead, and end, and lead again. Nobody needs it.
+            self.stop(at, Crash::KeepAll);
+            self.on_process_gone(at);
         }
         let after = self.options.election_timeout.as_nanos() as u64 * 2;
         self.schedule(self.now + after, Event::Heal(Cure::Replace(at)));
@@ -110,7 +124,11 @@ impl<W: Workload> World<W> {
         }
         let timeout = self.options.election_timeout.as_nanos() as u64;
         match fault {
-            Fault::ReadError => self.places[at].disk.arm(Some(Armed::Read)),
+            Fault::ReadError => {
+                if !self.go_bad(at) {
+                    self.places[at].disk.arm(Some(Armed::Read));
+                }
+            }
             Fault::WriteError => self.places[at].disk.arm(Some(Armed::Write)),
             Fault::SyncError => self.places[at].disk.arm(Some(Armed::Sync)),
             Fault::DiskFull => {
@@ -122,17 +140,7 @@ impl<W: Workload> World<W> {
                 self.wipe(at);
                 self.counts.add(fault, 1);
             }
-            Fault::BitFlip if self.may_lose(at) && self.places[at].is_disk_idle() => {
-                let Some(what) = self.places[at].disk.flip(FLIPS_IN_SNAPSHOTS) else { return false };
-                self.say(|| format!("flipped a bit of {what}"));
-                (self.places[at].impaired, self.places[at].damaged) = (true, true);
-                self.places[at].hurt.ever = true;
-                self.schedule(self.now + timeout * 8, Event::Heal(Cure::Replace(at)));
-                self.counts.add(fault, 1);
-                self.stop(at, Crash::KeepAll);
-                self.on_process_gone(at);
-                self.schedule(self.now + timeout, Event::Start(at));
-            }
+            Fault::BitFlip if self.may_lose(at) => return self.flip(at),
             // A disk that nothing else is wrong with: if nothing is written meanwhile, nothing was done to it.
             Fault::LostWrite | Fault::MisdirectedWrite
                 if !place.damaged && self.can_do_without(at) && !self.will_panic(at) =>
@@ -151,6 +159,46 @@ impl<W: Workload> World<W> {
         true
     }
 
+    /// A bit flips: under a node that runs on, and finds it when it reads there, or in the next start, or never; or the
+    /// node is stopped, and started again soon. Returns whether there was a bit to flip.
+    fn flip(&mut self, at: usize) -> bool {
+        let idle = self.places[at].is_disk_idle();
+        let at_work = !idle || self.disk_rng.chance(FLIPS_AT_WORK);
+        // What the log has not yet said to be durable could not be told from a torn tail. Snapshots can.
+        let snapshots = if idle { FLIPS_IN_SNAPSHOTS } else { 1000 };
+        let Some(what) = self.places[at].disk.flip(snapshots, idle) else { return false };
+        let timeout = self.options.election_timeout.as_nanos() as u64;
+        self.say(|| format!("flipped a bit of {what}{}", if at_work { ", under its node" } else { "" }));
+        (self.places[at].impaired, self.places[at].damaged) = (true, true);
+        self.places[at].hurt.ever = true;
+        self.counts.add(Fault::BitFlip, 1);
+        let patience = if at_work { self.disk_rng.between(8, MOST_PATIENCE) } else { 8 };
+        self.schedule(self.now + timeout * patience, Event::Heal(Cure::Replace(at)));
+        if !at_work {
+            self.stop(at, Crash::KeepAll);
+            self.on_process_gone(at);
+            self.schedule(self.now + timeout, Event::Start(at));
+        }
+        true
+    }
+
+    /// A sector goes bad, for good: the node ends whenever it reads there, also when it starts, until the operator gives it
+    /// another disk. What is in that sector somebody else has.
+    fn go_bad(&mut self, at: usize) -> bool {
+        let place = &self.places[at];
+        let spared = self.options.beyond_budget || place.damaged || !self.can_do_without(at);
+        if spared || !self.disk_rng.chance(BAD_SECTORS) {
+            return false;
+        }
+        let Some(what) = place.disk.go_bad(FLIPS_IN_SNAPSHOTS) else { return false };
+        self.say(|| format!("a bad sector in {what}"));
+        (self.places[at].impaired, self.places[at].damaged) = (true, true);
+        let timeout = self.options.election_timeout.as_nanos() as u64;
+        let patience = self.disk_rng.between(8, MOST_PATIENCE);
+        self.schedule(self.now + timeout * patience, Event::Heal(Cure::Replace(at)));
+        true
+    }
+
     /// A call fails while a stopped node's disk is opened: it must not start, say why, and start the next time.
     fn fail_an_opening(&mut self, fault: Fault, at: usize) -> bool {
         let armed = match fault {
@@ -159,9 +207,8 @@ impl<W: Workload> World<W> {
             Fault::SyncError => Armed::Sync,
             _ => return false,
         };
-        // What an opening does about damage is judged by what it found; that it may fail on the way is tried elsewhere.
         let place = &self.places[at];
-        if place.impaired || place.damaged || place.fragile || place.hurt.ever {
+        if place.fragile {
             return false;
         }
         place.disk.arm_after(Some(armed), self.disk_rng.below(MOST_CALLS_OF_AN_OPENING));

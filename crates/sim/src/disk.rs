@@ -57,6 +57,23 @@ pub(crate) struct Damage {
     pub(crate) full_errors: u64,
     pub(crate) lost_writes: u64,
     pub(crate) misdirected_writes: u64,
+    /// Reads of flipped bits by a process that runs: of its log or its snapshots.
+    pub(crate) rotten_log_reads: u64,
+    pub(crate) rotten_snapshot_reads: u64,
+    /// Reads that failed because of a bad sector, without the first.
+    pub(crate) bad_sector_reads: u64,
+}
+
+fn is_snapshot(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "snap")
+}
+
+/// A flipped bit, as long as nothing was written over it.
+#[derive(Clone, Copy, Debug)]
+struct Flip {
+    file: usize,
+    at: usize,
+    in_snapshot: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -213,6 +230,13 @@ struct Inner {
     damage: Damage,
     /// A bit was flipped, or a write was lost or misplaced, since it was formatted.
     spoiled: bool,
+    flips: Vec<Flip>,
+    /// Every read of it fails, whoever reads, until something is written over it.
+    bad: Option<(usize, Range<usize>)>,
+    /// It was read.
+    bad_met: bool,
+    /// A process was started from it, and runs.
+    at_work: bool,
 }
 
 /// The disk. Copies of the handle are the same disk.
@@ -237,6 +261,10 @@ impl SimDisk {
             capacity: None,
             damage: Damage::default(),
             spoiled: false,
+            flips: Vec::new(),
+            bad: None,
+            bad_met: false,
+            at_work: false,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -264,6 +292,7 @@ impl SimDisk {
         let inner = &mut *inner;
         inner.dies_in = None;
         inner.armed = None;
+        inner.at_work = false;
         inner.locks.clear();
         if crash == Crash::KeepAll {
             // The system goes on, with what it has in memory.
@@ -310,37 +339,44 @@ impl SimDisk {
         inner.capacity = bytes.map(|bytes| used + bytes);
     }
 
+    /// The process that was started from it runs: what it reads from now on is not read to start it.
+    pub(crate) fn is_at_work(&self) {
+        self.inner.lock().at_work = true;
+    }
+
     /// Flips a bit of what was written to some file, of so many of a thousand times to a snapshot if there is one: segments
-    /// are many and snapshots are few. Returns which, if there was any.
-    pub(crate) fn flip(&self, snapshots: u32) -> Option<String> {
+    /// are many and snapshots are few; `others` says whether it may be of another file at all. Returns which, if there
+    /// was any.
+    pub(crate) fn flip(&self, snapshots: u32, others: bool) -> Option<String> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let damaged = |path: &&PathBuf| path.parent().is_some_and(|dir| dir.ends_with("damaged"));
-        let aside = |path: &&PathBuf| damaged(path) || path.starts_with(MACHINE_DIRECTORY);
-        let mut paths: Vec<PathBuf> = inner.names.keys().filter(|path| !aside(path)).cloned().collect();
-        let is_snapshot = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "snap");
-        if inner.rng.chance(snapshots) && paths.iter().any(is_snapshot) {
-            paths.retain(is_snapshot);
-        }
-        if paths.is_empty() {
-            return None;
-        }
-        let path = inner.rng.pick(&paths).clone();
-        let file = &mut inner.files[*inner.names.get(&path)?];
-        // Only where something was written: a flipped bit of unused space harms nobody.
-        let written: Vec<usize> =
-            file.durable.bytes.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
-        if written.is_empty() {
-            return None;
-        }
-        let (at, bit) = (*inner.rng.pick(&written), 1 << inner.rng.below(8));
+        let (path, number, at) = inner.pick_written(snapshots, others)?;
+        let bit = 1 << inner.rng.below(8);
+        let file = &mut inner.files[number];
         for content in [&mut file.live, &mut file.durable] {
             if let Some(byte) = content.bytes.get_mut(at) {
                 *byte ^= bit;
             }
         }
         inner.spoiled = true;
+        inner.flips.push(Flip { file: number, at, in_snapshot: is_snapshot(&path) });
         Some(format!("{} at {at}", path.display()))
+    }
+
+    /// A sector of what was written goes bad, of the same files as bits flip in: every read of it fails from now on, also
+    /// after a restart, until it is written to. Returns which, if there was any.
+    pub(crate) fn go_bad(&self, snapshots: u32) -> Option<String> {
+        let mut inner = self.inner.lock();
+        let (path, file, at) = inner.pick_written(snapshots, true)?;
+        let first = at / SECTOR_BYTES * SECTOR_BYTES;
+        (inner.bad, inner.bad_met) = (Some((file, first..first + SECTOR_BYTES)), false);
+        Some(format!("{} at {first}", path.display()))
+    }
+
+    /// Whether it has a bad sector in a file that is still there.
+    pub(crate) fn has_bad_sector(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.bad.as_ref().is_some_and(|(file, _)| inner.names.values().any(|named| named == file))
     }
 
     /// Whether something that was written is not what was written, for another reason than a crash.
@@ -360,6 +396,38 @@ impl SimDisk {
 }
 
 impl Inner {
+    /// A place in some file at which something was written: what happens to unused space harms nobody.
+    fn pick_written(&mut self, snapshots: u32, others: bool) -> Option<(PathBuf, usize, usize)> {
+        let damaged = |path: &&PathBuf| path.parent().is_some_and(|dir| dir.ends_with("damaged"));
+        let aside = |path: &&PathBuf| damaged(path) || path.starts_with(MACHINE_DIRECTORY);
+        let mut paths: Vec<PathBuf> = self.names.keys().filter(|path| !aside(path)).cloned().collect();
+        if !others || self.rng.chance(snapshots) && paths.iter().any(|path| is_snapshot(path)) {
+            paths.retain(|path| is_snapshot(path));
+        }
+        if paths.is_empty() {
+            return None;
+        }
+        let path = self.rng.pick(&paths).clone();
+        let number = *self.names.get(&path)?;
+        let bytes = self.files[number].durable.bytes.iter();
+        let written: Vec<usize> = bytes.enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
+        if written.is_empty() {
+            return None;
+        }
+        let at = *self.rng.pick(&written);
+        Some((path, number, at))
+    }
+
+    /// Whether this part of a file has a bad sector; a read of it fails.
+    fn meets_bad_sector(&mut self, file: usize, part: &Range<usize>) -> bool {
+        let meets = |bad: &(usize, Range<usize>)| bad.0 == file && bad.1.start < part.end && part.start < bad.1.end;
+        if !self.bad.as_ref().is_some_and(meets) {
+            return false;
+        }
+        self.damage.bad_sector_reads += u64::from(std::mem::replace(&mut self.bad_met, true));
+        true
+    }
+
     fn call(&mut self) -> io::Result<()> {
         match &mut self.dies_in {
             None => Ok(()),
@@ -381,6 +449,16 @@ impl Inner {
             self.armed = None;
         }
         armed
+    }
+
+    /// A process that runs reads this part of a file.
+    fn note_rotten(&mut self, file: usize, part: Range<usize>) {
+        let here = |flip: &&Flip| self.at_work && flip.file == file && part.contains(&flip.at);
+        match self.flips.iter().find(here).map(|flip| flip.in_snapshot) {
+            Some(true) => self.damage.rotten_snapshot_reads += 1,
+            Some(false) => self.damage.rotten_log_reads += 1,
+            None => {}
+        }
     }
 
     fn used(&self) -> u64 {
@@ -428,6 +506,10 @@ impl Inner {
         }
         let fails = self.take_armed(Armed::Write, number);
         let written = if fails { &bytes[..bytes.len() / 2] } else { bytes };
+        let part = offset as usize..offset as usize + written.len();
+        self.flips.retain(|flip| flip.file != number || !part.contains(&flip.at));
+        // What is written to a bad sector is written to another one in its place.
+        self.bad.take_if(|bad| bad.0 == number && bad.1.start < part.end && part.start < bad.1.end);
         let file = &mut self.files[number];
         file.live.write(written, offset);
         file.unsynced.push(offset as usize..offset as usize + written.len());
@@ -552,11 +634,14 @@ impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut inner = self.disk.inner.lock();
         inner.call()?;
-        if inner.take_armed(Armed::Read, self.file) {
+        let part = offset as usize..offset as usize + buffer.len();
+        if inner.meets_bad_sector(self.file, &part) || inner.take_armed(Armed::Read, self.file) {
             inner.damage.read_errors += 1;
             return Err(io::Error::other("injected: a read failed"));
         }
-        Ok(inner.files[self.file].live.read(buffer, offset))
+        let count = inner.files[self.file].live.read(buffer, offset);
+        inner.note_rotten(self.file, offset as usize..offset as usize + count);
+        Ok(count)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
@@ -650,6 +735,27 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_sector_fails_every_read_until_it_is_written_to() {
+        let disk = SimDisk::new(Rng::new(1, 1));
+        assert!(disk.go_bad(0).is_none() && !disk.has_bad_sector(), "there is nothing that could go bad");
+        let file = disk.create(Path::new("/a")).unwrap();
+        file.write_at(&[1; SECTOR_BYTES], 0).unwrap();
+        file.sync_data().unwrap();
+        assert!(disk.go_bad(0).is_some() && disk.has_bad_sector());
+        file.write_at(&[1; SECTOR_BYTES], SECTOR_BYTES as u64).unwrap();
+        for crash in [Crash::KeepAll, Crash::Some] {
+            assert!(file.read_at(&mut [0; 9], 500).is_err());
+            file.read_at(&mut [0; 9], SECTOR_BYTES as u64).unwrap();
+            disk.stop(crash);
+        }
+        assert_eq!((disk.damage().read_errors, disk.damage().bad_sector_reads), (2, 1));
+        assert!(!disk.is_spoiled(), "it gives back no other bytes");
+        file.write_at(&[2; 4], 7).unwrap();
+        assert!(!disk.has_bad_sector());
+        file.read_at(&mut [0; 9], 500).unwrap();
+    }
+
+    #[test]
     fn a_disk_is_spoiled_by_what_changes_it_and_by_nothing_else() {
         let disk = SimDisk::new(Rng::new(1, 1));
         let file = disk.create(Path::new("/a")).unwrap();
@@ -673,9 +779,9 @@ mod tests {
         assert_eq!([struck(Armed::LostWrite), struck(Armed::Misdirected)], [(true, true); 2]);
         let disk = SimDisk::new(Rng::new(1, 1));
         let file = disk.create(Path::new("/a")).unwrap();
-        assert!(disk.flip(0).is_none() && !disk.is_spoiled(), "there is nothing to flip");
+        assert!(disk.flip(0, true).is_none() && !disk.is_spoiled(), "there is nothing to flip");
         file.write_at(&page, 0).unwrap();
         file.sync_data().unwrap();
-        assert!(disk.flip(0).is_some() && disk.is_spoiled());
+        assert!(disk.flip(0, false).is_none() && disk.flip(0, true).is_some() && disk.is_spoiled());
     }
 }

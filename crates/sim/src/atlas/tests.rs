@@ -65,3 +65,50 @@ fn a_leader_that_cannot_read_its_log_for_a_peer_ends() {
     elapse(&mut world, 20);
     assert!(world.leader().is_some(), "another leads");
 }
+
+#[test]
+fn a_bit_flips_under_a_node_that_runs_on() {
+    let mut found = [0; 2];
+    for seed in 0..40 {
+        let mut world = cluster(3);
+        serve(&mut world, 8);
+        world.disk_rng = Rng::new(seed, 1);
+        let until = world.now + world.nanos(8);
+        world.run_until(until, |world| world.places[1].is_disk_idle());
+        assert!(world.disk_fault(Fault::BitFlip, 1));
+        assert!(world.places[1].damaged && world.places[1].disk.is_spoiled());
+        found[usize::from(world.places[1].running.is_some())] += 1;
+    }
+    assert!(found[0] > 5 && found[1] > 10, "stopped and running: {found:?}");
+}
+
+#[test]
+fn a_bad_sector_stays_until_the_disk_is_replaced() {
+    let mut world = cluster_with(3, |options| options.mends = true);
+    serve(&mut world, 20);
+    let gone_bad = (0..40).any(|seed| {
+        world.disk_rng = Rng::new(seed, 1);
+        world.disk_fault(Fault::ReadError, 1) && world.places[1].disk.has_bad_sector()
+    });
+    assert!(gone_bad && world.places[1].damaged && !world.disk_fault(Fault::BitFlip, 1));
+    stop(&mut world, 1);
+    world.start(1);
+    world.settle();
+    elapse(&mut world, 2);
+    assert!(world.places[1].disk.has_bad_sector(), "whatever the start made of it");
+    assert!(!world.can_do_without(0), "of what is committed one good copy stays");
+    world.replace(1);
+    assert!(!world.places[1].disk.has_bad_sector() && world.places[1].renewed);
+}
+
+#[test]
+fn a_node_with_another_disk_halts_if_it_was_told_to() {
+    let mut world = cluster_with(3, |options| options.config.on_lost_log = quorate_core::OnLostLog::Halt);
+    serve(&mut world, 8);
+    let at = world.up().find(|at| world.leader() != Some(*at)).expect("one follows");
+    world.wipe(at);
+    let until = world.now + world.nanos(20);
+    let halts = |world: &World<_>| matches!(world.places[at].down, Down::Halted(_, Some(crate::halts::Cause::LostLog)));
+    assert!(world.run_until(until, halts), "{:?}", world.places[at].down);
+    assert_eq!(world.violation, None);
+}

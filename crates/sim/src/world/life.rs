@@ -97,6 +97,7 @@ impl<W: Workload> World<W> {
                 situations::at_start(&mut self.counters, running.node.core());
                 place.boot = running.starts.boot();
                 place.running = Some(running);
+                place.disk.is_at_work();
                 place.halts = 0;
                 place.hurt.was_read();
                 self.say(|| format!("node {id} starts, run {run}"));
@@ -152,6 +153,9 @@ impl<W: Workload> World<W> {
         self.counts.add(Fault::DiskFull, damage.full_errors.min(1));
         self.counts.add(Fault::LostWrite, damage.lost_writes);
         self.counts.add(Fault::MisdirectedWrite, damage.misdirected_writes);
+        self.counters.add(situations::BAD_SECTOR_AGAIN, damage.bad_sector_reads);
+        self.counters.add(situations::ROTTEN_LOG, damage.rotten_log_reads);
+        self.counters.add(situations::ROTTEN_SNAPSHOT, damage.rotten_snapshot_reads);
         let id = self.places[at].id;
         self.on_down();
         self.say(|| format!("node {id} stops, {crash:?}"));
