@@ -1,5 +1,6 @@
 //! What goes wrong, when, and for how long.
 
+use crate::core_phase::CorePhase;
 use crate::disk::Crash;
 use crate::edits::Decision;
 use crate::fault::Fault;
@@ -43,6 +44,8 @@ pub(crate) struct Chaos {
     served_before: Option<u64>,
     /// What is done to the cluster, without what only happens to single messages.
     deeds: Vec<Fault>,
+    /// While a part of the cluster is well, and has to serve without the rest.
+    pub(crate) core: Option<CorePhase>,
 }
 
 /// Faults that are done to something, at a moment.
@@ -76,7 +79,7 @@ const DEEDS: &[Fault] = &[
 impl Chaos {
     pub(crate) fn new(options: &Options) -> Self {
         let deeds = DEEDS.iter().copied().filter(|fault| options.faults.has(*fault)).collect();
-        Self { rng: Rng::new(options.seed, 5), over: false, served_before: None, deeds }
+        Self { rng: Rng::new(options.seed, 5), over: false, served_before: None, deeds, core: None }
     }
 }
 
@@ -333,7 +336,7 @@ impl<W: Workload> World<W> {
     }
 
     /// Some nodes notice that they have no connection: their sends fail at once, and they hear that it was refused.
-    fn tell_refused(&mut self) {
+    pub(crate) fn tell_refused(&mut self) {
         for from in 0..self.places.len() {
             let ids = self.places.iter().map(|place| place.id);
             let peers: Vec<_> =
@@ -347,10 +350,13 @@ impl<W: Workload> World<W> {
     pub(crate) fn on_cure(&mut self, cure: Cure) {
         self.digest.word(14);
         match cure {
+            // What is cut off from a core stays so.
+            Cure::Network if self.chaos.core.is_some() => {}
             Cure::Network => {
                 self.net.heal();
                 self.tell_refused();
             }
+            Cure::SlowDisk(_) | Cure::SlowApply(_) if self.chaos.core.is_some() => {}
             Cure::SlowDisk(at) => self.places[at].slow_disk = 1,
             Cure::SlowApply(at) => self.places[at].slow_apply = 1,
             Cure::Space(at) => self.places[at].disk.leave_space(None),
@@ -380,26 +386,29 @@ impl<W: Workload> World<W> {
         self.tell_refused();
         self.net.quiet = true;
         with_book(|book| book.panic_at = None);
-        for at in 0..self.places.len() {
-            self.places[at].slow_disk = 1;
-            self.places[at].slow_apply = 1;
-            self.places[at].cut_off = None;
-            // What a slow disk was busy with is done in a moment.
-            if self.places[at].running.as_ref().is_some_and(|running| running.wal_at.is_some()) {
-                let soon = self.now + self.options.disk_latency.as_nanos() as u64;
-                self.schedule_wal(at, soon);
-            }
-            if !self.places[at].fragile {
-                self.places[at].disk.arm(None);
-            }
-            self.places[at].disk.leave_space(None);
-            if self.places[at].paused_until.is_some() {
-                self.places[at].paused_until = Some(self.now);
-                self.schedule(self.now, Event::Resume(at));
-            }
-            if self.places[at].running.is_none() {
-                self.schedule(self.now, Event::Start(at));
-            }
+        (0..self.places.len()).for_each(|at| self.calm_node(at));
+    }
+
+    /// Everything of a node that can get well does.
+    pub(crate) fn calm_node(&mut self, at: usize) {
+        self.places[at].slow_disk = 1;
+        self.places[at].slow_apply = 1;
+        self.places[at].cut_off = None;
+        // What a slow disk was busy with is done in a moment.
+        if self.places[at].running.as_ref().is_some_and(|running| running.wal_at.is_some()) {
+            let soon = self.now + self.options.disk_latency.as_nanos() as u64;
+            self.schedule_wal(at, soon);
+        }
+        if !self.places[at].fragile {
+            self.places[at].disk.arm(None);
+        }
+        self.places[at].disk.leave_space(None);
+        if self.places[at].paused_until.is_some() {
+            self.places[at].paused_until = Some(self.now);
+            self.schedule(self.now, Event::Resume(at));
+        }
+        if self.places[at].running.is_none() {
+            self.schedule(self.now, Event::Start(at));
         }
     }
 

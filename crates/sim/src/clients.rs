@@ -226,6 +226,10 @@ impl<W: Workload> World<W> {
         let clients = &mut self.clients;
         let known = clients.leader.and_then(|leader| self.places.iter().position(|place| place.id == leader));
         let anywhere = clients.rng.below(self.places.len() as u64) as usize;
+        if let Some(core) = &self.chaos.core {
+            // Clients stand on its side, most of them: whoever asks others waits for nothing.
+            return core.someone(known, anywhere, &mut clients.rng);
+        }
         let at = if leader > 0 && clients.rng.chance(leader) { known.unwrap_or(anywhere) } else { anywhere };
         if self.places[at].running.is_none() && known == Some(at) {
             clients.leader = None;

@@ -13,6 +13,7 @@ mod builder;
 mod chaos;
 pub mod check;
 mod clients;
+mod core_phase;
 mod counters;
 mod digest;
 mod disk;

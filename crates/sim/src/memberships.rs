@@ -6,7 +6,7 @@ use quorate_core::{Core, LeaderId, LogId, Membership, NodeId};
 use quorate_wire::{Batch, Batches, EntryKind};
 
 use crate::workload::Workload;
-use crate::world::World;
+use crate::world::{Place, World};
 
 /// Memberships that were in some log, and what nodes made of them.
 #[derive(Default)]
@@ -52,6 +52,31 @@ impl Memberships {
 }
 
 impl<W: Workload> World<W> {
+    /// Every membership that may be in force where nodes with these logs elect and commit: the last that some running node
+    /// knows to be committed, and those after it.
+    pub(crate) fn memberships_that_count(&self) -> Vec<Membership> {
+        let here = |place: &&Place<W>| place.cluster == self.cluster;
+        let cores = || self.places.iter().filter(here).filter_map(|place| Some(place.running.as_ref()?.node.core()));
+        let committed = |core: &&Core| core.membership_log_id().index <= core.commit();
+        let least = cores().filter(committed).map(|core| core.membership_log_id().index).max().unwrap_or(0);
+        let count = |core: &&Core| core.membership_log_id().index >= least && !core.membership().is_empty();
+        let counted: BTreeMap<LogId, &Membership> =
+            cores().filter(count).map(|core| (core.membership_log_id(), core.membership())).collect();
+        counted.into_values().cloned().collect()
+    }
+
+    /// Whether the disks at these places elect and commit under each of these memberships, both halves of a joint one.
+    pub(crate) fn is_quorum(&self, memberships: &[Membership], places: &BTreeSet<usize>) -> bool {
+        let there = |id, incarnation| {
+            let mut places = places.iter().map(|at| &self.places[*at]);
+            places.any(|place| place.id == id && place.incarnation == incarnation).then_some(())
+        };
+        let decide = |membership: &Membership| {
+            membership.elect_reached(there).is_some() && membership.commit_reached(there).is_some()
+        };
+        memberships.iter().all(decide)
+    }
+
     /// A leader takes no disk for an older copy of itself that nothing was done to.
     pub(crate) fn check_older_copies(&mut self) {
         let Some(running) = self.leader().and_then(|at| self.places[at].running.as_ref()) else { return };

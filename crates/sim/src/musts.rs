@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::core_phase::{CORES, OUTSIDE};
 use crate::fault::Fault;
 use crate::goals::Goal;
 use crate::recovery::RECOVERIES;
@@ -31,7 +32,7 @@ impl Must {
         let goals = Goal::ALL.iter().copied().map(Must::Reach);
         let repairs = REPAIRS.iter().copied().map(Must::Repair);
         let recoveries = RECOVERIES.iter().copied().map(Must::Recover);
-        let situations = SITUATIONS.iter().copied().map(Must::Meet);
+        let situations = SITUATIONS.iter().chain(&CORES).chain(&OUTSIDE).copied().map(Must::Meet);
         faults.chain(goals).chain(repairs).chain(recoveries).chain(situations)
     }
 

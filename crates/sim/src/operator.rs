@@ -81,7 +81,9 @@ impl<W: Workload> World<W> {
         self.schedule(self.now + after, Event::Operator);
         self.look_for_repairs();
         self.check_older_copies();
-        if self.chaos.over && self.places.iter().all(|place| !place.impaired) {
+        let healed = self.chaos.over && self.places.iter().all(|place| !place.impaired);
+        // A core is one of the memberships that there are.
+        if healed || self.chaos.core.is_some() {
             return;
         }
         if self.lose_a_quorum_if_due() {

@@ -64,6 +64,8 @@ pub struct Options {
     pub mends: bool,
     /// Whether a quorum is lost for good in the first phase, and recovered from what a survivor holds.
     pub recovery: bool,
+    /// Whether, before everything heals, a part that can elect and commit is well and has to serve without the rest.
+    pub core: bool,
     /// Whether the cluster spends its leases on reads; then half of the linearizable reads are lease reads.
     pub lease_reads: bool,
     /// Whether applies run on the thread that delivers the commit.
@@ -113,6 +115,7 @@ impl Options {
             beyond_budget: rng.chance(50),
             mends: Rng::new(seed, 6).chance(750),
             recovery: Rng::new(seed, 11).chance(30),
+            core: Rng::new(seed, 22).chance(400),
             lease_reads: rng.chance(300),
             inline_applies: rng.chance(500),
             deferrals: 0,
@@ -204,7 +207,7 @@ impl fmt::Display for Options {
         )?;
         writeln!(
             f,
-            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}, disks mended {}, quorum lost and recovered {}, steps checked {}",
+            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}, disks mended {}, quorum lost and recovered {}, served by a core {}, steps checked {}",
             self.membership,
             self.triggers,
             self.lease_reads,
@@ -213,6 +216,7 @@ impl fmt::Display for Options {
             self.beyond_budget,
             self.mends,
             self.recovery,
+            self.core,
             self.check_steps
         )?;
         let config = &self.config;

@@ -153,7 +153,7 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// Safety phase, then everything heals and the cluster must serve and agree.
+    /// Safety phase, in some runs one with a connected core, then everything heals and the cluster must serve and agree.
     fn play(&mut self) {
         self.boot_cluster();
         let begun = self.run_until(self.nanos(40), |world| world.leader().is_some());
@@ -165,6 +165,9 @@ impl<W: Workload> World<W> {
         self.start_operator();
         let end = self.now + self.options.length.as_nanos() as u64;
         self.run_until(end, |world| world.clients.asked >= world.clients.limit && !world.clients.is_busy());
+        if self.violation.is_none() {
+            self.serve_in_a_core();
+        }
         if self.violation.is_none() {
             self.heal_and_serve();
         }
@@ -241,6 +244,13 @@ impl<W: Workload> World<W> {
         if !led {
             return self.fail("liveness: no leader within 4 election timeouts after everything healed");
         }
+        if let Some(lacking) = self.serve_again().filter(|_| !self.options.beyond_budget) {
+            self.fail(format!("liveness: {lacking} is served after everything healed"));
+        }
+    }
+
+    /// Clients are served again, and what is lacking of that in the end.
+    pub(crate) fn serve_again(&mut self) -> Option<&'static str> {
         self.clients.limit = self.clients.asked;
         let patience = self.nanos(40);
         // Whoever waits for an answer gives up by then.
@@ -253,11 +263,10 @@ impl<W: Workload> World<W> {
             self.begin(8);
             self.run_until(until, |world| world.lacks_service().is_none() || !world.clients.is_busy());
         }
-        if let Some(lacking) = self.lacks_service().filter(|_| !self.options.beyond_budget) {
-            self.fail(format!("liveness: {lacking} is served after everything healed"));
-        }
+        let lacking = self.lacks_service();
         self.wanted = None;
         self.clients.limit = self.clients.asked;
+        lacking
     }
 
     /// Every member of the cluster ends with the same state.

@@ -173,6 +173,7 @@ fields! {
     "beyond-budget": beyond_budget,
     "mends": mends,
     "recovery": recovery,
+    "core": core,
     "lease-reads": lease_reads,
     "inline-applies": inline_applies,
     "deferrals": deferrals,
@@ -228,7 +229,7 @@ impl FromStr for Schedule {
         let seed = text.lines().find(words("seed")).and_then(|line| line.split_once(' '));
         let seed = u64::read(seed.ok_or("the file names no seed")?.1.trim())?;
         // A file that does not name them is from before there were any.
-        let mut options = Options { recovery: false, forwards: 0, ..Options::of_seed(seed) };
+        let mut options = Options { recovery: false, core: false, forwards: 0, deferrals: 0, ..Options::of_seed(seed) };
         let (config, usual) = (&mut options.config, Config::default());
         config.on_lost_log = OnLostLog::Rejoin;
         (config.snapshot_bytes, config.snapshot_interval) = (usual.snapshot_bytes, usual.snapshot_interval);

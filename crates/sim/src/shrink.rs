@@ -168,6 +168,7 @@ impl<R: FnMut(&Options, u64) -> Report> Shrinker<R> {
         self.attempt(|options| options.membership = false);
         self.attempt(|options| options.triggers = false);
         self.attempt(|options| options.recovery = false);
+        self.attempt(|options| options.core = false);
         self.attempt(|options| options.sessions = 0);
         self.attempt(|options| options.conditions = 0);
         self.attempt(|options| options.hasty = false);

@@ -3,6 +3,7 @@
 use quorate::virtual_node::Answer;
 use quorate_core::{Core, Incarnation, ServerState, Vote};
 
+use crate::core_phase::{CORES, OUTSIDE};
 use crate::counters::Counters;
 use crate::halts::LOST_LOG;
 use crate::latecomer::CAUGHT_UP;
@@ -192,7 +193,7 @@ pub(crate) fn on_arrival(
 impl<W: Workload> World<W> {
     /// Names every situation, so that one that is never met shows.
     pub(crate) fn name_situations(&mut self) {
-        SITUATIONS.iter().for_each(|name| self.counters.add(name, 0));
+        SITUATIONS.iter().chain(&CORES).chain(&OUTSIDE).for_each(|name| self.counters.add(name, 0));
     }
 
     /// After a step in which this node began to lead.

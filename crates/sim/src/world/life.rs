@@ -38,7 +38,8 @@ impl<W: Workload> World<W> {
     }
 
     pub(crate) fn start(&mut self, at: usize) {
-        if self.places[at].running.is_some() {
+        let waits_for_a_disk = self.chaos.over && self.places[at].disk.has_bad_sector();
+        if self.places[at].running.is_some() || self.is_kept_down(at) || waits_for_a_disk {
             return;
         }
         let seed = self.clock_rng.bits();
