@@ -23,13 +23,17 @@ const SEEDS: &str = "300";
 const EXPLORED: &str = "2000";
 /// Below this share of covered lines the chore fails.
 const LEAST_PERCENT: f64 = 95.0;
+/// A crate's share may be smaller than the page says by so many points: chance decides about some lines.
+const MOST_LOST: f64 = 0.5;
 /// The page with a reason for every line of the core that nothing runs.
 const REASONS: &str = "docs/coverage.md";
 const TARGET: &str = "target/coverage";
 
-/// `[--seeds N]`: runs the tests and so many simulated seeds, prints lines covered by file, and checks the reasons.
+/// `[--seeds N] [--write]`: runs the tests and so many simulated seeds, prints lines covered by file, and checks the
+/// reasons and the shares of the page, or writes the shares into it.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    let seeds = match args {
+    let write = args.last().is_some_and(|flag| flag == "--write");
+    let seeds = match &args[..args.len() - usize::from(write)] {
         [] => SEEDS,
         [flag, number] if flag == "--seeds" => number.as_str(),
         _ => return Err(format!("unexpected arguments {args:?}; see `cargo xtask help`")),
@@ -52,7 +56,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         cargo(&root, &[&["run", "--quiet"][..], program, &["--"], arguments].concat(), false)?;
     }
     let lcov = export(&root, &tools, &profiles, &programs)?;
-    report(&root, &lcov)
+    report(&root, &lcov, write)
 }
 
 /// The directory of `llvm-profdata` and `llvm-cov`.
@@ -215,11 +219,12 @@ fn planted(lines: &[&str]) -> BTreeSet<usize> {
     found
 }
 
-fn report(root: &Path, lcov: &str) -> Result<(), String> {
+fn report(root: &Path, lcov: &str, write: bool) -> Result<(), String> {
     let (mut text, mut without_reason) = (String::new(), Vec::new());
     let (mut all, mut all_missed) = (0, 0);
     let mut crates: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    let reasons = reasons(&fs::read_to_string(root.join(REASONS)).map_err(|error| format!("{REASONS}: {error}"))?);
+    let page = fs::read_to_string(root.join(REASONS)).map_err(|error| format!("{REASONS}: {error}"))?;
+    let reasons = reasons(&page);
     let mut unused = reasons.clone();
     println!("{:<36} {:>7} {:>7} {:>7}", "file", "lines", "missed", "%");
     for (path, counts) in parse(lcov) {
@@ -250,8 +255,10 @@ fn report(root: &Path, lcov: &str) -> Result<(), String> {
     fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     without_reason.iter().for_each(|line| println!("no reason: {line}"));
     unused.iter().for_each(|line| println!("run, and {REASONS} says it is not: {line}"));
+    let mut shares = BTreeMap::new();
     for (name, (lines, missed)) in crates {
         println!("{name}: {} of {lines} lines are run, {:.1} %", lines - missed, percent(lines, missed));
+        shares.insert(name, percent(lines, missed));
     }
     let share = percent(all, all_missed);
     println!(
@@ -261,10 +268,43 @@ fn report(root: &Path, lcov: &str) -> Result<(), String> {
     if share < LEAST_PERCENT {
         return Err(format!("less than {LEAST_PERCENT} % of the lines are run"));
     }
-    match without_reason.len() {
-        0 => Ok(()),
-        count => Err(format!("{count} lines of the core are run by nothing, and {REASONS} gives no reason")),
+    if write {
+        fs::write(root.join(REASONS), with_shares(&page, &shares)).map_err(|error| format!("{REASONS}: {error}"))?;
+    } else {
+        check_shares(&page, &shares)?;
     }
+    match (without_reason.len(), unused.len()) {
+        (0, 0) => Ok(()),
+        (0, count) => Err(format!("{count} lines of {REASONS} are of no line of the core that nothing runs")),
+        (count, _) => Err(format!("{count} lines of the core are run by nothing, and {REASONS} gives no reason")),
+    }
+}
+
+/// A line of the page's table: a crate and its share in percent.
+fn share(line: &str) -> Option<(&str, f64)> {
+    let (name, share) = line.strip_prefix("| ")?.strip_suffix(" % |")?.split_once(" | ")?;
+    Some((name, share.parse().ok()?))
+}
+
+/// The page with these shares in its table.
+fn with_shares(page: &str, shares: &BTreeMap<String, f64>) -> String {
+    let lines = page.lines().map(|line| match share(line).and_then(|(name, _)| Some((name, shares.get(name)?))) {
+        Some((name, share)) => format!("| {name} | {share:.1} % |\n"),
+        None => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+/// Every crate that is measured is in the page's table, with about the share that it has.
+fn check_shares(page: &str, shares: &BTreeMap<String, f64>) -> Result<(), String> {
+    for (name, now) in shares {
+        let known = page.lines().filter_map(share).find(|(known, _)| known == name);
+        let Some((_, known)) = known else { return Err(format!("{REASONS} has no share of {name}")) };
+        if *now < known - MOST_LOST {
+            return Err(format!("{now:.1} % of the lines of {name} are run; {REASONS} says {known:.1} %"));
+        }
+    }
+    Ok(())
 }
 
 fn percent(lines: usize, missed: usize) -> f64 {
@@ -303,6 +343,16 @@ mod tests {
         assert_eq!(planted(&lines), BTreeSet::from([1, 2, 3, 4, 5]));
         assert_eq!(planted(&["match bug(Bug::X) {", "    true => a,", "    false => b,", "}"]), BTreeSet::from([1, 2]));
         assert_eq!(planted(&["let early = bug(Bug::X) && joint;", "b();"]), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn shares_are_kept_in_the_page() {
+        let page = "# Lines\n\n| crate | lines that are run |\n|---|---:|\n| core | 98.0 % |\n\nmore\n";
+        let now = |share| BTreeMap::from([("core".to_owned(), share)]);
+        assert_eq!(check_shares(page, &now(97.6)), Ok(()));
+        assert!(check_shares(page, &now(97.4)).unwrap_err().contains("97.4 % of the lines of core"));
+        assert!(check_shares("", &now(99.0)).unwrap_err().contains("no share of core"));
+        assert_eq!(with_shares(page, &now(99.25)), page.replace("98.0", "99.2"));
     }
 
     #[test]

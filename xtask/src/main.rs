@@ -51,7 +51,8 @@ usage: cargo xtask COMMAND
                `cargo xtask verification run [NAME [ARGS ..]]` makes and keeps in target/verification
   guard        instructions and allocations of the paths in crates/guard beside docs/instructions.tsv, by valgrind;
                `cargo xtask guard PATH ..` counts only those; `--write` stores what it counts
-  coverage     lines of core, wire and wal that their tests and 300 simulated seeds run (`--seeds N`)
+  coverage     lines of core, wire and wal that their tests and 300 simulated seeds run (`--seeds N`); `--write` keeps their
+               shares in docs/coverage.md
   help         this text";
 
 fn main() -> ExitCode {

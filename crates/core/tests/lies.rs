@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use quorate_core::{
     Action, Actions, Append, AppendAnswer, AppendHeader, Config, Core, Entries, Envelope, Event, Incarnation, Instant,
-    LeaderId, LeaderIdMode, LogId, Membership, Message, Node, NodeId, Phase, ReadPolicy, Recovered, RequestId, Round,
-    Run, Runs, SendOutcome, SnapshotMeta, StartId, StreamId, Vote, VoteAnswer, WriteId,
+    LeaderId, LeaderIdMode, LogId, Membership, Message, Node, NodeId, Phase, Quorum, ReadPolicy, Recovered, RequestId,
+    Round, Run, Runs, SendOutcome, SnapshotMeta, StartId, StreamId, Vote, VoteAnswer, WriteId,
 };
 use rng::Rng;
 
@@ -136,8 +136,12 @@ impl Rng {
             runs.push(Run { leader_id: at.leader_id, last: at.index });
         }
         append.entries.runs = runs;
-        for (index, _) in &mut append.entries.memberships {
-            *index = self.bend(*index);
+        for (index, membership) in &mut append.entries.memberships {
+            match self.below(4) {
+                // By it nobody at all is a quorum.
+                0 => membership.configs.iter_mut().for_each(|set| set.commit = Quorum::at_least(0, [])),
+                _ => *index = self.bend(*index),
+            }
         }
         append.entries.bytes = self.bend(append.entries.bytes);
     }

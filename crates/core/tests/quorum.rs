@@ -146,6 +146,20 @@ fn greatest_reached_of_random_rules_is_what_its_definition_says() {
     }
 }
 
+/// More parts than there is room for on the stack, in one rule and in one part of another.
+#[test]
+fn greatest_reached_of_a_rule_of_17_parts() {
+    let mut rng = Rng(3);
+    let many = |need| Quorum::at_least(need, (0..17).map(NodeId));
+    for need in 1..=17 {
+        for rule in [many(need), Quorum::majority_of([many(need), Quorum::Node(NodeId(17)), Quorum::Node(NodeId(3))])] {
+            let values: Vec<_> = (0..18).map(|_| (rng.below(9) > 0).then(|| rng.below(40))).collect();
+            let found = rule.greatest_reached(&|id| values[id.0 as usize]);
+            assert_eq!(found, naive_reached(&rule, &values), "{rule} with {values:?}");
+        }
+    }
+}
+
 #[test]
 fn joint_rules_reach_what_all_of_them_reach() {
     let mut rng = Rng(3);

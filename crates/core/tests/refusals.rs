@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
 use quorate_core::{
-    Action, Actions, ChangeMembers, ChangeTerms, Config, Core, Event, Incarnation, Instant, Membership, Node, NodeId,
-    Outcome, ReadPolicy, Recovered, Refusal, RequestId, Retain, RuleError, ServerState, Toggle, WriteId,
+    Action, Actions, Append, AppendHeader, ChangeMembers, ChangeTerms, Config, Core, Entries, Envelope, Event,
+    Incarnation, Instant, LeaderId, LogId, Membership, Message, Node, NodeId, Note, Outcome, Quorum, ReadPolicy,
+    Recovered, Refusal, RequestId, Retain, Round, RuleError, Runs, ServerState, StreamId, Toggle, Vote, WriteId,
 };
 
 fn blank(spoil: impl Fn(&mut Config)) -> Core {
@@ -72,4 +73,28 @@ fn a_node_that_does_not_tick_lets_every_timeout_pass() {
     let mut core = blank(|config| config.tick = Toggle::Off);
     let now = Instant::ORIGIN + core.config().election_timeout_max * 10;
     assert_eq!(step(&mut core, now, Event::Timeout), []);
+}
+
+#[test]
+fn a_membership_whose_rules_cannot_be_used_is_not_taken_from_a_leader() {
+    let mut core = blank(|_| {});
+    let mut membership = alone();
+    membership.configs[0].commit = Quorum::at_least(0, []);
+    let leader_id = LeaderId::new(1, NodeId(2));
+    let header = AppendHeader {
+        vote: Vote::committed(leader_id),
+        stream: StreamId(1),
+        round: Round(1),
+        commit: 0,
+        lease: std::time::Duration::ZERO,
+        named: None,
+        heard: None,
+    };
+    let entries = Entries { runs: Runs::one(leader_id, 1), memberships: vec![(1, membership)], bytes: 80 };
+    let message = Message::Append(Append { header, prev: LogId::ZERO, entries });
+    let lie = Envelope { from: NodeId(2), incarnation: Incarnation(2), message };
+    let actions = step(&mut core, Instant::ORIGIN, Event::Message(lie));
+    let what = "a membership whose rules cannot be used";
+    assert_eq!(actions, [Action::Note(Note::Impossible { from: NodeId(2), what })]);
+    assert_eq!(core.last_log_id(), LogId::ZERO);
 }
