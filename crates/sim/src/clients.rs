@@ -553,7 +553,7 @@ impl<W: Workload> World<W> {
             Asked::Write(_) | Asked::WriteIf(..) | Asked::Read(..) => None,
         };
         let by = crate::workload::Asked { node: place.id.0, process: place.run, session, as_of };
-        self.digest.word(12 + op * 64);
+        self.hash_outcome(op, as_of, &returned);
         let answered = matches!(returned, Returned::Written(_));
         self.clients.workload.on_return(op, by, self.now, returned);
         if let Asked::Numbered(command) = attempt.asked {
@@ -626,4 +626,40 @@ fn goal_of_read(policy: ReadPolicy, role: ReadRole) -> Goal {
 /// The number of the next attempt, from 1.
 fn attempt_number<W: Workload>(attempt: Option<&Attempt<W>>) -> u32 {
     attempt.map_or(1, |attempt| attempt.tries + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Outcome;
+    use crate::ledger::LedgerResponse;
+    use crate::trial::cluster;
+
+    #[test]
+    fn a_write_for_one_leader_that_is_applied_under_another_breaks_conditional_write() {
+        let answered_under = |term| {
+            let mut world = cluster(3);
+            let wanted = LeaderId { term: 7, node_id: NodeId(1) };
+            let (call, op) = (world.clients.new_call(), 0);
+            let attempt = Attempt {
+                asked: Asked::WriteIf(wanted, Vec::new()),
+                client: 0,
+                node: 0,
+                call: Some(call),
+                begun: 0,
+                tries: 1,
+                maybe: true,
+                maybe_before: false,
+                under: Vote::default(),
+                forwarded: false,
+            };
+            world.clients.open.insert(op, attempt);
+            world.clients.calls.insert(call, Owed { op, at: 0, write: true });
+            let log_id = LogId::new(LeaderId { term, ..wanted }, 9);
+            world.finish_at(op, log_id, LedgerResponse(Outcome::Appended { length: 1 }));
+            world.violation
+        };
+        let told = answered_under(8).expect("it is applied under another leader");
+        assert!(told.starts_with("conditional write: operation 0 is for"), "{told}");
+    }
 }

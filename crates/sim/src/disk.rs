@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use quorate_wal::{Disk, DiskFile, DiskLock};
 
+use crate::digest::Digest;
 use crate::rng::Rng;
 
 const SECTOR_BYTES: usize = 512;
@@ -382,6 +383,20 @@ impl SimDisk {
     /// Whether something that was written is not what was written, for another reason than a crash.
     pub(crate) fn is_spoiled(&self) -> bool {
         self.inner.lock().spoiled
+    }
+
+    /// Takes in all files by their names, as a running system reads them and as a power cut would leave them.
+    pub(crate) fn hash(&self, digest: &mut Digest) {
+        let inner = self.inner.lock();
+        for names in [&inner.names, &inner.durable_names] {
+            for (path, file) in names {
+                digest.bytes(path.as_os_str().as_encoded_bytes());
+                for content in [&inner.files[*file].live, &inner.files[*file].durable] {
+                    digest.bytes(&content.bytes);
+                    digest.word(content.length);
+                }
+            }
+        }
     }
 
     /// What went wrong since it was last taken.

@@ -1,5 +1,7 @@
 //! What clients asked and what they were told, for the checkers.
 
+use crate::digest::Digest;
+
 /// A moment of the simulation, in nanoseconds since its beginning.
 pub type Nanos = u64;
 
@@ -197,5 +199,19 @@ impl History {
     /// Where the operation of this id is.
     pub fn place_of(&self, id: u64) -> Option<usize> {
         self.operations.binary_search_by_key(&id, |operation| operation.id).ok()
+    }
+
+    /// A hash of who was asked, and what was told when.
+    pub(crate) fn hash(&self) -> u128 {
+        let mut digest = Digest::default();
+        for operation in &self.operations {
+            let Operation { id, client, session, node, process, invoked_at, returned_at, call: _, outcome } = operation;
+            for word in [*id, u64::from(*client), session.unwrap_or(0), *node, *process, *invoked_at] {
+                digest.word(word);
+            }
+            digest.word(returned_at.map_or(0, |at| at + 1));
+            digest.bytes(format!("{outcome:?}").as_bytes());
+        }
+        digest.value()
     }
 }

@@ -26,7 +26,7 @@ use crate::world::{MOST_EVENTS, Place, World};
 pub struct Report {
     /// What the run was like.
     pub options: Options,
-    /// The hash of everything that happened.
+    /// The hash of everything that happened, of what clients were told, and of every state, log and disk at the end.
     pub hash: u128,
     /// What was wrong, if something was.
     pub violation: Option<String>,
@@ -110,6 +110,7 @@ fn run_ledger(options: Options, trace: bool, most_events: u64) -> (Report, Histo
     let clients = clients.max_age(options.election_timeout);
     let (mut report, clients) = run_at_most(options, clients, trace, most_events);
     (report.search_steps, report.undecided) = (clients.steps, clients.undecided);
+    report.hash ^= clients.history.hash();
     (report, clients.history)
 }
 
@@ -133,6 +134,9 @@ fn run_at_most<W: Workload>(options: Options, workload: W, trace: bool, most_eve
     let mut world = World::new(options, workload, trace);
     world.most_events = most_events;
     world.play_caught();
+    if world.violation.is_none() {
+        world.hash_the_end();
+    }
     (world.report(), world.clients.workload)
 }
 

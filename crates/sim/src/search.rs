@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::run::{Report, run_options};
 use crate::thorough::Figures;
 
-/// Of so many seeds one is run twice, to compare the trace hashes.
+/// Of so many seeds one is run twice, to compare what there is to tell of it, the trace hash included.
 const HASHED_EVERY: u64 = 50;
 /// Failures that are kept; the rest is counted.
 const MAX_FAILURES: usize = 20;
@@ -182,6 +182,7 @@ fn counted(report: &Report) -> Counters {
     all.add("leaderships", report.leaders);
     all.add("membership changes", report.changes);
     all.add(LINEARIZED, report.search_steps);
+    all.add("events of a seed", report.events);
     all
 }
 
@@ -243,10 +244,10 @@ fn one(options: Options, twice: bool) -> Report {
     let (mut report, _) = run_options(options.clone(), false);
     if twice {
         let (again, _) = run_options(options, false);
-        if again.hash != report.hash {
+        if again != report {
             report.violation.get_or_insert(format!(
-                "not deterministic: trace hash {:032x}, and {:032x} the second time",
-                report.hash, again.hash
+                "not deterministic: trace hash {:032x}, and {:032x} the second time; {} and {} events",
+                report.hash, again.hash, report.events, again.events
             ));
         }
     }

@@ -1,6 +1,7 @@
 //! The world: virtual time, the events in it, and the nodes that they happen to.
 
 mod delivery;
+mod hashed;
 mod life;
 mod turn;
 
@@ -392,7 +393,8 @@ impl<W: Workload> World<W> {
                 self.on_snapshot(to, from, sender, *shipment, arrival);
             }
             Event::Lost { at, run, to } => {
-                self.digest.word(3);
+                self.digest.word(3 + at as u64 * 64);
+                self.digest.word(to.0);
                 if let Some(running) = self.running(at, run) {
                     running.node.lost(to);
                     self.touch(at);
@@ -411,7 +413,9 @@ impl<W: Workload> World<W> {
             }
             Event::Wal { at, run } => self.on_wal(at, run),
             Event::Durable { at, run, write, result } => {
-                self.digest.word(6 + write.0 * 64);
+                self.digest.word(6 + at as u64 * 64);
+                self.digest.word(write.0);
+                self.digest.word(u64::from(result.is_ok()));
                 if let Some(running) = self.running(at, run) {
                     running.deliver(write, result);
                     self.touch(at);

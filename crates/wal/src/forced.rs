@@ -78,10 +78,10 @@ pub struct ForcedRecovery {
 pub fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Inspection, WalError> {
     let _lock = lock_existing(&**disk, dir)?;
     let identity = IdentityFile::open(&**disk, &dir.join("identity"))?.identity();
-    if pending(&**disk, dir, &identity)?.is_some() {
+    if let Some(recovery) = pending(&**disk, dir, &identity)? {
         // Recovered, but for what the next opening does: let it.
         drop(_lock);
-        finish_by_opening(disk, dir, &identity)?;
+        finish_by_opening(disk, dir, &identity, &recovery)?;
         return inspect(disk, dir);
     }
     let note = note::read(&**disk, dir, &identity.of_log())?;
@@ -126,7 +126,7 @@ pub fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Inspection, WalError>
 /// # Errors
 /// As [`inspect`]; [`WalError::Invalid`] if the directory is not, or no longer, what the recovery was planned for.
 pub fn force_recovery(disk: &Arc<dyn Disk>, dir: &Path, recovery: &ForcedRecovery) -> Result<(), WalError> {
-    let found = make_durable(disk, dir)?;
+    let found = make_durable(disk, dir, recovery)?;
     for ForcedGroup { group, forced, .. } in &recovery.groups {
         let end = found.groups.iter().find(|(id, ..)| id == group).map(|(_, state, _)| state.log.last());
         if end != Some(forced.prev) && found.identity.cluster == recovery.before {
@@ -145,19 +145,30 @@ pub fn force_recovery(disk: &Arc<dyn Disk>, dir: &Path, recovery: &ForcedRecover
     // From here on the directory is recovered.
     file.store_recovery(recovery.after, recovery.incarnation)?;
     drop(locked);
-    finish_by_opening(disk, dir, &identity)
+    finish_by_opening(disk, dir, &file.identity(), recovery)
 }
 
 /// What a killed process wrote may be in the system's memory only. The recovery goes on from the log's end as it was
 /// found, so that has to outlive a power failure before anything is decided.
-fn make_durable(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Inspection, WalError> {
+fn make_durable(disk: &Arc<dyn Disk>, dir: &Path, recovery: &ForcedRecovery) -> Result<Inspection, WalError> {
     let found = inspect(disk, dir)?;
-    finish_by_opening(disk, dir, &found.identity)?;
+    finish_by_opening(disk, dir, &found.identity, recovery)?;
     inspect(disk, dir)
 }
 
-fn finish_by_opening(disk: &Arc<dyn Disk>, dir: &Path, identity: &Identity) -> Result<(), WalError> {
-    let (core, handle) = WalCore::open(Arc::clone(disk), dir, WalOptions::new(identity.node))?;
+/// Opens and closes the directory. The token of that start comes from what is random already, the disk's next incarnation,
+/// and the count of the start: what a recovery writes is a function of what it was given, and nobody meets a start that
+/// never speaks.
+fn finish_by_opening(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    identity: &Identity,
+    recovery: &ForcedRecovery,
+) -> Result<(), WalError> {
+    let random = (recovery.incarnation.0 >> 64) as u64 ^ recovery.incarnation.0 as u64;
+    let token = random ^ identity.starts.boot().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let options = WalOptions { start_token: Some(token.max(1)), ..WalOptions::new(identity.node) };
+    let (core, handle) = WalCore::open(Arc::clone(disk), dir, options)?;
     drop(handle);
     core.close(Instant::ORIGIN)
 }

@@ -127,6 +127,8 @@ impl<W: Workload> World<W> {
         self.digest.word(2 + to as u64 * 64);
         let Sender { incarnation, cluster, starts } = sender;
         let Shipment { group, header, meta, bytes, done, .. } = shipment;
+        self.digest.word(arrival as u64);
+        self.digest.word(hash_of(&bytes));
         let (id, cut) = (self.places[from].id, self.net.is_cut(from, to));
         let shakes_hands = cluster == self.places[to].cluster && cluster == self.cluster;
         let travels = arrival != Arrival::Not && !cut && shakes_hands;

@@ -211,6 +211,7 @@ impl<W: Workload> World<W> {
         }
         let mut answers = std::mem::take(&mut self.answers);
         for (call, answer) in answers.drain(..) {
+            self.hash_answer(at, call, &answer);
             situations::on_answer(&mut self.counters, &answer);
             self.on_answer(at, call, answer);
         }
