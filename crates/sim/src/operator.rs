@@ -417,7 +417,60 @@ mod tests {
     use quorate_core::Quorum;
 
     use super::*;
+    use crate::ledger::LedgerClients;
     use crate::trial::cluster;
+
+    fn told(answer: impl FnOnce(&mut World<LedgerClients>)) -> String {
+        let mut world = cluster(3);
+        answer(&mut world);
+        world.violation.unwrap_or_default()
+    }
+
+    #[test]
+    fn a_transfer_that_ended_with_another_is_a_violation() {
+        let ended = |to, other: Option<u64>| {
+            told(|world| {
+                let at = world.leader().expect("it leads");
+                let leader = world.places[at].running.as_ref().expect("it runs").node.core().vote().leader_id;
+                let to = if to { Some(leader.node_id) } else { None };
+                let named = other.map_or(leader, |term| LeaderId { term, ..leader });
+                world.on_transferred(to.map(|id| if other == Some(0) { NodeId(id.0 + 1) } else { id }), Ok(named));
+            })
+        };
+        assert_eq!(ended(true, None), "");
+        assert_eq!(ended(false, None), "");
+        assert!(ended(true, Some(0)).contains("is said to have ended with"), "another node leads");
+        assert!(ended(false, Some(99)).contains("is said to have ended with"), "nobody has led under that");
+    }
+
+    #[test]
+    fn a_snapshot_that_lacks_what_was_applied_is_a_violation() {
+        let log_id = LogId { index: 5, ..LogId::ZERO };
+        assert_eq!(told(|world| world.on_snapshot_taken(5, Ok(log_id))), "");
+        assert!(told(|world| world.on_snapshot_taken(6, Ok(log_id))).contains("is said to hold"));
+    }
+
+    #[test]
+    fn a_purge_that_was_not_made_is_a_violation() {
+        assert_eq!(told(|world| world.on_purged(0, Ok(LogId::ZERO))), "");
+        let log_id = LogId { index: 9, ..LogId::ZERO };
+        assert!(told(|world| world.on_purged(0, Ok(log_id))).contains("is said to be purged"));
+    }
+
+    #[test]
+    fn a_change_that_can_never_be_is_not_to_be_made() {
+        assert_eq!(told(|world| world.on_changed(&[Goal::RefusedNoVoters], Ok(LogId::ZERO))), "");
+        assert!(
+            told(|world| world.on_changed(&[], Ok(LogId::ZERO))).starts_with("a change that can never be was made")
+        );
+    }
+
+    #[test]
+    fn tunables_that_cannot_be_are_refused_and_others_are_not() {
+        let config = || Some(Box::new(quorate::Config::default()));
+        assert_eq!(told(|world| world.on_reconfigured(0, config(), Ok(()))), "");
+        assert!(told(|world| world.on_reconfigured(0, None, Ok(()))).contains("were taken over"));
+    }
 
     /// A deposed leader may hold the longest log, with a change by which every quorum needs one node: if that is lost,
     /// nobody can be elected any more.

@@ -345,7 +345,68 @@ fn check_recovered(found: &FoundDirectory, forced: &ForcedRecovery) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::cluster_with;
+    use quorate_core::{ClusterId, LogId};
+
+    use super::*;
+    use crate::ledger::LedgerClients;
+    use crate::trial::{cluster, cluster_with, serve, stop};
+
+    /// A stopped cluster, what is found on the disk of its first node, and what would be forced on it.
+    fn planned() -> (World<LedgerClients>, Plan, ForcedRecovery) {
+        let mut world = cluster(3);
+        serve(&mut world, 10);
+        (0..3).for_each(|at| stop(&mut world, at));
+        let found = look(&world.disk_of(0), directory()).expect("its disk is whole");
+        let plan = plan([found]).expect("one of three is no quorum");
+        let forced = forced(&plan, Incarnation(99), 7).expect("it can be forced");
+        (world, plan, forced)
+    }
+
+    #[test]
+    fn a_directory_that_is_not_what_was_forced_is_a_violation() {
+        let (_, plan, wanted) = planned();
+        let told = check_recovered(&plan.found[0], &wanted).expect_err("nothing was forced on it yet");
+        assert!(told.starts_with("recovery: node 1 does not end with"), "{told}");
+        let nothing = ForcedRecovery { groups: Vec::new(), ..wanted };
+        let told = check_recovered(&plan.found[0], &nothing).expect_err("it is no quorum");
+        assert!(told.starts_with("recovery: node 1 would be recovered again"), "{told}");
+    }
+
+    #[test]
+    fn a_survivor_that_is_said_to_end_where_its_disk_did_not_is_a_violation() {
+        let (mut world, mut plan, wanted) = planned();
+        let possible = world.places[0].possible.clone();
+        assert_eq!(world.promise_what_is_kept(0, &plan, &wanted), Ok(()));
+        world.places[0].possible = possible;
+        plan.groups[0].kept.index += 1;
+        let told = world.promise_what_is_kept(0, &plan, &wanted).expect_err("its disk ended before");
+        assert!(told.starts_with("recovery: node 1 is said to end at"), "{told}");
+    }
+
+    #[test]
+    fn a_survivor_that_does_not_start_or_lacks_what_was_known_is_a_violation() {
+        let (mut world, plan, wanted) = planned();
+        let nothing = ForcedRecovery { groups: Vec::new(), ..wanted.clone() };
+        let told = world.go_on(0, &plan, &nothing).expect_err("nothing was forced");
+        assert!(told.starts_with("recovery: node 1 does not start"), "{told}");
+        let mut known = plan;
+        let group = known.found[0].groups.get_mut(&GROUP).expect("it has the group");
+        group.snapshot = LogId { index: 999, ..group.snapshot };
+        let told = world.go_on(0, &known, &wanted).expect_err("its log ends before");
+        assert!(told.contains("is committed, and it is lost by"), "{told}");
+    }
+
+    #[test]
+    fn a_node_that_goes_on_in_the_cluster_of_before_is_a_violation() {
+        let mut world = cluster(3);
+        let at = world.leader().expect("it leads");
+        world.watch_old_node(at, 0);
+        assert_eq!(world.violation, None);
+        world.cluster = ClusterId(world.cluster.0 + 1);
+        world.watch_old_node(at, 0);
+        let told = world.violation.expect("it leads there");
+        assert!(told.starts_with("recovery: node") && told.ends_with("goes on in the cluster of before"), "{told}");
+    }
 
     #[test]
     fn no_quorum_is_lost_while_a_disk_may_have_lost_a_write() {

@@ -67,7 +67,7 @@ impl<W: Workload> World<W> {
         let id = self.places[at].id;
         self.say(|| format!("node {id} is mended: {mended:?}"));
         if !self.may_find_damage(at) {
-            self.fail(format!("node {id} mends its disk, which nothing damaged: {mended:?}"));
+            self.fail(format!("healthy disk: node {id} mends its disk, which nothing damaged: {mended:?}"));
         }
         self.counters.add(MENDED, 1);
         let place = &mut self.places[at];
@@ -141,5 +141,19 @@ impl<W: Workload> World<W> {
             place.hurt.mending = false;
             place.impaired = place.damaged || place.fragile || place.lacks();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trial::cluster;
+
+    #[test]
+    fn a_healthy_disk_that_is_mended_is_a_violation() {
+        let mut world = cluster(3);
+        world.on_mended(1, Mended { log: true, snapshots: 0 });
+        let told = world.violation.expect("nothing was done to it");
+        assert!(told.starts_with("healthy disk: node 2 mends its disk, which nothing damaged"), "{told}");
     }
 }

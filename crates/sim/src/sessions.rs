@@ -11,7 +11,7 @@ use quorate::advanced::sessions::{Serials, SessionRefusal};
 use quorate::advanced::wire::{EntryKind, SESSION_HEADER_BYTES, SessionOpening, encode_session_ids};
 use quorate::virtual_node::{Answer, CallId};
 use quorate::{Payload, RaftStateMachine, SessionOptions};
-use quorate_core::LogId;
+use quorate_core::{LogId, NodeId};
 
 use crate::clients::AnswerOf;
 use crate::fault::Fault;
@@ -403,7 +403,7 @@ impl<W: Workload> World<W> {
         let agree = !self.options.faults.has(Fault::ClockSkew) && !self.options.faults.has(Fault::ClockJump);
         if agree && self.now + self.now / 40 < open.active + life {
             self.fail(format!(
-                "session {session} expired too early: it was active at {}, now is {}",
+                "session: {session} expired too early: it was active at {}, now is {}",
                 open.active, self.now
             ));
         }
@@ -465,25 +465,30 @@ impl<W: Workload> World<W> {
 
     /// All nodes that applied the same entries have the same sessions.
     pub(crate) fn check_session_tables(&self) -> Result<(), String> {
-        let mut tables: BTreeMap<u64, (u64, Vec<u8>)> = BTreeMap::new();
-        for place in &self.places {
-            let Some(running) = &place.running else { continue };
-            let encoded = running.node.sessions(|table, applied| {
+        let tables = self.places.iter().filter_map(|place| {
+            let encoded = place.running.as_ref()?.node.sessions(|table, applied| {
                 let mut bytes = Vec::new();
                 table.encode(&mut bytes);
                 (applied.index, bytes)
             });
-            let Some((applied, bytes)) = encoded else { continue };
-            let (other, known) = tables.entry(applied).or_insert_with(|| (place.id.0, bytes.clone()));
-            if *known != bytes {
-                return Err(format!(
-                    "nodes {other} and {} applied {applied} entries and know other sessions",
-                    place.id
-                ));
-            }
-        }
-        Ok(())
+            encoded.map(|(applied, bytes)| (place.id, applied, bytes))
+        });
+        check_tables(tables)
     }
+}
+
+/// Of each node: how many entries it applied, and its table.
+fn check_tables(tables: impl Iterator<Item = (NodeId, u64, Vec<u8>)>) -> Result<(), String> {
+    let mut known: BTreeMap<u64, (NodeId, Vec<u8>)> = BTreeMap::new();
+    for (id, applied, bytes) in tables {
+        let (other, table) = known.entry(applied).or_insert_with(|| (id, bytes.clone()));
+        if *table != bytes {
+            return Err(format!(
+                "equal sessions: nodes {other} and {id} applied {applied} entries and know other sessions"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn short<R>(answer: &Answer<R>) -> String {
@@ -492,5 +497,38 @@ fn short<R>(answer: &Answer<R>) -> String {
         Answer::SessionDone { log_id } => format!("as done at {log_id}"),
         Answer::Applied { log_id, .. } => format!("as applied at {log_id}"),
         _ => "otherwise".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trial::{cluster_with, elapse};
+
+    #[test]
+    fn other_tables_after_the_same_entries_break_equal_sessions() {
+        let tables = |last: u8| [(NodeId(1), 5, vec![1]), (NodeId(2), 6, vec![2]), (NodeId(3), 5, vec![last])];
+        assert_eq!(check_tables(tables(1).into_iter()), Ok(()));
+        let told = check_tables(tables(2).into_iter()).expect_err("two tables differ");
+        assert!(told.starts_with("equal sessions: nodes 1 and 3 applied 5 entries"), "{told}");
+    }
+
+    #[test]
+    fn a_session_that_is_gone_before_its_time_is_a_violation() {
+        let mut world = cluster_with(3, |options| options.sessions = 1000);
+        world.start_sessions();
+        elapse(&mut world, 8);
+        let now = world.now;
+        let mut opened = world.clients.sessions.holders.iter_mut().filter(|(_, holder)| !holder.busy);
+        let (client, session) = opened
+            .find_map(|(client, holder)| {
+                let open = holder.open.as_mut()?;
+                open.active = now;
+                Some((*client, open.id))
+            })
+            .expect("somebody has a session");
+        world.expired(client, session);
+        let told = world.violation.expect("it was active a moment ago");
+        assert!(told.starts_with("session: ") && told.contains("expired too early"), "{told}");
     }
 }

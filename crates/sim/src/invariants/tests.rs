@@ -235,3 +235,33 @@ fn a_recovery_gives_up_what_its_survivor_lacks_and_no_more() {
     let broken = known().on_recovery(&hole, forced).expect_err("it lacks entries 1 and 2");
     assert!(broken.starts_with("recovery: the survivor lacks 1-1.1"), "{broken}");
 }
+
+#[test]
+fn a_leader_that_commits_an_earlier_leaders_entry_breaks_figure_3_7() {
+    let before = leader();
+    let earlier = before.vote().leader_id;
+    let snapshot = SnapshotMeta {
+        last_log_id: LogId::new(earlier, 2),
+        membership_log_id: before.membership_log_id(),
+        membership: before.membership().clone(),
+    };
+    // What the snapshot holds is committed from the start, and the log still has it.
+    let recovered =
+        Recovered { vote: before.vote(), log: before.log().clone(), snapshot: Some(snapshot), ..Recovered::default() };
+    let mut core = Core::new(before.config().clone(), recovered, Instant::ORIGIN);
+    let mut events = Vec::new();
+    while !core.is_leader() {
+        let now = core.deadline().unwrap_or(Instant::ORIGIN);
+        let mut out = Actions::new();
+        core.step(now, events.pop().unwrap_or(Event::Timeout), &mut out);
+        let writes = out.0.into_iter().filter_map(|action| match action {
+            Action::Persist(write) => Some(Event::Persisted(write.id)),
+            _ => None,
+        });
+        events.extend(writes);
+    }
+    assert!(core.vote().leader_id > earlier && core.commit() == 2, "it has committed nothing of its own yet");
+    let shadows = disks(&core);
+    let told = Invariants::new(LeaderIdMode::Standard).after_step(&core, 1, Seen::default(), &shadows);
+    assert!(told.as_ref().is_err_and(|told| told.starts_with("figure 3.7: leader")), "{told:?}");
+}
