@@ -1,7 +1,8 @@
 //! Damages bytes on one node's disk, one at a time: `cargo run --profile ci -p quorate-sim --example flips [STRIDE]`; with
 //! stride 1 every byte that was ever written: of segments, votes, identity, peers and snapshots. Each byte gets one bit
 //! flipped, and several. In a cluster of three it is repaired from the others; a node alone serves on with all it had, or
-//! stops and names the entries that it lost. Fails if a node of three needs an operator, or one alone does not say so.
+//! stops and names the entries that it lost. Fails if a node of three needs an operator, or one alone does not say so, and
+//! for damage that nobody saw where no region of the file says that it need not be.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, reason = "a failed step ends the program")]
 
 #[path = "../tests/trio/mod.rs"]
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
+use trio::regions::{Region, Regions};
 use trio::{Seen, Trio, flip_bits, written};
 
 /// Without an argument: some thousand flips.
@@ -20,21 +22,34 @@ const STRIDE: usize = 7;
 /// How often damage to a file was seen how.
 #[derive(Default)]
 struct Counts {
-    harmless: u32,
+    harmless: BTreeMap<Region, u32>,
+    /// Not seen, and nothing says that it need not be: which.
+    unseen: Vec<String>,
     at_start: u32,
     when_read: u32,
     halted: u32,
 }
 
 impl Counts {
-    fn note(&mut self, seen: &Seen) {
+    fn note(&mut self, seen: &Seen, region: Option<Region>, what: String) {
         match seen {
-            Seen::Harmless => self.harmless += 1,
+            Seen::Not { .. } => match region {
+                Some(region) => *self.harmless.entry(region).or_default() += 1,
+                None => self.unseen.push(what),
+            },
             Seen::AtStart => self.at_start += 1,
             Seen::WhenRead => self.when_read += 1,
             Seen::Halted => self.halted += 1,
         }
     }
+}
+
+/// What became of damage.
+struct Flip {
+    seen: Seen,
+    /// Where it may go unseen.
+    region: Option<Region>,
+    what: String,
 }
 
 /// A file of a cluster of so many.
@@ -50,18 +65,26 @@ fn main() -> ExitCode {
             .map(|mine| scope.spawn(move || damage_some(stride, |number| number % threads == mine)))
             .collect();
         for worker in workers {
-            for (place, seen) in worker.join().expect("nothing went wrong") {
-                counts.entry(place).or_default().note(&seen);
+            for (place, Flip { seen, region, what }) in worker.join().expect("nothing went wrong") {
+                counts.entry(place).or_default().note(&seen, region, what);
                 sum += 1;
             }
         }
     });
-    for ((size, path), Counts { harmless, at_start, when_read, halted }) in &counts {
+    let mut by_region: BTreeMap<Region, u32> = BTreeMap::new();
+    for ((size, path), Counts { harmless, at_start, when_read, halted, .. }) in &counts {
         println!(
-            "{size} nodes, {}: harmless {harmless}, seen at the start {at_start}, seen when read {when_read}, \
-             halted and named {halted}",
-            path.display()
+            "{size} nodes, {}: harmless {}, seen at the start {at_start}, seen later {when_read}, halted and named {halted}",
+            path.display(),
+            harmless.values().sum::<u32>(),
         );
+        harmless.iter().for_each(|(region, count)| *by_region.entry(*region).or_default() += count);
+    }
+    println!("not seen, and harmless: {by_region:?}");
+    let unseen: Vec<&String> = counts.values().flat_map(|counts| &counts.unseen).collect();
+    if !unseen.is_empty() {
+        unseen.iter().for_each(|what| println!("NOT SEEN, and no reason why: {what}"));
+        return ExitCode::FAILURE;
     }
     println!(
         "flips: {sum}, at every byte with stride {stride}; every one seen or harmless, none of them lost anything"
@@ -70,7 +93,7 @@ fn main() -> ExitCode {
 }
 
 /// Damages every `stride`th byte of those whose number is ours: first of three nodes, then of one.
-fn damage_some(stride: usize, ours: impl Fn(usize) -> bool) -> Vec<(Place, Seen)> {
+fn damage_some(stride: usize, ours: impl Fn(usize) -> bool) -> Vec<(Place, Flip)> {
     let (three, alone) = (Trio::stopped(3), Trio::stopped(1));
     let mut whole = alone.copy();
     whole.start(0).unwrap();
@@ -78,6 +101,7 @@ fn damage_some(stride: usize, ours: impl Fn(usize) -> bool) -> Vec<(Place, Seen)
     let mut found = Vec::new();
     let mut number = 0;
     for (trio, size, at) in [(&three, 3, 1), (&alone, 1, 0)] {
+        let regions = Regions::of(trio, at);
         for (path, _) in trio.files(at) {
             for offset in written(trio, at, &path).into_iter().step_by(stride) {
                 number += 1;
@@ -91,7 +115,11 @@ fn damage_some(stride: usize, ours: impl Fn(usize) -> bool) -> Vec<(Place, Seen)
                         1 => damaged.serves_or_names(end, &what),
                         _ => damaged.repairs(at, &what),
                     };
-                    found.push(((size, path.clone()), seen));
+                    let region = match seen {
+                        Seen::Not { purged } => regions.harmless(&path, offset, purged),
+                        Seen::AtStart | Seen::WhenRead | Seen::Halted => None,
+                    };
+                    found.push(((size, path.clone()), Flip { seen, region, what }));
                 }
             }
         }

@@ -7,26 +7,47 @@ use std::time::Duration;
 
 use quorate_wal::Disk;
 use quorate_wal::fake::Crash;
+use trio::regions::{Region, Regions};
 use trio::{Seen, Trio, flip, flip_bits, written};
 
 /// The program `flips` (crates/sim/examples) flips more of them: with the argument 1, every byte.
 #[test]
 fn a_flipped_byte_on_one_node_is_repaired_from_the_others() {
     let trio = Trio::stopped(3);
+    let regions = Regions::of(&trio, 1);
     let mut seen = [0; 3];
     for (path, _) in trio.files(1) {
         for offset in written(&trio, 1, &path).into_iter().step_by(197) {
             let what = format!("{} at {offset}", path.display());
             seen[match flip(&trio, 1, &path, offset).repairs(1, &what) {
-                Seen::Harmless => 0,
+                Seen::Not { purged } => {
+                    assert!(regions.harmless(&path, offset, purged).is_some(), "{what}: not seen, and no reason why");
+                    0
+                }
                 Seen::AtStart => 1,
                 Seen::WhenRead => 2,
                 Seen::Halted => unreachable!("it is not alone"),
             }] += 1;
         }
     }
-    println!("harmless {}, seen at the start {}, when read {}", seen[0], seen[1], seen[2]);
+    println!("not seen and harmless {}, seen at the start {}, when read {}", seen[0], seen[1], seen[2]);
     assert!(seen[0] > 5 && seen[1] > 5, "{seen:?}");
+}
+
+/// Damage to a snapshot, or to an entry that is kept, has to be seen.
+#[test]
+fn what_counts_is_in_no_region_that_may_go_unseen() {
+    let trio = Trio::stopped(3);
+    let (regions, (snapshot, bytes)) = (Regions::of(&trio, 1), trio.snapshot_of(1));
+    assert!((0..bytes).all(|offset| regions.harmless(&snapshot, offset, u64::MAX).is_none()));
+    let (mut kept, mut purged) = (0, 0);
+    for (path, _) in trio.files(1).into_iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "seg")) {
+        for offset in written(&trio, 1, &path) {
+            kept += usize::from(regions.harmless(&path, offset, 0).is_none());
+            purged += usize::from(regions.harmless(&path, offset, u64::MAX) == Some(Region::Purged));
+        }
+    }
+    assert!(kept > 1000 && purged > 1000, "{kept} bytes must not be damaged unseen, {purged} of entries");
 }
 
 /// A disk lost the newest write of one node silently, which found that when it read the entry. It does not forget the

@@ -1,6 +1,8 @@
 //! Three nodes on disks in memory, with a network that delivers at once: what damage to one disk leads to.
 #![allow(dead_code, reason = "each of those who use it uses a part")]
 
+pub mod regions;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -97,6 +99,8 @@ pub struct Trio {
     /// Writes that were acknowledged, in order.
     pub acknowledged: Vec<u64>,
     starts: u64,
+    /// By node: it ended with a reason, or mended its log, since the cluster was made.
+    noticed: Vec<bool>,
     /// Why a node of one does not start again.
     pub refused: Option<String>,
     /// Snapshots that were sent and are not what a store would take.
@@ -118,6 +122,7 @@ fn config() -> Config {
 impl Trio {
     pub fn new(disks: Vec<MemDisk>, acknowledged: Vec<u64>) -> Self {
         let nodes = disks.iter().map(|_| None).collect();
+        let noticed = vec![false; disks.len()];
         Self {
             now: Instant::ORIGIN,
             disks,
@@ -125,6 +130,7 @@ impl Trio {
             answers: Vec::new(),
             acknowledged,
             starts: 0,
+            noticed,
             refused: None,
             damaged_arrivals: 0,
         }
@@ -171,6 +177,7 @@ impl Trio {
         };
         let opened = WalCore::open(Arc::new(self.disks[at].clone()), Path::new(DIR), options);
         let (wal, handle) = opened.map_err(|error| error.to_string())?;
+        self.noticed[at] |= handle.mended().is_some();
         handle.set_cluster(CLUSTER, LeaderIdMode::Advanced).map_err(|error| error.to_string())?;
         for peer in (0..self.disks.len()).filter(|peer| *peer != at) {
             handle
@@ -293,6 +300,7 @@ impl Trio {
         for at in 0..self.nodes.len() {
             if self.nodes[at].as_ref().is_some_and(|running| running.node.closed().is_some()) {
                 self.nodes[at] = None;
+                self.noticed[at] = true;
                 if let Err(error) = self.start(at) {
                     assert!(self.nodes.len() == 1, "{what}: unopenable: node {at} does not start again: {error}");
                     self.refused = Some(error);
@@ -415,19 +423,16 @@ impl Trio {
     /// What becomes of a cluster of which one node was damaged: it is repaired, votes and leads. Returns how the
     /// damage was seen.
     pub fn repairs(mut self, damaged: usize, what: &str) -> Seen {
-        let mended = |trio: &Trio| {
-            let log = trio.nodes[damaged].as_ref().is_some_and(|running| running.handle.mended().is_some());
-            log || !trio.set_aside(damaged).is_empty()
-        };
+        let noticed = |trio: &Trio| trio.noticed[damaged] || !trio.set_aside(damaged).is_empty();
         for at in 0..self.disks.len() {
             self.start(at).unwrap_or_else(|error| panic!("{what}: unopenable: node {at} needs an operator: {error}"));
         }
-        let mut seen = if mended(&self) { Seen::AtStart } else { Seen::Harmless };
+        let at_start = noticed(&self);
         self.write(1);
         self.converge(what);
         if let Err(error) = self.read_log(damaged) {
             assert!(matches!(error, WalError::Corrupt(_)), "{what}: {error}");
-            seen = Seen::WhenRead;
+            self.noticed[damaged] = true;
             self.stop(damaged);
             self.start(damaged).unwrap_or_else(|error| panic!("{what}: unopenable: {error}"));
             self.write(2);
@@ -447,7 +452,11 @@ impl Trio {
         let tails: Vec<Vec<_>> =
             logs.iter().map(|log| log.iter().filter(|(id, _)| Some(id.index) >= first).collect()).collect();
         assert!(tails.iter().all(|tail| *tail == tails[0]), "{what}: the logs differ");
-        seen
+        match (at_start, noticed(&self)) {
+            (true, _) => Seen::AtStart,
+            (false, true) => Seen::WhenRead,
+            (false, false) => Seen::Not { purged: self.purged(damaged) },
+        }
     }
 
     /// What becomes of a damaged node that has no others: it serves with all that it had, or stops and names the entries that
@@ -457,9 +466,22 @@ impl Trio {
             Ok(()) => self.write(1),
             Err(error) => self.refused = Some(error),
         }
-        let Some(error) = self.refused.take() else {
+        if self.refused.is_none() {
             self.converge(what);
-            return Seen::Harmless;
+            // What its snapshot covers nobody reads, unless a peer asks for it.
+            if let Err(error) = self.read_log(0) {
+                assert!(matches!(error, WalError::Corrupt(_)), "{what}: {error}");
+                self.noticed[0] = true;
+                self.stop(0);
+                match self.start(0) {
+                    Ok(()) => self.converge(what),
+                    Err(error) => self.refused = Some(error),
+                }
+            }
+        }
+        let Some(error) = self.refused.take() else {
+            let noticed = self.noticed[0] || !self.set_aside(0).is_empty();
+            return if noticed { Seen::WhenRead } else { Seen::Not { purged: self.purged(0) } };
         };
         let lost = named_as_lost(&error).unwrap_or_else(|| panic!("{what}: it does not say what is lost: {error}"));
         let (after, up_to) = lost;
@@ -471,6 +493,11 @@ impl Trio {
         let remedy = if snapshot { "from a backup" } else { "quorate recover" };
         assert!(error.contains(remedy), "{what}: it does not say what to do: {error}");
         Seen::Halted
+    }
+
+    /// The index after which a node's log begins.
+    fn purged(&self, at: usize) -> u64 {
+        self.nodes[at].as_ref().unwrap().node.core().status().purged.index
     }
 
     /// The index at which a node's log ends.
@@ -487,8 +514,11 @@ impl Trio {
 /// How damage was seen.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// It hit nothing that counts, or one of two copies.
-    Harmless,
+    /// Not at all: it must have hit nothing that counts, or one of several copies, see [`regions::Region`].
+    Not {
+        /// The index after which the log begins in the end.
+        purged: u64,
+    },
     /// When the node was started.
     AtStart,
     /// When the entry was read.
