@@ -40,7 +40,7 @@ const SCRIPTS: [&str; 6] = [
 const SESSIONS: &[&str] = &["--test", "sessions"];
 
 /// Builds with planted bugs, in a target directory of its own so that no other build can pick them up, and runs: the
-/// golden scripts; with `--sim` first, random runs; with `--disk`, crashes and failing calls; with `--explore`, searches
+/// golden scripts; with `--sim` first, random runs, then what else shows the bug; with `--disk`, crashes and failing calls; with `--explore`, searches
 /// through small scopes; with `--planted`, the short runs that name a bug; with `--told`, what was caught, told as golden
 /// scripts; with `--ci`, random runs with a sample of the bugs, the tests that make such a run short and tell it, and those
 /// that were made short.
@@ -51,7 +51,11 @@ pub(crate) fn run(mut args: Vec<String>) -> Result<(), String> {
             hunt(&args)
         }
         Some("--ci") => {
-            cargo(&["test", "--test", "shrink", "--test", "golden", "--test", "planted"], "quorate-sim", &[])?;
+            cargo(
+                &["test", "--test", "shrink", "--test", "golden", "--test", "planted", "--test", "shown"],
+                "quorate-sim",
+                &[],
+            )?;
             example("quorate-testkit", "mutants", &SCRIPTS.map(str::to_owned))?;
             hunt(&["--ci".to_owned(), "--seeds".to_owned(), "2000".to_owned()])
         }

@@ -100,8 +100,8 @@ const PARTS: &[Part] = &[
         script: None,
         args: "run --quiet --package xtask -- mutants --sim",
         // It goes on from where earlier hunts stopped: from nothing it takes hours.
-        more: "--results docs/mutants-hunt.tsv",
-        shows: &[" caught by random runs, "],
+        more: "--seeds 300 --results docs/mutants-hunt.tsv",
+        shows: &[" caught by random runs, ", "each that no seed showed was tried with "],
     },
     part("mutant-tests", "run --quiet --package xtask -- mutants --tests", &[" quorate"]),
     part("disk-mutants", "run --quiet --package xtask -- mutants --disk", &["Disk"]),
@@ -443,8 +443,9 @@ mod tests {
         let scripts = "bug    red   claim  first script\nA  3  2  log/a\nB  0  0  (no script: a test)\n\n5 bugs, 9 scripts; 0 \
                        scripts turned red by no bug of their own\n";
         let hunt = "bug  seeds  s  caught by\nA  7  0.5  oracle (seed 7)\nB  1  0.0  liveness (seed 1, before)\n\
-                    C  9  1.0  scenario Bridge of 3\nD  9  1.0  MISSED\nE  9  1.0  not by chance; by a test\n\
-                    5 bugs: 3 caught by random runs, 2 not, 35 seeds, 3s\n";
+                    C  9  1.0  scenario Bridge of 3\nD  9  1.0  MISSED\nE  9  1.0  no seed; test crates/a.rs\n\
+                    5 bugs: 2 caught by random runs, 1 by a scenario, 0 by a golden script, 1 by a test or crashes of \
+                    their own, 1 by nothing; 35 seeds, 3s\n";
         let tests = "E  quorate --lib writes\nD  quorate --lib writes  NOT NOTICED\n";
         let table = means(&|part| match part {
             "scripts" => Some(scripts),

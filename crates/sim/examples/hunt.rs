@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 fn run() -> Result<bool, String> {
     let mut how = Hunt { first_seed: 1, seeds: 20_000, patience: Duration::from_secs(3600), jobs: 2, scenarios: true };
     let (mut names, mut sample, mut results) = (Vec::new(), false, Results::default());
-    let mut code = String::new();
+    let (mut code, mut page) = (String::new(), None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number = || {
@@ -34,6 +34,7 @@ fn run() -> Result<bool, String> {
                 let path = args.next().ok_or("--results needs a file")?;
                 results = Results::open(path.as_ref())?;
             }
+            "--page" => page = Some(args.next().ok_or("--page needs a file")?),
             "--code" => code = args.next().ok_or("--code needs a name")?,
             "--seeds" => how.seeds = number()?,
             "--first-seed" => how.first_seed = number()?,
@@ -43,5 +44,8 @@ fn run() -> Result<bool, String> {
         }
     }
     let bugs = if sample { SAMPLE.to_vec() } else { named(&names)? };
-    hunt_all(&bugs, how, results.of_code(code))
+    let mut results = results.of_code(code);
+    let all = hunt_all(&bugs, how, &mut results)?;
+    page.map_or(Ok(()), |page| results.write_page(page.as_ref()))?;
+    Ok(all)
 }

@@ -1,5 +1,8 @@
 //! Planted bugs: how many seeds it takes until each is caught, and by which check.
 //!
+//! A bug counts as caught if a seed shows it, else a directed scenario, else what [`shown`] names for it, beside what random
+//! runs lack: a golden script or a test of its own. One with none of these fails the hunt.
+//!
 //! The switch is one for the whole process, so one bug is hunted at a time, on several threads. A run ends after a
 //! number of events, whatever a bug does; one that spins inside a single step is given up with its thread. Both count
 //! as caught.
@@ -23,47 +26,12 @@ use crate::options::Options;
 use crate::run::run_options;
 use crate::shrink::check_of;
 
+pub mod shown;
+
+use shown::{By, shown_by, shows};
+
 /// No run takes so long: if one does, it never ends.
 const LONGEST_RUN: Duration = Duration::from_secs(240);
-
-/// Bugs that random runs are not meant to find: why, and what shows them instead. `cargo xtask mutants` plays the golden
-/// scripts with each, `cargo xtask mutants --tests` runs the tests.
-pub const ELSEWHERE: &[(Bug, &str)] = &[
-    (Bug::ExpiryByLocalClock, "the machine's clock, not a simulated one: crates/quorate/tests/sessions.rs"),
-    (Bug::ResumedTransferMixesSnapshots, "snapshots travel whole here: crates/net/tests/snapshots.rs"),
-    (Bug::StartsAreOnlyCounted, "an older copy stops when it is told, before it counts on: crates/wal/src/identity.rs"),
-    (
-        Bug::CoveredWaiterBehindAnotherWaits,
-        "two calls of one node that wait when a snapshot covers both: crates/quorate/src/group/apply/tests.rs",
-    ),
-    (Bug::GoesOnWithoutItsLog, "it goes on as one does that is told to rejoin: testdata/recovery"),
-    (Bug::RecoversUnderASeenTerm, "a term that only those who are lost for good have seen: testdata/recovery"),
-    (Bug::GapAccepted, "nobody lies here: crates/quorate/tests/published.rs"),
-    (Bug::VoteRequestForAnother, LIES),
-    (Bug::CampaignsInTheLastTerm, LIES),
-    (Bug::RoundsToComeCount, LIES),
-    (Bug::AnyIndexAccepted, LIES),
-    (Bug::AnyLeaseIsPromised, LIES),
-    (Bug::SnapshotOfALaterMembership, LIES),
-    (Bug::SnapshotOfAnotherMembership, LIES),
-    (Bug::RefusalTeachesNothing, COST),
-    (Bug::RefusedLogTeachesNothing, COST),
-    (Bug::PreVoteLearnsNothing, COST),
-    (Bug::PreVoteBehindWaits, COST),
-    (Bug::PromotesWhoPromises, COST),
-    (Bug::RepeatedRequestRefused, COST),
-    (Bug::BlankNodeCampaigns, COST),
-    (Bug::ShorterTimeoutHoldsLater, COST),
-    (Bug::SlowIsTakenForLost, COST),
-    (Bug::HeartbeatsThoughBusy, COST),
-    (Bug::EntriesDoNotCommit, COST),
-    (Bug::FrontTakenForTheWhole, COST),
-    (Bug::PausesDoNotGrow, COST),
-    (Bug::LossFoundByTimeOutOnly, COST),
-];
-
-const LIES: &str = "nobody lies here: golden scripts, crates/core/tests/lies.rs";
-const COST: &str = "it costs messages or time, which random runs do not count: golden scripts";
 
 /// Bugs that a search of some hundred seeds must catch, of every layer: what CI tries.
 pub const SAMPLE: &[Bug] = &[
@@ -129,7 +97,12 @@ pub enum Outcome {
         /// Which.
         scenario: String,
     },
-    /// No check failed.
+    /// No seed shows it and no scenario, but this does.
+    Shown {
+        /// What.
+        by: By,
+    },
+    /// Nothing shows it.
     Missed,
     /// A check failed that fails without the bug as well: a violation to look at first.
     Unsound {
@@ -162,18 +135,11 @@ impl fmt::Display for Row {
             Outcome::Hung { seed } => write!(f, "a step that never ends (seed {seed})"),
             Outcome::Directed { scenario } => write!(f, "{SCENARIO}{scenario}"),
             Outcome::Known { seed, check } => write!(f, "{check} (seed {seed}, again)"),
-            Outcome::Missed => match elsewhere(*bug) {
-                Some(by) => write!(f, "not by chance; by {by}"),
-                None => f.write_str("MISSED"),
-            },
+            Outcome::Shown { by } => write!(f, "no seed; {by}"),
+            Outcome::Missed => f.write_str("MISSED"),
             Outcome::Unsound { seed, violation } => write!(f, "FAILS WITHOUT THE BUG, seed {seed}: {violation}"),
         }
     }
-}
-
-/// What shows a bug that random runs are not meant to find.
-pub fn elsewhere(bug: Bug) -> Option<&'static str> {
-    ELSEWHERE.iter().find(|(known, _)| *known == bug).map(|(_, by)| *by)
 }
 
 /// The heading of the table of [`Row`]s.
@@ -264,14 +230,14 @@ pub fn hunt(bug: Bug, hunt: Hunt) -> Row {
         (None, Some(seed)) => Outcome::Hung { seed },
         (None, None) => match hunt.scenarios.then(|| directed(bug)).flatten() {
             Some(scenario) => Outcome::Directed { scenario },
-            None => Outcome::Missed,
+            None => otherwise(bug),
         },
     };
     let seeds = match &outcome {
         Outcome::Caught { seed, .. } | Outcome::Hung { seed } | Outcome::Unsound { seed, .. } => {
             seed.wrapping_sub(hunt.first_seed) + 1
         }
-        Outcome::Directed { .. } | Outcome::Known { .. } | Outcome::Missed => tried,
+        Outcome::Directed { .. } | Outcome::Known { .. } | Outcome::Shown { .. } | Outcome::Missed => tried,
     };
     Row { bug, outcome, seeds, took: begun.elapsed() }
 }
@@ -301,6 +267,19 @@ fn directed(bug: Bug) -> Option<String> {
         }
     }
     None
+}
+
+/// What is named for a bug that no seed and no scenario shows.
+fn otherwise(bug: Bug) -> Outcome {
+    let Some((by, _)) = shown_by(bug) else { return Outcome::Missed };
+    match shows(by, bug) {
+        Ok(true) => Outcome::Shown { by },
+        Ok(false) => Outcome::Missed,
+        Err(problem) => {
+            println!("{problem}");
+            Outcome::Missed
+        }
+    }
 }
 
 /// What fails with the bug must not fail without it.
@@ -369,7 +348,7 @@ impl Results {
             Outcome::Hung { .. } => Some("a step that never ends".to_owned()),
             Outcome::Directed { scenario } => Some(format!("{SCENARIO}{scenario}")),
             Outcome::Known { check, .. } => Some(check.clone()),
-            Outcome::Missed => None,
+            Outcome::Shown { .. } | Outcome::Missed => None,
             Outcome::Unsound { .. } => return Ok(()),
         };
         let found = Found { seeds: row.seeds, check, code: self.code.clone() };
@@ -381,6 +360,25 @@ impl Results {
             text += &format!("{}\t{seeds}\t{}\t{code}\n", bug.name(), check.as_deref().unwrap_or("-"));
         }
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Writes what random runs lack, and the bugs that they may miss for it, into a page between its two marks.
+    ///
+    /// # Errors
+    /// If the page cannot be read or written, or has no place for it.
+    pub fn write_page(&self, path: &Path) -> Result<(), String> {
+        const BEGIN: &str =
+            "<!-- generated: cargo xtask mutants --sim --results docs/mutants-hunt.tsv --page docs/mutants.md -->\n";
+        const END: &str = "<!-- end of what random runs lack -->";
+        let io = |error: std::io::Error| format!("{}: {error}", path.display());
+        let page = std::fs::read_to_string(path).map_err(io)?;
+        let place = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+        let (before, after) = place.ok_or_else(|| format!("{}: no place between {BEGIN}and {END}", path.display()))?;
+        let groups = shown::page(|bug| match self.known.get(bug.name()) {
+            Some(found) if found.check.is_some() => None,
+            found => Some(found.map_or(0, |found| found.seeds)),
+        });
+        std::fs::write(path, format!("{before}{BEGIN}{groups}\n{END}{after}")).map_err(io)
     }
 
     /// Plays again what caught a bug before, and hunts it anew if that does not any more; goes on with the others from
@@ -412,6 +410,8 @@ impl Results {
             self.note(&row)?;
             return Ok(row);
         }
+        // Where no more seeds are asked for, the scenarios were played when the last of them was tried.
+        let how = Hunt { scenarios: how.scenarios && before < how.seeds, ..how };
         let rest = Hunt { first_seed: how.first_seed + before, seeds: how.seeds.saturating_sub(before), ..how };
         let mut row = hunt(bug, rest);
         row.seeds += before;
@@ -424,37 +424,48 @@ impl Results {
 ///
 /// # Errors
 /// If the results cannot be kept.
-pub fn hunt_all(bugs: &[Bug], how: Hunt, mut results: Results) -> Result<bool, String> {
+pub fn hunt_all(bugs: &[Bug], how: Hunt, results: &mut Results) -> Result<bool, String> {
     println!("{}", heading());
     let begun = Instant::now();
-    let (mut caught, mut seeds, mut bad) = (0, 0, Vec::new());
+    let (mut by_seed, mut by_scenario, mut by_script, mut by_test) = (0, 0, 0, 0);
+    let (mut seeds, mut least, mut bad) = (0, u64::MAX, Vec::new());
     for bug in bugs {
         let row = results.hunt(*bug, how)?;
         println!("{row}");
         seeds += row.seeds;
         match row.outcome {
-            Outcome::Caught { .. } | Outcome::Hung { .. } | Outcome::Directed { .. } | Outcome::Known { .. } => {
-                caught += 1;
-            }
-            Outcome::Missed if elsewhere(*bug).is_some() => {}
+            Outcome::Caught { .. } | Outcome::Hung { .. } | Outcome::Known { .. } => by_seed += 1,
+            Outcome::Directed { .. } => by_scenario += 1,
+            Outcome::Shown { by: By::Script(_) } => by_script += 1,
+            Outcome::Shown { by: By::Test(_) | By::Crashes } => by_test += 1,
             Outcome::Missed | Outcome::Unsound { .. } => bad.push(bug.name()),
+        }
+        if matches!(row.outcome, Outcome::Directed { .. } | Outcome::Shown { .. } | Outcome::Missed) {
+            least = least.min(row.seeds);
         }
     }
     let (all, took) = (bugs.len(), begun.elapsed());
-    println!("{all} bugs: {caught} caught by random runs, {} not, {seeds} seeds, {took:.0?}", all - caught);
+    println!(
+        "{all} bugs: {by_seed} caught by random runs, {by_scenario} by a scenario, {by_script} by a golden script, \
+         {by_test} by a test or crashes of their own, {} by nothing; {seeds} seeds, {took:.0?}",
+        bad.len()
+    );
+    if least < u64::MAX {
+        println!("each that no seed showed was tried with at least {least} seeds");
+    }
     if !bad.is_empty() {
-        println!("neither a seed nor a scenario shows: {}", bad.join(", "));
+        println!("nothing shows: {}; see crates/sim/src/mutants/shown.rs", bad.join(", "));
     }
     Ok(bad.is_empty())
 }
 
-/// The bugs of these names; all that random runs are meant to find if there are none.
+/// The bugs of these names; all of them if there are none.
 ///
 /// # Errors
 /// Names the first that is none.
 pub fn named(names: &[String]) -> Result<Vec<Bug>, String> {
     if names.is_empty() {
-        return Ok(Bug::ALL.iter().copied().filter(|bug| elsewhere(*bug).is_none()).collect());
+        return Ok(Bug::ALL.to_vec());
     }
     let find = |name: &String| {
         let known = Bug::ALL.iter().copied().find(|bug| bug.name() == name);

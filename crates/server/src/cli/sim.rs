@@ -290,11 +290,11 @@ fn hunt(args: &MutantsArgs) -> Result<ExitCode, Failure> {
     use quorate_sim::mutants::{Hunt, Results, hunt_all, named};
     let bugs = named(&args.only).map_err(Failure::new)?;
     let how = Hunt { first_seed: 1, seeds: args.seeds, patience: args.budget, jobs: args.jobs, scenarios: true };
-    let results = match &args.results {
+    let mut results = match &args.results {
         Some(path) => Results::open(path).map_err(Failure::new)?,
         None => Results::default(),
     };
-    let all = hunt_all(&bugs, how, results).map_err(Failure::new)?;
+    let all = hunt_all(&bugs, how, &mut results).map_err(Failure::new)?;
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
