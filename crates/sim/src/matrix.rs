@@ -161,6 +161,14 @@ impl Setting {
     }
 }
 
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Setting { seed, nodes, mode, lease, noticed } = self;
+        let cuts = if *noticed { "noticed" } else { "unnoticed" };
+        write!(f, "{nodes} nodes, {mode:?}, {lease:?}, cuts {cuts}, seed {seed}")
+    }
+}
+
 /// How a scenario went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -222,18 +230,22 @@ pub fn disturb(setting: Setting, disturbance: Disturbance, trace: bool) -> Outco
     scene.outcome()
 }
 
-/// Every scenario in every setting, with 3, 5 and 7 nodes: its name, and how it went.
-pub fn all(seed: u64, mut told: impl FnMut(&str, &Outcome)) {
+/// Every scenario in every setting, with 3, 5 and 7 nodes, whose name contains this: its name, and how it went.
+pub fn all(seed: u64, only: &str, trace: bool, mut told: impl FnMut(&str, &Outcome)) {
     for setting in [3, 5, 7].into_iter().flat_map(|nodes| Setting::all(seed, nodes)) {
         for topology in Topology::ALL {
             for leader in topology.leaders(setting.nodes) {
-                let outcome = partition(setting, *topology, leader, false);
-                told(&format!("{topology:?}, led by role {leader}, {setting:?}"), &outcome);
+                let name = format!("{topology:?}, led by role {leader}, {setting}");
+                if name.contains(only) {
+                    told(&name, &partition(setting, *topology, leader, trace));
+                }
             }
         }
         for disturbance in Disturbance::ALL {
-            let outcome = disturb(setting, *disturbance, false);
-            told(&format!("{disturbance:?}, {setting:?}"), &outcome);
+            let name = format!("{disturbance:?}, {setting}");
+            if name.contains(only) {
+                told(&name, &disturb(setting, *disturbance, trace));
+            }
         }
     }
 }

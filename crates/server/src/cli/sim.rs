@@ -1,5 +1,6 @@
 //! `quorate sim`: runs simulated clusters.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,6 +24,9 @@ pub(super) struct SimArgs {
     /// Runs the directed scenarios: partial partitions, and disturbances that a healthy leader must not notice.
     #[arg(long, conflicts_with_all = ["seed", "budget", "seeds"])]
     matrix: bool,
+    /// Of the directed scenarios those alone whose name contains this, as `--matrix` prints it; with `--trace` every message.
+    #[arg(long, requires = "matrix", value_name = "NAME")]
+    scenario: Option<String>,
     /// Searches for so long, such as 90s or 10m.
     #[arg(long, value_parser = parse_time, conflicts_with_all = ["seed", "schedule"])]
     budget: Option<Duration>,
@@ -140,7 +144,11 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode, Failure> {
         return Ok(if report.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }
     if args.matrix {
-        return Ok(run_matrix(args.first_seed));
+        let only = args.scenario.as_deref().unwrap_or_default();
+        if args.trace && only.is_empty() {
+            return Err(Failure::new("a trace of all scenarios is no use: say which, with --scenario NAME"));
+        }
+        return run_matrix(args.first_seed, only, args.trace);
     }
     if args.trace {
         return Err(Failure::new("one run has a trace: say which, with --seed N or --schedule FILE"));
@@ -188,15 +196,24 @@ fn print_hashes(first: u64, seeds: u64) {
     }
 }
 
-fn run_matrix(seed: u64) -> ExitCode {
+fn run_matrix(seed: u64, only: &str, trace: bool) -> Result<ExitCode, Failure> {
     let (mut scenarios, mut failed) = (0, 0);
-    quorate_sim::matrix::all(seed, |name, outcome| {
+    let mut gaps: BTreeMap<String, u64> = BTreeMap::new();
+    quorate_sim::matrix::all(seed, only, trace, |name, outcome| {
         println!("{name}: {outcome}");
         scenarios += 1;
         failed += u64::from(outcome.violation.is_some());
+        let gap = gaps.entry(name.split(',').next().unwrap_or_default().to_owned()).or_default();
+        *gap = (*gap).max(outcome.longest_gap);
     });
+    if scenarios == 0 {
+        return Err(Failure::new(format!(
+            "no scenario has {only:?} in its name: `quorate sim --matrix` prints them all"
+        )));
+    }
+    println!("election timeouts without a commit, at most: {gaps:?}");
     println!("{scenarios} scenarios, {failed} failures");
-    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 impl Which {
