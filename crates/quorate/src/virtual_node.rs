@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 use crate::driver::{Completed, Driver, DriverParts, Effects, Fetch, Input, Now, Ship, Tune};
 use crate::durable::Durable;
 use crate::group::{
-    Applies, ApplyQueue, ClockWatch, Failure, Fired, Freshness, ProposalQueue, Proposals, ReadBatch, Shell, Terms,
-    Work, entry_bytes, outgoing,
+    Applies, ApplyQueue, ClockWatch, Failure, Fired, Freshness, Joined, ProposalQueue, Proposals, ReadBatch, Shell,
+    Terms, Timer, Work, entry_bytes, outgoing,
 };
 use crate::host::{Disks, find};
 use crate::meters::GroupMeters;
@@ -267,6 +267,8 @@ pub struct VirtualNode<S: RaftStateMachine> {
     /// From its first turn on.
     clock: Option<ClockWatch>,
     reads: Vec<PendingRead<S>>,
+    /// Writes that wait together, and the call of each.
+    many: Vec<(Joined<S::Response>, Vec<CallId>)>,
     changes: Asked<LogId, ChangeError>,
     transfers: Asked<LeaderId, ChangeError>,
     compactions: Asked<LogId, SnapshotError>,
@@ -338,6 +340,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
             expiry: None,
             clock: None,
             reads: Vec::new(),
+            many: Vec::new(),
             changes: BTreeMap::new(),
             transfers: BTreeMap::new(),
             compactions: BTreeMap::new(),
@@ -456,6 +459,26 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         self.write_on(call, EntryKind::Command, payload, &terms);
     }
 
+    /// Puts encoded commands into the queue of writes, all or none, in this order, as
+    /// [`Raft::client_write_many`](crate::Raft::client_write_many) does; each is answered by its own call. `only`: if this
+    /// leader id leads when they are proposed.
+    pub fn write_many(&mut self, commands: &[(CallId, Vec<u8>)], only: Option<LeaderId>) {
+        let (mut payloads, mut ends) = (Vec::new(), Vec::with_capacity(commands.len()));
+        for (_, payload) in commands {
+            payloads.extend_from_slice(payload);
+            ends.push(payloads.len());
+        }
+        let mut calls = commands.iter().map(|(call, _)| *call);
+        if self.proposals.window.take(entry_bytes(0) * ends.len() + payloads.len(), self.window_bytes) {
+            for (joined, count) in self.proposals.push_many(&payloads, &ends, only, Timer::Caller) {
+                self.many.push((joined, calls.by_ref().take(count).collect()));
+            }
+        }
+        // No room for them, or a queue that is closed.
+        self.answers.lock().extend(calls.map(|call| (call, Answer::Refused)));
+        self.shell.state.lock().awake = true;
+    }
+
     /// Puts an entry of a client into the queue of writes: a command, or one about sessions.
     pub fn write_entry(&self, call: CallId, kind: EntryKind, payload: &[u8]) {
         self.write_on(call, kind, payload, &Terms::default());
@@ -467,11 +490,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         }
         let answers = Arc::clone(&self.answers);
         let responder = move |result: Result<(LogId, S::Response), Failure>| {
-            let answer = match result {
-                Ok((log_id, response)) => Answer::Applied { log_id, response },
-                Err(failure) => answer_of(failure),
-            };
-            answers.lock().push((call, answer));
+            answers.lock().push((call, answer_to(result)));
         };
         match self.proposals.push_remote(kind, payload, terms, Box::new(responder)) {
             Ok(_duty) => self.shell.state.lock().awake = true,
@@ -619,6 +638,19 @@ impl<S: RaftStateMachine> VirtualNode<S> {
                 Poll::Ready(Freshness::Closed(_)) | Poll::Pending => answers.push((call, Answer::Refused)),
             }
         }
+        self.many.retain_mut(|(joined, calls)| {
+            // As a caller does, who looks for the last of them.
+            let (first, last) = (joined.cell, joined.cell + calls.len() - 1);
+            if joined.waits.poll_done(last, &mut Context::from_waker(Waker::noop())).is_pending() {
+                return true;
+            }
+            let mut of = calls.iter();
+            joined.waits.take_each(first, calls.len(), |result| {
+                answers.extend(of.next().map(|call| (*call, answer_to(result))));
+            });
+            self.proposals.leave(&mut joined.waits);
+            false
+        });
         take_results(&mut self.changes, &mut answers, Answer::Changed);
         take_results(&mut self.transfers, &mut answers, Answer::Transferred);
         take_results(&mut self.compactions, &mut answers, Answer::Compacted);
@@ -663,6 +695,14 @@ impl<S: RaftStateMachine> VirtualNode<S> {
     /// Why the group is over, if it is.
     pub fn closed(&self) -> Option<&ClosedReason> {
         self.closed.as_ref()
+    }
+}
+
+/// How a write ended.
+fn answer_to<R>(result: Result<(LogId, R), Failure>) -> Answer<R> {
+    match result {
+        Ok((log_id, response)) => Answer::Applied { log_id, response },
+        Err(failure) => answer_of(failure),
     }
 }
 

@@ -12,10 +12,10 @@ use tokio::time::timeout_at;
 use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
 use crate::forward::{Attempt, Stop, told, written};
-use crate::group::{Failure, Permit, Responder, Terms, Timer, entry_bytes};
+use crate::group::{Failure, Permit, ProposalQueue, Responder, Terms, Timer, entry_bytes};
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::SessionOutcome;
-use crate::{ClientWriteError, RaftStateMachine};
+use crate::{ClientWriteError, Payload, RaftStateMachine};
 
 /// Most commands of one call.
 const MAX_COMMANDS: usize = 4096;
@@ -159,26 +159,39 @@ impl<S: RaftStateMachine> Group<S> {
         if !self.proposals.window.take(bytes, self.limit()) {
             return reply(all(Written::Busy));
         }
-        let answers = Arc::new(Answers {
-            written: Mutex::new((vec![None; payloads.len()], payloads.len())),
-            reply: Mutex::new(Some(Box::new(reply))),
-        });
-        for (place, payload) in payloads.iter().enumerate() {
-            if let Err(text) = self.check_command(payload) {
-                self.proposals.window.give(entry_bytes(payload.len()));
-                answers.set(place, Written::Malformed { text });
-                continue;
-            }
-            let (told, node) = (Arc::clone(&answers), Arc::clone(&self.node));
-            let responder: Responder<S::Response> = Box::new(move |result| {
-                told.set(place, written(result, || node.leader().filter(|leader| *leader != node.me)));
-            });
-            let terms = Terms::forwarded(only);
-            if self.proposals.push_remote(EntryKind::Command, payload, &terms, responder).is_err() {
-                answers.set(place, Written::NotLeader { leader: None });
-            }
-        }
+        let node = Arc::clone(&self.node);
+        let leader = move || node.leader().filter(|leader| *leader != node.me);
+        propose_each(&self.proposals, &payloads, only, |payload| self.check_command(payload), leader, Box::new(reply));
         self.host.step(&self.node);
+    }
+}
+
+/// Puts commands that another node forwards into the queue, whose bytes were taken from the window, and answers for all of
+/// them with the last. `check` says why a command is none; `leader`, who leads if it is another node.
+pub(crate) fn propose_each<R: Payload>(
+    proposals: &ProposalQueue<R>,
+    payloads: &[Bytes],
+    only: Option<LeaderId>,
+    check: impl Fn(&Bytes) -> Result<(), String>,
+    leader: impl Fn() -> Option<NodeId> + Clone + Send + 'static,
+    reply: Reply,
+) {
+    let answers = Arc::new(Answers {
+        written: Mutex::new((vec![None; payloads.len()], payloads.len())),
+        reply: Mutex::new(Some(reply)),
+    });
+    for (place, payload) in payloads.iter().enumerate() {
+        if let Err(text) = check(payload) {
+            proposals.window.give(entry_bytes(payload.len()));
+            answers.set(place, Written::Malformed { text });
+            continue;
+        }
+        let (told, leader) = (Arc::clone(&answers), leader.clone());
+        let responder: Responder<R> = Box::new(move |result| told.set(place, written(result, leader)));
+        let terms = Terms::forwarded(only);
+        if proposals.push_remote(EntryKind::Command, payload, &terms, responder).is_err() {
+            answers.set(place, Written::NotLeader { leader: None });
+        }
     }
 }
 
@@ -204,7 +217,7 @@ fn concat(commands: &[Placed]) -> Vec<u8> {
 }
 
 /// Sends the answer.
-type Reply = Box<dyn FnOnce(Vec<Written>) + Send>;
+pub(crate) type Reply = Box<dyn FnOnce(Vec<Written>) + Send>;
 
 /// Collects how forwarded commands end; sends the answer with the last of them.
 struct Answers {

@@ -70,6 +70,28 @@ struct Attempt<W: Workload> {
     under: Vote,
     /// The node hands it on to the leader.
     forwarded: bool,
+    /// It was asked for together with others, and not again by itself.
+    batch: Option<Place>,
+}
+
+/// Where an operation is in a call that asks for several.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The call: the first operation's.
+    batch: CallId,
+    /// From 0.
+    at: u64,
+}
+
+/// Operations that were asked for in one call: how they end.
+struct Batch {
+    forwarded: bool,
+    only: Option<LeaderId>,
+    asked: usize,
+    applied: usize,
+    others: usize,
+    /// Where the first of them is in the log, or would be.
+    first: Option<LogId>,
 }
 
 /// All clients of a run.
@@ -81,6 +103,7 @@ pub(crate) struct Clients<W: Workload> {
     /// By client: operations under way.
     under_way: Vec<usize>,
     calls: BTreeMap<CallId, Owed>,
+    batches: BTreeMap<CallId, Batch>,
     next_call: CallId,
     pub(crate) asked: u64,
     pub(crate) acknowledged: u64,
@@ -107,6 +130,7 @@ impl<W: Workload> Clients<W> {
             open: BTreeMap::new(),
             under_way: vec![0; options.clients as usize],
             calls: BTreeMap::new(),
+            batches: BTreeMap::new(),
             // 0 is the cluster's first membership.
             next_call: 1,
             asked: 0,
@@ -168,9 +192,14 @@ impl<W: Workload> World<W> {
         let batch = if self.clients.rng.chance(options.batches) { self.clients.rng.between(2, 6) } else { 1 };
         let hasty = options.hasty && !self.chaos.over;
         let batch = if hasty && self.clients.under_way[client as usize] >= MOST_UNDER_WAY { 0 } else { batch };
+        let together = batch > 1 && self.clients.rng.chance(self.options.together);
+        let conditional = together && self.clients.rng.chance(self.options.conditions);
+        let only = self.clients.took.filter(|_| conditional);
+        let (mut gathered, mut limited) = (Vec::new(), false);
         for _ in 0..batch {
-            if self.clients.asked >= self.clients.limit {
-                return;
+            limited = self.clients.asked >= self.clients.limit;
+            if limited {
+                break;
             }
             let op = self.clients.asked;
             self.clients.asked += 1;
@@ -189,6 +218,10 @@ impl<W: Workload> World<W> {
                     }
                     let payload = bytes.unwrap_or_default();
                     match numbered {
+                        None if together => match only {
+                            Some(leader_id) => Asked::WriteIf(leader_id, payload),
+                            None => Asked::Write(payload),
+                        },
                         None => match clients.took.filter(|_| chance.chance(self.options.conditions)) {
                             Some(leader_id) => Asked::WriteIf(leader_id, payload),
                             None => Asked::Write(payload),
@@ -202,13 +235,23 @@ impl<W: Workload> World<W> {
             clients.under_way[client as usize] += 1;
             let timeouts = if matches!(asked, Asked::Numbered(_)) { 24 } else { 8 };
             let (begun, tries, maybe, maybe_before) = (self.now, 0, false, false);
-            let (under, forwarded) = (Vote::default(), false);
+            let (under, forwarded, batch, node, call) = (Vote::default(), false, None, 0, None);
+            let gathers = together && matches!(asked, Asked::Write(_) | Asked::WriteIf(..));
             let attempt =
-                Attempt { asked, client, node: 0, call: None, begun, tries, maybe, maybe_before, under, forwarded };
+                Attempt { asked, client, node, call, begun, tries, maybe, maybe_before, under, forwarded, batch };
             clients.open.insert(op, attempt);
             let patience = self.options.election_timeout.as_nanos() as u64 * timeouts;
             self.schedule(self.now + patience, Event::GiveUp { client, op });
-            self.attempt(client, op);
+            match gathers {
+                true => gathered.push(op),
+                false => self.attempt(client, op),
+            }
+        }
+        if !gathered.is_empty() {
+            self.attempt_together(client, only, &gathered);
+        }
+        if limited {
+            return;
         }
         if self.clients.under_way[client as usize] == 0 || hasty {
             self.come_back(client);
@@ -243,15 +286,14 @@ impl<W: Workload> World<W> {
         let Some(attempt) = self.clients.open.get(&op) else { return };
         let anywhere = match attempt.asked {
             Asked::Read(..) => true,
-            Asked::WriteIf(..) => false,
-            Asked::Write(_) | Asked::Numbered(_) => {
+            Asked::Write(_) | Asked::WriteIf(..) | Asked::Numbered(_) => {
                 self.options.forwards > 0 && self.clients.rng.chance(self.options.forwards)
             }
         };
         let leader = if anywhere { 0 } else { 900 };
         let named = match attempt.asked {
-            Asked::WriteIf(leader_id, _) => self.places.iter().position(|place| place.id == leader_id.node_id),
-            Asked::Write(_) | Asked::Numbered(_) | Asked::Read(..) => None,
+            Asked::WriteIf(leader_id, _) if !anywhere => self.place_of_node(leader_id.node_id),
+            Asked::WriteIf(..) | Asked::Write(_) | Asked::Numbered(_) | Asked::Read(..) => None,
         };
         let at = named.unwrap_or_else(|| self.someone(leader));
         let later = self.now + self.patience(attempt_number(self.clients.open.get(&op)));
@@ -265,7 +307,7 @@ impl<W: Workload> World<W> {
             clients.calls.remove(&call);
         }
         attempt.node = at;
-        (attempt.call, attempt.forwarded) = (None, false);
+        (attempt.call, attempt.forwarded, attempt.batch) = (None, false, None);
         let node = self.places[at].id.0;
         // Who was told of the recovery does not ask a node of before.
         let current = self.places[at].cluster == self.cluster;
@@ -276,17 +318,25 @@ impl<W: Workload> World<W> {
         attempt.tries += 1;
         (attempt.maybe_before, attempt.maybe) = (attempt.maybe, true);
         attempt.under = running.seen.vote;
-        attempt.forwarded = anywhere && running.seen.leading.is_none() && !matches!(attempt.asked, Asked::Read(..));
+        attempt.forwarded = anywhere
+            && match attempt.asked {
+                Asked::Read(..) => false,
+                Asked::WriteIf(leader_id, _) => leader_id.node_id.0 != node,
+                Asked::Write(_) | Asked::Numbered(_) => running.seen.leading.is_none(),
+            };
         let write = !attempt.forwarded && !matches!(attempt.asked, Asked::Read(..));
         clients.calls.insert(call, Owed { op, at, write });
         match &mut attempt.asked {
-            Asked::Write(bytes) if attempt.forwarded => running.node.forward(call, EntryKind::Command, bytes),
+            Asked::Write(bytes) if attempt.forwarded => running.node.forward(call, EntryKind::Command, None, bytes),
             Asked::Write(bytes) => running.node.write(call, bytes),
+            Asked::WriteIf(leader_id, bytes) if attempt.forwarded => {
+                running.node.forward(call, EntryKind::Command, Some(*leader_id), bytes);
+            }
             Asked::WriteIf(leader_id, bytes) => running.node.write_if(call, *leader_id, bytes),
             Asked::Numbered(command) => {
                 clients.sessions.head(client, command);
                 match attempt.forwarded {
-                    true => running.node.forward(call, EntryKind::SessionCommand, &command.payload),
+                    true => running.node.forward(call, EntryKind::SessionCommand, None, &command.payload),
                     false => running.node.write_entry(call, EntryKind::SessionCommand, &command.payload),
                 }
                 self.schedule(later, Event::Late(call));
@@ -302,6 +352,83 @@ impl<W: Workload> World<W> {
         }
         self.touch(at);
         self.say(|| format!("client {client} asks node {node} for operation {op}, {}", self.kind_of(op)));
+    }
+
+    fn place_of_node(&self, id: NodeId) -> Option<usize> {
+        self.places.iter().position(|place| place.id == id)
+    }
+
+    /// Asks for these writes in one call. What is refused of them is asked for again one by one.
+    fn attempt_together(&mut self, client: u32, only: Option<LeaderId>, ops: &[u64]) {
+        self.digest.word(19 + ops[0] * 64);
+        let anywhere = self.options.forwards > 0 && self.clients.rng.chance(self.options.forwards);
+        let named = only.filter(|_| !anywhere).and_then(|only| self.place_of_node(only.node_id));
+        let at = named.unwrap_or_else(|| self.someone(if anywhere { 0 } else { 900 }));
+        let current = self.places[at].cluster == self.cluster;
+        let (node, clients) = (self.places[at].id, &mut self.clients);
+        let Some(running) = self.places[at].running.as_mut().filter(|_| current) else {
+            return ops.iter().for_each(|op| self.retry_later(client, *op));
+        };
+        let elsewhere = only.map_or(running.seen.leading.is_none(), |only| only.node_id != node);
+        let (forwarded, mut commands) = (anywhere && elsewhere, Vec::with_capacity(ops.len()));
+        let batch = clients.next_call + 1;
+        for (place, op) in (0..).zip(ops) {
+            let call = clients.new_call();
+            let Some(attempt) = clients.open.get_mut(op) else { continue };
+            (attempt.node, attempt.call, attempt.tries) = (at, Some(call), attempt.tries + 1);
+            (attempt.maybe_before, attempt.maybe) = (attempt.maybe, true);
+            (attempt.under, attempt.forwarded) = (running.seen.vote, forwarded);
+            attempt.batch = Some(Place { batch, at: place });
+            clients.calls.insert(call, Owed { op: *op, at, write: !forwarded });
+            match &attempt.asked {
+                Asked::Write(bytes) | Asked::WriteIf(_, bytes) => commands.push((call, bytes.clone())),
+                Asked::Numbered(_) | Asked::Read(..) => unreachable!("only plain writes are gathered"),
+            }
+        }
+        let asked = commands.len();
+        clients.batches.insert(batch, Batch { forwarded, only, asked, applied: 0, others: 0, first: None });
+        match forwarded {
+            true => running.node.forward_many(&commands, only),
+            false => running.node.write_many(&commands, only),
+        }
+        self.touch(at);
+        self.say(|| {
+            format!(
+                "client {client} asks node {node} for operations {ops:?} at once, under {only:?}, forwarded {forwarded}"
+            )
+        });
+    }
+
+    /// Of a call that asked for several writes one ended. Those that are applied stand in the log one behind the other.
+    fn note_batch(&mut self, op: u64, call: CallId, answer: &AnswerOf<W>) {
+        let attempt = self.clients.open.get(&op).filter(|attempt| attempt.call == Some(call));
+        let Some(Place { batch, at }) = attempt.and_then(|attempt| attempt.batch) else { return };
+        let Some(known) = self.clients.batches.get_mut(&batch) else { return };
+        let mut apart = None;
+        match answer {
+            Answer::Applied { log_id, .. } => {
+                known.applied += 1;
+                let first = LogId { index: log_id.index.saturating_sub(at), ..*log_id };
+                let expected = *known.first.get_or_insert(first);
+                apart = (expected != first).then_some(*log_id);
+            }
+            _ => known.others += 1,
+        }
+        if known.applied + known.others == known.asked {
+            let Batch { forwarded, only, asked, applied, .. } = *known;
+            self.clients.batches.remove(&batch);
+            let whole = applied == asked && asked > 1;
+            let goals = [
+                (whole && !forwarded, Goal::WroteMany),
+                (whole && forwarded, Goal::ForwardedMany),
+                (whole && only.is_some(), Goal::ManyUnderCondition),
+            ];
+            goals.into_iter().filter(|(reached, _)| *reached).for_each(|(_, goal)| self.reach(goal));
+            self.counters.add("write-many taken in part", u64::from(applied > 0 && !whole && asked > 1));
+        }
+        if let Some(log_id) = apart {
+            self.fail(format!("one call: operation {op} is applied as {log_id}, not behind the others of its call"));
+        }
     }
 
     fn kind_of(&self, op: u64) -> String {
@@ -347,6 +474,7 @@ impl<W: Workload> World<W> {
             None => return self.on_other_answer(at, call, answer),
         };
         self.note_answer(op, call, &answer);
+        self.note_batch(op, call, &answer);
         let is_member = self.is_a_member_to_itself(at);
         if let Some(numbered) = self.session_of(op) {
             match &answer {
@@ -455,10 +583,12 @@ impl<W: Workload> World<W> {
     fn note_answer(&mut self, op: u64, call: CallId, answer: &AnswerOf<W>) {
         let Some(attempt) = self.clients.open.get(&op).filter(|attempt| attempt.call == Some(call)) else { return };
         match answer {
-            Answer::Applied { .. } if attempt.forwarded => {
-                let in_session = matches!(attempt.asked, Asked::Numbered(_));
-                self.reach(if in_session { Goal::ForwardedInSession } else { Goal::Forwarded });
-            }
+            Answer::Applied { .. } if attempt.forwarded => self.reach(match attempt.asked {
+                Asked::Numbered(_) => Goal::ForwardedInSession,
+                Asked::WriteIf(..) => Goal::ForwardedCondition,
+                Asked::Write(_) | Asked::Read(..) => Goal::Forwarded,
+            }),
+            Answer::OtherLeader { .. } if attempt.forwarded => self.reach(Goal::ForwardRefusedLeader),
             Answer::NotLeader { .. } if attempt.forwarded => self.reach(Goal::ForwardRefused),
             Answer::ReadRefused(_) => self.note_crossing(op),
             _ => {}
@@ -552,7 +682,8 @@ impl<W: Workload> World<W> {
             Asked::Numbered(command) => Some(command.session),
             Asked::Write(_) | Asked::WriteIf(..) | Asked::Read(..) => None,
         };
-        let by = crate::workload::Asked { node: place.id.0, process: place.run, session, as_of };
+        let batch = attempt.batch.map(|place| place.batch);
+        let by = crate::workload::Asked { node: place.id.0, process: place.run, session, batch, as_of };
         self.hash_outcome(op, as_of, &returned);
         let answered = matches!(returned, Returned::Written(_));
         self.clients.workload.on_return(op, by, self.now, returned);

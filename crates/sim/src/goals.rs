@@ -36,6 +36,16 @@ goals! {
     Forwarded = "forwarded-write",
     /// The same, of a command of a session.
     ForwardedInSession = "forwarded-session-write",
+    /// A node handed a write for one leader to it, and told its client that it was applied.
+    ForwardedCondition = "forwarded-conditional-write",
+    /// A node handed a write for one leader to it, and that led no more.
+    ForwardRefusedLeader = "forward-refused-leader",
+    /// Writes that were asked for in one call were all applied.
+    WroteMany = "write-many",
+    /// The same, handed to the leader in one call.
+    ForwardedMany = "forwarded-write-many",
+    /// The same, for one leader.
+    ManyUnderCondition = "conditional-write-many",
     /// A node handed a write to one that did not lead.
     ForwardRefused = "forward-refused",
     /// A linearizable read was served by the leader.

@@ -17,6 +17,8 @@ pub struct Operation {
     pub client: u32,
     /// The session, if it belongs to one.
     pub session: Option<u64>,
+    /// The call by which it was asked for together with others, in the order of their ids; of a write.
+    pub batch: Option<u64>,
     /// The node that was asked last.
     pub node: u64,
     /// Which of its processes that was: counts its starts.

@@ -273,6 +273,7 @@ impl Workload for LedgerClients {
             id: asked.id,
             client: asked.client,
             session: None,
+            batch: None,
             node: 0,
             process: 0,
             invoked_at: asked.at,
@@ -297,7 +298,8 @@ impl Workload for LedgerClients {
     fn on_return(&mut self, id: u64, by: Asked, at: Nanos, returned: Returned<LedgerResponse, Outcome>) {
         let Some(place) = self.history.place_of(id) else { return };
         let operation = &mut self.history.operations[place];
-        (operation.node, operation.process, operation.session) = (by.node, by.process, by.session);
+        (operation.node, operation.process) = (by.node, by.process);
+        (operation.session, operation.batch) = (by.session, by.batch);
         self.as_of[place] = by.as_of;
         operation.returned_at = Some(at);
         operation.outcome = match returned {
@@ -362,8 +364,18 @@ mod tests {
             let call = Call::Append { key: 0, value: id + 1 };
             let outcome = Outcome::Appended { length: id + 1 };
             let (session, returned_at) = (Some(1), Some(9));
-            let operation =
-                Operation { id, client: 0, session, node: 1, process: 1, invoked_at: 1, returned_at, call, outcome };
+            let operation = Operation {
+                id,
+                client: 0,
+                session,
+                batch: None,
+                node: 1,
+                process: 1,
+                invoked_at: 1,
+                returned_at,
+                call,
+                outcome,
+            };
             clients.history.operations.push(operation);
             clients.as_of.push(Some(10 + id));
         }

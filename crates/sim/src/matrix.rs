@@ -278,7 +278,7 @@ impl Scene {
         options.recovery = false;
         (options.reads, options.batches, options.think, options.operations) = (0, 0, timeout / 2, 0);
         (options.clients, options.sessions, options.hasty) = (2, 0, false);
-        options.conditions = 0;
+        (options.conditions, options.together) = (0, 0);
         options.config = options.draw_config(&mut crate::rng::Rng::new(setting.seed, 7));
         (options.config.pre_vote, options.config.check_quorum) = (Toggle::On, Toggle::On);
         let clients = LedgerClients::new(0, options.lease_reads, options.inline_applies);

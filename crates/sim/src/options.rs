@@ -45,6 +45,8 @@ pub struct Options {
     pub reads: u32,
     /// Of a thousand times, so often a client starts several writes at once.
     pub batches: u32,
+    /// Of a thousand such times, so often those without a session are asked for in one call.
+    pub together: u32,
     /// Whether clients ask on without waiting for answers, so that a leader which is cut off takes many writes.
     pub hasty: bool,
     /// Of a thousand commands without a session, so many are only for the leader that took an earlier one.
@@ -106,6 +108,7 @@ impl Options {
             message_faults: *rng.pick(&[1, 5, 20]),
             reads: *rng.pick(&[200, 400, 600]),
             batches: *rng.pick(&[0, 100, 300]),
+            together: 0,
             hasty: false,
             conditions: 0,
             forwards: 0,
@@ -149,6 +152,7 @@ impl Options {
         self.conditions = *rng.pick(&[0, 100, 400]);
         self.forwards = *rng.pick(&[0, 0, 200, 600]);
         self.deferrals = *rng.pick(&[0, 0, 300, 700]);
+        self.together = *rng.pick(&[0, 500, 1000]);
     }
 
     /// Whether this node is a voter of the first membership.
@@ -202,8 +206,15 @@ impl fmt::Display for Options {
         writeln!(f, "  election timeout {election_timeout:?}, latency {latency:?}, disk {:?}", self.disk_latency)?;
         writeln!(
             f,
-            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille, sessions {} permille, hasty {}, conditions {} permille, forwarded {} permille",
-            self.think, self.reads, self.batches, self.sessions, self.hasty, self.conditions, self.forwards
+            "  {clients} clients, {operations} operations in at most {length:?}, think {:?}, reads {} permille, batches {} permille, {} permille of them in one call, sessions {} permille, hasty {}, conditions {} permille, forwarded {} permille",
+            self.think,
+            self.reads,
+            self.batches,
+            self.together,
+            self.sessions,
+            self.hasty,
+            self.conditions,
+            self.forwards
         )?;
         writeln!(
             f,

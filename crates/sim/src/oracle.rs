@@ -30,7 +30,44 @@ pub fn check(history: &History, end: &Ledger) -> Result<(), String> {
             placed.entry(key).or_default().push((operation, version));
         }
     }
+    check_batches(history, &pasts)?;
     placed.values().try_for_each(|operations| check_real_time(operations))
+}
+
+/// Writes of one call enter a log together, in their order, and of a log the end alone is lost: one that is in the state
+/// is behind those of its call that were asked for before it, and all of them are there.
+fn check_batches(history: &History, pasts: &BTreeMap<Key, Past>) -> Result<(), String> {
+    let mut batches: BTreeMap<u64, Vec<&Operation>> = BTreeMap::new();
+    for operation in &history.operations {
+        if let Some(batch) = operation.batch {
+            batches.entry(batch).or_default().push(operation);
+        }
+    }
+    batches.values().try_for_each(|batch| check_batch(batch, pasts))
+}
+
+fn check_batch(batch: &[&Operation], pasts: &BTreeMap<Key, Past>) -> Result<(), String> {
+    let (mut lacking, mut newest) = (None, BTreeMap::new());
+    for operation in batch {
+        let (id, key) = (operation.id, operation.call.key());
+        let (value, always) = match operation.call {
+            Call::Append { value, .. } | Call::Put { value, .. } => (value, true),
+            // May have been applied without an effect.
+            Call::CompareAndSwap { value, .. } => (value, false),
+            Call::ReadList { .. } | Call::ReadRegister { .. } => continue,
+        };
+        let Some(version) = pasts.get(&key).and_then(|past| past.place.get(&value)) else {
+            lacking = lacking.or(always.then_some(id));
+            continue;
+        };
+        if let Some(before) = lacking {
+            return Err(format!("one call: operation {id} took effect, and {before} of the same call did not"));
+        }
+        if let Some((before, _)) = newest.insert(key, (id, version)).filter(|(_, older)| older > &version) {
+            return Err(format!("one call: operation {id} is before {before}, which was asked for before it"));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a state that may lack the newest writes: what is there was asked for, once, and is where clients were told
@@ -238,7 +275,18 @@ mod tests {
     fn append(id: u64, outcome: Outcome) -> Operation {
         let call = Call::Append { key: 0, value: id + 1 };
         let (invoked_at, returned_at) = (id * 10, Some(id * 10 + 5));
-        Operation { id, client: 0, session: None, node: 1, process: 0, invoked_at, returned_at, call, outcome }
+        Operation {
+            id,
+            client: 0,
+            session: None,
+            batch: None,
+            node: 1,
+            process: 0,
+            invoked_at,
+            returned_at,
+            call,
+            outcome,
+        }
     }
 
     /// What the oracle says of two appends that were answered so, and a list that holds these values in the end.
@@ -269,6 +317,28 @@ mod tests {
     #[test]
     fn an_acknowledged_write_that_is_not_in_the_state_is_lost() {
         assert!(verdict([FIRST, SECOND], &[1]).starts_with("lost: the acknowledged operation 1"));
+    }
+
+    /// The same of three appends of one call, whose answers are not known.
+    fn verdict_of_a_call(values: &[u64]) -> String {
+        let mut operations: Vec<Operation> = (0..3).map(|id| append(id, Outcome::Unknown)).collect();
+        operations.iter_mut().for_each(|operation| (operation.invoked_at, operation.batch) = (0, Some(7)));
+        let mut end = Ledger::default();
+        for value in values {
+            end.apply(LedgerCommand(Call::Append { key: 0, value: *value }));
+        }
+        check(&History { operations }, &end).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn writes_of_one_call_are_applied_from_its_front_in_order() {
+        for values in [&[][..], &[1], &[1, 2], &[1, 2, 3]] {
+            assert_eq!(verdict_of_a_call(values), "");
+        }
+        let skipped = "one call: operation 2 took effect, and 1 of the same call did not";
+        assert_eq!(verdict_of_a_call(&[1, 3]), skipped);
+        let swapped = "one call: operation 2 is before 1, which was asked for before it";
+        assert_eq!(verdict_of_a_call(&[1, 3, 2]), swapped);
     }
 
     #[test]

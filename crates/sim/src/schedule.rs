@@ -164,6 +164,7 @@ fields! {
     "message-faults": message_faults,
     "reads": reads,
     "batches": batches,
+    "together": together,
     "hasty": hasty,
     "conditions": conditions,
     "forwards": forwards,
@@ -229,7 +230,9 @@ impl FromStr for Schedule {
         let seed = text.lines().find(words("seed")).and_then(|line| line.split_once(' '));
         let seed = u64::read(seed.ok_or("the file names no seed")?.1.trim())?;
         // A file that does not name them is from before there were any.
-        let mut options = Options { recovery: false, core: false, forwards: 0, deferrals: 0, ..Options::of_seed(seed) };
+        let mut options = Options::of_seed(seed);
+        (options.recovery, options.core) = (false, false);
+        (options.forwards, options.together, options.deferrals) = (0, 0, 0);
         let (config, usual) = (&mut options.config, Config::default());
         config.on_lost_log = OnLostLog::Rejoin;
         (config.snapshot_bytes, config.snapshot_interval) = (usual.snapshot_bytes, usual.snapshot_interval);

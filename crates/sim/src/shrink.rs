@@ -171,7 +171,9 @@ impl<R: FnMut(&Options, u64) -> Report> Shrinker<R> {
         self.attempt(|options| options.sessions = 0);
         self.attempt(|options| options.conditions = 0);
         self.attempt(|options| options.hasty = false);
+        self.attempt(|options| options.together = 0);
         self.attempt(|options| options.batches = 0);
+        self.attempt(|options| options.forwards = 0);
         self.attempt(|options| options.reads = 0);
         self.attempt(|options| options.beyond_budget = false);
         self.attempt(|options| options.lease_reads = false);

@@ -95,6 +95,9 @@ pub struct Asked {
     pub process: u64,
     /// The session that the write belonged to: the index of the entry that opened it.
     pub session: Option<u64>,
+    /// The call that asked for it together with others, in the order of their numbers, if it was not asked for again by
+    /// itself.
+    pub batch: Option<u64>,
     /// The last command of the state that the answer is of, a write's own included; `None` if there is no answer.
     pub as_of: Option<u64>,
 }

@@ -20,7 +20,7 @@ fn appended() -> (History, Ledger, Vec<ListView>) {
 
 fn operation(id: u64, at: u64, call: Call, outcome: Outcome, process: u64) -> Operation {
     let (node, invoked_at, returned_at) = (1, at, Some(at + 10));
-    Operation { id, client: 0, session: None, node, process, invoked_at, returned_at, call, outcome }
+    Operation { id, client: 0, session: None, batch: None, node, process, invoked_at, returned_at, call, outcome }
 }
 
 /// Reads at these times, as fresh as that, by these processes, that see these versions.

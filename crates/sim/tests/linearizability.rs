@@ -255,6 +255,7 @@ fn generate(rng: &mut Rng, keys: &[u32], clients: u32, operations: u64, unknown:
             id,
             client: client as u32,
             session: None,
+            batch: None,
             node: 1,
             process: 1,
             invoked_at,
