@@ -263,10 +263,7 @@ impl<W: Workload> World<W> {
         // may give calls up until then, and make others.
         let until = self.now + patience + self.backlog() * self.options.latency.as_nanos() as u64 * 8;
         self.want_service();
-        while self.lacks_service().is_some() && self.now < until && self.violation.is_none() {
-            self.begin(8);
-            self.run_until(until, |world| world.lacks_service().is_none() || !world.clients.is_busy());
-        }
+        self.probe(until);
         let lacking = self.lacks_service();
         self.wanted = None;
         self.clients.limit = self.clients.asked;

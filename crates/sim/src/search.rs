@@ -68,8 +68,8 @@ pub struct Summary {
     pub totals: Totals,
     /// Seeds that were run twice.
     pub hashed: u64,
-    /// Searches for linearizations that were given up.
-    pub undecided: u64,
+    /// The seeds whose search for a linearization was given up.
+    pub undecided: Vec<u64>,
     /// Runs that failed, the first of them.
     pub failures: Vec<Report>,
     /// How many failed.
@@ -91,7 +91,7 @@ impl Summary {
         }
         self.totals.add(&counted(&report));
         self.hashed += u64::from(hashed);
-        self.undecided += u64::from(report.undecided);
+        self.undecided.extend(report.undecided.then_some(report.options.seed));
         if report.violation.is_some() {
             self.failed += 1;
             if self.failures.len() < MAX_FAILURES {
@@ -123,8 +123,8 @@ impl Summary {
             committed: median(COMMITTED),
             faults: median(FAULTS),
             failed: self.failed,
-            linearized: self.totals.of(LINEARIZED).runs - self.undecided,
-            given_up: self.undecided,
+            linearized: self.totals.of(LINEARIZED).runs - self.undecided.len() as u64,
+            given_up: self.undecided.len() as u64,
             stuck: self.totals.of(Goal::BeyondStuck.name()).runs,
         }
     }
@@ -163,6 +163,7 @@ impl Summary {
             let Total { sum, runs, median, most } = total;
             format!("counter\t{name}\t{sum}\t{runs}\t{median}\t{most}")
         }));
+        lines.extend(self.undecided.iter().map(|seed| format!("given-up\t{seed}")));
         lines.extend(self.missing().into_iter().map(|must| format!("missing\t{}\t{}", must.kind(), must.name())));
         lines.extend(self.failures.iter().map(|report| {
             let violation = report.violation.as_deref().unwrap_or_default().replace(['\n', '\t'], " ");
@@ -196,6 +197,9 @@ impl fmt::Display for Summary {
             writeln!(f, "{:<16} {:>10} {:>14}", fault.name(), self.faults.of(*fault), without)?;
         }
         writeln!(f, "{}", self.totals)?;
+        for seed in &self.undecided {
+            writeln!(f, "GIVEN UP seed {seed}: no order of its history was found, nor that there is none")?;
+        }
         for report in &self.failures {
             let (seed, which) = (report.options.seed, report.options.named());
             let violation = report.violation.as_deref().unwrap_or_default();
@@ -236,6 +240,7 @@ pub fn search(what: Search) -> Summary {
     });
     let mut summary = summary.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     summary.took = started.elapsed();
+    summary.undecided.sort_unstable();
     summary.failures.sort_by_key(|report| report.options.seed);
     summary
 }

@@ -1,5 +1,6 @@
 //! Service after everything healed: what a cluster must answer, and that no node owes anybody an answer.
 
+use crate::history::Nanos;
 use crate::workload::Workload;
 use crate::world::World;
 
@@ -29,6 +30,17 @@ const GROWING: u32 = 600;
 /// never answered is refused after two of the longest.
 const ANSWERING: u32 = 8;
 
+/// While it is still to be shown that clients are served, so many begin at once.
+const PROBES: u64 = 8;
+/// The least time between two such beginnings: an eighth of an election timeout. It doubles each time up to eight of those.
+const PACE: u32 = 8;
+/// Of what clients ask for, this may take others than those who are there.
+const NO_SESSION: &str = "no write of a session";
+/// How often clients were made to begin, once everything healed.
+const PROBED: &str = "probes of service";
+/// So many at once while a log has to grow: about what a connection carries in a pace.
+const MOST_GROWTH: u64 = 64;
+
 impl<W: Workload> World<W> {
     /// From now on it is to be shown that clients are served.
     pub(crate) fn want_service(&mut self) {
@@ -45,7 +57,7 @@ impl<W: Workload> World<W> {
         if lacks(begun.writes, served.writes, before.writes) {
             Some("no write")
         } else if self.waits_for_a_session() {
-            Some("no write of a session")
+            Some(NO_SESSION)
         } else if lacks(begun.reads, served.reads, before.reads) {
             Some("no linearizable read")
         } else if self.clients.acknowledged == operations {
@@ -61,15 +73,35 @@ impl<W: Workload> World<W> {
         self.clients.sessions.are_used() && self.clients.begun.writes > 0 && !self.wanted.is_none_or(since)
     }
 
-    /// Clients begin so many more operations; with every call others come first.
+    /// Clients begin so many more operations; with every call others come first. Only those that have a session, if nothing
+    /// but that is lacking.
     pub(crate) fn begin(&mut self, operations: u64) {
-        self.clients.limit += operations;
+        self.clients.limit = self.clients.asked + operations;
         let clients = self.options.clients;
         self.clients.first = (self.clients.first + 1) % clients.max(1);
+        let sessions_only = self.lacks_service() == Some(NO_SESSION);
         for client in 0..clients {
-            self.on_client((self.clients.first + client) % clients);
+            let client = (self.clients.first + client) % clients;
+            if !sessions_only || self.clients.sessions.is_open(client) {
+                self.on_client(client);
+            }
         }
         self.settle();
+    }
+
+    /// Clients begin some operations now and then, until all that they ask for is served.
+    pub(crate) fn probe(&mut self, until: Nanos) {
+        let least = self.nanos(1) / u64::from(PACE);
+        let mut pace = least;
+        while self.lacks_service().is_some() && self.now < until && self.violation.is_none() {
+            let next = until.min(self.now + pace);
+            pace = (pace * 2).min(least * u64::from(PACE));
+            self.begin(PROBES);
+            self.counters.add(PROBED, 1);
+            self.run_until(until, |world| {
+                world.lacks_service().is_none() || world.now >= next && !world.clients.is_busy()
+            });
+        }
     }
 
     /// A call that a node did not answer, though it runs. A write may wait for ever where nobody sends what is committed.
@@ -106,8 +138,11 @@ impl<W: Workload> World<W> {
                 break;
             }
             grown = true;
-            self.begin(8);
-            self.run_until(until, |world| !world.clients.is_busy());
+            let lacks = furthest - leader.node.core().last_log_id().index;
+            let next = until.min(self.now + self.nanos(1) / u64::from(PACE));
+            self.begin(lacks.clamp(PROBES, MOST_GROWTH));
+            self.counters.add(PROBED, 1);
+            self.run_until(until, |world| world.now >= next && !world.clients.is_busy());
         }
         self.clients.limit = self.clients.asked;
         if grown {

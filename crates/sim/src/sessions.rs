@@ -129,6 +129,11 @@ impl Sessions {
         Some(Numbered { session: open.id, serial, payload: vec![0; SESSION_HEADER_BYTES] })
     }
 
+    /// Whether this client could write in a session now.
+    pub(crate) fn is_open(&self, client: u32) -> bool {
+        self.holders.get(&client).is_some_and(|holder| holder.open.is_some() && !holder.busy)
+    }
+
     /// Whether some client has sessions.
     pub(crate) fn are_used(&self) -> bool {
         !self.holders.is_empty()
