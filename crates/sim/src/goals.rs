@@ -112,10 +112,20 @@ goals! {
     BatchOfChanges = "batch-of-changes",
     /// A change said that majorities decide.
     MajorityRule = "majority-rule",
+    /// The first membership had quorum rules of its own.
+    FirstRules = "first-rules",
     /// Voters got weights.
     WeightedRule = "weighted-rule",
+    /// Voters got weights, and elections others than commits, or another sum of them.
+    WeightedApart = "weighted-rules-apart",
     /// Zones of voters decide.
     HierarchicalRule = "hierarchical-rule",
+    /// Zones of voters decide, more of them elections than commits, or fewer.
+    HierarchicalApart = "hierarchical-rules-apart",
+    /// Parts with weights decide, in parts with weights.
+    NestedRule = "nested-rule",
+    /// A change of voters brought rules for them that are no majorities.
+    VotersWithRules = "voters-with-rules",
     /// Elections and commits got rules of their own.
     OwnRules = "own-rules",
     /// A change switched between lease reads and fast failover.
@@ -138,8 +148,20 @@ goals! {
     RefusedUnknownNode = "refused-unknown-node",
     /// A change was refused because the node to be removed votes.
     RefusedIsVoter = "refused-is-voter",
-    /// A change was refused because its quorum rule cannot be.
-    RefusedBadRule = "refused-bad-rule",
+    /// A change was refused because a quorum rule needs nothing, or more than there is.
+    RefusedRuleNeed = "refused-rule-need",
+    /// A change was refused because a quorum rule is over other nodes than the voters.
+    RefusedRuleNodes = "refused-rule-nodes",
+    /// A change was refused because a quorum rule names a node twice.
+    RefusedRuleTwice = "refused-rule-twice",
+    /// A change was refused because a weight is 0.
+    RefusedRuleWeight = "refused-rule-weight",
+    /// A change was refused because weights sum up to more than a number holds.
+    RefusedRuleSum = "refused-rule-sum",
+    /// A change was refused because a quorum rule is nested too deep.
+    RefusedRuleDepth = "refused-rule-depth",
+    /// A change was refused because two quorums would not meet.
+    RefusedRulesApart = "refused-rules-apart",
     /// A change was refused because what it relied on did not hold.
     RefusedPrecondition = "refused-precondition",
     /// A change was refused because another one was not finished.

@@ -42,6 +42,7 @@ mod record;
 mod recovery;
 mod repair;
 mod rng;
+mod rules;
 mod run;
 mod schedule;
 mod search;
@@ -68,6 +69,7 @@ pub use ledger::{FIRST_REGISTER, Ledger, LedgerClients, LedgerCommand, LedgerRes
 pub use musts::Must;
 pub use options::Options;
 pub use rng::Rng;
+pub use rules::RuleKind;
 pub use run::{Report, run, run_options, run_seed, run_within};
 pub use schedule::Schedule;
 pub use search::{Search, Summary, search};

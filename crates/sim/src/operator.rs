@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use quorate::virtual_node::{Answer, CallId, Switch};
 use quorate::{ChangeError, ReconfigureError, SnapshotError};
 use quorate_core::{
-    Event as CoreEvent, Incarnation, LeaderId, LogId, NodeId, Phase, Refusal, Toggle, TransferFailure, VoterSet,
+    Event as CoreEvent, Incarnation, LeaderId, LogId, NodeId, Phase, Refusal, RuleError, Toggle, TransferFailure,
+    VoterSet,
 };
 use quorate_testkit::quorums::decide;
 
@@ -346,7 +347,7 @@ impl<W: Workload> World<W> {
                 Refusal::NoVoters => self.reach(Goal::RefusedNoVoters),
                 Refusal::UnknownNode(_) => self.reach(Goal::RefusedUnknownNode),
                 Refusal::IsVoter(_) => self.reach(Goal::RefusedIsVoter),
-                Refusal::BadRule(_) => self.reach(Goal::RefusedBadRule),
+                Refusal::BadRule(error) => self.on_bad_rule(goals, &error),
                 Refusal::PreconditionFailed { .. } => self.reach(Goal::RefusedPrecondition),
                 Refusal::ChangeInProgress { .. } => self.reach(Goal::RefusedInProgress),
                 Refusal::NotCaughtUp { .. } | Refusal::NotSeenYet(_) => self.reach(Goal::RefusedNotCaughtUp),
@@ -355,6 +356,24 @@ impl<W: Workload> World<W> {
             },
             Err(_) => {}
         }
+    }
+
+    /// Rules that were drawn to be allowed are so, whatever the membership that they came upon.
+    fn on_bad_rule(&mut self, goals: &[Goal], error: &RuleError) {
+        let (goal, of_itself) = match error {
+            RuleError::NeedOutOfRange { .. } => (Goal::RefusedRuleNeed, false),
+            RuleError::OtherNodes => (Goal::RefusedRuleNodes, false),
+            RuleError::NodeTwice(_) => (Goal::RefusedRuleTwice, true),
+            RuleError::ZeroWeight => (Goal::RefusedRuleWeight, true),
+            RuleError::WeightOverflow => (Goal::RefusedRuleSum, true),
+            RuleError::TooDeep => (Goal::RefusedRuleDepth, true),
+            RuleError::DoNotMeet { .. } => (Goal::RefusedRulesApart, true),
+            _ => return,
+        };
+        if of_itself && !goals.is_empty() {
+            return self.fail(format!("a change that may be was refused, with {error}"));
+        }
+        self.reach(goal);
     }
 
     fn on_transferred(&mut self, to: Option<NodeId>, result: Result<LeaderId, ChangeError>) {

@@ -9,6 +9,7 @@ use quorate_core::{LeaderIdMode, OnLostLog, Toggle};
 use crate::edits::Edits;
 use crate::fault::{Fault, FaultSet};
 use crate::rng::Rng;
+use crate::rules::RuleKind;
 
 /// What a run is like.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +22,8 @@ pub struct Options {
     pub spares: u64,
     /// How leader ids compare.
     pub mode: LeaderIdMode,
+    /// The quorum rules of the first membership.
+    pub first_rules: RuleKind,
     /// Clients that write and read at the same time.
     pub clients: u32,
     /// Operations that clients start in the first phase.
@@ -74,6 +77,8 @@ pub struct Options {
     pub inline_applies: bool,
     /// Of a thousand times that a state machine is asked for a snapshot, so often it says: not now.
     pub deferrals: u32,
+    /// Whether snapshots are written from a copy of the state while applies go on.
+    pub frozen_snapshots: bool,
     /// Whether every invariant of the core's steps is asserted after each step of every node.
     pub check_steps: bool,
     /// Length of a segment of the log.
@@ -96,6 +101,7 @@ impl Options {
             voters,
             spares: if rng.chance(500) { rng.between(1, 2).min(7 - voters.min(6)) } else { 0 },
             mode: if rng.chance(700) { LeaderIdMode::Advanced } else { LeaderIdMode::Standard },
+            first_rules: RuleKind::Majority,
             clients: rng.between(2, 6) as u32,
             operations: rng.between(300, 500),
             length: election_timeout * 120,
@@ -122,6 +128,7 @@ impl Options {
             lease_reads: rng.chance(300),
             inline_applies: rng.chance(500),
             deferrals: 0,
+            frozen_snapshots: false,
             check_steps: true,
             segment_bytes: *rng.pick(&[16 << 10, 16 << 10, 32 << 10, 128 << 10]),
             config: Config::default(),
@@ -153,6 +160,8 @@ impl Options {
         self.forwards = *rng.pick(&[0, 0, 200, 600]);
         self.deferrals = *rng.pick(&[0, 0, 300, 700]);
         self.together = *rng.pick(&[0, 500, 1000]);
+        self.first_rules = if rng.chance(700) { RuleKind::Majority } else { *rng.pick(&RuleKind::ALL) };
+        self.frozen_snapshots = rng.chance(400);
     }
 
     /// Whether this node is a voter of the first membership.
@@ -202,7 +211,11 @@ fn toggle(on: bool) -> Toggle {
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Options { seed, voters, spares, mode, clients, operations, length, election_timeout, latency, .. } = self;
-        writeln!(f, "seed {seed}: {voters} voters, {spares} spare nodes, {mode:?} leader ids")?;
+        writeln!(
+            f,
+            "seed {seed}: {voters} voters, {spares} spare nodes, {mode:?} leader ids, first rules {}",
+            self.first_rules.name()
+        )?;
         writeln!(f, "  election timeout {election_timeout:?}, latency {latency:?}, disk {:?}", self.disk_latency)?;
         writeln!(
             f,
@@ -218,11 +231,12 @@ impl fmt::Display for Options {
         )?;
         writeln!(
             f,
-            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, segments of {} bytes, beyond the budget {}, disks mended {}, quorum lost and recovered {}, served by a core {}, steps checked {}",
+            "  membership changes {}, triggers {}, lease reads {}, inline applies {}, frozen snapshots {}, segments of {} bytes, beyond the budget {}, disks mended {}, quorum lost and recovered {}, served by a core {}, steps checked {}",
             self.membership,
             self.triggers,
             self.lease_reads,
             self.inline_applies,
+            self.frozen_snapshots,
             self.segment_bytes,
             self.beyond_budget,
             self.mends,

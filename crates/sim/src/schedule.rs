@@ -21,6 +21,7 @@ use quorate_core::{LeaderIdMode, OnLostLog, Toggle};
 use crate::edits::Decision;
 use crate::fault::{Fault, FaultSet};
 use crate::options::Options;
+use crate::rules::RuleKind;
 
 /// Above this no run of numbers in a file is believed.
 const MAX_NUMBER: u64 = 10_000_000;
@@ -115,6 +116,17 @@ impl Value for OnLostLog {
     }
 }
 
+impl Value for RuleKind {
+    fn show(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        let known = RuleKind::ALL.into_iter().find(|kind| kind.name() == text);
+        known.ok_or_else(|| format!("`{text}` is no kind of quorum rules"))
+    }
+}
+
 impl Value for FaultSet {
     fn show(&self) -> String {
         if *self == FaultSet::NONE { "none".to_owned() } else { self.to_string() }
@@ -152,6 +164,7 @@ fields! {
     "voters": voters,
     "spares": spares,
     "leader-ids": mode,
+    "first-rules": first_rules,
     "clients": clients,
     "operations": operations,
     "length": length,
@@ -178,6 +191,7 @@ fields! {
     "lease-reads": lease_reads,
     "inline-applies": inline_applies,
     "deferrals": deferrals,
+    "frozen-snapshots": frozen_snapshots,
     "segment-bytes": segment_bytes,
     "config.election-timeout-min": config.election_timeout_min,
     "config.election-timeout-max": config.election_timeout_max,
@@ -233,6 +247,7 @@ impl FromStr for Schedule {
         let mut options = Options::of_seed(seed);
         (options.recovery, options.core) = (false, false);
         (options.forwards, options.together, options.deferrals) = (0, 0, 0);
+        (options.first_rules, options.frozen_snapshots) = (RuleKind::Majority, false);
         let (config, usual) = (&mut options.config, Config::default());
         config.on_lost_log = OnLostLog::Rejoin;
         (config.snapshot_bytes, config.snapshot_interval) = (usual.snapshot_bytes, usual.snapshot_interval);

@@ -11,6 +11,7 @@ use quorate_core::{OnLostLog, Toggle};
 use crate::edits::Decision;
 use crate::fault::Fault;
 use crate::options::Options;
+use crate::rules::RuleKind;
 use crate::run::Report;
 
 /// Other chances that are tried for the same options.
@@ -162,6 +163,7 @@ impl<R: FnMut(&Options, u64) -> Report> Shrinker<R> {
             }
         }
         self.attempt(|options| options.spares = 0);
+        self.attempt(|options| options.first_rules = RuleKind::Majority);
         self.attempt(|options| options.clients = 1);
         self.attempt(|options| options.clients = 2);
         self.attempt(|options| options.membership = false);
@@ -179,6 +181,7 @@ impl<R: FnMut(&Options, u64) -> Report> Shrinker<R> {
         self.attempt(|options| options.lease_reads = false);
         self.attempt(|options| options.inline_applies = true);
         self.attempt(|options| options.deferrals = 0);
+        self.attempt(|options| options.frozen_snapshots = false);
         self.attempt(|options| options.segment_bytes = 128 << 10);
         self.attempt(|options| options.config.snapshot_entries = 0);
         self.attempt(|options| options.config.max_append_bytes = 1 << 20);

@@ -11,6 +11,7 @@ use quorate_core::{
 
 use crate::goals::Goal;
 use crate::rng::Rng;
+use crate::rules::{Pair, RuleKind, sound, sound_for_advanced, too_deep, unsound};
 
 /// The address of a node in changes that must be refused as a whole: no membership may ever name it.
 pub(crate) const NEVER: &str = "never";
@@ -75,7 +76,7 @@ impl Drawer<'_> {
 
     /// A change that is allowed, if enough nodes are there; `None` if there is none of the kind drawn.
     pub(crate) fn valid(&mut self) -> Option<Proposal> {
-        let kind = self.rng.below(16);
+        let kind = self.rng.below(18);
         self.of_kind(kind)
     }
 
@@ -114,7 +115,7 @@ impl Drawer<'_> {
                 let mut chosen: BTreeSet<NodeId> = all.iter().copied().filter(|_| self.rng.chance(700)).collect();
                 chosen.insert(self.some(&all)?);
                 let change = ChangeMembers::ReplaceAllVoters(chosen.clone());
-                (with_rule(&target, change, &chosen), Goal::ReplaceAllVoters)
+                (self.with_some_rule(change, &chosen), Goal::ReplaceAllVoters)
             }
             4 => (ChangeMembers::AddNodes(records(self.some(&outside))), Goal::AddNodes),
             5 => {
@@ -129,7 +130,16 @@ impl Drawer<'_> {
                 let nodes: Vec<NodeId> = voters.iter().copied().chain(kept).collect();
                 (ChangeMembers::ReplaceAllNodes(records(nodes)), Goal::ReplaceAllNodes)
             }
-            8..=11 => self.rule(kind, &voters),
+            8..=11 | 16 | 17 => {
+                let rules = match kind {
+                    9 => RuleKind::Weighted,
+                    10 => RuleKind::Hierarchical,
+                    11 => RuleKind::Counted,
+                    16 | 17 => RuleKind::Nested,
+                    _ => RuleKind::Majority,
+                };
+                return Some(self.with_rules(rules, &voters));
+            }
             12 => {
                 let lease = match self.core.membership().settings.lease {
                     LeasePolicy::FastFailover => LeasePolicy::LeaseReads,
@@ -152,7 +162,7 @@ impl Drawer<'_> {
                 ]);
                 (change, Goal::BatchOfChanges)
             }
-            _ => (self.rule(8, &voters).0, Goal::MajorityRule),
+            _ => return Some(self.with_rules(RuleKind::Majority, &voters)),
         };
         Some(self.under_terms(change, goal))
     }
@@ -170,42 +180,51 @@ impl Drawer<'_> {
             true => after.insert(id),
             false => after.remove(&id),
         };
-        Some(with_rule(&self.target(), change(id), &after))
+        Some(self.with_some_rule(change(id), &after))
     }
 
-    /// A rule over these voters.
-    fn rule(&mut self, kind: u64, voters: &[NodeId]) -> (ChangeMembers, Goal) {
-        let count = voters.len() as u32;
-        let (elect, commit, goal) = match kind {
-            9 => {
-                let weights: Vec<(NodeId, u32)> =
-                    voters.iter().map(|id| (*id, self.rng.between(1, 3) as u32)).collect();
-                let need = weights.iter().map(|(_, weight)| weight).sum::<u32>() / 2 + 1;
-                let rule = Quorum::weighted(need, weights);
-                (rule.clone(), rule, Goal::WeightedRule)
-            }
-            10 if count >= 4 => {
-                let zones = voters.chunks(voters.len().div_ceil(3).max(1)).map(|zone| zone.iter().copied());
-                let rule = Quorum::hierarchical(zones);
-                (rule.clone(), rule, Goal::HierarchicalRule)
-            }
-            11 if count >= 2 => {
-                // Elections meet commits, and in the standard mode each other.
-                let least = if self.core.config().mode == LeaderIdMode::Standard { count / 2 + 1 } else { 1 };
-                let elect = self.rng.between(least.into(), count.into()) as u32;
-                let rule = |need| Quorum::at_least(need, voters.iter().copied());
-                (rule(elect), rule(count + 1 - elect), Goal::OwnRules)
-            }
-            _ => {
-                let rule = Quorum::majority(voters.iter().copied());
-                (rule.clone(), rule, Goal::MajorityRule)
-            }
+    /// Rules over these voters: they meet.
+    fn rules(&mut self, kind: RuleKind, voters: &[NodeId]) -> Pair {
+        sound(self.rng, kind, self.core.config().mode, voters)
+    }
+
+    /// A change of nothing but the rules.
+    fn with_rules(&mut self, kind: RuleKind, voters: &[NodeId]) -> Proposal {
+        let (elect, commit) = self.rules(kind, voters);
+        let apart = elect != commit;
+        let (goal, more) = match kind {
+            RuleKind::Majority => (Goal::MajorityRule, None),
+            RuleKind::Weighted => (Goal::WeightedRule, Some(Goal::WeightedApart)),
+            RuleKind::Hierarchical => (Goal::HierarchicalRule, Some(Goal::HierarchicalApart)),
+            RuleKind::Counted => (Goal::OwnRules, None),
+            RuleKind::Nested => (Goal::NestedRule, None),
         };
-        (ChangeMembers::SetQuorum { elect, commit }, goal)
+        let mut proposal = self.under_terms(ChangeMembers::SetQuorum { elect, commit }, goal);
+        proposal.goals.extend(more.filter(|_| apart));
+        proposal
+    }
+
+    /// A change after which these nodes vote, now and then by rules that are no majorities.
+    fn with_some_rule(&mut self, change: ChangeMembers, voters: &BTreeSet<NodeId>) -> ChangeMembers {
+        if voters.is_empty() || !self.rng.chance(200) {
+            return with_rule(&self.target(), change, voters);
+        }
+        let voters: Vec<NodeId> = voters.iter().copied().collect();
+        let kind = *self.rng.pick(&RuleKind::ALL);
+        let (elect, commit) = self.rules(kind, &voters);
+        ChangeMembers::Batch(vec![change, ChangeMembers::SetQuorum { elect, commit }])
     }
 
     fn under_terms(&mut self, change: ChangeMembers, goal: Goal) -> Proposal {
         let mut goals = vec![goal];
+        let brings_rules =
+            |part: &ChangeMembers| matches!(part, ChangeMembers::SetQuorum { elect, commit } if elect != commit);
+        if goal != Goal::BatchOfChanges
+            && let ChangeMembers::Batch(parts) = &change
+            && parts.iter().any(brings_rules)
+        {
+            goals.push(Goal::VotersWithRules);
+        }
         let retain = if self.rng.chance(500) { Retain::AsLearners } else { Retain::Remove };
         if retain == Retain::AsLearners {
             goals.push(Goal::RetainedAsLearners);
@@ -237,7 +256,10 @@ impl Drawer<'_> {
         let count = voters.len() as u32;
         let rule = |need| Quorum::at_least(need, voters.iter().copied());
         let mut terms = ChangeTerms { patience: self.patience, ..ChangeTerms::default() };
-        let change = match self.rng.below(10) {
+        let mode = self.core.config().mode;
+        let majority = Quorum::majority(voters.iter().copied());
+        let commit_by = |commit| ChangeMembers::SetQuorum { elect: majority.clone(), commit };
+        let change = match self.rng.below(16) {
             0 => ChangeMembers::RemoveVoters(everybody),
             1 => ChangeMembers::ReplaceAllVoters(BTreeSet::new()),
             2 => ChangeMembers::AddVoterIds([nobody].into()),
@@ -261,6 +283,21 @@ impl Drawer<'_> {
                     ChangeMembers::SetQuorum { elect: alone.clone(), commit: alone },
                 ])
             }
+            9 => commit_by(too_deep(&voters)),
+            10 => {
+                let twice = voters.iter().copied().chain(voters.first().copied());
+                commit_by(Quorum::at_least(count.div_ceil(2) + 1, twice))
+            }
+            11 => commit_by(Quorum::weighted(1, voters.iter().map(|id| (*id, u32::from(Some(id) != voters.first()))))),
+            12 => commit_by(Quorum::weighted(1, voters.iter().map(|id| (*id, u32::MAX)).chain([(me, 1)]))),
+            13 | 14 => match unsound(self.rng, mode, &voters) {
+                Some((elect, commit)) => ChangeMembers::SetQuorum { elect, commit },
+                None => ChangeMembers::SetQuorum { elect: rule(0), commit: rule(count) },
+            },
+            15 if mode == LeaderIdMode::Standard => match sound_for_advanced(self.rng, &voters) {
+                Some((elect, commit)) => ChangeMembers::SetQuorum { elect, commit },
+                None => ChangeMembers::SetQuorum { elect: rule(0), commit: rule(count) },
+            },
             _ => {
                 let index = self.core.last_log_id().index + 1_000_000;
                 let elsewhere = LogId::new(LeaderId { term: 0, node_id: nobody }, index);

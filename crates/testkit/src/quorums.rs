@@ -15,6 +15,17 @@ pub fn decide(sets: &[VoterSet], has: impl Fn(NodeId, Incarnation) -> bool) -> b
     sets.iter().all(|set| [&set.elect, &set.commit].into_iter().all(|rule| agree(rule, &|id| has(set, id))))
 }
 
+/// Whether every quorum of one rule has a node of every quorum of the other, as every set of these voters shows.
+///
+/// # Panics
+/// If there are more than 20 voters.
+pub fn meet(one: &Quorum, other: &Quorum, voters: &[NodeId]) -> bool {
+    assert!(voters.len() <= 20, "2^20 sets are looked at, no more");
+    let is_in =
+        |set: u32, id: NodeId| voters.iter().position(|voter| *voter == id).is_some_and(|at| set >> at & 1 == 1);
+    (0..1u32 << voters.len()).all(|set| !agree(one, &|id| is_in(set, id)) || !agree(other, &|id| !is_in(set, id)))
+}
+
 fn agree(rule: &Quorum, has: &impl Fn(NodeId) -> bool) -> bool {
     match rule {
         Quorum::Node(id) => has(*id),

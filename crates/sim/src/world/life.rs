@@ -9,11 +9,14 @@ use quorate_wal::OnDamage;
 use super::{Down, Event, World};
 use crate::disk::{Crash, MACHINE_DIRECTORY};
 use crate::fault::Fault;
+use crate::goals::Goal;
 use crate::history::Nanos;
 use crate::invariants::Invariants;
 use crate::machine::with_book;
 use crate::process::{Running, Shadow, SkewedClock, Start, start};
 use crate::record::{Found, What};
+use crate::rng::Rng;
+use crate::rules::{RuleKind, sound};
 use crate::situations;
 use crate::workload::Workload;
 
@@ -27,6 +30,14 @@ impl<W: Workload> World<W> {
         let mut membership = Membership::majority(
             voters.map(|place| (place.id, place.incarnation, Member::at(format!("node-{}", place.id)))),
         );
+        let (kind, ids): (_, Vec<NodeId>) = (self.options.first_rules, membership.nodes.keys().copied().collect());
+        if kind != RuleKind::Majority {
+            let mut chance = Rng::new(self.options.seed, 15);
+            let (elect, commit) = sound(&mut chance, kind, self.options.mode, &ids);
+            self.say(|| format!("the first membership elects by {elect}, commits by {commit}"));
+            membership.configs.iter_mut().for_each(|set| (set.elect, set.commit) = (elect.clone(), commit.clone()));
+            self.reach(Goal::FirstRules);
+        }
         if self.options.lease_reads {
             membership.settings.lease = quorate_core::LeasePolicy::LeaseReads;
         }
