@@ -36,6 +36,8 @@ use crate::{
     StorageErrorKind,
 };
 
+pub use crate::group::Shown;
+
 /// Names a call of a client at one node; the caller's choice.
 pub type CallId = u64;
 

@@ -37,17 +37,26 @@ pub struct Commands<'a, S: RaftStateMachine> {
     /// Index of the first entry that somebody waits for, and what they are told.
     awaited: Option<(u64, &'a mut Vec<Applied<S::Response>>)>,
     failed: Option<String>,
-    /// Sees every command before the machine gets it.
+    /// Sees every command before the machine gets it, and what it answers.
     #[cfg(feature = "sim")]
-    watch: Option<Watch<'a>>,
+    watch: Option<Watch<'a, S::Response>>,
 }
 
-/// Shown a command's place and its bytes.
+/// What who watches a machine is shown.
 #[cfg(feature = "sim")]
-struct Watch<'a>(&'a mut dyn FnMut(EntryContext, &[u8]));
+#[derive(Debug)]
+pub enum Shown<'a, R> {
+    /// A command, before the machine gets it: its place and its bytes.
+    Command(EntryContext, &'a [u8]),
+    /// What the machine answered to the command there.
+    Response(LogId, &'a R),
+}
 
 #[cfg(feature = "sim")]
-impl std::fmt::Debug for Watch<'_> {
+struct Watch<'a, R>(&'a mut dyn FnMut(Shown<'_, R>));
+
+#[cfg(feature = "sim")]
+impl<R> std::fmt::Debug for Watch<'_, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Watch")
     }
@@ -84,9 +93,9 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
     }
 
     /// Lets a machine apply all of them that `S` stands around, and whose answers are its own; `watch` sees each command
-    /// before that machine does. Tells whether they were applied.
+    /// before that machine does, and each answer. Tells whether they were applied.
     #[cfg(feature = "sim")]
-    pub fn lend<M>(&mut self, machine: &mut M, watch: &mut dyn FnMut(EntryContext, &[u8])) -> bool
+    pub fn lend<M>(&mut self, machine: &mut M, watch: &mut dyn FnMut(Shown<'_, S::Response>)) -> bool
     where
         M: RaftStateMachine<Response = S::Response>,
     {
@@ -163,6 +172,10 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
     #[inline]
     pub fn respond(&mut self, response: S::Response) {
         let Some(Taken { log_id, session }) = self.taken.take() else { return };
+        #[cfg(feature = "sim")]
+        if let Some(Watch(watch)) = &mut self.watch {
+            watch(Shown::Response(log_id, &response));
+        }
         if let Some(header) = session {
             let mut encoded = Vec::new();
             let encoded = response.encode(&mut encoded).is_ok().then(|| encoded.into());
@@ -242,7 +255,7 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
         let context = EntryContext { log_id: entry.log_id, time: self.stamp.1 };
         #[cfg(feature = "sim")]
         if let Some(Watch(watch)) = &mut self.watch {
-            watch(context, &entry.payload[skip..]);
+            watch(Shown::Command(context, &entry.payload[skip..]));
         }
         Some((context, command))
     }

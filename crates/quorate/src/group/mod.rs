@@ -17,6 +17,8 @@ pub use book::Checkpoint;
 #[cfg(feature = "sim")]
 pub(crate) use clock::ClockWatch;
 pub use commands::Commands;
+#[cfg(feature = "sim")]
+pub use commands::Shown;
 pub(crate) use content::{Restored, read_header, restore, restored_by, write_header};
 #[cfg(feature = "sim")]
 pub(crate) use node::blocking::outgoing;
