@@ -177,6 +177,8 @@ impl std::fmt::Debug for Chore {
 pub enum ChoreKind {
     /// Applies, installs, captures: one after the other.
     Apply,
+    /// A snapshot that is written while applies go on.
+    Build,
     /// Entries read for a peer.
     Fetch,
     /// A snapshot read for a peer.
@@ -216,6 +218,10 @@ impl Shell for Arc<VirtualShell> {
 
     fn spawn_blocking(&self, work: Work) {
         self.chore(ChoreKind::Apply, work);
+    }
+
+    fn spawn_beside(&self, work: Work) {
+        self.chore(ChoreKind::Build, work);
     }
 }
 

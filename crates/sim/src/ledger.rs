@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::{Payload, PayloadError, RaftStateMachine, ReadPolicy};
+use quorate::{Frozen, Payload, PayloadError, RaftStateMachine, ReadPolicy};
 
 use crate::check::Verdict;
 use crate::history::{Call, Freshness, History, Key, ListView, Nanos, Operation, Outcome};
@@ -26,6 +26,8 @@ pub struct LedgerCommand(pub Call);
 pub struct Ledger {
     objects: BTreeMap<Key, Object>,
     inline: bool,
+    /// Whether its snapshots are written from a copy, while it goes on.
+    freezes: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -171,7 +173,7 @@ impl RaftStateMachine for Ledger {
 
     fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut bytes = Vec::new();
-        put(&mut bytes, &[u64::from(self.inline)]);
+        put(&mut bytes, &[u64::from(self.inline) | u64::from(self.freezes) << 1]);
         for (key, object) in &self.objects {
             put(&mut bytes, &[u64::from(*key), object.values.len() as u64]);
             put(&mut bytes, &object.values);
@@ -184,7 +186,8 @@ impl RaftStateMachine for Ledger {
         input.read_to_end(&mut bytes)?;
         let mut words = bytes.chunks_exact(8).map(|chunk| u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
         let cut = || io::Error::new(io::ErrorKind::InvalidData, "a ledger's snapshot is cut");
-        let mut ledger = Ledger { inline: words.next().ok_or_else(cut)? != 0, ..Ledger::default() };
+        let flags = words.next().ok_or_else(cut)?;
+        let mut ledger = Ledger { inline: flags & 1 != 0, freezes: flags & 2 != 0, ..Ledger::default() };
         while let Some(key) = words.next() {
             let object = ledger.objects.entry(key as Key).or_default();
             for _ in 0..words.next().ok_or_else(cut)? {
@@ -192,6 +195,11 @@ impl RaftStateMachine for Ledger {
             }
         }
         Ok(ledger)
+    }
+
+    fn freeze(&self) -> Option<Frozen> {
+        let copy = self.freezes.then(|| self.clone())?;
+        Some(Box::new(move |out| copy.snapshot(out)))
     }
 
     fn applies_inline(&self) -> bool {
@@ -208,7 +216,10 @@ pub struct LedgerClients {
     pub steps: u64,
     /// Whether it was given up.
     pub undecided: bool,
+    /// Calls for several writes of which some took effect, and some did not.
+    pub in_part: u64,
     inline: bool,
+    freezes: bool,
     reads: u32,
     lease_reads: bool,
     /// About the time between two confirmations of a leader.
@@ -230,6 +241,13 @@ impl LedgerClients {
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age.as_nanos() as Nanos;
+        self
+    }
+
+    /// Snapshots are written from a copy of the state, while applies go on.
+    #[must_use]
+    pub fn freezing(mut self, freezes: bool) -> Self {
+        self.freezes = freezes;
         self
     }
 
@@ -263,7 +281,7 @@ impl Workload for LedgerClients {
     type Seen = Outcome;
 
     fn machine(&self) -> Ledger {
-        Ledger { inline: self.inline, ..Ledger::default() }
+        Ledger { inline: self.inline, freezes: self.freezes, ..Ledger::default() }
     }
 
     fn next(&mut self, asked: Invoked, chance: &mut Rng) -> Op<Ledger, Outcome> {
@@ -341,6 +359,7 @@ impl Workload for LedgerClients {
 
     fn check(&mut self, end: &Ledger) -> Result<(), String> {
         crate::oracle::check(&self.history, end)?;
+        self.in_part = crate::oracle::taken_in_part(&self.history, end);
         let checked = crate::check::ledger::check(&self.history, end)?;
         self.steps = checked.steps;
         self.undecided = checked.verdict != Verdict::Linearizable;

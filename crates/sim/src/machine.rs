@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::panic::resume_unwind;
 
-use quorate::{Checkpoint, Commands, EntryContext, Frozen, LastApplied, RaftStateMachine};
+use quorate::virtual_node::Shown;
+use quorate::{Checkpoint, Commands, EntryContext, Frozen, LastApplied, Payload, RaftStateMachine};
 use quorate_core::LogId;
 
+use crate::counters::Counters;
 use crate::digest::{Digest, hash_of};
 use crate::rng::Rng;
+use crate::situations;
 
 /// What all state machines of a run have applied together: one entry an index, and one state after it.
 #[derive(Debug, Default)]
@@ -35,7 +38,21 @@ pub(crate) struct Book {
     pub(crate) deferrals: Option<(u32, Rng)>,
     /// How often one was put off.
     pub(crate) deferred: u64,
+    /// By index of a command: the hash of what it was answered.
+    responses: BTreeMap<u64, u64>,
+    /// By node: the last command that its present process has applied.
+    reached: BTreeMap<u64, u64>,
+    /// States that were equal to that of another node, or of an earlier process, after the same command.
+    equal_states: u64,
+    /// Answers of which the same is said.
+    equal_responses: u64,
+    /// Snapshots that were written while their node applied what came after them.
+    beside: u64,
 }
+
+/// A state is compared after each command whose index this divides, if a batch ends there; wherever a snapshot is written;
+/// after every batch of a machine that keeps its state itself.
+const STATE_EVERY: u64 = 8;
 
 thread_local! {
     /// A state machine is restored from bytes alone, so it finds the book of its run here: a run stays on one thread.
@@ -52,12 +69,14 @@ impl Book {
     pub(crate) fn on_start(&mut self, node: u64) {
         self.node = node;
         self.shown.remove(&node);
+        self.reached.remove(&node);
     }
 
     /// What was applied from here on is lost with a quorum: other commands may take its place.
     pub(crate) fn on_recovery(&mut self, from: u64) {
         self.applied.truncate(from as usize);
         self.states.split_off(&from);
+        self.responses.split_off(&from);
     }
 
     /// The last command up to this index, and the hash of all commands up to it: what a durable machine says that it has
@@ -82,7 +101,11 @@ impl Book {
 
     /// Equal state at equal applied: whoever wrote down the state after the same command wrote the same bytes.
     fn on_state(&mut self, index: u64, hash: u64) {
-        let known = *self.states.entry(index).or_insert(hash);
+        let Some(known) = self.states.get(&index).copied() else {
+            self.states.insert(index, hash);
+            return;
+        };
+        self.equal_states += u64::from(known == hash);
         if known != hash {
             let node = self.node;
             self.violation
@@ -90,9 +113,37 @@ impl Book {
         }
     }
 
+    /// Equal answers: whoever applies the same command after the same ones answers the same bytes.
+    fn on_response(&mut self, index: u64, hash: u64) {
+        let Some(known) = self.responses.get(&index).copied() else {
+            self.responses.insert(index, hash);
+            return;
+        };
+        self.equal_responses += u64::from(known == hash);
+        if known != hash {
+            let node = self.node;
+            self.violation
+                .get_or_insert(format!("equal answers: node {node} answers command {index} otherwise than another"));
+        }
+    }
+
+    /// A snapshot of the state after this command was written beside the applies.
+    fn on_frozen(&mut self, index: u64) {
+        self.beside += u64::from(self.reached.get(&self.node).is_some_and(|reached| *reached > index));
+    }
+
+    /// What was compared.
+    pub(crate) fn count(&self, counters: &mut Counters) {
+        counters.add(situations::DEFERRED, self.deferred);
+        counters.add(situations::EQUAL_STATES, self.equal_states);
+        counters.add(situations::EQUAL_ANSWERS, self.equal_responses);
+        counters.add(situations::APPLIED_BESIDE, self.beside);
+    }
+
     /// State machine safety (dissertation 3.6.3): the same entry, after the same entries.
     fn on_apply(&mut self, log_id: LogId, chain: u64) {
         self.applies += 1;
+        self.reached.insert(self.node, log_id.index);
         let at = log_id.index as usize;
         if self.applied.len() <= at {
             self.applied.resize(at + 1, None);
@@ -132,9 +183,9 @@ impl<S> Watched<S> {
 }
 
 impl<S: RaftStateMachine> Watched<S> {
-    /// Tells the book what a durable machine holds now.
+    /// Tells the book what the machine holds now, if it is time to.
     fn show(&self) -> io::Result<()> {
-        match self.durable {
+        match self.durable || self.index > 0 && self.index.is_multiple_of(STATE_EVERY) {
             true => write_state(&mut io::sink(), self.chain, self.index, |out| self.machine.snapshot(out)),
             false => Ok(()),
         }
@@ -167,6 +218,15 @@ fn on_command((chain, index): (&mut u64, &mut u64), entry: EntryContext, payload
     }
 }
 
+/// A command was answered.
+fn on_response(index: u64, response: &impl Payload) {
+    let mut bytes = Vec::new();
+    // What cannot be encoded goes to nobody else.
+    if response.encode(&mut bytes).is_ok() {
+        with_book(|book| book.on_response(index, hash_of(&bytes)));
+    }
+}
+
 impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
     type Command = S::Command;
     type Response = S::Response;
@@ -177,7 +237,10 @@ impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
 
     fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
         let Self { machine, chain, index, .. } = self;
-        let applied = commands.lend(machine, &mut |entry, payload| on_command((chain, index), entry, payload));
+        let applied = commands.lend(machine, &mut |shown| match shown {
+            Shown::Command(entry, payload) => on_command((chain, index), entry, payload),
+            Shown::Response(log_id, response) => on_response(log_id.index, response),
+        });
         match applied {
             true => self.show(),
             // The commands say why.
@@ -213,7 +276,11 @@ impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
 
     fn freeze(&self) -> Option<Frozen> {
         let (chain, index, frozen) = (self.chain, self.index, self.machine.freeze()?);
-        Some(Box::new(move |out| write_state(out, chain, index, frozen)))
+        Some(Box::new(move |out| {
+            write_state(out, chain, index, frozen)?;
+            with_book(|book| book.on_frozen(index));
+            Ok(())
+        }))
     }
 
     fn defer_snapshot(&self) -> bool {
@@ -316,6 +383,32 @@ mod tests {
         };
         assert!(fires(false).starts_with("monotonic reads: node 2"));
         assert_eq!(fires(true), "", "a new process begins anew");
+    }
+
+    #[test]
+    fn another_answer_to_the_same_command_breaks_equal_answers() {
+        let fires = |index, hash| {
+            violation(|book| {
+                book.on_response(5, 77);
+                book.on_response(index, hash);
+            })
+        };
+        assert_eq!(fires(5, 77), "");
+        assert_eq!(fires(6, 78), "");
+        assert!(fires(5, 78).starts_with("equal answers: node 2 answers command 5 otherwise"));
+    }
+
+    #[test]
+    fn a_snapshot_is_beside_applies_if_its_node_went_on_meanwhile() {
+        let mut book = Book { node: 2, ..Book::default() };
+        book.on_apply(at(1, 5), 77);
+        book.on_frozen(5);
+        assert_eq!(book.beside, 0);
+        book.on_apply(at(1, 6), 78);
+        book.on_frozen(5);
+        book.node = 3;
+        book.on_frozen(5);
+        assert_eq!(book.beside, 1);
     }
 
     #[test]

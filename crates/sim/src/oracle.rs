@@ -46,6 +46,20 @@ fn check_batches(history: &History, pasts: &BTreeMap<Key, Past>) -> Result<(), S
     batches.values().try_for_each(|batch| check_batch(batch, pasts))
 }
 
+/// Calls of which some writes took effect and some that had to, if they were in the log, did not.
+pub fn taken_in_part(history: &History, end: &Ledger) -> u64 {
+    let mut batches: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for operation in &history.operations {
+        let (Some(batch), Call::Append { key, value } | Call::Put { key, value }) = (operation.batch, operation.call)
+        else {
+            continue;
+        };
+        let (there, lacking) = batches.entry(batch).or_default();
+        *(if end.values(key).contains(&value) { there } else { lacking }) += 1;
+    }
+    batches.values().filter(|(there, lacking)| *there > 0 && *lacking > 0).count() as u64
+}
+
 fn check_batch(batch: &[&Operation], pasts: &BTreeMap<Key, Past>) -> Result<(), String> {
     let (mut lacking, mut newest) = (None, BTreeMap::new());
     for operation in batch {

@@ -17,7 +17,7 @@ use crate::ledger::LedgerClients;
 use crate::machine::{Watched, with_book};
 use crate::options::Options;
 use crate::record::{Moment, Recorder};
-use crate::situations::DEFERRED;
+use crate::situations;
 use crate::workload::Workload;
 use crate::world::{MOST_EVENTS, Place, World};
 
@@ -107,10 +107,11 @@ pub fn run_within(options: &Options, events: u64) -> Report {
 
 fn run_ledger(options: Options, trace: bool, most_events: u64) -> (Report, History) {
     let clients = LedgerClients::new(options.reads, options.lease_reads, options.inline_applies);
-    let clients = clients.max_age(options.election_timeout);
+    let clients = clients.max_age(options.election_timeout).freezing(options.frozen_snapshots);
     let (mut report, clients) = run_at_most(options, clients, trace, most_events);
     (report.search_steps, report.undecided) = (clients.steps, clients.undecided);
     report.hash ^= clients.history.hash();
+    report.counters.add(situations::TAKEN_IN_PART, clients.in_part);
     (report, clients.history)
 }
 
@@ -122,7 +123,7 @@ pub fn run<W: Workload>(options: Options, workload: W, trace: bool) -> (Report, 
 /// What the cores of a run with the default workload meet, until it ends or fails; and how it failed.
 pub(crate) fn recorded(options: Options) -> (Vec<Moment>, Option<String>) {
     let clients = LedgerClients::new(options.reads, options.lease_reads, options.inline_applies);
-    let clients = clients.max_age(options.election_timeout);
+    let clients = clients.max_age(options.election_timeout).freezing(options.frozen_snapshots);
     let mut world = World::new(options, clients, false);
     let recorder = Recorder::default();
     world.recorder = Some(recorder.clone());
@@ -394,7 +395,7 @@ impl<W: Workload> World<W> {
         let mut faults = self.counts.clone();
         faults.add(Fault::MachinePanic, with_book(|book| book.panics));
         let mut counters = self.counters.clone();
-        counters.add(DEFERRED, with_book(|book| book.deferred));
+        with_book(|book| book.count(&mut counters));
         Report {
             options: self.options.clone(),
             hash: self.digest.value(),

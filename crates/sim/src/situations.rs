@@ -47,7 +47,20 @@ pub(crate) const SITUATIONS: &[&str] = &[
     LEFT_FOR_ITS_DISK,
     DEFERRED,
     LOST_LOG,
+    EQUAL_STATES,
+    EQUAL_ANSWERS,
+    APPLIED_BESIDE,
 ];
+
+/// A state was compared with another node's after the same command, and is the same.
+pub(crate) const EQUAL_STATES: &str = "states found equal";
+/// An answer was compared with another node's to the same command, and is the same.
+pub(crate) const EQUAL_ANSWERS: &str = "answers found equal";
+/// A snapshot was written while its node applied what came after it.
+pub(crate) const APPLIED_BESIDE: &str = "applies beside a snapshot";
+/// Of the writes of one call the first took effect, and the last did not. No situation, as it is rare: most calls fit one
+/// message, and one write of the disk.
+pub(crate) const TAKEN_IN_PART: &str = "call taken in part";
 
 /// A node begins to lead while another one still does, under an earlier leader id.
 const TWO_LEADERS: &str = "two leaders at once";

@@ -42,6 +42,11 @@ pub(crate) trait Shell: Send + Sync {
 
     /// Runs work that may block, elsewhere.
     fn spawn_blocking(&self, work: Work);
+
+    /// Writes a snapshot elsewhere, while applies go on.
+    fn spawn_beside(&self, work: Work) {
+        self.spawn_blocking(work);
+    }
 }
 
 /// Something that may block.
@@ -543,6 +548,14 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         if let Some(shell) = self.shell() {
             let counted = self.apart.count(work);
             shell.spawn_blocking(Box::new(move || counted.run()));
+        }
+    }
+
+    /// As [`spawn_blocking`](Self::spawn_blocking), for work that goes on beside the queue.
+    fn spawn_beside(&self, work: Work) {
+        if let Some(shell) = self.shell() {
+            let counted = self.apart.count(work);
+            shell.spawn_beside(Box::new(move || counted.run()));
         }
     }
 

@@ -197,6 +197,8 @@ impl<W: Workload> World<W> {
             }
             let time = match chore.kind {
                 ChoreKind::Apply => self.disk_rng.between(1_000, 50_000) * self.places[at].slow_apply,
+                // Long enough for entries to be committed and applied meanwhile.
+                ChoreKind::Build => self.disk_rng.below(self.options.latency.as_nanos() as u64 * 4 + 1),
                 ChoreKind::Fetch | ChoreKind::Ship => self.disk_rng.between(10_000, 200_000),
             };
             self.schedule(self.now + time, Event::Chore { at, run, chore });

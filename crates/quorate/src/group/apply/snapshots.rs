@@ -109,7 +109,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             (Some(frozen), Some(me)) => {
                 // Answers are refcounted: this copies the table's tree, not their bytes.
                 let sessions = machine.book.sessions.clone();
-                self.spawn_blocking(Box::new(move || {
+                self.spawn_beside(Box::new(move || {
                     if me.is_over() {
                         return;
                     }
