@@ -13,8 +13,10 @@ use crate::fault::{Fault, FaultSet};
 use crate::history::Nanos;
 use crate::options::Options;
 use crate::rng::Rng;
-use crate::run::{Report, run};
+use crate::run::{Report, run_at_most};
+use crate::shrink::{Shrunk, shrink};
 use crate::workload::{Asked, Invoked, LookAt, Op, Returned, Workload};
+use crate::world::MOST_EVENTS;
 
 /// After these a log may have less than was applied.
 const LOSES_LOG: [Fault; 4] = [Fault::BitFlip, Fault::MisdirectedWrite, Fault::LostWrite, Fault::OldDisk];
@@ -137,6 +139,10 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
     }
 
     /// Looks at the state at the end, which all nodes share, and at all that clients were told.
+    ///
+    /// Not called where there is no such state: if the run fails before, and in a run beyond the budget
+    /// ([`Options::beyond_budget`], one seed of twenty) whose cluster lost so much that it stands still. There nodes are
+    /// compared with each other, and [`Report::counters`] has "beyond-stuck".
     #[must_use]
     pub fn check(mut self, check: impl FnMut(&S, &AllTold<S, T>) -> Result<(), String> + 'static) -> Self {
         self.check = Box::new(check);
@@ -151,20 +157,62 @@ impl<S: RaftStateMachine, T: Send + 'static> Simulation<S, T> {
         self
     }
 
+    /// Makes a run that fails short: fewer nodes, faults and operations, less time, as long as it fails in the same way.
+    /// Plays at most about `most_runs` runs; `None` if the first does not fail. `describe` describes the run, and does so
+    /// again for every attempt, so that what `next` and `check` remember begins anew.
+    ///
+    /// The short run is played again with [`options`](Self::options):
+    ///
+    /// ```
+    /// # use quorate_sim::{Op, Simulation};
+    /// # struct Sum(u64);
+    /// # impl quorate::RaftStateMachine for Sum {
+    /// #     type Command = u64;
+    /// #     type Response = u64;
+    /// #     fn apply(&mut self, add: u64) -> u64 {
+    /// #         self.0 += add;
+    /// #         self.0
+    /// #     }
+    /// #     fn snapshot(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+    /// #         out.write_all(&self.0.to_le_bytes())
+    /// #     }
+    /// #     fn restore(input: &mut dyn std::io::Read) -> std::io::Result<Self> {
+    /// #         let mut bytes = [0; 8];
+    /// #         input.read_exact(&mut bytes)?;
+    /// #         Ok(Sum(u64::from_le_bytes(bytes)))
+    /// #     }
+    /// # }
+    /// let describe = || {
+    ///     Simulation::new(7, || Sum(0), |_, _| Op::<_, ()>::Write(1))
+    ///         .operations(40)
+    ///         .check(|end, _| if end.0 > 2 { Err(format!("the sum is {}", end.0)) } else { Ok(()) })
+    /// };
+    /// let shrunk = Simulation::shrink(30, describe).expect("it fails");
+    /// let short = shrunk.after.options;
+    /// assert!(short.operations < 40);
+    /// let report = describe().options(|options| *options = short).trace(false).run();
+    /// assert!(report.violation.is_some_and(|violation| violation.starts_with("the sum is")));
+    /// ```
+    pub fn shrink(most_runs: u64, describe: impl Fn() -> Self) -> Option<Shrunk> {
+        shrink(describe().options, most_runs, |options, events| {
+            describe().options(|own| *own = options.clone()).run_within(events.saturating_add(1).min(MOST_EVENTS))
+        })
+    }
+
     /// Runs it.
     pub fn run(self) -> Report {
+        self.run_within(MOST_EVENTS)
+    }
+
+    fn run_within(self, most_events: u64) -> Report {
         let Self { mut options, machine, next, check, trace } = self;
         if matches!(machine, Machines::Opened(_)) {
             // A log that lost what its machine holds makes the node stop and say that the machine's files have to go.
             options.recovery = false;
             options.faults = LOSES_LOG.iter().fold(options.faults, |faults, fault| faults.without(*fault));
         }
-        run(
-            options,
-            Closures { machine, next, check, begun: BTreeMap::new(), told: Vec::new(), as_of: Vec::new() },
-            trace,
-        )
-        .0
+        let clients = Closures { machine, next, check, begun: BTreeMap::new(), told: Vec::new(), as_of: Vec::new() };
+        run_at_most(options, clients, trace, most_events).0
     }
 }
 

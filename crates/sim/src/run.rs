@@ -131,7 +131,7 @@ pub(crate) fn recorded(options: Options) -> (Vec<Moment>, Option<String>) {
     (recorder.take(), world.violation)
 }
 
-fn run_at_most<W: Workload>(options: Options, workload: W, trace: bool, most_events: u64) -> (Report, W) {
+pub(crate) fn run_at_most<W: Workload>(options: Options, workload: W, trace: bool, most_events: u64) -> (Report, W) {
     let mut world = World::new(options, workload, trace);
     world.most_events = most_events;
     world.play_caught();
