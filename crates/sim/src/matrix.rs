@@ -16,6 +16,7 @@ use crate::fault::FaultSet;
 use crate::history::Nanos;
 use crate::ledger::LedgerClients;
 use crate::options::Options;
+use crate::rules::RuleKind;
 use crate::world::{Event, World};
 
 /// For so many election timeouts a partition lasts.
@@ -278,7 +279,7 @@ impl Scene {
         options.recovery = false;
         (options.reads, options.batches, options.think, options.operations) = (0, 0, timeout / 2, 0);
         (options.clients, options.sessions, options.hasty) = (2, 0, false);
-        (options.conditions, options.together) = (0, 0);
+        (options.conditions, options.together, options.first_rules) = (0, 0, RuleKind::Majority);
         options.config = options.draw_config(&mut crate::rng::Rng::new(setting.seed, 7));
         (options.config.pre_vote, options.config.check_quorum) = (Toggle::On, Toggle::On);
         let clients = LedgerClients::new(0, options.lease_reads, options.inline_applies);

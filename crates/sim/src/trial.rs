@@ -4,6 +4,7 @@ use crate::disk::Crash;
 use crate::fault::FaultSet;
 use crate::ledger::LedgerClients;
 use crate::options::Options;
+use crate::rules::RuleKind;
 use crate::world::World;
 
 /// A cluster of seed 1 that was started and has a leader, and that nothing befalls but what a test does.
@@ -15,6 +16,7 @@ pub(crate) fn cluster(nodes: u64) -> World<LedgerClients> {
 pub(crate) fn cluster_with(nodes: u64, other: impl FnOnce(&mut Options)) -> World<LedgerClients> {
     let mut options = Options::of_seed(1);
     (options.voters, options.spares, options.faults) = (nodes, 0, FaultSet::NONE);
+    options.first_rules = RuleKind::Majority;
     (options.beyond_budget, options.recovery, options.membership) = (false, false, false);
     other(&mut options);
     let clients = LedgerClients::new(0, options.lease_reads, options.inline_applies);
