@@ -207,8 +207,10 @@ impl History {
     pub(crate) fn hash(&self) -> u128 {
         let mut digest = Digest::default();
         for operation in &self.operations {
-            let Operation { id, client, session, node, process, invoked_at, returned_at, call: _, outcome } = operation;
-            for word in [*id, u64::from(*client), session.unwrap_or(0), *node, *process, *invoked_at] {
+            let Operation { id, client, session, batch, node, process, invoked_at, .. } = operation;
+            let Operation { returned_at, call: _, outcome, .. } = operation;
+            let (session, batch) = (session.unwrap_or(0), batch.unwrap_or(0));
+            for word in [*id, u64::from(*client), session, batch, *node, *process, *invoked_at] {
                 digest.word(word);
             }
             digest.word(returned_at.map_or(0, |at| at + 1));
