@@ -504,7 +504,7 @@ impl Driver {
             Input::AskLeading { reply } => {
                 let told = self.leading();
                 // Whoever asked may have gone.
-                effects.fired.calls.push(Box::new(move || _ = reply.send(told)));
+                effects.fired.call(move || _ = reply.send(told));
             }
             Input::Compact { purge, reply } => {
                 let request = Some(self.wait(Waiting::Compact(reply)));
@@ -584,7 +584,7 @@ impl Driver {
             unused = unused.or(self.received.take());
         }
         if let Some(unused) = unused {
-            effects.fired.calls.push(Box::new(move || unused.discard()));
+            effects.fired.call(move || unused.discard());
         }
     }
 
@@ -753,17 +753,17 @@ impl Driver {
             match waiting {
                 Waiting::Read(batch, _) => batch.close(reason, fired),
                 Waiting::Change(reply) => {
-                    fired.calls.push(Box::new(move || drop(reply.send(Err(ChangeError::OutcomeUnknown)))));
+                    fired.call(move || drop(reply.send(Err(ChangeError::OutcomeUnknown))));
                 }
                 Waiting::Initialize(reply) => {
-                    fired.calls.push(Box::new(move || drop(reply.send(Err(InitializeError::OutcomeUnknown)))));
+                    fired.call(move || drop(reply.send(Err(InitializeError::OutcomeUnknown))));
                 }
                 Waiting::Transfer(reply) => {
-                    fired.calls.push(Box::new(move || drop(reply.send(Err(ChangeError::OutcomeUnknown)))));
+                    fired.call(move || drop(reply.send(Err(ChangeError::OutcomeUnknown))));
                 }
                 Waiting::Compact(reply) => {
                     let closed = Err(SnapshotError::Closed(reason.clone()));
-                    fired.calls.push(Box::new(move || drop(reply.send(closed))));
+                    fired.call(move || drop(reply.send(closed)));
                 }
             }
         }

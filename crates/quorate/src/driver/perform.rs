@@ -330,11 +330,11 @@ impl Driver {
                     | Outcome::LogPurged(_)
                     | Outcome::Unknown => Err(ChangeError::OutcomeUnknown),
                 };
-                effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
+                effects.fired.call(move || drop(reply.send(result)));
             }
             Some(Waiting::Transfer(reply)) => {
                 let result = transferred(outcome);
-                effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
+                effects.fired.call(move || drop(reply.send(result)));
             }
             Some(Waiting::Initialize(reply)) => {
                 let result = match outcome {
@@ -348,7 +348,7 @@ impl Driver {
                     | Outcome::LogPurged(_)
                     | Outcome::Unknown => Err(InitializeError::OutcomeUnknown),
                 };
-                effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
+                effects.fired.call(move || drop(reply.send(result)));
             }
             Some(Waiting::Compact(reply)) => {
                 let result = match outcome {
@@ -361,7 +361,7 @@ impl Driver {
                     | Outcome::Transferred(_)
                     | Outcome::Unknown => Err(SnapshotError::Refused(Refusal::SnapshotFailed)),
                 };
-                effects.fired.calls.push(Box::new(move || drop(reply.send(result))));
+                effects.fired.call(move || drop(reply.send(result)));
             }
         }
     }

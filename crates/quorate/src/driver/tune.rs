@@ -30,11 +30,11 @@ impl Driver {
         match tune {
             Tune::Tell(reply) => {
                 let config = self.core.config().clone();
-                fired.calls.push(Box::new(move || drop(reply.send(config))));
+                fired.call(move || drop(reply.send(config)));
             }
             Tune::Set { config, reply } => {
                 let result = self.reconfigure(*config);
-                fired.calls.push(Box::new(move || drop(reply.send(result))));
+                fired.call(move || drop(reply.send(result)));
             }
             Tune::Switch { switch, to } => {
                 let mut config = self.core.config().clone();

@@ -354,7 +354,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         if self.over.load(Ordering::Acquire) {
             // What callers left in their reads is dropped like everything of theirs: without a lock.
             let unread = (std::mem::take(&mut *self.jobs.lock()), std::mem::take(&mut machine.parked));
-            fired.calls.push(Box::new(move || drop(unread)));
+            fired.call(move || drop(unread));
         }
         let applied = machine.applied;
         self.session_counts.0.store(machine.book.sessions.sessions(), Ordering::Relaxed);
@@ -662,10 +662,10 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
             head.let_go(fired);
         }
         let unread = std::mem::take(&mut *self.jobs.lock());
-        fired.calls.push(Box::new(move || drop(unread)));
+        fired.call(move || drop(unread));
         if let Some(mut machine) = self.machine.try_lock() {
             let parked = std::mem::take(&mut machine.parked);
-            fired.calls.push(Box::new(move || drop(parked)));
+            fired.call(move || drop(parked));
         } else {
             // Whoever is at work looks at the queue again, and lets go of parked reads.
             self.any.store(true, Ordering::Release);
@@ -710,8 +710,7 @@ impl Expected {
 
     /// All of it is answered. It goes once no lock is held: it may hold what a caller that gave up left.
     fn let_go(self, fired: &mut Fired) {
-        fired.lists.push(self.waits);
-        fired.permits.push(self.permit);
+        fired.let_go(self.waits, self.permit);
     }
 }
 

@@ -45,7 +45,7 @@ impl ReadBatch {
     fn answer(&self, answer: Freshness, fired: &mut Fired) {
         let mut state = self.state.lock();
         state.answer.get_or_insert(answer);
-        fired.wakers.append(&mut state.wakers);
+        fired.wake_all(&mut state.wakers);
     }
 
     #[cfg(feature = "sim")]

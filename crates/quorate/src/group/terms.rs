@@ -81,11 +81,11 @@ impl CommitWaits {
     pub(crate) fn tell(&mut self, core: &Core, fired: &mut Fired) {
         while let Some((log_id, slot)) = self.0.pop_front_if(|(log_id, _)| log_id.index <= core.commit()) {
             let holds = core.log().at(log_id.index) == Some(log_id);
-            fired.calls.push(Box::new(move || {
+            fired.call(move || {
                 if holds {
                     slot.fire(log_id)
                 }
-            }));
+            });
         }
     }
 
@@ -93,13 +93,13 @@ impl CommitWaits {
     pub(crate) fn close(&mut self, fired: &mut Fired) {
         let left = std::mem::take(&mut self.0);
         // What is dropped may be the user's: not under the driver's lock (law 20).
-        fired.calls.push(Box::new(move || drop(left)));
+        fired.call(move || drop(left));
     }
 }
 
 /// Drops what nobody will be told of, once no lock is held.
 pub(crate) fn forget(commits: Commits, fired: &mut Fired) {
     if !commits.is_empty() {
-        fired.calls.push(Box::new(move || drop(commits)));
+        fired.call(move || drop(commits));
     }
 }

@@ -81,23 +81,70 @@ pub(crate) struct WaitList<R> {
 /// beyond which an allocation a batch costs each of them next to nothing.
 pub(crate) const KEPT_ROOM: usize = 256;
 
-/// What has to be done once no lock is held any more.
+/// What has to be done once no lock is held any more. Most turns and applies leave nothing to do, and hand over no more
+/// than a pointer to that effect.
 #[derive(Default)]
-pub(crate) struct Fired {
-    pub(crate) wakers: Vec<Waker>,
-    pub(crate) calls: Vec<Box<dyn FnOnce() + Send>>,
+pub(crate) struct Fired(Option<Box<ToDo>>);
+
+#[derive(Default)]
+struct ToDo {
+    wakers: Vec<Waker>,
+    calls: Vec<Box<dyn FnOnce() + Send>>,
     /// Lists that are answered whole. What is left in them when the last of their callers has gone is the user's.
-    pub(crate) lists: Vec<Arc<dyn Waits>>,
+    lists: Vec<Arc<dyn Waits>>,
     /// Given back once everybody is told: a node that drains must not stop before its answers are on their way.
-    pub(crate) permits: Vec<Permit>,
+    permits: Vec<Permit>,
 }
 
 impl Fired {
+    /// To be woken, all of them.
+    pub(crate) fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
+        self.to_do().wakers.append(wakers);
+    }
+
+    /// To be called.
+    pub(crate) fn call(&mut self, call: impl FnOnce() + Send + 'static) {
+        self.to_do().calls.push(Box::new(call));
+    }
+
+    /// To be let go: all of the list is answered.
+    pub(crate) fn let_go(&mut self, list: Arc<dyn Waits>, permit: Permit) {
+        let to_do = self.to_do();
+        to_do.lists.push(list);
+        to_do.permits.push(permit);
+    }
+
+    fn to_do(&mut self) -> &mut ToDo {
+        self.0.get_or_insert_default()
+    }
+
     /// Wakes and calls everyone; keeps the allocations. A panic of one does not keep the others from being told.
     pub(crate) fn fire(&mut self) {
-        if self.is_empty() {
-            return;
+        if let Some(to_do) = &mut self.0 {
+            to_do.fire();
         }
+    }
+
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|to_do| to_do.is_empty())
+    }
+
+    /// Whether there is room that is worth keeping.
+    pub(crate) fn has_room(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Lets go of much room; called when it is empty.
+    pub(crate) fn shrink(&mut self) {
+        if self.0.as_ref().is_some_and(|to_do| to_do.room() > KEPT_ROOM) {
+            self.0 = None;
+        }
+    }
+}
+
+impl ToDo {
+    fn fire(&mut self) {
         // First: whoever is woken finds its list to be used again.
         self.lists.drain(..).for_each(|list| guard(|| drop(list)));
         self.wakers.drain(..).for_each(|waker| guard(|| waker.wake()));
@@ -105,26 +152,13 @@ impl Fired {
         self.permits.clear();
     }
 
-    /// Whether there is nothing to do.
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.wakers.is_empty() && self.calls.is_empty() && self.lists.is_empty() && self.permits.is_empty()
-    }
-
-    /// Whether there is room that is worth keeping.
-    pub(crate) fn has_room(&self) -> bool {
-        self.room() > 0
     }
 
     fn room(&self) -> usize {
         let lists = self.lists.capacity();
         self.wakers.capacity().max(self.calls.capacity()).max(self.permits.capacity()).max(lists)
-    }
-
-    /// Lets go of much room; called when it is empty.
-    pub(crate) fn shrink(&mut self) {
-        if self.room() > KEPT_ROOM {
-            *self = Self::default();
-        }
     }
 }
 
@@ -215,9 +249,10 @@ impl<R: Send + 'static> WaitList<R> {
         results: impl Iterator<Item = Result<(LogId, R), Failure>>,
         fired: &mut Fired,
     ) {
+        let to_do = fired.to_do();
         let mut cells = self.cells.lock();
         for (cell, result) in cells.iter_mut().skip(from).zip(results) {
-            set(cell, result, fired);
+            set(cell, result, to_do);
         }
     }
 
@@ -242,25 +277,25 @@ impl<R: Send + 'static> WaitList<R> {
     }
 }
 
-fn set<R: Send + 'static>(cell: &mut Cell<R>, result: Result<(LogId, R), Failure>, fired: &mut Fired) {
-    match std::mem::replace(cell, Cell::Taken) {
+fn set<R: Send + 'static>(cell: &mut Cell<R>, result: Result<(LogId, R), Failure>, to_do: &mut ToDo) {
+    match cell {
         Cell::Waiting(waker, _) => {
+            to_do.wakers.extend(waker.take());
             *cell = Cell::Done(result);
-            fired.wakers.extend(waker);
         }
-        Cell::Remote(responder, _) => fired.calls.push(Box::new(move || responder(result))),
-        Cell::Done(first) => {
-            *cell = Cell::Done(first);
-            forget(result, fired);
+        Cell::Remote(..) => {
+            if let Cell::Remote(responder, _) = std::mem::replace(cell, Cell::Taken) {
+                to_do.calls.push(Box::new(move || responder(result)));
+            }
         }
-        Cell::Taken => forget(result, fired),
+        Cell::Done(_) | Cell::Taken => forget(result, to_do),
     }
 }
 
 /// Nobody takes this result any more. A response is the user's: it is dropped once no lock is held (law 20).
-fn forget<R: Send + 'static>(result: Result<(LogId, R), Failure>, fired: &mut Fired) {
+fn forget<R: Send + 'static>(result: Result<(LogId, R), Failure>, to_do: &mut ToDo) {
     if let Ok((_, response)) = result {
-        fired.calls.push(Box::new(move || drop(response)));
+        to_do.calls.push(Box::new(move || drop(response)));
     }
 }
 
@@ -272,7 +307,7 @@ impl<R: Send + 'static> Waits for WaitList<R> {
     fn fail(&self, from: usize, failure: &Failure, fired: &mut Fired) {
         for cell in self.cells.lock().iter_mut().skip(from) {
             if matches!(cell, Cell::Waiting(..) | Cell::Remote(..)) {
-                set(cell, Err(failure.clone()), fired);
+                set(cell, Err(failure.clone()), fired.to_do());
             }
         }
     }
@@ -280,7 +315,7 @@ impl<R: Send + 'static> Waits for WaitList<R> {
     fn expire(&self, from: usize, fired: &mut Fired) {
         for cell in self.cells.lock().iter_mut().skip(from) {
             if matches!(cell, Cell::Waiting(_, Timer::Node) | Cell::Remote(_, Timer::Node)) {
-                set(cell, Err(Failure::Unknown), fired);
+                set(cell, Err(Failure::Unknown), fired.to_do());
             }
         }
     }

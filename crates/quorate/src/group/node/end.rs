@@ -42,7 +42,7 @@ impl Node {
         for input in left {
             match input {
                 Input::Read { batch, .. } => batch.close(&reason, &mut fired),
-                input => fired.calls.push(Box::new(move || input.discard())),
+                input => fired.call(move || input.discard()),
             }
         }
         self.applies.close(&reason, &mut fired);
