@@ -131,7 +131,7 @@ impl<S: RaftStateMachine> Group<S> {
             });
             match self.proposals.push_remote(EntryKind::Command, scratch, &asked, responder) {
                 Ok(Duty::Nothing) => Ok(()),
-                Ok(Duty::ComeBack | Duty::Wake) => {
+                Ok(Duty::ComeBack | Duty::StepNow | Duty::Wake) => {
                     self.node.step_there();
                     Ok(())
                 }
@@ -193,19 +193,16 @@ impl<S: RaftStateMachine> Group<S> {
     /// shared reference could not be kept across threads.
     async fn write_here(&self, command: &mut S::Command, terms: &Terms, room: Room) -> AttemptHere<S::Response> {
         let mut ticket: Option<Ticket<'_, S>> = None;
-        std::future::poll_fn(|context| match &mut ticket {
-            None => match self.enqueue(command, terms, room, context.waker()) {
-                Ok(joined) => {
-                    ticket = Some(Ticket::new(self, joined, context));
-                    Poll::Pending
-                }
-                Err(stop) => Poll::Ready(Err((stop, None))),
-            },
-            Some(ticket) => {
-                ticket.do_duty();
-                let Joined { waits, cell, .. } = &ticket.joined;
-                waits.poll(*cell, context).map_err(|failure| (Stop::Failed(failure), Some(waits.since)))
-            }
+        std::future::poll_fn(|context| {
+            let told = match &mut ticket {
+                None => match self.enqueue(command, terms, room, context.waker()) {
+                    Ok(joined) => ticket.insert(Ticket::new(self, joined)).poll_first(context),
+                    Err(stop) => return Poll::Ready(Err((stop, None))),
+                },
+                Some(ticket) => ticket.poll(context),
+            };
+            let since = ticket.as_ref().map(|ticket| ticket.joined.waits.since);
+            told.map_err(|failure| (Stop::Failed(failure), since))
         })
         .await
     }
@@ -223,7 +220,7 @@ impl<S: RaftStateMachine> Group<S> {
             if room == Room::Take && !self.proposals.window.take(entry_bytes(scratch.len()), self.limit()) {
                 return Err(Stop::NoRoom);
             }
-            let joined = self.proposals.push(EntryKind::Command, scratch, terms, Some(waker.clone()));
+            let joined = self.proposals.push(EntryKind::Command, scratch, terms, waker);
             joined.map_err(|reason| Stop::Error(ClientWriteError::Closed(reason)))
         })
     }
@@ -470,13 +467,10 @@ impl<S: RaftStateMachine> Group<S> {
         let all = std::future::poll_fn(|context| {
             let first = tickets.is_none();
             let tickets = tickets.get_or_insert_with(|| {
-                std::mem::take(&mut runs)
-                    .into_iter()
-                    .map(|(run, count)| (Ticket::new(self, run, context), count))
-                    .collect()
+                std::mem::take(&mut runs).into_iter().map(|(run, count)| (Ticket::new(self, run), count)).collect()
             });
-            if !first {
-                tickets.iter_mut().for_each(|(ticket, _)| ticket.do_duty());
+            for (ticket, _) in tickets.iter_mut() {
+                if first { ticket.begin(context) } else { ticket.come_back() }
             }
             let last_done = |(ticket, count): &(Ticket<'_, S>, usize)| {
                 ticket.joined.waits.poll_done(ticket.joined.cell + count - 1, context).is_pending()
@@ -502,17 +496,46 @@ pub(crate) struct Ticket<'a, S: RaftStateMachine> {
 }
 
 impl<'a, S: RaftStateMachine> Ticket<'a, S> {
-    pub(crate) fn new(group: &'a Group<S>, joined: Joined<S::Response>, context: &Context<'_>) -> Self {
-        match joined.duty {
-            Duty::Nothing => {}
-            Duty::ComeBack => context.waker().wake_by_ref(),
-            Duty::Wake => group.node.step_there(),
-        }
+    pub(crate) fn new(group: &'a Group<S>, joined: Joined<S::Response>) -> Self {
         Self { group, joined }
     }
 
+    /// The result, of a caller that was [pushed](crate::group::ProposalQueue::push) in this poll.
+    pub(crate) fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<(LogId, S::Response), Failure>> {
+        let duty = self.joined.duty;
+        self.begin(context);
+        // It is polled again in any case, or its waker is in the list.
+        if duty == Duty::ComeBack || self.joined.cell > 0 {
+            return Poll::Pending;
+        }
+        let told = self.joined.waits.poll(self.joined.cell, context);
+        if duty == Duty::StepNow && told.is_pending() {
+            self.group.proposals.was_not_at_once();
+        }
+        told
+    }
+
+    /// The result, of a caller that is polled again.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(LogId, S::Response), Failure>> {
+        self.come_back();
+        self.joined.waits.poll(self.joined.cell, context)
+    }
+
+    /// What a caller that has just joined does.
+    fn begin(&mut self, context: &Context<'_>) {
+        match self.joined.duty {
+            Duty::Nothing => {}
+            Duty::ComeBack => context.waker().wake_by_ref(),
+            Duty::StepNow => {
+                self.joined.duty = Duty::Nothing;
+                self.group.node.step_here();
+            }
+            Duty::Wake => self.group.node.step_there(),
+        }
+    }
+
     /// Who opened the batch was polled again, after the others on its thread: now it is taken.
-    pub(crate) fn do_duty(&mut self) {
+    fn come_back(&mut self) {
         if self.joined.duty != Duty::ComeBack {
             return;
         }

@@ -20,6 +20,14 @@ use crate::ClosedReason;
 /// A batch takes no more commands once it has this many bytes: what fits one append.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
+/// After so many batches with one command each, callers step the driver before others could join; and one in so many
+/// lets others join nevertheless. Where a call is answered in its own step, to be polled again is a part in thirty of what
+/// it costs, and the thread's other tasks wait for so many calls at most, some 50 µs.
+const ALONE: i32 = 16;
+
+/// So many batches later it is tried again, if a step did not answer its caller.
+const NOT_AT_ONCE: i32 = 256;
+
 /// Builders, and lists of callers, that are kept for the next batches.
 const MAX_SPARES: usize = 2;
 
@@ -72,6 +80,9 @@ struct Queue<R> {
     spare_waits: Vec<Arc<WaitList<R>>>,
     /// Commands in the last batch that was taken: the next one has about as many.
     last_count: usize,
+    /// Grows by one with every batch of one command, from -[`ALONE`] to `ALONE`, then from 0 again: above 0, nobody joins
+    /// these days.
+    alone: i32,
     closed: Option<ClosedReason>,
 }
 
@@ -104,6 +115,8 @@ pub(crate) enum Duty {
     Nothing,
     /// It opened the batch: let others on this thread join, then have it taken.
     ComeBack,
+    /// It opened the batch, and nobody joins these days: have it taken.
+    StepNow,
     /// Another thread's caller opened the batch, and nobody knows when it comes back: have it taken.
     Wake,
 }
@@ -133,8 +146,14 @@ impl<R> Open<R> {
 
 impl<R: Send + 'static> ProposalQueue<R> {
     pub(crate) fn new() -> Self {
-        let queue =
-            Queue { batches: VecDeque::new(), spare: Vec::new(), spare_waits: Vec::new(), last_count: 0, closed: None };
+        let queue = Queue {
+            batches: VecDeque::new(),
+            spare: Vec::new(),
+            spare_waits: Vec::new(),
+            last_count: 0,
+            alone: -ALONE,
+            closed: None,
+        };
         Self {
             queue: Mutex::new(queue),
             held: AtomicBool::new(false),
@@ -143,13 +162,13 @@ impl<R: Send + 'static> ProposalQueue<R> {
         }
     }
 
-    /// Adds an entry whose bytes were taken from the window.
+    /// Adds an entry whose bytes were taken from the window. Its caller is woken only if it is not the first of its batch.
     pub(crate) fn push(
         &self,
         kind: EntryKind,
         payload: &[u8],
         terms: &Terms,
-        waker: Option<Waker>,
+        waker: &Waker,
     ) -> Result<Joined<R>, ClosedReason> {
         self.add(kind, payload, terms, |waits| waits.join(waker, terms.timer))
     }
@@ -222,16 +241,28 @@ impl<R: Send + 'static> ProposalQueue<R> {
             self.window.give(entry_bytes(payload.len()));
             return Err(reason);
         }
+        let alone = queue.alone > 0;
         let open = self.open(&mut queue, payload.len(), terms.only);
         open.builder.push(kind, payload);
         let cell = join(&open.waits);
-        open.commits.extend(terms.on_commit.as_ref().map(|slot| (cell, Arc::clone(slot))));
-        let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty: open.duty(cell) };
+        if let Some(slot) = &terms.on_commit {
+            open.commits.push((cell, Arc::clone(slot)));
+        }
+        let duty = match open.duty(cell) {
+            Duty::ComeBack if alone => Duty::StepNow,
+            duty => duty,
+        };
+        let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty };
         drop(queue);
         if joined.duty != Duty::Nothing && self.is_held() {
             joined.duty = Duty::Nothing;
         }
         Ok(joined)
+    }
+
+    /// A caller that stepped at once has no result from that.
+    pub(crate) fn was_not_at_once(&self) {
+        self.queue.lock().alone = -NOT_AT_ONCE;
     }
 
     /// A caller has its result: whoever is the last of its batch gives the list back for reuse.
@@ -247,42 +278,59 @@ impl<R: Send + 'static> ProposalQueue<R> {
     }
 
     /// The batch that takes a payload of this length under this condition.
+    #[inline]
     fn open<'a>(&self, queue: &'a mut Queue<R>, payload: usize, only: Option<LeaderId>) -> &'a mut Open<R> {
         let full = |open: &Open<R>| open.only != only || !open.has_room(payload);
         if queue.batches.back().is_none_or(full) {
-            let (builder, now) = (queue.spare.pop().unwrap_or_default(), Instant::now());
-            let again = queue.spare_waits.pop().and_then(|list| WaitList::reopen(list, now));
-            queue.batches.push_back(Open {
-                builder,
-                waits: again.unwrap_or_else(|| Arc::new(WaitList::new(queue.last_count, now))),
-                only,
-                commits: Commits::new(),
-                thread: THREAD.with(|id| *id),
-            });
-            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.open_another(queue, only);
         }
         match queue.batches.back_mut() {
             Some(open) => open,
             None => unreachable!("a batch was just made sure of"),
         }
     }
-}
 
-impl<R: Send + 'static> Proposals for ProposalQueue<R> {
-    fn take(&self) -> Option<Taken> {
-        if self.waiting.load(Ordering::SeqCst) == 0 {
-            return None;
-        }
+    #[inline(never)]
+    fn open_another(&self, queue: &mut Queue<R>, only: Option<LeaderId>) {
+        let (builder, now) = (queue.spare.pop().unwrap_or_default(), Instant::now());
+        let again = queue.spare_waits.pop().and_then(|list| WaitList::reopen(list, now));
+        queue.batches.push_back(Open {
+            builder,
+            waits: again.unwrap_or_else(|| Arc::new(WaitList::new(queue.last_count, now))),
+            only,
+            commits: Commits::new(),
+            thread: THREAD.with(|id| *id),
+        });
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[inline(never)]
+    fn take_oldest(&self) -> Option<Taken> {
         let open = {
             let mut queue = self.queue.lock();
             let open = queue.batches.pop_front()?;
             queue.last_count = usize::try_from(open.builder.count()).unwrap_or(0);
+            queue.alone = match queue.last_count {
+                1 if queue.alone < ALONE => queue.alone + 1,
+                1 => 0,
+                _ => queue.alone.min(-ALONE),
+            };
             open.waits.set_taken();
             open
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let permit = Permit { window: Arc::clone(&self.window), bytes: open.builder.bytes() };
         Some(Taken { builder: open.builder, waits: open.waits, permit, only: open.only, commits: open.commits })
+    }
+}
+
+impl<R: Send + 'static> Proposals for ProposalQueue<R> {
+    fn take(&self) -> Option<Taken> {
+        // Most turns find none.
+        match self.waiting.load(Ordering::SeqCst) {
+            0 => None,
+            _ => self.take_oldest(),
+        }
     }
 
     fn set_held(&self, held: bool) {
@@ -335,7 +383,7 @@ mod tests {
     use super::*;
 
     fn join(queue: &ProposalQueue<u64>) -> Joined<u64> {
-        queue.push(EntryKind::Command, b"x", &Terms::default(), None).unwrap()
+        queue.push(EntryKind::Command, b"x", &Terms::default(), Waker::noop()).unwrap()
     }
 
     #[test]
@@ -356,5 +404,23 @@ mod tests {
         let again = join(&queue);
         assert_eq!((Arc::as_ptr(&again.waits), again.cell, again.waits.is_taken()), (list, 0, false));
         assert!(again.waits.since >= other.waits.since, "it began anew");
+    }
+
+    #[test]
+    fn who_is_always_alone_steps_at_once_and_now_and_then_lets_others_join() {
+        let queue = ProposalQueue::new();
+        let alone = || {
+            let joined = join(&queue);
+            queue.take().map(|_taken| joined.duty)
+        };
+        let all_are = |count: i32, duty| (0..count).all(|_| alone() == Some(duty));
+        assert!(all_are(ALONE + 1, Duty::ComeBack) && all_are(ALONE, Duty::StepNow));
+        assert!(all_are(1, Duty::ComeBack) && all_are(ALONE, Duty::StepNow), "one in so many");
+        let two = [join(&queue).duty, join(&queue).duty];
+        assert_eq!(two, [Duty::ComeBack, Duty::Nothing]);
+        drop(queue.take());
+        assert!(all_are(ALONE + 1, Duty::ComeBack) && all_are(1, Duty::StepNow), "as in the beginning");
+        queue.was_not_at_once();
+        assert!(all_are(NOT_AT_ONCE + 1, Duty::ComeBack) && all_are(1, Duty::StepNow), "much later");
     }
 }

@@ -99,22 +99,24 @@ struct ToDo {
 impl Fired {
     /// To be woken, all of them.
     pub(crate) fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
-        self.to_do().wakers.append(wakers);
+        if !wakers.is_empty() {
+            self.due().wakers.append(wakers);
+        }
     }
 
     /// To be called.
     pub(crate) fn call(&mut self, call: impl FnOnce() + Send + 'static) {
-        self.to_do().calls.push(Box::new(call));
+        self.due().calls.push(Box::new(call));
     }
 
     /// To be let go: all of the list is answered.
     pub(crate) fn let_go(&mut self, list: Arc<dyn Waits>, permit: Permit) {
-        let to_do = self.to_do();
+        let to_do = self.due();
         to_do.lists.push(list);
         to_do.permits.push(permit);
     }
 
-    fn to_do(&mut self) -> &mut ToDo {
+    fn due(&mut self) -> &mut ToDo {
         self.0.get_or_insert_default()
     }
 
@@ -211,11 +213,12 @@ impl<R: Send + 'static> WaitList<R> {
         Some(list)
     }
 
-    /// Adds a caller that polls; returns its cell.
-    pub(crate) fn join(&self, waker: Option<Waker>, timer: Timer) -> usize {
+    /// Adds a caller that polls; returns its cell. The first one is not woken before it has [polled](Self::poll).
+    pub(crate) fn join(&self, waker: &Waker, timer: Timer) -> usize {
         let mut cells = self.cells.lock();
-        cells.push(Cell::Waiting(waker, timer));
-        cells.len() - 1
+        let cell = cells.len();
+        cells.push(Cell::Waiting((cell > 0).then(|| waker.clone()), timer));
+        cell
     }
 
     /// Adds `count` cells of one caller, which polls for the last of them; returns the first.
@@ -249,7 +252,7 @@ impl<R: Send + 'static> WaitList<R> {
         results: impl Iterator<Item = Result<(LogId, R), Failure>>,
         fired: &mut Fired,
     ) {
-        let to_do = fired.to_do();
+        let to_do = fired.due();
         let mut cells = self.cells.lock();
         for (cell, result) in cells.iter_mut().skip(from).zip(results) {
             set(cell, result, to_do);
@@ -307,7 +310,7 @@ impl<R: Send + 'static> Waits for WaitList<R> {
     fn fail(&self, from: usize, failure: &Failure, fired: &mut Fired) {
         for cell in self.cells.lock().iter_mut().skip(from) {
             if matches!(cell, Cell::Waiting(..) | Cell::Remote(..)) {
-                set(cell, Err(failure.clone()), fired.to_do());
+                set(cell, Err(failure.clone()), fired.due());
             }
         }
     }
@@ -315,7 +318,7 @@ impl<R: Send + 'static> Waits for WaitList<R> {
     fn expire(&self, from: usize, fired: &mut Fired) {
         for cell in self.cells.lock().iter_mut().skip(from) {
             if matches!(cell, Cell::Waiting(_, Timer::Node) | Cell::Remote(_, Timer::Node)) {
-                set(cell, Err(Failure::Unknown), fired.to_do());
+                set(cell, Err(Failure::Unknown), fired.due());
             }
         }
     }

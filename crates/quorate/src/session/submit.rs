@@ -13,7 +13,7 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::{SessionOutcome, SessionRefusal};
 use crate::forward::{Attempt, Stop};
-use crate::group::{Failure, Joined, Permit, Room, Terms, Timer, entry_bytes};
+use crate::group::{Failure, Permit, Room, Terms, Timer, entry_bytes};
 use crate::raft::{Group, RETRY_PAUSE};
 use crate::write::Ticket;
 use crate::{ClientWriteError, PayloadError, RaftStateMachine, SessionError};
@@ -144,18 +144,11 @@ impl<S: RaftStateMachine> Group<S> {
         }
         let mut ticket: Option<Ticket<'_, S>> = None;
         std::future::poll_fn(|context| match &mut ticket {
-            None => match self.proposals.push(entry, payload, &terms, Some(context.waker().clone())) {
-                Ok(joined) => {
-                    ticket = Some(Ticket::new(self, joined, context));
-                    Poll::Pending
-                }
+            None => match self.proposals.push(entry, payload, &terms, context.waker()) {
+                Ok(joined) => ticket.insert(Ticket::new(self, joined)).poll_first(context).map_err(Stop::Failed),
                 Err(reason) => Poll::Ready(Err(Stop::Error(ClientWriteError::Closed(reason)))),
             },
-            Some(ticket) => {
-                ticket.do_duty();
-                let Joined { waits, cell, .. } = &ticket.joined;
-                waits.poll(*cell, context).map_err(Stop::Failed)
-            }
+            Some(ticket) => ticket.poll(context).map_err(Stop::Failed),
         })
         .await
     }
