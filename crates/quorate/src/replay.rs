@@ -55,9 +55,8 @@ impl<S: RaftStateMachine> Replay<S> {
     /// # Errors
     /// If the machine cannot apply it, or leaves commands without a response. Do not go on then.
     pub fn apply(&mut self, batch: &Batch) -> io::Result<Vec<(LogId, S::Response)>> {
-        let first = batch.first().index.max(self.book.applied.index + 1);
         let mut results = Vec::new();
-        let mut commands = Commands::new(batch, first, &mut self.book, Some((0, &mut results)));
+        let mut commands = Commands::new(batch, &mut self.book, Some((0, &mut results)));
         let told = self.state.apply_batch(&mut commands);
         commands.finish(told).map_err(io::Error::other)?;
         Ok(results.into_iter().filter_map(Result::ok).collect())

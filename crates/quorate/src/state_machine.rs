@@ -119,10 +119,7 @@ pub trait RaftStateMachine: Sized + Send + 'static {
     /// # Errors
     /// If they cannot be applied: the group is closed on this node, as after a panic.
     fn apply_batch(&mut self, commands: &mut Commands<'_, Self>) -> io::Result<()> {
-        while let Some((entry, command)) = commands.next_command() {
-            let response = self.apply_entry(entry, command);
-            commands.respond(response);
-        }
+        commands.apply_each(|entry, command| self.apply_entry(entry, command));
         Ok(())
     }
 

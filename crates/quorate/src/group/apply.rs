@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 use quorate_core::{Bug, GroupId, Instant, LogId, NodeId, SnapshotMeta, Span, bug};
 use quorate_wire::{Batch, Batches};
+use tracing::level_filters::LevelFilter;
 
 use self::halt::Apart;
 pub(crate) use self::snapshots::install_into;
@@ -302,8 +303,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// Works off what is in the queue, as far as this place allows; returns the last entry that was applied, if any was.
     fn work(&self, place: Place) -> Option<LogId> {
         let mut applied = None;
-        // Most followers never answer anybody.
-        let mut fired = if self.is_awaited() { std::mem::take(&mut *self.spare.lock()) } else { Fired::default() };
+        let mut fired = self.lend_fired();
         loop {
             // What made it dirty before is found by this round.
             if self.word.load(Ordering::Relaxed) != RUNNING {
@@ -322,31 +322,69 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             }
         }
         if fired.has_room() {
-            fired.shrink();
-            *self.spare.lock() = fired;
+            self.keep_fired(fired);
         }
         applied
+    }
+
+    /// Works off what the turn that goes on here has put before the queue; nobody else is at work then.
+    fn work_next(&self) -> Option<LogId> {
+        let mut fired = self.lend_fired();
+        let mut machine = self.machine.lock();
+        let before = machine.applied.index;
+        let mut next = std::mem::take(&mut machine.next);
+        for job in &next {
+            if let ApplyJob::Apply { batches: Some(batches), since, .. } = job
+                && !self.is_over()
+            {
+                self.attempt(|| {
+                    self.apply(&mut machine, batches, &mut fired)?;
+                    // No clock is read for its beginning: that was with the turn that brought it.
+                    let began = self.meters.has_clock().then_some(*since);
+                    self.meters.applied(machine.applied.index - before, *since, began);
+                    machine.serve_parked();
+                    Ok(())
+                });
+            }
+        }
+        next.clear();
+        machine.next = next;
+        let applied = (machine.applied.index > before).then_some(machine.applied);
+        self.count_sessions(&machine);
+        drop(machine);
+        if fired.has_room() {
+            fired.fire();
+            self.keep_fired(fired);
+        }
+        if self.is_over() || self.word.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // Something came meanwhile.
+            return self.work(Place::Here).or(applied);
+        }
+        applied
+    }
+
+    /// For what is to be done without a lock. Most followers never answer anybody.
+    fn lend_fired(&self) -> Fired {
+        if self.is_awaited() { std::mem::take(&mut *self.spare.lock()) } else { Fired::default() }
+    }
+
+    /// Keeps the room of what is done.
+    fn keep_fired(&self, mut fired: Fired) {
+        fired.shrink();
+        *self.spare.lock() = fired;
+    }
+
+    fn count_sessions(&self, machine: &Machine<S>) {
+        self.session_counts.0.store(machine.book.sessions.sessions(), Ordering::Relaxed);
+        self.session_counts.1.store(machine.book.sessions.answers(), Ordering::Relaxed);
     }
 
     /// Works off what is in the queue; returns whether all of it could be done in this place.
     #[inline(never)]
     fn work_off(&self, place: Place, newest: &mut Option<LogId>, fired: &mut Fired) -> bool {
         let mut machine = self.machine.lock();
-        let before = machine.applied;
+        let before = machine.applied.index;
         let mut done = true;
-        if !machine.next.is_empty() {
-            let mut next = std::mem::take(&mut machine.next);
-            for job in &mut next {
-                let ApplyJob::Apply { span, batches, since } = job else { continue };
-                if !self.over.load(Ordering::Acquire) {
-                    // No clock is read for it: it began with the turn that brought it.
-                    let began = self.meters.has_clock().then_some(*since);
-                    self.attempt(|| self.work_apply(*span, batches.as_ref(), (*since, began), &mut machine, fired));
-                }
-            }
-            next.clear();
-            machine.next = next;
-        }
         while !self.over.load(Ordering::Acquire) && self.any.load(Ordering::Acquire) {
             let Some(job) = self.next_job(place, &mut done) else { break };
             self.attempt(|| self.work_one(job, &mut machine, fired));
@@ -357,11 +395,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             fired.call(move || drop(unread));
         }
         let applied = machine.applied;
-        self.session_counts.0.store(machine.book.sessions.sessions(), Ordering::Relaxed);
-        self.session_counts.1.store(machine.book.sessions.answers(), Ordering::Relaxed);
+        self.count_sessions(&machine);
         drop(machine);
         fired.fire();
-        if applied > before {
+        if applied.index > before {
             *newest = Some(applied);
         }
         if !done && let Some(me) = self.me.upgrade() {
@@ -451,9 +488,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         }
         // Fewer than the span's if it was cut short.
         self.meters.applied(machine.applied.index - before, since, began);
-        if !machine.parked.is_empty() {
-            machine.serve_parked();
-        }
+        machine.serve_parked();
         Ok(())
     }
 
@@ -473,33 +508,41 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         Ok(())
     }
 
+    #[inline(always)]
     fn apply(&self, machine: &mut Machine<S>, batches: &Batches, fired: &mut Fired) -> Result<(), Fatal> {
-        let _span = tracing::trace_span!(
-            target: NODE, "apply", node = self.node.0, group = self.group.0,
-            first = batches.first().map(|batch| batch.first().index), last = batches.last().map(|batch| batch.last().index)
-        )
-        .entered();
+        // Most often nobody traces: then not even a span that is disabled is made.
+        let traced = LevelFilter::current() == LevelFilter::TRACE;
+        let _span = traced.then(|| {
+            let (first, last) = (batches.first().map(Batch::first), batches.last().map(Batch::last));
+            let (first, last) = (first.map(|first| first.index), last.map(|last| last.index));
+            tracing::trace_span!(target: NODE, "apply", node = self.node.0, group = self.group.0, first, last).entered()
+        });
         for batch in batches {
             if self.is_over() {
                 break;
             }
-            let first = batch.first().index.max(machine.applied.index + 1);
-            if first > batch.last().index {
+            if batch.last().index <= machine.applied.index {
                 continue;
             }
-            let awaited = if self.is_awaited() { self.awaited(batch, fired) } else { None };
-            let Some((from, count)) = awaited else {
-                machine.apply(batch, first, None)?;
-                continue;
-            };
-            let mut results = std::mem::take(&mut machine.results);
-            results.reserve(usize::try_from(count).unwrap_or(0));
-            machine.apply(batch, first, Some((from, &mut results)))?;
-            self.answer(batch, &mut results, fired);
-            results.clear();
-            if results.capacity() <= KEPT_ROOM {
-                machine.results = results;
+            match self.is_awaited() {
+                true => self.apply_awaited(machine, batch, fired)?,
+                false => machine.apply(batch, None)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Applies a batch that somebody may wait for.
+    #[inline(never)]
+    fn apply_awaited(&self, machine: &mut Machine<S>, batch: &Batch, fired: &mut Fired) -> Result<(), Fatal> {
+        let Some((from, count)) = self.awaited(batch, fired) else { return machine.apply(batch, None) };
+        let mut results = std::mem::take(&mut machine.results);
+        results.reserve(usize::try_from(count).unwrap_or(0));
+        machine.apply(batch, Some((from, &mut results)))?;
+        self.answer(batch, &mut results, fired);
+        results.clear();
+        if results.capacity() <= KEPT_ROOM {
+            machine.results = results;
         }
         Ok(())
     }
@@ -508,7 +551,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     /// it replaced is told.
     fn awaited(&self, batch: &Batch, fired: &mut Fired) -> Option<(u64, u64)> {
         let mut expected = self.expected.lock();
-        fail_replaced(&mut expected, batch, fired);
+        // Most often all that is expected is of the leader of the entries that are applied.
+        let leader_id = batch.last().leader_id;
+        if expected.iter().any(|head| head.first.leader_id != leader_id) {
+            fail_replaced(&mut expected, batch, fired);
+        }
         let head = expected.iter().find(|head| head.waits_for(batch))?;
         Some((head.next, batch.last().index + 1 - head.next.max(batch.first().index)))
     }
@@ -518,8 +565,12 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         let last = batch.last();
         let mut results = results.drain(..);
         let mut expected = self.expected.lock();
-        while let Some(place) = expected.iter().position(|head| head.waits_for(batch)) {
-            let head = &mut expected[place];
+        let mut place = 0;
+        while let Some(head) = expected.get_mut(place) {
+            if !head.waits_for(batch) {
+                place += 1;
+                continue;
+            }
             let end = head.end.min(last.index + 1);
             let count = usize::try_from(end - head.next).unwrap_or(usize::MAX);
             if let Some(list) = head.waits.as_any().downcast_ref::<WaitList<S::Response>>()
@@ -528,9 +579,10 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 list.complete(head.cell(), results.by_ref().take(count), fired);
             }
             head.next = end;
-            if head.next == head.end
-                && let Some(head) = expected.remove(place)
-            {
+            if head.next < head.end {
+                // The rest of it is in batches to come.
+                place += 1;
+            } else if let Some(head) = take_out(&mut expected, place) {
                 head.let_go(fired);
             }
         }
@@ -616,7 +668,7 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
 
     fn pump(&self, claimed: bool) -> Option<LogId> {
         if claimed {
-            return self.work(Place::Here);
+            return self.work_next();
         }
         if !self.any.load(Ordering::Acquire) || self.word.swap(DIRTY, Ordering::AcqRel) != IDLE {
             return None;
@@ -697,6 +749,14 @@ fn fail_those(
     }
 }
 
+/// As [`VecDeque::remove`]; most often it is the first.
+fn take_out(expected: &mut VecDeque<Expected>, place: usize) -> Option<Expected> {
+    match place {
+        0 => expected.pop_front(),
+        _ => expected.remove(place),
+    }
+}
+
 /// Why the group is over after a panic that is the machine's.
 fn machine_panicked(text: String) -> ClosedReason {
     ClosedReason::StateMachine(format!("it panicked: {text}"))
@@ -715,15 +775,10 @@ impl Expected {
 }
 
 impl<S: RaftStateMachine> Machine<S> {
-    /// Applies the entries of a batch from `first` on; `awaited` says from which index on somebody waits, and takes what
-    /// they are told.
-    fn apply(
-        &mut self,
-        batch: &Batch,
-        first: u64,
-        awaited: Option<(u64, &mut Vec<Applied<S::Response>>)>,
-    ) -> Result<(), Fatal> {
-        let mut commands = Commands::new(batch, first, &mut self.book, awaited);
+    /// Applies what is new of a batch; `awaited` says from which index on somebody waits, and takes what they are told.
+    #[inline(always)]
+    fn apply(&mut self, batch: &Batch, awaited: Option<(u64, &mut Vec<Applied<S::Response>>)>) -> Result<(), Fatal> {
+        let mut commands = Commands::new(batch, &mut self.book, awaited);
         let told = self.state.apply_batch(&mut commands);
         commands.finish(told).map_err(Fatal::Machine)?;
         self.applied = batch.last();
@@ -739,7 +794,14 @@ impl<S: RaftStateMachine> Machine<S> {
         }
     }
 
+    #[inline]
     fn serve_parked(&mut self) {
+        if !self.parked.is_empty() {
+            self.serve_those_applied();
+        }
+    }
+
+    fn serve_those_applied(&mut self) {
         let applied = self.applied.index;
         for (_, read) in self.parked.extract_if(.., |(at, _)| *at <= applied) {
             read(&self.state);

@@ -13,7 +13,7 @@ use quorate_wire::{
 use super::Failure;
 use super::book::{Book, Checkpoint};
 use crate::session::{Answer, LogPlace, SessionOutcome, SessionRefusal, Verdict};
-use crate::{EntryContext, Payload, RaftStateMachine};
+use crate::{EntryContext, Payload, PayloadError, RaftStateMachine};
 
 /// What whoever waits for an entry is told.
 pub(crate) type Applied<R> = Result<(LogId, R), Failure>;
@@ -26,9 +26,8 @@ pub(crate) type Applied<R> = Result<(LogId, R), Failure>;
 #[derive(Debug)]
 pub struct Commands<'a, S: RaftStateMachine> {
     batch: &'a Batch,
+    /// What is left; nothing once something has failed.
     entries: BatchIter<'a>,
-    /// Entries before this index were applied earlier.
-    first: u64,
     book: &'a mut Book,
     /// The time of the entry before, as it is in the log and as callers see it.
     stamp: (u64, SystemTime),
@@ -70,20 +69,22 @@ struct Taken {
 }
 
 impl<'a, S: RaftStateMachine> Commands<'a, S> {
+    /// The entries of a batch that the book does not hold yet.
     #[inline]
     pub(crate) fn new(
         batch: &'a Batch,
-        first: u64,
         book: &'a mut Book,
         awaited: Option<(u64, &'a mut Vec<Applied<S::Response>>)>,
     ) -> Self {
-        let stamp = (0, UNIX_EPOCH);
+        let mut entries = batch.iter();
+        for _ in batch.first().index..=book.applied.index {
+            entries.next();
+        }
         Self {
             batch,
-            entries: batch.iter(),
-            first,
+            entries,
             book,
-            stamp,
+            stamp: (0, UNIX_EPOCH),
             taken: None,
             awaited,
             failed: None,
@@ -102,7 +103,6 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
         let mut lent = Commands::<M> {
             batch: self.batch,
             entries: self.entries.clone(),
-            first: self.first,
             book: &mut *self.book,
             stamp: self.stamp,
             taken: None,
@@ -121,68 +121,103 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
     /// [answered](Self::respond).
     #[inline]
     pub fn next_command(&mut self) -> Option<(EntryContext, S::Command)> {
-        if self.failed.is_some() || self.taken.is_some() {
+        if self.taken.is_some() {
             self.refuse_another();
             return None;
         }
-        // Most batches are small, and asked three times.
-        if self.entries.is_empty() {
-            return None;
-        }
-        self.take_next()
+        let (context, session, command) = self.take_next()?;
+        self.taken = Some(Taken { log_id: context.log_id, session });
+        Some((context, command))
     }
 
-    fn take_next(&mut self) -> Option<(EntryContext, S::Command)> {
+    /// Applies and answers all commands, each at once: nothing is kept of a command meanwhile.
+    #[inline]
+    pub(crate) fn apply_each(&mut self, mut apply: impl FnMut(EntryContext, S::Command) -> S::Response) {
+        while let Some((context, session, command)) = self.take_next() {
+            let response = apply(context, command);
+            self.answer(context.log_id, session, response);
+        }
+    }
+
+    /// The next command, its place, and its header if it is a session's.
+    #[inline]
+    fn take_next(&mut self) -> Option<(EntryContext, Option<SessionHeader>, S::Command)> {
         loop {
             let entry = self.entries.next()?;
-            if entry.log_id.index < self.first {
-                continue;
-            }
             if entry.time != self.stamp.0 {
                 self.advance_time(entry.time);
             }
             // Most entries are plain commands.
             let session = match entry.kind {
                 EntryKind::Command => None,
-                _ => match self.on_other_entry(&entry) {
-                    Ok(Some(header)) => Some(header),
-                    Ok(None) => {
-                        self.book.applied = entry.log_id;
-                        continue;
-                    }
-                    Err(text) => {
-                        self.failed = Some(text);
-                        return None;
-                    }
+                _ => match self.take_in(&entry) {
+                    None => continue,
+                    header => header,
                 },
             };
-            return self.command(&entry, session);
+            let command_at = if session.is_some() { SESSION_HEADER_BYTES } else { 0 };
+            let command = self.decode(&entry, command_at)?;
+            let context = EntryContext { log_id: entry.log_id, time: self.stamp.1 };
+            #[cfg(feature = "sim")]
+            if let Some(Watch(watch)) = &mut self.watch {
+                watch(Shown::Command(context, &entry.payload[command_at..]));
+            }
+            return Some((context, session, command));
         }
     }
 
-    /// It has failed, or the command before was not answered.
+    /// Takes in an entry that is no plain command; tells the header if it is a session's command to be applied.
+    #[cold]
+    fn take_in(&mut self, entry: &Entry<'a>) -> Option<SessionHeader> {
+        match self.on_other_entry(entry) {
+            Ok(None) => self.book.applied = entry.log_id,
+            Ok(header) => return header,
+            Err(text) => self.fail(text),
+        }
+        None
+    }
+
+    /// The command before was not answered.
     #[cold]
     fn refuse_another(&mut self) {
-        if let (None, Some(taken)) = (&self.failed, &self.taken) {
-            self.failed = Some(format!("`apply_batch` took another command before it answered {}", taken.log_id));
+        if let Some(taken) = &self.taken {
+            self.fail(format!("`apply_batch` took another command before it answered {}", taken.log_id));
         }
+    }
+
+    /// Nothing more is applied.
+    #[cold]
+    fn fail(&mut self, text: String) {
+        self.entries.by_ref().for_each(drop);
+        self.failed.get_or_insert(text);
     }
 
     /// Answers the command that was taken last. Dropped if none is waiting for one.
     #[inline]
     pub fn respond(&mut self, response: S::Response) {
-        let Some(Taken { log_id, session }) = self.taken.take() else { return };
+        if let Some(Taken { log_id, session }) = self.taken.take() {
+            self.answer(log_id, session, response);
+        }
+    }
+
+    #[inline]
+    fn answer(&mut self, log_id: LogId, session: Option<SessionHeader>, response: S::Response) {
         #[cfg(feature = "sim")]
         if let Some(Watch(watch)) = &mut self.watch {
             watch(Shown::Response(log_id, &response));
         }
         if let Some(header) = session {
-            let mut encoded = Vec::new();
-            let encoded = response.encode(&mut encoded).is_ok().then(|| encoded.into());
-            self.book.sessions.remember(header, Answer { log_id, response: encoded });
+            self.remember(header, log_id, &response);
         }
         self.book.applied = log_id;
         self.tell(log_id, || Ok((log_id, response)));
+    }
+
+    #[cold]
+    fn remember(&mut self, header: SessionHeader, log_id: LogId, response: &S::Response) {
+        let mut encoded = Vec::new();
+        let encoded = response.encode(&mut encoded).is_ok().then(|| encoded.into());
+        self.book.sessions.remember(header, Answer { log_id, response: encoded });
     }
 
     /// What a durable machine keeps together with its state: everything up to the last answered command, or up to the
@@ -192,20 +227,30 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
     }
 
     /// Whether all of it was applied, as the machine says with `told`; else why the group cannot go on.
+    #[inline]
     pub(crate) fn finish(&mut self, told: io::Result<()>) -> Result<(), String> {
-        if let (None, Err(error)) = (&self.failed, told) {
-            self.failed = Some(format!("it cannot apply: {error}"));
+        match told {
+            Ok(()) if self.entries.is_empty() && self.taken.is_none() && self.failed.is_none() => Ok(()),
+            told => self.finish_rest(told),
         }
-        if let (None, Some(taken)) = (&self.failed, &self.taken) {
-            self.failed = Some(format!("`apply_batch` returned before it answered the command {}", taken.log_id));
+    }
+
+    #[cold]
+    fn finish_rest(&mut self, told: io::Result<()>) -> Result<(), String> {
+        if let Err(error) = told {
+            self.fail(format!("it cannot apply: {error}"));
         }
-        // What is left may be no command; a failure gives none.
+        if let Some(taken) = self.taken.take() {
+            self.fail(format!("`apply_batch` returned before it answered the command {}", taken.log_id));
+        }
+        // What is left may be no command; a failure leaves nothing.
         if let Some((entry, _)) = self.next_command() {
-            self.failed = Some(format!("`apply_batch` returned without the command {}", entry.log_id));
+            self.fail(format!("`apply_batch` returned without the command {}", entry.log_id));
         }
         self.failed.take().map_or(Ok(()), Err)
     }
 
+    #[inline]
     fn tell(&mut self, log_id: LogId, result: impl FnOnce() -> Applied<S::Response>) {
         if let Some((from, results)) = &mut self.awaited
             && log_id.index >= *from
@@ -221,7 +266,6 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
         self.book.sessions.advance(expiry_time(self.book.time));
     }
 
-    /// Takes in an entry that is no plain command; tells the header if it is a session's command to be applied.
     fn on_other_entry(&mut self, entry: &Entry<'a>) -> Result<Option<SessionHeader>, String> {
         match entry.kind {
             // A caller may wait for it; nobody waits for the one that a leadership begins with.
@@ -239,25 +283,22 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
         Ok(None)
     }
 
-    /// Hands out the command of an entry. `None`: it cannot be decoded, so all of it failed.
+    /// The command in an entry, from this byte of its payload on. `None`: it cannot be decoded, so all of it failed.
     #[inline]
-    fn command(&mut self, entry: &Entry<'a>, session: Option<SessionHeader>) -> Option<(EntryContext, S::Command)> {
-        let skip = if session.is_some() { SESSION_HEADER_BYTES } else { 0 };
-        let payload = entry.payload_at + skip..entry.payload_at + entry.payload.len();
-        let command = match S::Command::decode_part(self.batch.bytes(), payload) {
-            Ok(command) => command,
+    fn decode(&mut self, entry: &Entry<'a>, at: usize) -> Option<S::Command> {
+        let part = entry.payload_at + at..entry.payload_at + entry.payload.len();
+        match S::Command::decode_part(self.batch.bytes(), part) {
+            Ok(command) => Some(command),
             Err(error) => {
-                self.failed = Some(format!("command {}: {error}", entry.log_id));
-                return None;
+                self.fail_command(entry.log_id, &error);
+                None
             }
-        };
-        self.taken = Some(Taken { log_id: entry.log_id, session });
-        let context = EntryContext { log_id: entry.log_id, time: self.stamp.1 };
-        #[cfg(feature = "sim")]
-        if let Some(Watch(watch)) = &mut self.watch {
-            watch(Shown::Command(context, &entry.payload[skip..]));
         }
-        Some((context, command))
+    }
+
+    #[cold]
+    fn fail_command(&mut self, log_id: LogId, error: &PayloadError) {
+        self.fail(format!("command {log_id}: {error}"));
     }
 
     /// Takes in an entry about sessions: the table decides (law 22).

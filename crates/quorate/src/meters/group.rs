@@ -159,8 +159,8 @@ impl GroupMeters {
     pub(crate) fn applied(&self, entries: u64, since: Instant, began: Option<Instant>) {
         self.applied_entries.add(entries);
         let (Some(began), Some(now)) = (began, self.now()) else { return };
-        self.apply.enter(now.since(began), 1);
-        self.commit_to_apply.enter(now.since(since), entries);
+        self.apply.enter_nanos(now.as_nanos().saturating_sub(began.as_nanos()), 1);
+        self.commit_to_apply.enter_nanos(now.as_nanos().saturating_sub(since.as_nanos()), entries);
     }
 
     /// A snapshot for a peer ended.

@@ -24,7 +24,12 @@ pub(crate) struct LatencyMeter {
 impl LatencyMeter {
     /// Enters that something took so long, for each of `count` entries.
     pub(crate) fn enter(&self, took: Duration, count: u64) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.enter_nanos(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), count);
+    }
+
+    /// As [`enter`](Self::enter), for who has the time as a number.
+    #[inline]
+    pub(crate) fn enter_nanos(&self, nanos: u64, count: u64) {
         // So that what took at most 2^k µs is in a bucket below 2^k.
         let micros = nanos.saturating_sub(1) / 1000;
         let added = self.buckets.get_or_init(buckets).add(micros.min((1 << MAX_POWER) - 1), count);
