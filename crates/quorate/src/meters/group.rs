@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use quorate_core::{Core, GroupId, Instant, NodeId, Note, Phase, ServerState, StepDown, VoteAnswer};
 
-use super::LatencyMeter;
+use super::{LatencyMeter, Took};
 use crate::group::Clock;
 
 /// A number that only grows, or a state.
@@ -159,8 +159,10 @@ impl GroupMeters {
     pub(crate) fn applied(&self, entries: u64, since: Instant, began: Option<Instant>) {
         self.applied_entries.add(entries);
         let (Some(began), Some(now)) = (began, self.now()) else { return };
-        self.apply.enter_nanos(now.as_nanos().saturating_sub(began.as_nanos()), 1);
-        self.commit_to_apply.enter_nanos(now.as_nanos().saturating_sub(since.as_nanos()), entries);
+        let took = |from: Instant| Took::nanos(now.as_nanos().saturating_sub(from.as_nanos()));
+        let whole = took(since);
+        self.commit_to_apply.add(whole, entries);
+        self.apply.add(if began == since { whole } else { took(began) }, 1);
     }
 
     /// A snapshot for a peer ended.

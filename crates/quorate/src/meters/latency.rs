@@ -1,15 +1,18 @@
-//! Times, entered by any thread without a lock: log-linear buckets of the crate `histogram`.
+//! Times, entered by any thread without a lock: log-linear buckets as those of the crate `histogram`, which reads them.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use histogram::{AtomicHistogram, Config, Histogram};
+use histogram::Histogram;
 
 /// Buckets in each power of two, as a power of two: a time is known to 12.5 %.
 const GROUPING_POWER: u8 = 3;
-/// Times from 2^30 µs, 18 minutes, on are entered as that long. With the above, 224 buckets, 1.75 KiB.
+/// Times from 2^30 µs, 18 minutes, on are entered as that long.
 const MAX_POWER: u8 = 30;
+const MAX_MICROS: u64 = (1 << MAX_POWER) - 1;
+/// 224, which take 1.75 KiB.
+const BUCKETS: usize = bucket_of(MAX_MICROS) + 1;
 /// What bounds of exported buckets begin and end with: 2^4 µs, 2^26 µs (67 s).
 const BOUND_POWERS: std::ops::RangeInclusive<u32> = 4..=26;
 
@@ -17,39 +20,58 @@ const BOUND_POWERS: std::ops::RangeInclusive<u32> = 4..=26;
 #[derive(Debug, Default)]
 pub(crate) struct LatencyMeter {
     /// Made when the first time is entered: most groups never send a snapshot.
-    buckets: OnceLock<AtomicHistogram>,
+    buckets: OnceLock<Box<[AtomicU64; BUCKETS]>>,
     nanos: AtomicU64,
 }
 
 impl LatencyMeter {
     /// Enters that something took so long, for each of `count` entries.
     pub(crate) fn enter(&self, took: Duration, count: u64) {
-        self.enter_nanos(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), count);
+        self.add(Took::nanos(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)), count);
     }
 
-    /// As [`enter`](Self::enter), for who has the time as a number.
+    /// As [`enter`](Self::enter).
     #[inline]
-    pub(crate) fn enter_nanos(&self, nanos: u64, count: u64) {
-        // So that what took at most 2^k µs is in a bucket below 2^k.
-        let micros = nanos.saturating_sub(1) / 1000;
-        let added = self.buckets.get_or_init(buckets).add(micros.min((1 << MAX_POWER) - 1), count);
-        debug_assert!(added.is_ok(), "every value below 2^{MAX_POWER} has a bucket");
-        self.nanos.fetch_add(nanos.saturating_mul(count), Ordering::Relaxed);
+    pub(crate) fn add(&self, took: Took, count: u64) {
+        let buckets = self.buckets.get_or_init(|| Box::new([const { AtomicU64::new(0) }; BUCKETS]));
+        buckets[took.bucket].fetch_add(count, Ordering::Relaxed);
+        self.nanos.fetch_add(took.nanos.saturating_mul(count), Ordering::Relaxed);
     }
 
     /// What was entered so far.
     pub(crate) fn latencies(&self) -> Latencies {
         let sum = Duration::from_nanos(self.nanos.load(Ordering::Relaxed));
-        Latencies { buckets: self.buckets.get().map(AtomicHistogram::load), sum }
+        let counts = |buckets: &[AtomicU64]| buckets.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let load = |counts| Histogram::from_buckets(GROUPING_POWER, MAX_POWER, counts).ok();
+        Latencies { buckets: self.buckets.get().and_then(|buckets| load(counts(&buckets[..]))), sum }
     }
 }
 
-#[expect(
-    clippy::expect_used,
-    reason = "the powers are constants that the crate takes, as every test with a time shows"
-)]
-fn buckets() -> AtomicHistogram {
-    AtomicHistogram::with_config(&Config::new(GROUPING_POWER, MAX_POWER).expect("the powers fit"))
+/// A time and its bucket, to be entered in one meter or more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Took {
+    nanos: u64,
+    bucket: usize,
+}
+
+impl Took {
+    #[inline]
+    pub(crate) fn nanos(nanos: u64) -> Self {
+        // So that what took at most 2^k µs is in a bucket below 2^k.
+        let micros = nanos.saturating_sub(1) / 1000;
+        Self { nanos, bucket: bucket_of(micros.min(MAX_MICROS)) }
+    }
+}
+
+/// The bucket of so many microseconds, as the crate `histogram` numbers them: each below 2^(g+1) has its own, and each
+/// power of two from there on 2^g.
+#[inline]
+const fn bucket_of(micros: u64) -> usize {
+    if micros < 2 << GROUPING_POWER {
+        return micros as usize;
+    }
+    let dropped = micros.ilog2() - GROUPING_POWER as u32;
+    ((dropped as usize) << GROUPING_POWER) + (micros >> dropped) as usize
 }
 
 /// How long something took, over all the times it was done since the node started.
@@ -116,5 +138,23 @@ impl Latencies {
     fn counts(&self) -> impl Iterator<Item = (Duration, u64)> {
         let buckets = self.buckets.iter().flat_map(Histogram::iter);
         buckets.map(|bucket| (Duration::from_micros(bucket.end() + 1), bucket.count()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_numbered_as_those_of_the_crate() {
+        let mut histogram = Histogram::new(GROUPING_POWER, MAX_POWER).unwrap();
+        assert_eq!((histogram.as_slice().len(), BUCKETS), (224, 224));
+        for power in 0..MAX_POWER {
+            for micros in [1 << power, (1 << power) + 1, 3 << power >> 1, (2 << power) - 1] {
+                let counts = histogram.as_slice()[bucket_of(micros)];
+                histogram.increment(micros).unwrap();
+                assert_eq!(histogram.as_slice()[bucket_of(micros)], counts + 1, "{micros} µs");
+            }
+        }
     }
 }

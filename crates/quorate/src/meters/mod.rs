@@ -17,7 +17,7 @@ mod trips;
 pub(crate) use self::disk::TimedDisk;
 pub(crate) use self::group::{Depths, GroupMeters, HostMeters};
 pub use self::latency::Latencies;
-pub(crate) use self::latency::LatencyMeter;
+pub(crate) use self::latency::{LatencyMeter, Took};
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::PROMETHEUS_CONTENT_TYPE;
 pub(crate) use self::registry::Metered;
