@@ -250,6 +250,8 @@ pub struct BatchBuilder {
     special: bool,
     /// How much room is made at least.
     room: usize,
+    /// The cluster that entries were sealed for last, and the start of their checksums.
+    seed: Option<(ClusterId, u32)>,
 }
 
 impl BatchBuilder {
@@ -305,7 +307,10 @@ impl BatchBuilder {
         if self.count == 0 {
             return None;
         }
-        let seed = checksum_seed(cluster);
+        let seed = match self.seed {
+            Some((sealed_for, seed)) if sealed_for == cluster => seed,
+            _ => self.seed.insert((cluster, checksum_seed(cluster))).1,
+        };
         let mut at = 0;
         let mut index = first;
         while at < self.buffer.len() {
