@@ -71,7 +71,9 @@ impl<W: Workload> World<W> {
         }
         self.counters.add(MENDED, 1);
         let place = &mut self.places[at];
-        (place.hurt.mending, place.impaired, place.damaged) = (true, true, false);
+        // A sector that is bad for good may lie where this mending read nothing.
+        let bad = place.disk.has_bad_sector();
+        (place.hurt.mending, place.impaired, place.damaged) = (true, true, bad);
     }
 
     /// Has everything on a disk read at the next opening, also what is not needed to start: damage that was not found is

@@ -3,6 +3,7 @@
 use quorate_core::NodeId;
 
 use super::*;
+use crate::process::Mended;
 use crate::trial::{cluster, cluster_with, elapse, serve, stop};
 use crate::world::Down;
 
@@ -96,6 +97,9 @@ fn a_bad_sector_stays_until_the_disk_is_replaced() {
     world.settle();
     elapse(&mut world, 2);
     assert!(world.places[1].disk.has_bad_sector(), "whatever the start made of it");
+    // Seed 201346: nobody replaced the disk of a node that had mended what lay elsewhere, and that was down in the end.
+    world.on_mended(1, Mended { log: true, ..Mended::default() });
+    assert!(world.places[1].damaged);
     assert!(!world.can_do_without(0), "of what is committed one good copy stays");
     world.replace(1);
     assert!(!world.places[1].disk.has_bad_sector() && world.places[1].renewed);
