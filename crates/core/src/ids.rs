@@ -139,7 +139,7 @@ debug_decimal!(NodeId => "n", GroupId => "g", WriteId => "w", RequestId => "r", 
 ///
 /// Ordered by term, then node. In advanced mode several leaders may follow each other within a term, the
 /// greater node id last; in standard mode a term has at most one leader (dissertation 3.4).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct LeaderId {
     /// The term, from 1; 0 is before any election.
     pub term: u64,
@@ -149,8 +149,29 @@ pub struct LeaderId {
 
 impl LeaderId {
     /// A leader id of `term` and `node_id`.
+    #[inline]
     pub fn new(term: u64, node_id: impl Into<NodeId>) -> Self {
         Self { term, node_id: node_id.into() }
+    }
+
+    /// One number, by which leader ids are ordered: two comparisons less each time.
+    #[inline]
+    fn order(self) -> u128 {
+        u128::from(self.term) << 64 | u128::from(self.node_id.0)
+    }
+}
+
+impl Ord for LeaderId {
+    #[inline]
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for LeaderId {
+    #[inline]
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -255,6 +276,7 @@ impl LogId {
     pub const ZERO: LogId = LogId { leader_id: LeaderId { term: 0, node_id: NodeId(0) }, index: 0 };
 
     /// A log id of `leader_id` at `index`.
+    #[inline]
     pub fn new(leader_id: LeaderId, index: u64) -> Self {
         Self { leader_id, index }
     }

@@ -81,7 +81,9 @@ impl Runs {
 
     /// The runs, in log order.
     pub fn iter(&self) -> impl Iterator<Item = Run> + '_ {
-        self.first.iter().chain(self.rest.iter()).copied()
+        // Not a chain: where there is one run, as nearly always, each pass over it would cost more than what is done.
+        let (mut first, mut rest) = (self.first, self.rest.iter());
+        std::iter::from_fn(move || first.take().or_else(|| rest.next().copied()))
     }
 
     /// Whether there are no entries.
@@ -119,14 +121,18 @@ impl fmt::Debug for Runs {
 pub struct LogIds {
     /// The last entry that was purged; the log starts after it.
     purged: LogId,
-    /// Runs after `purged`. Invariant: indexes and leader ids grow.
-    runs: VecDeque<Run>,
+    /// Runs after `purged`, all but the newest. Invariant: indexes and leader ids grow.
+    older: VecDeque<Run>,
+    /// Where the newest run begins: the end of `older`, or `purged.index`.
+    newest_after: u64,
+    /// The last entry, which is the newest run's; `purged`, if there is none. Nearly all that is asked is about that run.
+    last: LogId,
 }
 
 impl LogIds {
     /// An empty log that starts after `purged`.
     pub fn after(purged: LogId) -> Self {
-        Self { purged, runs: VecDeque::new() }
+        Self { purged, older: VecDeque::new(), newest_after: purged.index, last: purged }
     }
 
     /// A log of these runs after `purged`.
@@ -147,34 +153,34 @@ impl LogIds {
     /// The last entry, or the last purged one.
     #[inline]
     pub fn last(&self) -> LogId {
-        self.runs.back().map_or(self.purged, |run| LogId::new(run.leader_id, run.last))
+        self.last
     }
 
     /// The runs, in order.
     pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
-        self.runs.iter().copied()
+        self.older.iter().copied().chain(self.newest())
+    }
+
+    fn newest(&self) -> Option<Run> {
+        let LogId { leader_id, index } = self.last;
+        (index > self.newest_after).then_some(Run { leader_id, last: index })
     }
 
     /// The log id at `index`, if the log holds it or it is the last purged.
     #[inline]
     pub fn at(&self, index: u64) -> Option<LogId> {
-        if index == self.purged.index {
-            return Some(self.purged);
+        match index > self.newest_after {
+            true => (index <= self.last.index).then_some(LogId::new(self.last.leader_id, index)),
+            false => self.at_older(index),
         }
-        if index < self.purged.index || index > self.last().index {
-            return None;
+    }
+
+    fn at_older(&self, index: u64) -> Option<LogId> {
+        if index <= self.purged.index {
+            return (index == self.purged.index).then_some(self.purged);
         }
-        // The wanted entry is most often in the last run.
-        let newest = self.runs.back()?;
-        let before_newest = match self.runs.len() {
-            1 => self.purged.index,
-            n => self.runs.get(n - 2).map_or(self.purged.index, |run| run.last),
-        };
-        if index > before_newest {
-            return Some(LogId::new(newest.leader_id, index));
-        }
-        let place = self.runs.partition_point(|run| run.last < index);
-        self.runs.get(place).map(|run| LogId::new(run.leader_id, index))
+        let place = self.older.partition_point(|run| run.last < index);
+        self.older.get(place).map(|run| LogId::new(run.leader_id, index))
     }
 
     /// Whether the log holds exactly this entry, or it is the last purged.
@@ -185,15 +191,18 @@ impl LogIds {
 
     /// The last index that belongs to the same run as `index`.
     pub fn run_end(&self, index: u64) -> Option<u64> {
-        let place = self.runs.partition_point(|run| run.last < index);
-        self.runs.get(place).map(|run| run.last)
+        if index > self.newest_after {
+            return (index <= self.last.index).then_some(self.last.index);
+        }
+        let place = self.older.partition_point(|run| run.last < index);
+        self.older.get(place).map(|run| run.last)
     }
 
     /// The last entry whose index is at most `index` and whose leader id is at most `leader_id`: where two
     /// logs can still agree. At least the purge point.
     pub fn last_at_most(&self, index: u64, leader_id: LeaderId) -> LogId {
         let mut from = self.purged;
-        for run in &self.runs {
+        for run in self.runs() {
             if from.index >= index || run.leader_id > leader_id {
                 break;
             }
@@ -207,13 +216,13 @@ impl LogIds {
     /// # Panics
     /// If the log would go back: the caller checked that it does not.
     pub fn append(&mut self, leader_id: LeaderId, last: u64) {
-        let end = self.last();
-        assert!(last > end.index, "an append moves the end of the log forward");
-        assert!(leader_id >= end.leader_id, "leader ids never go back along a log");
-        match self.runs.back_mut() {
-            Some(run) if run.leader_id == leader_id => run.last = last,
-            _ => self.runs.push_back(Run { leader_id, last }),
+        assert!(last > self.last.index, "an append moves the end of the log forward");
+        assert!(leader_id >= self.last.leader_id, "leader ids never go back along a log");
+        if leader_id != self.last.leader_id {
+            self.older.extend(self.newest());
+            self.newest_after = self.last.index;
         }
+        self.last = LogId::new(leader_id, last);
     }
 
     /// Removes the entries after `index`; a no-op if there are none.
@@ -222,28 +231,20 @@ impl LogIds {
     /// If entries after `index` were purged: those are committed.
     pub fn truncate_after(&mut self, index: u64) {
         assert!(index >= self.purged.index, "purged entries are committed and never truncated");
-        while let Some(run) = self.runs.back() {
-            if run.last <= index {
+        while self.last.index > index {
+            if self.newest_after < index {
+                self.last.index = index;
                 return;
             }
-            let start = match self.runs.len() {
-                1 => self.purged.index,
-                n => self.runs.get(n - 2).map_or(self.purged.index, |before| before.last),
-            };
-            if start >= index {
-                self.runs.pop_back();
-            } else if let Some(run) = self.runs.back_mut() {
-                run.last = index;
-                return;
-            }
+            self.last = self.older.pop_back().map_or(self.purged, |run| LogId::new(run.leader_id, run.last));
+            self.newest_after = self.older.back().map_or(self.purged.index, |run| run.last);
         }
     }
 
     /// Breaks the order of the log, to see that the checks notice.
     #[cfg(test)]
     pub(crate) fn break_order(&mut self) {
-        let last = self.last();
-        self.runs.push_front(Run { leader_id: last.leader_id, last: self.purged.index });
+        self.older.push_front(Run { leader_id: self.last.leader_id, last: self.purged.index });
     }
 
     /// Forgets the entries up to and including `index`; a no-op if they are already purged.
@@ -252,16 +253,18 @@ impl LogIds {
         if upto.index <= self.purged.index {
             return;
         }
-        while self.runs.front().is_some_and(|run| run.last <= index) {
-            self.runs.pop_front();
+        while self.older.front().is_some_and(|run| run.last <= index) {
+            self.older.pop_front();
         }
+        self.newest_after = self.newest_after.max(index);
         self.purged = upto;
     }
 }
 
 impl fmt::Debug for LogIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "({}){:?}", self.purged, self.runs)
+        write!(f, "({})", self.purged)?;
+        f.debug_list().entries(self.runs()).finish()
     }
 }
 

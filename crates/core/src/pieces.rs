@@ -80,11 +80,22 @@ impl Pieces {
         self.pieces.partition_point(|(last, _)| *last < index)
     }
 
+    /// The newest piece, if it holds `first`. What is sent is what was just appended, most often.
+    fn newest_from(&self, first: u64) -> Option<(u64, u64)> {
+        let newest = self.pieces.len().checked_sub(1)?;
+        let before =
+            newest.checked_sub(1).and_then(|place| self.pieces.get(place)).map_or(self.start, |(last, _)| *last);
+        self.pieces.get(newest).copied().filter(|(last, _)| first > before && first <= *last)
+    }
+
     /// The longest run of entries from `first` that fits `max_bytes`, at least one batch.
     pub(crate) fn cut(&self, first: u64, end: u64, max_bytes: u64) -> Cut {
         if first <= self.start || self.pieces.is_empty() {
             let last = end.min(first + COLD_ENTRIES - 1).min(self.start.max(first));
             return Cut { last, bytes: max_bytes, cold: true };
+        }
+        if let Some((last, bytes)) = self.newest_from(first) {
+            return Cut { last, bytes, cold: false };
         }
         let from = self.place(first);
         let mut cut = Cut { last: first, bytes: 0, cold: false };
