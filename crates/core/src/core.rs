@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::durability::{Durability, Held};
 use crate::event::{Action, Actions, CoreEntry, Event, Note, Outcome, Recovered, Refusal, Source, StepDown, WriteOp};
 use crate::follower::Ack;
-use crate::ids::{Campaign, LeaderId, LogId, NodeId, RequestId, Vote, WriteId};
+use crate::ids::{Campaign, Incarnation, LeaderId, LogId, NodeId, RequestId, Vote, WriteId};
 use crate::leader::Leader;
 use crate::lease::Promises;
 use crate::log::{LogIds, Span};
@@ -156,10 +156,11 @@ impl Core {
         if self.halted {
             return refuse_when_halted(event, out);
         }
-        // Only reads that were asked before the step can be failed by it.
-        let led_by = (!self.asked_reads.is_empty()).then(|| (self.vote.leader_id, self.leader()));
+        let led_by = self.led_by();
         match event {
-            Event::Message(envelope) => self.on_message(envelope, out),
+            Event::Message(Envelope { from, incarnation, mut message }) => {
+                self.on_message(from, incarnation, &mut message, out);
+            }
             Event::Timeout => self.on_timeout(out),
             Event::Propose { request, count, bytes } => self.on_propose(request, count, bytes, out),
             Event::Read { request, policy } => self.on_read(request, policy, out),
@@ -188,26 +189,53 @@ impl Core {
             Event::LinkRefused { peer } => self.on_link_refused(peer),
             Event::ClockJumped => self.on_clock_jumped(out),
         }
-        let mut fresh = self.disk.take_fresh();
+        self.conclude(led_by, out);
+    }
+
+    /// A step of [`Event::Message`], for a driver that holds the message: it is large, so it is not moved. What it holds
+    /// may be taken out of it.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        incarnation: Incarnation,
+        message: &mut Message,
+        out: &mut Actions,
+    ) {
+        self.now = self.now.max(now);
+        if self.halted {
+            return;
+        }
+        let led_by = self.led_by();
+        self.on_message(from, incarnation, message, out);
+        self.conclude(led_by, out);
+    }
+
+    /// Whom reads were asked of before a step. Only they can be failed by it.
+    #[inline]
+    fn led_by(&self) -> Option<(LeaderId, Option<NodeId>)> {
+        (!self.asked_reads.is_empty()).then(|| (self.vote.leader_id, self.leader()))
+    }
+
+    /// Does what came due in a step, whatever the event was.
+    fn conclude(&mut self, led_by: Option<(LeaderId, Option<NodeId>)>, out: &mut Actions) {
         loop {
-            if fresh && !self.halted {
+            if self.disk.take_fresh() && !self.halted {
                 self.on_durable(out);
             }
-            self.conclude(led_by, out);
+            if led_by.is_some_and(|led_by| led_by != (self.vote.leader_id, self.leader())) {
+                self.fail_asked_reads(out);
+            }
+            self.conclude_once(out);
             // What came due may have asked for a write that is durable already: that may bring more.
-            fresh = self.disk.take_fresh();
-            if !fresh {
+            if !self.disk.is_fresh() {
                 return;
             }
         }
     }
 
-    /// Does what came due in a step, whatever the event was.
     #[inline]
-    fn conclude(&mut self, led_by: Option<(LeaderId, Option<NodeId>)>, out: &mut Actions) {
-        if led_by.is_some_and(|led_by| led_by != (self.vote.leader_id, self.leader())) {
-            self.fail_asked_reads(out);
-        }
+    fn conclude_once(&mut self, out: &mut Actions) {
         if self.transfer.is_some() {
             self.advance_transfer(out);
         }
@@ -256,11 +284,11 @@ impl Core {
                 (follower.leader.is_some() || self.may_campaign()).then_some(self.campaign_due())
             }
         };
-        earlier(earlier(due, self.transfer_deadline()), self.snapshot_due_at())
+        let due = if self.transfer.is_some() { earlier(due, self.transfer_deadline()) } else { due };
+        earlier(due, self.snapshot_due_at())
     }
 
-    fn on_message(&mut self, envelope: Envelope, out: &mut Actions) {
-        let Envelope { from, incarnation, message } = envelope;
+    fn on_message(&mut self, from: NodeId, incarnation: Incarnation, message: &mut Message, out: &mut Actions) {
         if from == self.config.node_id {
             return out.note(Note::Impossible { from, what: "a message from this node itself" });
         }
@@ -269,9 +297,9 @@ impl Core {
             Message::VoteReply(reply) => self.on_vote_reply(from, incarnation, reply, out),
             Message::Append(append) => self.on_append(from, append, out),
             Message::AppendReply(reply) => self.on_append_reply(from, incarnation, reply, out),
-            Message::ReadRequest { request, by } => self.on_read_request(from, request, by, out),
-            Message::ReadReply { request, log_id } => self.on_read_reply(request, log_id, out),
-            Message::TransferLeader { vote, last_log_id } => self.on_transfer_leader(from, vote, last_log_id),
+            Message::ReadRequest { request, by } => self.on_read_request(from, *request, *by, out),
+            Message::ReadReply { request, log_id } => self.on_read_reply(*request, *log_id, out),
+            Message::TransferLeader { vote, last_log_id } => self.on_transfer_leader(from, *vote, *last_log_id),
         }
     }
 
@@ -394,14 +422,15 @@ impl Core {
             return;
         }
         let Some(last) = self.log.at(upto) else { return };
-        out.push(Action::Apply(Span { prev: self.apply_sent, last }));
-        self.apply_sent = last;
+        let prev = std::mem::replace(&mut self.apply_sent, last);
+        out.add(|| Action::Apply(Span { prev, last }));
     }
 
     #[inline]
     fn on_applied(&mut self, log_id: LogId) {
-        let handed_out = log_id > self.applied && log_id <= self.apply_sent;
-        if handed_out && log_id.index > self.applied.index && log_id.index <= self.apply_sent.index {
+        let (applied, sent) = (self.applied, self.apply_sent);
+        let is_news = log_id.index > applied.index && log_id.leader_id >= applied.leader_id;
+        if is_news && log_id.index <= sent.index && log_id.leader_id <= sent.leader_id {
             self.applied = log_id;
             if self.memberships.len() > 1 {
                 self.forget_old_memberships();

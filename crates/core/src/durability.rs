@@ -72,6 +72,11 @@ impl Durability {
         std::mem::take(&mut self.fresh)
     }
 
+    /// Whether [`take_fresh`](Self::take_fresh) would say so.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
     /// The log is durable up to here.
     pub(crate) fn index(&self) -> u64 {
         self.index
@@ -99,7 +104,8 @@ impl Durability {
             }
             WriteOp::PromiseLease(_) | WriteOp::ForgetPromisedEnd => {}
         }
-        out.push(Action::Persist(Write { id: self.asked, op }));
+        let id = self.asked;
+        out.add(|| Action::Persist(Write { id, op }));
         if self.at_once {
             // Whatever rests on it comes after it, and actions are performed in order.
             self.on_persisted(self.asked);

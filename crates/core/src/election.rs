@@ -30,7 +30,7 @@ impl Core {
         let min = self.config.election_timeout_min.as_nanos() as u64;
         let max = self.config.election_timeout_max.as_nanos() as u64;
         let timeout = if bug(Bug::SameTimeoutEverywhere) { min } else { self.rng.between(min, max) };
-        self.election_deadline = self.now + Duration::from_nanos(timeout);
+        self.election_deadline = self.now.after_nanos(timeout);
     }
 
     /// Whether this node campaigns by itself when it hears of no leader.
@@ -181,7 +181,7 @@ impl Core {
         &mut self,
         from: NodeId,
         incarnation: Incarnation,
-        reply: VoteReply,
+        reply: &VoteReply,
         out: &mut Actions,
     ) {
         let mode = self.config.mode;
@@ -262,13 +262,13 @@ impl Core {
 
     // ---- voting ----
 
-    pub(crate) fn on_vote_request(&mut self, from: NodeId, request: VoteRequest, out: &mut Actions) {
+    pub(crate) fn on_vote_request(&mut self, from: NodeId, request: &VoteRequest, out: &mut Actions) {
         let asks_for_itself =
             request.vote.leader_id.node_id == from && !request.vote.committed || bug(Bug::VoteRequestForAnother);
         if !asks_for_itself || request.vote.leader_id.term == u64::MAX {
             return out.note(Note::Impossible { from, what: "a vote request for another node or a committed vote" });
         }
-        let answer = self.answer_vote_request(from, &request);
+        let answer = self.answer_vote_request(from, request);
         let learns = request.phase == Phase::Real && !bug(Bug::RefusedLogTeachesNothing);
         if learns && matches!(answer, VoteAnswer::StaleLog(_)) {
             // A candidate that cannot win must not keep the one that can one term behind for ever.

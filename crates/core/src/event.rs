@@ -591,6 +591,12 @@ impl Actions {
         self.0.push(action);
     }
 
+    /// For what every write asks for: makes the action where it is kept. Actions are large.
+    #[inline]
+    pub(crate) fn add(&mut self, make: impl FnOnce() -> Action) {
+        self.0.extend(std::iter::once_with(make));
+    }
+
     pub(crate) fn note(&mut self, note: Note) {
         self.0.push(Action::Note(note));
     }

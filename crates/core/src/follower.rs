@@ -7,7 +7,7 @@ use crate::core::{Core, Role};
 use crate::event::{Action, Actions, Note, Source, WriteOp};
 use crate::ids::{LogId, NodeId, Round, StartId, StreamId, Vote};
 use crate::log::Span;
-use crate::message::{Append, AppendAnswer, AppendHeader, AppendReply, Message};
+use crate::message::{Append, AppendAnswer, AppendHeader, AppendReply, Entries, Message};
 
 /// Last index that a log may have: at a thousand million entries a second it is reached after 36 years.
 pub const MAX_INDEX: u64 = 1 << 60;
@@ -29,18 +29,18 @@ pub(crate) struct Ack {
 }
 
 impl Core {
-    pub(crate) fn on_append(&mut self, from: NodeId, append: Append, out: &mut Actions) {
+    pub(crate) fn on_append(&mut self, from: NodeId, append: &mut Append, out: &mut Actions) {
         if !self.accept_leader(from, &append.header, out) {
             return;
         }
-        if let Some(what) = self.impossible(&append) {
+        if let Some(what) = self.impossible(append) {
             return out.note(Note::Impossible { from, what });
         }
-        let Some(agreed) = self.agreement(&append) else {
-            return self.refuse_prev(from, &append, out);
+        let Some(agreed) = self.agreement(append) else {
+            return self.refuse_prev(from, append, out);
         };
         let end = append.entries.runs.last().unwrap_or(append.prev);
-        if end.index > agreed && !self.take_entries(from, append.entries, agreed, end, out) {
+        if end.index > agreed && !self.take_entries(from, &mut append.entries, agreed, end, out) {
             return;
         }
         let commit =
@@ -94,6 +94,9 @@ impl Core {
         }
         if append.prev.index == 0 && append.prev != LogId::ZERO {
             return Some("a log id at index 0");
+        }
+        if entries.memberships.is_empty() {
+            return None;
         }
         let in_range = |index: u64| index > append.prev.index && index <= end.index;
         let sorted = entries.memberships.windows(2).all(|pair| pair[0].0 < pair[1].0);
@@ -151,7 +154,7 @@ impl Core {
     fn take_entries(
         &mut self,
         from: NodeId,
-        entries: crate::Entries,
+        entries: &mut Entries,
         agreed: u64,
         end: LogId,
         out: &mut Actions,
@@ -180,7 +183,11 @@ impl Core {
         self.forget_promised_end(out);
         self.note_size(end.index, entries.bytes);
         self.disk.write(WriteOp::Append { span: Span { prev, last: end }, source: Source::Message }, out);
-        for (index, membership) in entries.memberships.into_iter().filter(|(index, _)| *index > agreed) {
+        if entries.memberships.is_empty() {
+            return true;
+        }
+        let memberships = std::mem::take(&mut entries.memberships);
+        for (index, membership) in memberships.into_iter().filter(|(index, _)| *index > agreed) {
             let Some(log_id) = self.log.at(index) else { continue };
             self.put_in_force(log_id, membership, out);
         }
@@ -219,7 +226,7 @@ impl Core {
         if bug(Bug::AnswerWaitsForTheDisk) && matched.index < follower.accepted {
             return;
         }
-        out.push(ack.into_action(lost));
+        out.add(|| ack.into_action(lost));
     }
 
     /// A write completed: a second answer, if it makes more durable.
@@ -229,7 +236,7 @@ impl Core {
         let Some(ack) = &mut follower.ack else { return };
         if matched.index > ack.matched.index && !bug(Bug::NoSecondAnswer) {
             ack.matched = matched;
-            out.push(ack.into_action(lost));
+            out.add(|| ack.into_action(lost));
         }
     }
 

@@ -1,6 +1,5 @@
 //! Leading: proposals, replication, rounds, commit, check-quorum (dissertation 3.5, 3.6, 6.2, 10.2).
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::bug::{Bug, bug};
@@ -136,7 +135,7 @@ impl Core {
         let span = Span { prev, last };
         // The leader writes while it replicates; its own disk counts like any other (dissertation 10.2.1).
         self.disk.write(WriteOp::Append { span, source: Source::Proposal(request) }, out);
-        out.push(Action::Reply { request, outcome: Outcome::Proposed(span) });
+        out.add(|| Action::Reply { request, outcome: Outcome::Proposed(span) });
         self.replicate(out);
     }
 
@@ -333,7 +332,7 @@ impl Core {
         &mut self,
         from: NodeId,
         incarnation: Incarnation,
-        reply: AppendReply,
+        reply: &AppendReply,
         out: &mut Actions,
     ) {
         let Role::Leader(leader) = &mut self.role else { return };
@@ -362,7 +361,7 @@ impl Core {
             return;
         }
         self.on_lease_promised(from, reply.round, reply.promised);
-        if self.brings_word_of_a_loss(from, &reply) {
+        if self.brings_word_of_a_loss(from, reply) {
             return self.on_lost_entries(from, reply, out);
         }
         match reply.answer {
@@ -389,40 +388,29 @@ impl Core {
             return out.note(Note::Impossible { from, what: "an acknowledgement of entries that do not exist" });
         }
         let now = self.now;
-        let news = self.with_peer(from, |sending, peer, streams| {
-            let mut inflight = VecDeque::new();
-            let found = match &peer.mode {
-                Mode::Probe { sent, .. } => {
-                    inflight.extend(*sent);
-                    true
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(place) = leader.place(from) else { return };
+        let peer = &mut leader.peers[place];
+        if !matches!(peer.mode, Mode::Replicate { .. }) {
+            peer.matches(matched, purged, now, out);
+        }
+        let learned_in = if bug(Bug::LateDenialRegresses) { round } else { leader.round };
+        let news = peer.advance_matched(matched, learned_in, now);
+        if peer.answers_past_entries(round) {
+            self.with_peer(from, |sending, peer, streams| {
+                let asked = peer.asked_behind;
+                sending.ask_behind(peer, round, out);
+                if bug(Bug::SlowIsTakenForLost) && peer.asked_behind > asked {
+                    peer.probe(peer.matched.index + 1, None, streams, out);
                 }
-                Mode::Snapshot { .. } => matched.index.max(peer.matched.index) >= purged.index,
-                Mode::Replicate { .. } => false,
-            };
-            if found {
-                peer.next = match inflight.back() {
-                    Some(sent) => sent.last + 1,
-                    None => peer.next.max(peer.matched.index + 1),
-                };
-                peer.mode = Mode::Replicate { inflight, oldest_sent: now };
-                peer.snapshot_tries = 0;
-                out.note(Note::PeerState { peer: from, state: PeerState::Replicate });
-            }
-            let learned_in = if bug(Bug::LateDenialRegresses) { round } else { sending.round };
-            let news = peer.advance_matched(matched, learned_in, now);
-            let asked = peer.asked_behind;
-            sending.ask_behind(peer, round, out);
-            if bug(Bug::SlowIsTakenForLost) && peer.asked_behind > asked {
-                peer.probe(peer.matched.index + 1, None, streams, out);
-            }
-            news
-        });
-        if bug(Bug::AcknowledgementCountsTwice) && news == Some(false) {
+            });
+        }
+        if bug(Bug::AcknowledgementCountsTwice) && !news {
             self.commit_to(matched.index);
         }
         // Commit first: what is sent next then carries the new commit index. A peer that came no further than what is
         // committed helps no later entry to be.
-        if news == Some(true) && matched.index > self.commit {
+        if news && matched.index > self.commit {
             self.advance_commit(out);
         }
         self.replicate_to(from, out);
@@ -671,6 +659,7 @@ impl Sending<'_> {
 
     /// Sends what the peer's windows allow.
     fn send_entries(&self, peer: &mut Progress, out: &mut Actions) {
+        let end = self.log.last().index;
         loop {
             let (inflight, cold) = match &peer.mode {
                 Mode::Snapshot { .. } => return,
@@ -680,24 +669,20 @@ impl Sending<'_> {
                     }
                     return;
                 }
+                Mode::Replicate { .. } if peer.next > end => return,
                 Mode::Replicate { inflight, .. } => (inflight.len(), inflight.back().is_some_and(|sent| sent.cold)),
             };
-            let last = self.log.last();
-            if peer.next > last.index || cold {
-                return;
-            }
-            let full =
-                inflight >= self.config.max_inflight_appends || peer.inflight_bytes() >= self.config.max_inflight_bytes;
-            if full {
+            let many = inflight >= self.config.max_inflight_appends;
+            if many || cold || inflight > 0 && peer.inflight_bytes() >= self.config.max_inflight_bytes {
                 return;
             }
             let Some(prev) = self.log.at(peer.next - 1) else { return self.send_snapshot(peer, out) };
-            let cut = self.pieces.cut(peer.next, last.index, self.config.max_append_bytes);
+            let cut = self.pieces.cut(peer.next, end, self.config.max_append_bytes);
             let Some(last) = self.log.at(cut.last) else { return };
             if cut.cold && inflight > 0 {
                 return;
             }
-            out.push(Action::SendEntries { to: peer.id, header: self.header(peer), span: Span { prev, last } });
+            out.add(|| Action::SendEntries { to: peer.id, header: self.header(peer), span: Span { prev, last } });
             let (first, last, round) = (peer.next, last.index, self.round);
             let sent = Inflight { first, last, bytes: cut.bytes, cold: cut.cold, round };
             peer.next = last + 1;

@@ -102,7 +102,7 @@ impl Core {
 
     /// A peer lost entries and keeps its promises: it holds less than it acknowledged, and counts for what it holds
     /// from now on. What it helped to commit stays committed: it votes as if it held it (docs/design/001).
-    pub(crate) fn on_lost_entries(&mut self, from: NodeId, reply: AppendReply, out: &mut Actions) {
+    pub(crate) fn on_lost_entries(&mut self, from: NodeId, reply: &AppendReply, out: &mut Actions) {
         let (prev, hint) = match reply.answer {
             // What it holds of this log it says to be durable. It is asked again, in the next stream.
             AppendAnswer::Accepted { matched } => {

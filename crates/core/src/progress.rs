@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::bug::{Bug, bug};
-use crate::event::PeerState;
+use crate::event::{Actions, Note, PeerState};
 use crate::ids::{Incarnation, LogId, NodeId, Round, StartId, StreamId};
 use crate::time::Instant;
 
@@ -156,6 +156,25 @@ impl Progress {
             Mode::Replicate { inflight, .. } => inflight.iter().map(|sent| sent.bytes).sum(),
             Mode::Probe { .. } | Mode::Snapshot { .. } => 0,
         }
+    }
+
+    /// It accepted an append: the logs match. From now on appends are pipelined, unless what it holds was purged from the
+    /// leader's log and it needs a snapshot still.
+    #[cold]
+    pub(crate) fn matches(&mut self, matched: LogId, purged: LogId, now: Instant, out: &mut Actions) {
+        let mut inflight = VecDeque::new();
+        match &self.mode {
+            Mode::Probe { sent, .. } => inflight.extend(*sent),
+            Mode::Snapshot { .. } if matched.index.max(self.matched.index) >= purged.index => {}
+            Mode::Snapshot { .. } | Mode::Replicate { .. } => return,
+        }
+        self.next = match inflight.back() {
+            Some(sent) => sent.last + 1,
+            None => self.next.max(self.matched.index + 1),
+        };
+        self.mode = Mode::Replicate { inflight, oldest_sent: now };
+        self.snapshot_tries = 0;
+        out.note(Note::PeerState { peer: self.id, state: PeerState::Replicate });
     }
 
     /// Takes in that the peer holds `matched` durably; returns whether that is news.

@@ -40,6 +40,14 @@ impl Progress {
         self.unanswered > 1
     }
 
+    /// Whether it answered, in this round, a message that was sent after entries in flight, and was not asked about them
+    /// since.
+    #[inline]
+    pub(crate) fn answers_past_entries(&self, answered: Round) -> bool {
+        let Mode::Replicate { inflight, .. } = &self.mode else { return false };
+        inflight.front().is_some_and(|oldest| answered > oldest.round && answered > self.asked_behind)
+    }
+
     /// It answered something: whatever pause it was given is over. Returns whether it had one.
     pub(crate) fn shows_life(&mut self) -> bool {
         let was_backed_off = self.is_backed_off();
@@ -78,11 +86,11 @@ impl Sending<'_> {
     /// its disk or the connection is, and nothing is sent twice in vain. Once a round, so that two nodes do not
     /// ask and answer for ever.
     pub(crate) fn ask_behind(&self, peer: &mut Progress, answered: Round, out: &mut Actions) {
-        let Mode::Replicate { inflight, .. } = &peer.mode else { return };
-        let (Some(oldest), Some(newest)) = (inflight.front(), inflight.back()) else { return };
-        if answered <= oldest.round || answered <= peer.asked_behind || bug(Bug::LossFoundByTimeOutOnly) {
+        if !peer.answers_past_entries(answered) || bug(Bug::LossFoundByTimeOutOnly) {
             return;
         }
+        let Mode::Replicate { inflight, .. } = &peer.mode else { return };
+        let Some(newest) = inflight.back() else { return };
         let Some(last) = self.log.at(newest.last) else { return };
         peer.asked_behind = self.round;
         out.push(Action::SendEntries { to: peer.id, header: self.header(peer), span: Span { prev: last, last } });

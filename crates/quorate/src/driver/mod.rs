@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+#[cfg(feature = "sim")]
+use quorate_core::Envelope;
 use quorate_core::{
-    Actions, AppendHeader, AppendReply, Bug, ChangeMembers, ChangeTerms, ClusterId, Core, Entries, Envelope, Event,
-    GroupId, Incarnation, Instant, LeaderId, LogId, Membership, Message, NodeId, ReadPolicy, Recovered, Refusal,
-    RequestId, Retain, SnapshotMeta, Span, StreamId, WriteId, bug,
+    Actions, AppendHeader, AppendReply, Bug, ChangeMembers, ChangeTerms, ClusterId, Core, Entries, Event, GroupId,
+    Incarnation, Instant, LeaderId, LogId, Membership, Message, NodeId, ReadPolicy, Recovered, Refusal, RequestId,
+    Retain, SnapshotMeta, Span, StreamId, WriteId, bug,
 };
 use quorate_wire::{BatchBuilder, Batches, Packet};
 use smallvec::SmallVec;
@@ -398,6 +400,20 @@ impl Driver {
         self.core.step(now.at, event, actions);
     }
 
+    #[cfg(feature = "sim")]
+    fn receive(&mut self, now: Now, from: (NodeId, Incarnation), message: &mut Message, actions: &mut Actions) {
+        let nothing = Message::ReadReply { request: RequestId(0), log_id: None };
+        let message = std::mem::replace(message, nothing);
+        let (from, incarnation) = from;
+        self.step_core(now, Event::Message(Envelope { from, incarnation, message }), actions);
+    }
+
+    #[cfg(not(feature = "sim"))]
+    fn receive(&mut self, now: Now, from: (NodeId, Incarnation), message: &mut Message, actions: &mut Actions) {
+        let (from, incarnation) = from;
+        self.core.receive(now.at, from, incarnation, message, actions);
+    }
+
     /// The core, to look at.
     pub(crate) fn core(&self) -> &Core {
         &self.core
@@ -547,9 +563,7 @@ impl Driver {
         match &packet.message {
             Message::AppendReply(reply) => {
                 self.trips.answered(from, reply, now.at);
-                // It is small, and the most frequent of all that have no entries.
-                let envelope = Envelope { from, incarnation, message: Message::AppendReply(*reply) };
-                return self.step(now, Event::Message(envelope), effects);
+                return self.step_message(now, (from, incarnation), &mut packet.message, effects);
             }
             Message::VoteReply(reply) => note::denied(self.me, self.group, from, reply),
             Message::VoteRequest(_)
@@ -559,9 +573,7 @@ impl Driver {
             | Message::TransferLeader { .. } => {}
         }
         self.at_hand = std::mem::take(&mut packet.batches);
-        let nothing = Message::ReadReply { request: RequestId(0), log_id: None };
-        let envelope = Envelope { from, incarnation, message: std::mem::replace(&mut packet.message, nothing) };
-        self.step(now, Event::Message(envelope), effects);
+        self.step_message(now, (from, incarnation), &mut packet.message, effects);
         self.at_hand.clear();
     }
 
@@ -685,15 +697,35 @@ impl Driver {
         }
     }
 
+    /// The same for a message, which is taken as it lies there: messages are large.
+    fn step_message(&mut self, now: Now, from: (NodeId, Incarnation), message: &mut Message, effects: &mut Effects) {
+        if self.broken {
+            return;
+        }
+        let mut actions = self.before_step();
+        self.receive(now, from, message, &mut actions);
+        self.after_step(now, actions, effects);
+        self.step_caused(now, effects);
+    }
+
     fn step_once(&mut self, now: Now, event: Event, effects: &mut Effects) {
         if self.broken {
             return;
         }
+        let mut actions = self.before_step();
+        self.step_core(now, event, &mut actions);
+        self.after_step(now, actions, effects);
+    }
+
+    #[inline]
+    fn before_step(&mut self) -> Actions {
         if let Some(log_id) = self.applied.take() {
             self.core.note_applied(log_id);
         }
-        let mut actions = std::mem::take(&mut self.actions);
-        self.step_core(now, event, &mut actions);
+        std::mem::take(&mut self.actions)
+    }
+
+    fn after_step(&mut self, now: Now, mut actions: Actions, effects: &mut Effects) {
         for action in &mut actions.0 {
             self.perform(now, action, effects);
             if self.broken {
