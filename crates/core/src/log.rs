@@ -55,8 +55,10 @@ impl fmt::Debug for Run {
 /// The runs of a message's entries. One run, the common case, needs no allocation.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Runs {
-    first: Option<Run>,
-    rest: Vec<Run>,
+    /// The only run.
+    one: Option<Run>,
+    /// All of them, if there are more.
+    many: Vec<Run>,
 }
 
 impl Runs {
@@ -67,33 +69,42 @@ impl Runs {
 
     /// Entries of one leader, up to `last`.
     pub fn one(leader_id: LeaderId, last: u64) -> Self {
-        Self { first: Some(Run { leader_id, last }), rest: Vec::new() }
+        Self { one: Some(Run { leader_id, last }), many: Vec::new() }
     }
 
     /// Adds entries at the end; extends the last run if the leader is the same.
     pub fn push(&mut self, run: Run) {
-        match (&mut self.first, self.rest.last_mut()) {
-            (None, _) => self.first = Some(run),
-            (Some(_), Some(end)) | (Some(end), None) if end.leader_id == run.leader_id => end.last = run.last,
-            (Some(_), _) => self.rest.push(run),
+        match self.many.last_mut().or(self.one.as_mut()) {
+            None => self.one = Some(run),
+            Some(end) if end.leader_id == run.leader_id => end.last = run.last,
+            Some(_) => {
+                self.many.extend(self.one.take());
+                self.many.push(run);
+            }
         }
     }
 
     /// The runs, in log order.
     pub fn iter(&self) -> impl Iterator<Item = Run> + '_ {
-        // Not a chain: where there is one run, as nearly always, each pass over it would cost more than what is done.
-        let (mut first, mut rest) = (self.first, self.rest.iter());
-        std::iter::from_fn(move || first.take().or_else(|| rest.next().copied()))
+        self.as_slice().iter().copied()
+    }
+
+    #[inline]
+    fn as_slice(&self) -> &[Run] {
+        match self.many.is_empty() {
+            true => self.one.as_slice(),
+            false => &self.many,
+        }
     }
 
     /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
-        self.first.is_none()
+        self.as_slice().is_empty()
     }
 
     /// The last entry.
     pub fn last(&self) -> Option<LogId> {
-        self.rest.last().or(self.first.as_ref()).map(|run| LogId::new(run.leader_id, run.last))
+        self.as_slice().last().map(|run| LogId::new(run.leader_id, run.last))
     }
 
     /// Whether the runs can follow `prev` in one log: indexes and leader ids never go back.
