@@ -218,6 +218,7 @@ impl Core {
     }
 
     /// Does what came due in a step, whatever the event was.
+    #[inline]
     fn conclude(&mut self, led_by: Option<(LeaderId, Option<NodeId>)>, out: &mut Actions) {
         loop {
             if self.disk.take_fresh() && !self.halted {
@@ -383,7 +384,7 @@ impl Core {
         if let CoreEntry::Membership(membership) = &entry {
             self.put_in_force(last, membership.clone(), out);
         }
-        self.disk.write(WriteOp::Append { span: Span { prev, last }, source: Source::Core(entry) }, out);
+        self.disk.append(Span { prev, last }, Source::Core(entry), out);
         last
     }
 

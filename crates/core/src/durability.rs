@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::bug::{Bug, bug};
-use crate::event::{Action, Actions, Write, WriteOp};
+use crate::event::{Action, Actions, Source, Write, WriteOp};
 use crate::ids::{Campaign, LogId, Vote, WriteId};
 use crate::invariant::Invariant as I;
+use crate::log::Span;
 use crate::time::Instant;
 
 /// Something to do once a write, and every earlier one, is durable.
@@ -63,6 +64,7 @@ impl Durability {
     }
 
     /// Takes in that the driver reported this write.
+    #[inline]
     pub(crate) fn on_persisted(&mut self, write: WriteId) {
         self.fresh |= self.persisted(write);
     }
@@ -87,13 +89,20 @@ impl Durability {
         self.vote <= self.persisted
     }
 
+    /// Asks for entries to be appended: what every proposal and every append comes to.
+    #[inline]
+    pub(crate) fn append(&mut self, span: Span, source: Source, out: &mut Actions) {
+        self.asked = WriteId(self.asked.0 + 1);
+        self.extend_to(span.last.index);
+        self.ask(|| WriteOp::Append { span, source }, out);
+    }
+
     /// Asks for a write and notes what it will make durable.
     pub(crate) fn write(&mut self, op: WriteOp, out: &mut Actions) {
         self.asked = WriteId(self.asked.0 + 1);
         match &op {
             WriteOp::Vote(_) => self.vote = self.asked,
-            WriteOp::Append { span, .. } if self.at_once => self.index = span.last.index,
-            WriteOp::Append { span, .. } => self.extends.push_back((self.asked, span.last.index)),
+            WriteOp::Append { span, .. } => self.extend_to(span.last.index),
             WriteOp::Truncate { after } => self.cut(after.index),
             WriteOp::Reset { to, tail } => {
                 if *tail == crate::Tail::Discard {
@@ -104,11 +113,25 @@ impl Durability {
             }
             WriteOp::PromiseLease(_) | WriteOp::ForgetPromisedEnd => {}
         }
+        self.ask(|| op, out);
+    }
+
+    /// The write under way extends the log.
+    #[inline]
+    fn extend_to(&mut self, last: u64) {
+        match self.at_once {
+            true => self.index = last,
+            false => self.extends.push_back((self.asked, last)),
+        }
+    }
+
+    #[inline]
+    fn ask(&mut self, op: impl FnOnce() -> WriteOp, out: &mut Actions) {
         let id = self.asked;
-        out.add(|| Action::Persist(Write { id, op }));
+        out.add(|| Action::Persist(Write { id, op: op() }));
         if self.at_once {
             // Whatever rests on it comes after it, and actions are performed in order.
-            self.on_persisted(self.asked);
+            self.on_persisted(id);
         }
     }
 
@@ -130,6 +153,7 @@ impl Durability {
     }
 
     /// Takes in `Persisted(write)`; returns whether it says anything new.
+    #[inline]
     pub(crate) fn persisted(&mut self, write: WriteId) -> bool {
         let is_old = write == self.persisted || write < self.persisted && !bug(Bug::OlderCompletionWins);
         if is_old || write > self.asked {

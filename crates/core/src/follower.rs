@@ -56,7 +56,7 @@ impl Core {
             out.note(Note::Impossible { from, what: "an append that is not from its vote's leader" });
             return false;
         }
-        if !vote.at_least(self.vote, self.config.mode) && !bug(Bug::StaleLeaderAccepted) {
+        if vote != self.vote && !vote.at_least(self.vote, self.config.mode) && !bug(Bug::StaleLeaderAccepted) {
             // Two committed votes of one term in standard mode: one of them is a lie (law 1).
             if self.vote.committed
                 && self.vote.leader_id.term == vote.leader_id.term
@@ -182,7 +182,7 @@ impl Core {
         }
         self.forget_promised_end(out);
         self.note_size(end.index, entries.bytes);
-        self.disk.write(WriteOp::Append { span: Span { prev, last: end }, source: Source::Message }, out);
+        self.disk.append(Span { prev, last: end }, Source::Message, out);
         if entries.memberships.is_empty() {
             return true;
         }

@@ -6,7 +6,7 @@ use crate::bug::{Bug, bug};
 use crate::change::Changes;
 use crate::config::Config;
 use crate::core::{Core, Role};
-use crate::event::{Action, Actions, CoreEntry, Note, Outcome, PeerState, Refusal, Source, StepDown, WriteOp};
+use crate::event::{Action, Actions, CoreEntry, Note, Outcome, PeerState, Refusal, Source, StepDown};
 use crate::ids::{Incarnation, LeaderId, LogId, NodeId, RequestId, Round, StreamId, Vote};
 use crate::log::{LogIds, Span};
 use crate::membership::Membership;
@@ -134,7 +134,7 @@ impl Core {
         self.note_size(last.index, bytes);
         let span = Span { prev, last };
         // The leader writes while it replicates; its own disk counts like any other (dissertation 10.2.1).
-        self.disk.write(WriteOp::Append { span, source: Source::Proposal(request) }, out);
+        self.disk.append(span, Source::Proposal(request), out);
         out.add(|| Action::Reply { request, outcome: Outcome::Proposed(span) });
         self.replicate(out);
     }
@@ -143,11 +143,11 @@ impl Core {
 
     /// Sends to every peer what it may be sent now.
     pub(crate) fn replicate(&mut self, out: &mut Actions) {
-        let half = self.config.heartbeat_interval / 2;
+        let half = self.config.heartbeat_interval.as_nanos() as u64 / 2;
         let lease = self.lease_to_ask();
         let Role::Leader(leader) = &mut self.role else { return };
         // Traffic carries fresh rounds, so that a busy leader needs no heartbeats.
-        if leader.rounds.last_began().is_none_or(|began| self.now.since(began) >= half) {
+        if leader.rounds.last_began().is_none_or(|began| self.now.nanos_since(began) >= half) {
             leader.begin_round(self.now, self.config.election_timeout_max);
         }
         let sending = Sending {

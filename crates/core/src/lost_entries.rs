@@ -51,10 +51,13 @@ impl Core {
     /// Takes in a message of the leader that was just accepted: so its leader id is this node's vote, and no smaller
     /// than that of any leader who was ever sent an acknowledgement.
     pub(crate) fn note_echo(&mut self, header: &AppendHeader) {
+        if self.lost_entries().is_none() {
+            return;
+        }
         // Rule: only this start's own name proves that the leader heard of the loss before it sent this. A later
         // stream does not, nor does the name of an earlier start: more may have been acknowledged, and lost, since.
         let echoes = header.heard == Some(self.start()) || header.heard.is_some() && bug(Bug::AnyStartIsEchoed);
-        if !echoes && !bug(Bug::HealsWithoutAnEcho) || self.lost_entries().is_none() {
+        if !echoes && !bug(Bug::HealsWithoutAnEcho) {
             return;
         }
         let leader_id = header.vote.leader_id;

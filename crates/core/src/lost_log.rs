@@ -20,8 +20,10 @@ impl Core {
     /// Whether this node, told by a leader that its log is lost, stops here. Asked before anything of the message is
     /// taken in: not the vote, not the entries.
     pub(crate) fn halts_for_lost_log(&mut self, from: NodeId, header: &AppendHeader, out: &mut Actions) -> bool {
-        let named = header.named.filter(|named| *named != self.config.incarnation);
-        let Some(named) = named.filter(|_| self.log.last() == LogId::ZERO) else { return false };
+        if self.log.last() != LogId::ZERO {
+            return false;
+        }
+        let Some(named) = header.named.filter(|named| *named != self.config.incarnation) else { return false };
         match self.config.on_lost_log {
             OnLostLog::Halt if bug(Bug::GoesOnWithoutItsLog) => false,
             OnLostLog::Halt => {

@@ -186,12 +186,12 @@ impl Core {
 
     /// Starts a round for the reads that wait, unless one is under way.
     pub(crate) fn maybe_start_reads(&mut self, out: &mut Actions) {
-        let known = self.known_commit();
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &self.role else { return };
         if leader.reads.next.is_empty() || leader.reads.under_way.is_some() {
             return;
         }
-        let Some(log_id) = known else { return };
+        let Some(log_id) = self.known_commit() else { return };
+        let Role::Leader(leader) = &mut self.role else { return };
         let readers = std::mem::take(&mut leader.reads.next);
         self.broadcast_round(out);
         if let Role::Leader(leader) = &mut self.role {

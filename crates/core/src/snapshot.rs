@@ -90,11 +90,13 @@ impl Core {
     /// When the next snapshot is to be built, which may be in the past; `None`: nothing to wait for.
     pub(crate) fn snapshot_due_at(&self) -> Option<Instant> {
         let (snapshot, config) = (&self.snapshot, &self.config);
-        let busy = snapshot.building || snapshot.installing.is_some();
-        if !busy && !snapshot.requests.is_empty() {
+        if snapshot.building || snapshot.installing.is_some() {
+            return None;
+        }
+        if !snapshot.requests.is_empty() {
             return Some(Instant::ORIGIN);
         }
-        if busy || self.applied.index <= snapshot.last.index {
+        if self.applied.index <= snapshot.last.index {
             return None;
         }
         let entries = self.applied.index.saturating_sub(snapshot.since.index);
