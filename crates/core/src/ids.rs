@@ -302,6 +302,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn leader_ids_are_ordered_by_term_then_node() {
+        let ids = [(0, 0), (0, 1), (0, u64::MAX), (1, 0), (1, 7), (u64::MAX, 0), (u64::MAX, u64::MAX)];
+        let ids = ids.map(|(term, node)| LeaderId::new(term, node));
+        assert!(ids.is_sorted_by(|one, next| one < next && next > one && one != next));
+        assert!(LogId::new(ids[1], 9) < LogId::new(ids[2], 1) && LogId::new(ids[1], 1) < LogId::new(ids[1], 9));
+    }
+
+    #[test]
     fn a_recovery_changes_the_cluster_id_and_not_its_base() {
         let made = ClusterId::from_random(u128::MAX);
         assert_eq!((made.recovery(), made.base()), (0, made));

@@ -282,6 +282,7 @@ impl fmt::Debug for LogIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
 
     fn id(term: u64, index: u64) -> LogId {
         LogId::new(LeaderId::new(term, 1), index)
@@ -289,6 +290,62 @@ mod tests {
 
     fn log() -> LogIds {
         LogIds::new(id(1, 2), [(1, 4), (3, 7), (4, 9)].map(|(t, last)| Run { leader_id: LeaderId::new(t, 1), last }))
+    }
+
+    #[test]
+    fn a_log_is_a_list_of_log_ids() {
+        for seed in 0..200 {
+            let mut rng = Rng::new(seed);
+            let (mut log, mut list, mut purged) = (LogIds::default(), Vec::<LogId>::new(), LogId::ZERO);
+            for _ in 0..60 {
+                let last = log.last();
+                let index = rng.between(purged.index, last.index + 2);
+                match rng.between(0, 4) {
+                    0 => {
+                        log.truncate_after(index);
+                        list.retain(|entry| entry.index <= index);
+                    }
+                    1 => {
+                        log.purge(index);
+                        purged = list.iter().copied().find(|entry| entry.index == index).unwrap_or(purged);
+                        list.retain(|entry| entry.index > purged.index);
+                    }
+                    _ => {
+                        let (term, to) = (last.leader_id.term + rng.between(0, 2), last.index + rng.between(1, 4));
+                        log.append(id(term, to).leader_id, to);
+                        list.extend((last.index + 1..=to).map(|index| id(term, index)));
+                    }
+                }
+                assert_eq!((log.purged(), log.last()), (purged, list.last().copied().unwrap_or(purged)));
+                for index in 0..=log.last().index + 1 {
+                    let entry = list.iter().chain([&purged]).copied().find(|entry| entry.index == index);
+                    assert_eq!(log.at(index), entry);
+                    let of_its_leader = |later: &&LogId| entry.is_some_and(|entry| entry.leader_id == later.leader_id);
+                    let end = list.iter().rfind(of_its_leader).map(|end| end.index);
+                    assert!(index <= purged.index || log.run_end(index) == end);
+                }
+                assert_eq!(log, LogIds::new(purged, log.runs()), "one state is written in one way");
+            }
+        }
+    }
+
+    #[test]
+    fn runs_of_a_message_grow_by_leader() {
+        let run = |term, last| Run { leader_id: LeaderId::new(term, 1), last };
+        let mut runs = Runs::none();
+        assert!(runs.is_empty() && runs.last().is_none());
+        for (pushed, expected) in [
+            (run(1, 4), vec![run(1, 4)]),
+            (run(1, 6), vec![run(1, 6)]),
+            (run(2, 7), vec![run(1, 6), run(2, 7)]),
+            (run(2, 9), vec![run(1, 6), run(2, 9)]),
+            (run(3, 10), vec![run(1, 6), run(2, 9), run(3, 10)]),
+        ] {
+            runs.push(pushed);
+            assert_eq!(runs.iter().collect::<Vec<_>>(), expected);
+            assert_eq!(runs.last(), Some(LogId::new(pushed.leader_id, pushed.last)));
+        }
+        assert!(runs.follow(id(1, 5)) && !runs.follow(id(1, 6)) && !runs.follow(id(2, 5)));
     }
 
     #[test]
