@@ -93,10 +93,13 @@ impl<W: Workload> World<W> {
 
     /// Gives a node with a damaged disk a blank one, as soon as nobody needs it.
     pub(crate) fn replace(&mut self, at: usize) {
+        let bad = self.places[at].disk.has_bad_sector();
+        // A file that was removed, and whose removal a crash undid, is there again with its bad sector (seed 201346).
+        self.places[at].damaged |= bad;
+        self.places[at].impaired |= bad;
         if !self.places[at].damaged {
             return;
         }
-        let bad = self.places[at].disk.has_bad_sector();
         if self.options.mends && !self.places[at].hurt.outdated && !bad {
             return self.scrub(at);
         }
