@@ -15,7 +15,6 @@ use crate::time::Instant;
 
 /// Something to do once a write, and every earlier one, is durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::large_enum_variant, reason = "few are held at a time, and a box each would be an allocation each")]
 pub(crate) enum Held {
     /// A granted vote, a caller's answer, an install under a vote.
     Act(Action),
