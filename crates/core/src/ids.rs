@@ -33,9 +33,6 @@ number! {
 number! {
     /// The identity of one disk: random, written when a node's directory is formatted. A voter is a node
     /// id *and* an incarnation, so a wiped disk is never taken for the voter it replaced.
-    // Aligned like the rest of a message: else every message, event and action is as a whole aligned to 16 bytes, and
-    // which one it is takes a comparison of 16 bytes to find out.
-    #[repr(Rust, packed(8))]
     Incarnation(u128)
 }
 number! {
@@ -112,7 +109,7 @@ impl fmt::Display for ClusterId {
 
 impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", { self.0 })
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -120,7 +117,7 @@ macro_rules! debug_number {
     ($($name:ident => $prefix:literal),* $(,)?) => {
         $(impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "{:x}"), { self.0 })
+                write!(f, concat!($prefix, "{:x}"), self.0)
             }
         })*
     };

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use common::{CLUSTER, Rig, batch_of, dir, leader, log_id, options, segment};
-use quorate_core::{ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, NodeId, Span, Tail, Vote, WriteId};
+use quorate_core::{ClusterId, GroupId, LeaderIdMode, LogId, NodeId, Span, Tail, Vote, WriteId};
 use quorate_wal::fake::{Crash, MemDisk};
 use quorate_wal::{Disk, RealDisk, Wake, Wal, WalCore, WalError, WalOptions, WalWrite};
 use quorate_wire::{Batches, EntryKind};
@@ -345,7 +345,7 @@ fn on_a_real_disk_a_log_with_its_thread_comes_back_with_everything() {
         ));
         let identity = wal.identity();
         assert_eq!(*incarnation.get_or_insert(identity.incarnation), identity.incarnation);
-        assert_ne!(identity.incarnation, Incarnation(0));
+        assert_ne!(identity.incarnation.0, 0);
         assert_eq!(identity.starts.boot(), round + 1);
         wal.set_cluster(CLUSTER, LeaderIdMode::Advanced).unwrap();
         let (done, completed) = mpsc::channel();
