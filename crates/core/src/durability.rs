@@ -14,6 +14,7 @@ use crate::log::Span;
 use crate::time::Instant;
 
 /// Something to do once a write, and every earlier one, is durable.
+#[allow(clippy::large_enum_variant, reason = "nearly all are acts, and a box would cost each an allocation")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Held {
     /// A granted vote, a caller's answer, an install under a vote.
