@@ -562,7 +562,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
 
     fn turn_once(&mut self, now: Now) {
         self.compare_clocks(now);
-        self.driver.turn(now, None, &mut self.inputs, &mut self.effects);
+        self.driver.turn(now, None, (&mut self.inputs, None), &mut self.effects);
         let claimed = self.applies.push(&mut self.effects.awaited, &mut self.effects.apply);
         std::mem::swap(&mut self.fired, &mut self.effects.fired);
         self.fired.fire();

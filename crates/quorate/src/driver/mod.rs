@@ -127,6 +127,24 @@ pub(crate) enum Input {
     Close(ClosedReason),
 }
 
+/// A packet that is stepped in the turn of the peer that sends it.
+pub(crate) struct Lent<'a> {
+    pub(crate) from: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) packet: &'a mut Packet,
+    /// The time of the peer's turn.
+    pub(crate) at: Instant,
+    /// For the peer, which takes them in the same turn.
+    pub(crate) answers: &'a mut VecDeque<Answer>,
+}
+
+/// What a node answers in the turn of the peer that asks.
+pub(crate) struct Answer {
+    pub(crate) from: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) reply: AppendReply,
+}
+
 impl Input {
     /// Lets go of what no driver takes; whoever waits for an answer sees its channel close.
     pub(crate) fn discard(self) {
@@ -257,6 +275,8 @@ pub(crate) struct Driver {
     memory: Option<MemoryLog>,
     /// A write could not be made, so that nothing the core says may be done any more.
     broken: bool,
+    /// The time of this turn.
+    at: Instant,
     /// What was applied, until the core is told by the next step of this turn.
     applied: Option<LogId>,
     /// If the network is this library's in memory: where peers are found directly.
@@ -274,6 +294,8 @@ pub(crate) struct Driver {
     actions: Actions,
     /// Events that performing an action caused, in order.
     caused: VecDeque<Event>,
+    /// What peers answered in this turn, in order.
+    answers: VecDeque<Answer>,
     /// Entries of the packet being stepped.
     at_hand: Batches,
     /// Content of the received snapshot being stepped.
@@ -292,6 +314,8 @@ pub(crate) struct Driver {
     next_request: u64,
     /// Acknowledgements of this turn, one a peer where the protocol allows it.
     replies: SmallVec<[(NodeId, AppendReply); 2]>,
+    /// Something other than these was sent in this turn.
+    posted: bool,
     /// The stream that each peer was last sent entries in.
     streams: SmallVec<[(NodeId, StreamId); 8]>,
     /// Peers whose entries are being read from the storage, once for each read.
@@ -333,6 +357,7 @@ impl Driver {
             memory,
             broken: false,
             applied: None,
+            at: now,
             links: parts.network.as_memory().map(|endpoint| endpoint.links(parts.group)),
             network: parts.network,
             proposals: parts.proposals,
@@ -344,6 +369,7 @@ impl Driver {
             last_time: parts.last_time,
             actions: Actions::new(),
             caused: VecDeque::new(),
+            answers: VecDeque::new(),
             at_hand: Batches::new(),
             received: None,
             proposal: None,
@@ -353,6 +379,7 @@ impl Driver {
             waiting: BTreeMap::new(),
             next_request: 0,
             replies: SmallVec::new(),
+            posted: false,
             streams: SmallVec::new(),
             fetching: SmallVec::new(),
             sent: None,
@@ -396,6 +423,7 @@ impl Driver {
     }
 
     #[cfg(not(feature = "sim"))]
+    #[inline(always)]
     fn step_core(&mut self, now: Now, event: Event, actions: &mut Actions) {
         self.core.step(now.at, event, actions);
     }
@@ -425,19 +453,22 @@ impl Driver {
         self.due
     }
 
-    /// Takes in what came and does what follows from it: first what was `applied`, then the inputs. Leaves `inputs` empty.
+    /// Takes in what came and does what follows from it: first what was `applied`, then the inputs, then what was lent.
+    /// Leaves `inputs` empty.
     pub(crate) fn turn(
         &mut self,
         mut now: Now,
         applied: Option<LogId>,
-        inputs: &mut Vec<Input>,
+        (inputs, mut lent): (&mut Vec<Input>, Option<Lent<'_>>),
         effects: &mut Effects,
     ) {
         if bug(Bug::LeaseByWallClock) {
             let origin = *self.wall_at_origin.get_or_insert(now.wall.saturating_sub(now.at.as_nanos()));
             now.at = Instant::from_nanos(now.wall.saturating_sub(origin));
         }
+        self.at = now.at;
         self.applied = applied;
+        self.posted = false;
         // One by one: if one of them panics, the others can still be answered.
         for input in inputs.iter_mut() {
             match input {
@@ -448,6 +479,9 @@ impl Driver {
             }
         }
         inputs.clear();
+        if let Some(Lent { from, incarnation, packet, .. }) = &mut lent {
+            self.on_packet(now, (*from, *incarnation), packet, effects);
+        }
         self.report_completions(now, effects);
         self.take_proposals(now, effects);
         if let Some(log_id) = self.applied.take() {
@@ -460,7 +494,7 @@ impl Driver {
             self.due = self.core.deadline();
         }
         self.commit_waits.tell(&self.core, &mut effects.fired);
-        self.flush_replies();
+        self.flush_replies(lent);
         self.sent = None;
     }
 
@@ -485,7 +519,9 @@ impl Driver {
                 return self.proposals.set_held(true);
             }
             let Some(taken) = self.proposals.take() else { return };
-            self.propose(now, taken, effects);
+            let (only, count, bytes) = (taken.only, taken.builder.count(), taken.builder.bytes() as u64);
+            self.proposal = Some(taken);
+            self.propose(now, only, (count, bytes), effects);
             // Storage that completes at once is reported in the same turn.
             self.report_completions(now, effects);
         }
@@ -637,23 +673,21 @@ impl Driver {
         RequestId(self.next_request)
     }
 
-    /// Offers a batch of writes to the core: it is in the log, or refused, when this returns.
+    /// Offers the batch of writes that was taken to the core: it is in the log, or refused, when this returns.
     #[inline(never)]
-    fn propose(&mut self, now: Now, taken: Taken, effects: &mut Effects) {
+    fn propose(&mut self, now: Now, only: Option<LeaderId>, (count, bytes): (u64, u64), effects: &mut Effects) {
         if blame::storage(|| self.storage.is_full()) {
-            return self.refuse(taken, &Failure::StorageFull, effects);
+            return self.refuse(&Failure::StorageFull, effects);
         }
-        if let Some(wanted) = taken.only
+        if let Some(wanted) = only
             && !self.leads_as(wanted)
             && !bug(Bug::WriteConditionIgnored)
         {
             // Nothing comes between this look and the step below: accepted is proposed under this leader id.
             let leader = self.core.leader();
-            return self.refuse(taken, &Failure::OtherLeader { wanted, leader }, effects);
+            return self.refuse(&Failure::OtherLeader { wanted, leader }, effects);
         }
         let request = self.new_request();
-        let (count, bytes) = (taken.builder.count(), taken.builder.bytes() as u64);
-        self.proposal = Some(taken);
         self.step(now, Event::Propose { request, count, bytes }, effects);
         if let Some(taken) = self.proposal.take() {
             debug_assert!(self.broken, "the core answers a proposal in the step that brings it");
@@ -676,8 +710,8 @@ impl Driver {
     }
 
     /// Answers a batch of writes that never enters a log.
-    fn refuse(&mut self, taken: Taken, failure: &Failure, effects: &mut Effects) {
-        let Taken { builder, waits, permit, commits, .. } = taken;
+    fn refuse(&mut self, failure: &Failure, effects: &mut Effects) {
+        let Some(Taken { builder, waits, permit, commits, .. }) = self.proposal.take() else { return };
         self.proposals.recycle(builder);
         // Room in the window is there again before the callers are woken.
         drop(permit);
@@ -692,20 +726,35 @@ impl Driver {
     }
 
     fn step_caused(&mut self, now: Now, effects: &mut Effects) {
-        while let Some(event) = self.caused.pop_front() {
-            self.step_once(now, event, effects);
+        while !self.caused.is_empty() || !self.answers.is_empty() {
+            if let Some(event) = self.caused.pop_front() {
+                self.step_once(now, event, effects);
+            } else if let Some(Answer { from, incarnation, reply }) = self.answers.pop_front() {
+                self.trips.answered(from, &reply, now.at);
+                self.step_message_once(now, (from, incarnation), &mut Message::AppendReply(reply), effects);
+            }
         }
     }
 
     /// The same for a message, which is taken as it lies there: messages are large.
     fn step_message(&mut self, now: Now, from: (NodeId, Incarnation), message: &mut Message, effects: &mut Effects) {
+        self.step_message_once(now, from, message, effects);
+        self.step_caused(now, effects);
+    }
+
+    fn step_message_once(
+        &mut self,
+        now: Now,
+        from: (NodeId, Incarnation),
+        message: &mut Message,
+        effects: &mut Effects,
+    ) {
         if self.broken {
             return;
         }
         let mut actions = self.before_step();
         self.receive(now, from, message, &mut actions);
         self.after_step(now, actions, effects);
-        self.step_caused(now, effects);
     }
 
     fn step_once(&mut self, now: Now, event: Event, effects: &mut Effects) {
@@ -738,10 +787,14 @@ impl Driver {
     }
 
     /// Reports every write that is durable without a gap.
+    #[inline]
     fn report_completions(&mut self, now: Now, effects: &mut Effects) {
-        if self.memory.is_some() {
-            return;
+        if self.memory.is_none() {
+            self.report_completed(now, effects);
         }
+    }
+
+    fn report_completed(&mut self, now: Now, effects: &mut Effects) {
         loop {
             if !self.completed.take(&mut self.completions) {
                 return;

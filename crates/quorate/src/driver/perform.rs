@@ -1,14 +1,15 @@
 //! Performing the core's actions.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use quorate_core::{
-    Action, Append, AppendHeader, AppendReply, CoreEntry, Entries, Event, LeaderId, LogId, Message, NodeId, Note,
-    Outcome, Refusal, RequestId, Source, Span, StreamId, Tail as LogTail, Write, WriteOp,
+    Action, Append, AppendHeader, AppendReply, CoreEntry, Entries, Event, Instant, LeaderId, LogId, Message, NodeId,
+    Note, Outcome, Refusal, RequestId, Source, Span, StreamId, Tail as LogTail, Write, WriteId, WriteOp,
 };
 use quorate_wire::{Batch, Batches, EntryKind, Packet, encode_membership, entries_of};
 
-use super::{ApplyJob, Awaited, Driver, Effects, Fetch, Now, Proposed, Ship, Waiting, note};
+use super::{Answer, ApplyJob, Awaited, Driver, Effects, Fetch, Lent, Now, Proposed, Ship, Waiting, note};
 use crate::blame;
 use crate::group::{Failure, Permit, Taken, forget};
 use crate::memory::Links;
@@ -106,19 +107,7 @@ impl Driver {
 
     fn persist(&mut self, now: Now, write: &Write, effects: &mut Effects) {
         let op = match &write.op {
-            WriteOp::Append { span, source } => match self.bytes_of(now, *span, source) {
-                Some(batches) => {
-                    self.tail.append(&batches);
-                    LogWrite::Append(batches)
-                }
-                None => {
-                    // Without the bytes of an entry that the core counts on, this node must not go on.
-                    let text = format!("the bytes of entries {span:?} are not at hand");
-                    effects.closed.get_or_insert(ClosedReason::Internal(text));
-                    self.broken = true;
-                    return;
-                }
-            },
+            WriteOp::Append { span, source } => return self.persist_entries(now, write.id, (*span, source), effects),
             WriteOp::Vote(vote) => LogWrite::Vote(*vote),
             WriteOp::PromiseLease(lease) => LogWrite::PromiseLease(*lease),
             WriteOp::ForgetPromisedEnd => LogWrite::ForgetPromisedEnd,
@@ -140,19 +129,42 @@ impl Driver {
             self.meters.persist.enter(Duration::ZERO, 1);
             return memory.write(op);
         }
-        self.writes.submitted(write.id, now.at);
-        blame::storage(|| self.storage.submit(self.group, write.id, op));
+        self.submit(now, write.id, op);
+    }
+
+    fn persist_entries(&mut self, now: Now, id: WriteId, (span, source): (Span, &Source), effects: &mut Effects) {
+        let made = match source {
+            // Most often a message brings just them.
+            Source::Message if is_span(&self.at_hand, span) => None,
+            _ => match self.bytes_of(now, span, source) {
+                Some(batches) => Some(batches),
+                None => {
+                    // Without the bytes of an entry that the core counts on, this node must not go on.
+                    let text = format!("the bytes of entries {span:?} are not at hand");
+                    effects.closed.get_or_insert(ClosedReason::Internal(text));
+                    self.broken = true;
+                    return;
+                }
+            },
+        };
+        let batches = made.as_ref().unwrap_or(&self.at_hand);
+        self.tail.append(batches);
+        if let Some(memory) = &self.memory {
+            self.meters.persist.enter(Duration::ZERO, 1);
+            return memory.append(batches);
+        }
+        let batches = made.unwrap_or_else(|| std::mem::take(&mut self.at_hand));
+        self.submit(now, id, LogWrite::Append(batches));
+    }
+
+    fn submit(&mut self, now: Now, id: WriteId, op: LogWrite) {
+        self.writes.submitted(id, now.at);
+        blame::storage(|| self.storage.submit(self.group, id, op));
     }
 
     fn bytes_of(&mut self, now: Now, span: Span, source: &Source) -> Option<Batches> {
         match source {
             Source::Message => {
-                if let [batch] = &*self.at_hand
-                    && batch.last() == span.last
-                    && batch.first().index == span.first_index()
-                {
-                    return Some(std::mem::take(&mut self.at_hand));
-                }
                 let wanted = |batch: &Batch| batch.slice(span.first_index(), span.last.index);
                 let batches: Batches = self.at_hand.iter().filter_map(wanted).collect();
                 let whole = batches.first().map(|batch| batch.first().index) == Some(span.first_index())
@@ -221,11 +233,22 @@ impl Driver {
         self.post(to, message);
     }
 
-    pub(super) fn flush_replies(&mut self) {
+    pub(super) fn flush_replies(&mut self, lent: Option<Lent<'_>>) {
+        // What goes to one peer keeps its order: nothing that was sent before is overtaken.
+        let mut asked = lent.filter(|_| !self.posted);
         for at in 0..self.replies.len() {
             let ((to, reply), group) = (self.replies[at], self.group);
+            if let Some(Lent { from, answers, .. }) = &mut asked
+                && *from == to
+                && let Some(links) = &self.links
+            {
+                answers.push_back(Answer { from: self.me, incarnation: links.incarnation(), reply });
+                continue;
+            }
             let packet = || Packet { group, message: Message::AppendReply(reply), batches: Batches::new() };
-            let Err(packet) = send_directly(&mut self.links, to, packet) else { continue };
+            let Err(packet) = send_directly(&mut self.links, to, packet, (self.at, &mut self.answers)) else {
+                continue;
+            };
             blame::network(|| drop(self.network.send(to, packet())));
         }
         self.replies.clear();
@@ -237,9 +260,10 @@ impl Driver {
             note::refused(self.me, self.group, to, reply);
             self.meters.voted(&reply.answer);
         }
+        self.posted = true;
         let group = self.group;
         let packet = || Packet { group, message, batches: Batches::new() };
-        let Err(packet) = send_directly(&mut self.links, to, packet) else { return };
+        let Err(packet) = send_directly(&mut self.links, to, packet, (self.at, &mut self.answers)) else { return };
         blame::network(|| drop(self.network.send(to, packet())));
     }
 
@@ -258,11 +282,15 @@ impl Driver {
         }
         self.note_stream(to, header.stream);
         let Some((_, batches, entries)) = &self.sent else { return };
-        let packet = || {
-            let append = Append { header: *header, prev: span.prev, entries: entries.clone() };
-            Packet { group: self.group, message: Message::Append(append), batches: batches.clone() }
+        let packet = || Packet {
+            group: self.group,
+            message: Message::Append(Append { header: *header, prev: span.prev, entries: entries.clone() }),
+            batches: match &batches[..] {
+                [batch] => one(batch.clone()),
+                _ => batches.clone(),
+            },
         };
-        let Err(packet) = send_directly(&mut self.links, to, packet) else { return };
+        let Err(packet) = send_directly(&mut self.links, to, packet, (self.at, &mut self.answers)) else { return };
         if blame::network(|| self.network.send(to, packet()).is_err()) {
             self.lost(to, header.stream);
         }
@@ -418,16 +446,27 @@ fn transferred(outcome: Outcome) -> Result<LeaderId, ChangeError> {
     }
 }
 
+/// Whether this is one batch of just these entries.
+fn is_span(batches: &Batches, span: Span) -> bool {
+    matches!(&batches[..], [batch] if batch.last() == span.last && batch.first().index == span.first_index())
+}
+
 /// Room in the window is there again before the callers are woken.
 fn release(permit: Permit) {
     drop(permit);
 }
 
-/// Hands a packet to a node of this process without the network around it; else gives it back.
+/// Hands a packet to a node of this process without the network around it, and keeps what is answered at once; else gives
+/// it back.
 #[inline]
-fn send_directly<P: FnOnce() -> Packet>(links: &mut Option<Links>, to: NodeId, packet: P) -> Result<(), P> {
+fn send_directly<P: FnOnce() -> Packet>(
+    links: &mut Option<Links>,
+    to: NodeId,
+    packet: P,
+    turn: (Instant, &mut VecDeque<Answer>),
+) -> Result<(), P> {
     match links {
-        Some(links) => links.send(to, packet),
+        Some(links) => links.send(to, packet, turn),
         None => Err(packet),
     }
 }

@@ -30,8 +30,7 @@ impl Tail {
         batches.iter().for_each(|batch| self.push(batch.clone()));
     }
 
-    /// Adds a batch, as [`append`](Self::append).
-    pub(crate) fn push(&mut self, batch: Batch) {
+    fn push(&mut self, batch: Batch) {
         if self.batches.back().is_some_and(|last| last.last().index + 1 != batch.first().index) {
             self.clear();
         }

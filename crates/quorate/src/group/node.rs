@@ -4,6 +4,7 @@
 //! whether somebody is: the pump leaves only by changing `RUNNING` to `IDLE`, and goes round again if it finds
 //! `DIRTY`, so nothing that was pushed is left behind. The driver's lock is therefore never contended.
 
+mod ahead;
 pub(crate) mod blocking;
 mod end;
 
@@ -11,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
@@ -26,7 +27,7 @@ use tokio::task::JoinHandle;
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
 use crate::blame;
-use crate::driver::{ApplyJob, Awaited, Completed, Driver, DriverParts, Effects, Input, Now};
+use crate::driver::{ApplyJob, Awaited, Completed, Driver, DriverParts, Effects, Input, Lent, Now};
 use crate::events::NODE;
 use crate::group::reads::ReadQueue;
 use crate::meters::{Depths, GroupMeters, Metered};
@@ -51,6 +52,10 @@ const LOOKS: usize = 100;
 /// A leader's metrics are published this often if nothing changes: they say how long ago peers were heard of.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// When this process first looked at a clock: every clock of it begins there, so that a time of one node is a time of
+/// another.
+static ORIGIN: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+
 /// The machine's clock, as the core sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -59,7 +64,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn start() -> Self {
-        Self { origin: std::time::Instant::now() }
+        Self { origin: *ORIGIN }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -148,6 +153,10 @@ struct Seat {
     accepted: Vote,
     /// Of the membership that others see.
     membership_log_id: LogId,
+    /// When the driver last went ahead.
+    at: Instant,
+    /// It did so in the turn of a peer, and what that leaves is still to be seen to.
+    ahead: bool,
 }
 
 /// What waits for a turn.
@@ -287,6 +296,8 @@ impl Node {
                 leader: None,
                 accepted: Vote::default(),
                 membership_log_id,
+                at: now,
+                ahead: false,
             }),
             metrics: parts.metrics,
             meters: parts.meters,
@@ -438,6 +449,18 @@ impl Node {
         }
     }
 
+    /// Whether something came since the pump last looked.
+    fn is_dirty(&self) -> bool {
+        self.word.load(Ordering::Relaxed) != RUNNING
+    }
+
+    /// Before the pump looks at what came.
+    fn clean(&self) {
+        if self.is_dirty() {
+            self.word.swap(RUNNING, Ordering::AcqRel);
+        }
+    }
+
     // ---- pumping ----
 
     /// Pumps this claimed node, then whatever that claimed in turn.
@@ -470,10 +493,6 @@ impl Node {
     #[inline(never)]
     fn pump(self: &Arc<Self>) {
         for _ in 0..MAX_TURNS {
-            // What made it dirty before is found by this turn.
-            if self.word.load(Ordering::Relaxed) != RUNNING {
-                self.word.swap(RUNNING, Ordering::AcqRel);
-            }
             self.turn();
             if self.word.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 return;
@@ -491,34 +510,18 @@ impl Node {
         {
             let mut locked = self.seat.lock();
             let seat = &mut *locked;
-            let applied = {
-                let mut inbox = self.inbox.lock();
-                std::mem::swap(&mut seat.inputs, &mut inbox.inputs);
-                inbox.applied.take()
-            };
             if self.closed.get().is_some() {
+                self.clean();
                 // Whoever waits for an answer sees its channel close, and is woken once nothing is locked.
-                let left = std::mem::take(&mut seat.inputs);
+                let left = std::mem::take(&mut self.inbox.lock().inputs);
                 drop(locked);
                 return left.into_iter().for_each(Input::discard);
             }
-            if self.reads.any() {
-                seat.inputs.extend(self.reads.take().map(|(policy, batch)| Input::Read { policy, batch }));
+            // In the turn of a peer it may have gone ahead, and nothing come since.
+            if !std::mem::take(&mut seat.ahead) || self.is_dirty() {
+                self.advance(seat, None);
             }
-            let packets_only = seat.inputs.iter().all(|input| matches!(input, Input::Packet { .. }));
-            seat.forced |= !packets_only;
-            let at = self.read_clock(seat, packets_only);
-            let now = Now { at, wall: self.wall_offset.load(Ordering::Relaxed) + at.as_nanos() };
-            let Seat { driver, inputs, effects, .. } = seat;
-            let outer = IN_TURN.replace(self.address());
-            let span = tracing::trace_span!(target: NODE, "turn", node = self.me.0, group = self.group.0).entered();
-            let turn = catch_unwind(AssertUnwindSafe(|| driver.turn(now, applied, inputs, effects)));
-            drop(span);
-            IN_TURN.set(outer);
-            if let Err(panic) = turn {
-                let reason = blame::reason(&*panic, ClosedReason::Internal);
-                effects.closed.get_or_insert(reason);
-            }
+            let (effects, at) = (&mut seat.effects, seat.at);
             fired = (!effects.fired.is_empty()).then(|| std::mem::take(&mut effects.fired));
             errands = (!effects.fetch.is_empty() || !effects.ship.is_empty())
                 .then(|| (std::mem::take(&mut effects.fetch), std::mem::take(&mut effects.ship)));
@@ -549,9 +552,42 @@ impl Node {
         }
     }
 
-    /// The time of a turn. The core is told before anything else if its clock cannot be trusted.
-    fn read_clock(&self, seat: &mut Seat, packets_only: bool) -> Instant {
-        let before = self.clock.now();
+    /// The driver takes in what came. A panic ends the group, and nothing else.
+    fn advance(&self, seat: &mut Seat, lent: Option<Lent<'_>>) {
+        let outer = IN_TURN.replace(self.address());
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.step_driver(seat, lent))) {
+            let reason = blame::reason(&*panic, ClosedReason::Internal);
+            seat.effects.closed.get_or_insert(reason);
+        }
+        IN_TURN.set(outer);
+    }
+
+    #[inline]
+    fn step_driver(&self, seat: &mut Seat, lent: Option<Lent<'_>>) {
+        self.clean();
+        let applied = {
+            let mut inbox = self.inbox.lock();
+            std::mem::swap(&mut seat.inputs, &mut inbox.inputs);
+            inbox.applied.take()
+        };
+        if self.reads.any() {
+            seat.inputs.extend(self.reads.take().map(|(policy, batch)| Input::Read { policy, batch }));
+        }
+        let packets_only = seat.inputs.iter().all(|input| matches!(input, Input::Packet { .. }));
+        seat.forced |= !packets_only;
+        let at = self.read_clock(seat, packets_only, lent.as_ref().map(|lent| lent.at));
+        seat.at = at;
+        let now = Now { at, wall: self.wall_offset.load(Ordering::Relaxed) + at.as_nanos() };
+        let span = tracing::trace_span!(target: NODE, "turn", node = self.me.0, group = self.group.0);
+        let _entered = span.enter();
+        seat.driver.turn(now, applied, (&mut seat.inputs, lent), &mut seat.effects);
+    }
+
+    /// The time of a turn: that of the peer's turn that it is in, if it is. The core is told before anything else if its clock
+    /// cannot be trusted.
+    fn read_clock(&self, seat: &mut Seat, packets_only: bool, of_peer: Option<Instant>) -> Instant {
+        // Another thread may have stepped this node since the peer's turn began.
+        let before = of_peer.map_or_else(|| self.clock.now(), |at| at.max(seat.at));
         let core = seat.driver.core();
         let (drift, lease) = (core.config().max_clock_drift, core.config().election_timeout_min);
         if seat.clock.may_wait(core, packets_only, before.as_nanos()) {

@@ -78,7 +78,14 @@ impl CommitWaits {
 
     /// Tells of what is committed. An entry that was replaced, or is in a snapshot only, is told of by its response,
     /// if it has one.
+    #[inline]
     pub(crate) fn tell(&mut self, core: &Core, fired: &mut Fired) {
+        if !self.0.is_empty() {
+            self.tell_committed(core, fired);
+        }
+    }
+
+    fn tell_committed(&mut self, core: &Core, fired: &mut Fired) {
         while let Some((log_id, slot)) = self.0.pop_front_if(|(log_id, _)| log_id.index <= core.commit()) {
             let holds = core.log().at(log_id.index) == Some(log_id);
             fired.call(move || {

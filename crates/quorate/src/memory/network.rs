@@ -1,16 +1,17 @@
 //! A network inside one process: a packet is handed to the peer as it is, batches shared, nothing encoded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use quorate_core::{GroupId, Incarnation, NodeId, SendOutcome};
+use quorate_core::{GroupId, Incarnation, Instant, NodeId, SendOutcome};
 use quorate_wire::Packet;
 use smallvec::SmallVec;
 
+use crate::driver::Answer;
 use crate::group::Node;
 use crate::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource};
 
@@ -225,11 +226,22 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Hands a packet to a peer, if that is known to be reached in this process; else gives it back.
+    /// The disk that this node speaks from.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Hands a packet to a peer, if that is known to be reached in this process, and keeps what it answers at once; else
+    /// gives it back.
     ///
     /// As a packet that was sent earlier, it may still arrive while another thread cuts the connection.
     #[inline]
-    pub(crate) fn send<P: FnOnce() -> Packet>(&mut self, to: NodeId, packet: P) -> Result<(), P> {
+    pub(crate) fn send<P: FnOnce() -> Packet>(
+        &mut self,
+        to: NodeId,
+        packet: P,
+        turn: (Instant, &mut VecDeque<Answer>),
+    ) -> Result<(), P> {
         let changes = self.shared.changes.load(Ordering::Acquire);
         if changes != self.as_of {
             self.known.clear();
@@ -242,11 +254,9 @@ impl Links {
             && let Some(node) = node.upgrade()
         {
             // The sender's driver is locked: this may be the last to hold a node that was stopped meanwhile.
-            if node.closed().is_some() {
-                node.let_go();
-            } else {
+            if node.closed().is_none() {
                 match *fused {
-                    true => node.bring_packet(from, incarnation, packet),
+                    true => node.bring_in_turn(from, incarnation, packet, turn),
                     false => {
                         node.leave_packet(from, incarnation, packet);
                         node.let_go();
@@ -254,6 +264,7 @@ impl Links {
                 }
                 return Ok(());
             }
+            node.let_go();
         }
         self.look_for(to);
         Err(packet)

@@ -65,13 +65,18 @@ impl MemoryLog {
     pub(crate) fn write(&self, op: LogWrite) {
         self.0.lock().write(op);
     }
+
+    /// As a [write](Self::write) of entries.
+    pub(crate) fn append(&self, batches: &Batches) {
+        self.0.lock().log.append(batches);
+    }
 }
 
 impl Group {
     fn write(&mut self, op: LogWrite) {
         match op {
             LogWrite::Vote(vote) => self.vote = vote,
-            LogWrite::Append(batches) => batches.into_iter().for_each(|batch| self.log.push(batch)),
+            LogWrite::Append(batches) => self.log.append(&batches),
             LogWrite::Truncate { after } => self.log.truncate_after(after),
             LogWrite::Reset { to, tail } => {
                 match tail {

@@ -1,0 +1,247 @@
+//! Nodes that are stepped by the thread that sends to them: a packet is taken in within the turn of the peer that sends it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
+mod common;
+mod identity;
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use common::{Ledger, PATIENCE, by_id, in_time, leader, start_on, stop};
+use identity::FixedIdentity;
+use quorate::{
+    Batches, ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity, Incarnation, LeaderIdMode, LogId,
+    LogWrite, MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft, RaftLogStorage, ReadPolicy, Recovered,
+    Span, Starts, Storage, StorageError, WriteId,
+};
+
+/// Leaders that are not late although the machine is busy.
+fn patient() -> Config {
+    Config {
+        election_timeout_min: Duration::from_secs(2),
+        election_timeout_max: Duration::from_secs(3),
+        heartbeat_interval: Duration::from_millis(50),
+        ..Config::default()
+    }
+}
+
+#[test]
+fn a_write_is_answered_by_the_poll_that_asks_for_it() {
+    in_time(0, || async {
+        let nodes = start_on(&MemoryNetwork::fused(), 3, patient()).await;
+        let leader = leader(&nodes).await;
+        // The first finds the ways to the peers.
+        leader.client_write("0".to_owned()).await.unwrap();
+        for number in 1..100 {
+            let mut write = pin!(leader.client_write(number.to_string()));
+            let mut answered = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            if answered.is_pending() {
+                // It lets others of its thread join first.
+                answered = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            }
+            let Poll::Ready(answered) = answered else { panic!("write {number} waits for something") };
+            assert_eq!(answered.unwrap().response, number + 1);
+        }
+        stop(nodes).await;
+    });
+}
+
+/// What some writers were told.
+struct Told {
+    acknowledged: Vec<String>,
+    unknown: Vec<String>,
+}
+
+/// Writes by every node, until it is over; `count` of them were begun.
+fn write_by_each(
+    nodes: &[Raft<Ledger>],
+    over: &Arc<AtomicBool>,
+    count: &Arc<AtomicU64>,
+) -> Vec<tokio::task::JoinHandle<Told>> {
+    let writer = |node: Raft<Ledger>, number: usize| {
+        let (over, count) = (Arc::clone(over), Arc::clone(count));
+        tokio::spawn(async move {
+            let mut told = Told { acknowledged: Vec::new(), unknown: Vec::new() };
+            while !over.load(Ordering::Relaxed) {
+                let command = format!("{number}-{}", count.fetch_add(1, Ordering::Relaxed));
+                match node.client_write(command.clone()).await {
+                    Ok(_) => told.acknowledged.push(command),
+                    Err(error) if error.is_retryable() => {}
+                    Err(_) => told.unknown.push(command),
+                }
+            }
+            told
+        })
+    };
+    nodes.iter().cycle().take(2 * nodes.len()).cloned().enumerate().map(|(number, node)| writer(node, number)).collect()
+}
+
+/// Waits until some more writes were begun.
+async fn see_writes(count: &AtomicU64) {
+    let enough = count.load(Ordering::Relaxed) + 20;
+    while count.load(Ordering::Relaxed) < enough {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Every node applied the same: what was acknowledged, each command once and in its writer's order, and what nobody knows of.
+async fn judge(nodes: &[Raft<Ledger>], told: Vec<Told>) {
+    let leader = leader(nodes).await;
+    let last = leader.ensure_linearizable(ReadPolicy::ReadIndex).await.unwrap();
+    let mut ledgers = Vec::new();
+    for node in nodes {
+        node.wait(PATIENCE).applied_index_at_least(last.index).await.unwrap();
+        ledgers.push(node.read(ReadPolicy::Stale, |ledger| ledger.applied.clone()).await.unwrap());
+    }
+    assert!(ledgers.iter().all(|ledger| *ledger == ledgers[0]), "the nodes differ");
+    let commands: Vec<_> = ledgers.remove(0).into_iter().map(|(_, command)| command).collect();
+    let once: HashSet<_> = commands.iter().cloned().collect();
+    assert_eq!(once.len(), commands.len(), "a command is applied twice");
+    let mut known = 0;
+    for (writer, Told { acknowledged, unknown }) in told.into_iter().enumerate() {
+        let unknown: HashSet<_> = unknown.into_iter().collect();
+        let own = |command: &&String| command.starts_with(&format!("{writer}-")) && !unknown.contains(*command);
+        let applied: Vec<_> = commands.iter().filter(own).cloned().collect();
+        assert_eq!(applied, acknowledged, "of writer {writer}");
+        known += applied.len();
+    }
+    assert!(known > 0, "nothing was written");
+}
+
+#[test]
+fn leadership_goes_round_between_threads_that_all_step_every_node() {
+    in_time(3, || async {
+        let nodes = start_on(&MemoryNetwork::fused(), 3, patient()).await;
+        let (over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let writers = write_by_each(&nodes, &over, &count);
+        let mut last = leader(&nodes).await.node_id();
+        for _ in 0..15 {
+            see_writes(&count).await;
+            let to = NodeId(last.0 % 3 + 1);
+            by_id(&nodes, last).unwrap().trigger().transfer_leader(to).await.unwrap();
+            by_id(&nodes, to).unwrap().wait(PATIENCE).current_leader(to).await.unwrap();
+            last = to;
+        }
+        over.store(true, Ordering::Relaxed);
+        let mut told = Vec::new();
+        for writer in writers {
+            told.push(writer.await.unwrap());
+        }
+        judge(&nodes, told).await;
+        stop(nodes).await;
+    });
+}
+
+#[test]
+fn cut_connections_lose_nothing_between_threads_that_all_step_every_node() {
+    in_time(3, || async {
+        let network = MemoryNetwork::fused();
+        let nodes = start_on(&network, 3, Config::default()).await;
+        let (over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let writers = write_by_each(&nodes, &over, &count);
+        for round in 0..4_u64 {
+            see_writes(&count).await;
+            let away = leader(&nodes).await.node_id();
+            // The leader, or one that follows it.
+            let away = if round % 2 == 0 { away } else { NodeId(away.0 % 3 + 1) };
+            network.isolate(away);
+            let rest: Vec<_> = nodes.iter().filter(|node| node.node_id() != away).cloned().collect();
+            let serves = async {
+                loop {
+                    let command = format!("operator-{round}-{away}");
+                    if leader(&rest).await.client_write(command).await.is_ok() {
+                        break;
+                    }
+                }
+            };
+            serves.await;
+            network.heal();
+        }
+        over.store(true, Ordering::Relaxed);
+        let mut told = Vec::new();
+        for writer in writers {
+            told.push(writer.await.unwrap());
+        }
+        judge(&nodes, told).await;
+        stop(nodes).await;
+    });
+}
+
+/// A log in memory that panics when it is told to.
+struct Log(MemoryStorage, Arc<AtomicBool>);
+
+impl RaftLogStorage for Log {
+    fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
+        self.0.recover(group, completions)
+    }
+
+    fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
+        assert!(!self.1.load(Ordering::Relaxed), "the trap");
+        self.0.submit(group, write, op);
+    }
+
+    fn read(&self, group: GroupId, span: Span, max_bytes: u64) -> Result<Option<Batches>, StorageError> {
+        self.0.read(group, span, max_bytes)
+    }
+
+    fn purge(&self, group: GroupId, upto: LogId) {
+        self.0.purge(group, upto);
+    }
+}
+
+/// A node whose log panics when it is told to.
+async fn fragile(network: &MemoryNetwork, id: u64, trap: &Arc<AtomicBool>) -> (Host, Raft<Ledger>) {
+    let incarnation = Incarnation(u128::from(id));
+    let identity = Identity {
+        cluster: ClusterId(0),
+        node: NodeId(id),
+        incarnation,
+        starts: Starts::counted(1),
+        mode: LeaderIdMode::Advanced,
+    };
+    let storage = Storage {
+        log: Arc::new(Log(MemoryStorage::new(), Arc::clone(trap))),
+        snapshots: Arc::new(MemorySnapshots::new()),
+        identity: Arc::new(FixedIdentity::new(identity)),
+    };
+    let peers = (1..=3).map(|id| (NodeId(id), Node::at(format!("memory:{id}"))));
+    let builder = Host::builder(id).listen(format!("memory:{id}")).peers(peers).config(patient()).storage(storage);
+    let host = builder.network(Arc::new(network.endpoint(id, incarnation))).open().await.unwrap();
+    let raft = host.group(GroupId(1)).start(Ledger::inline()).await.unwrap();
+    (host, raft)
+}
+
+#[test]
+fn what_panics_in_the_turn_of_a_peer_ends_the_node_that_it_belongs_to() {
+    in_time(0, || async {
+        let network = MemoryNetwork::fused();
+        let traps: Vec<_> = (1..=3).map(|_| Arc::new(AtomicBool::new(false))).collect();
+        let starts = (1..=3).zip(&traps).map(|(id, trap)| {
+            let (network, trap) = (network.clone(), Arc::clone(trap));
+            tokio::spawn(async move { fragile(&network, id, &trap).await })
+        });
+        let (mut hosts, mut nodes) = (Vec::new(), Vec::new());
+        for start in starts.collect::<Vec<_>>() {
+            let (host, node) = start.await.unwrap();
+            hosts.push(host);
+            nodes.push(node);
+        }
+        let leading = leader(&nodes).await;
+        leading.client_write("before".to_owned()).await.unwrap();
+        let follower = nodes.iter().find(|node| node.node_id() != leading.node_id()).unwrap();
+        traps[follower.node_id().0 as usize - 1].store(true, Ordering::Relaxed);
+        leading.client_write("meanwhile".to_owned()).await.unwrap();
+        let ClosedReason::Storage(error) = follower.closed().await else { panic!("another reason") };
+        assert!(error.to_string().contains("it panicked: the trap"), "{error}");
+        leading.client_write("after".to_owned()).await.unwrap();
+        assert!(leading.is_leader(), "the one whose turn it was goes on");
+        for host in hosts {
+            host.shutdown().await;
+        }
+    });
+}
