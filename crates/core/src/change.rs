@@ -299,7 +299,7 @@ impl Core {
     }
 
     /// How far a node is, if it lags too far to vote: commits, or elections, would wait for it.
-    fn lag(&self, id: NodeId, incarnation: Incarnation) -> Option<LogId> {
+    pub(crate) fn lag(&self, id: NodeId, incarnation: Incarnation) -> Option<LogId> {
         if (id, incarnation) == (self.config.node_id, self.config.incarnation) {
             return None;
         }

@@ -94,6 +94,9 @@ pub struct PeerStatus {
     pub backing_off: bool,
     /// When the last round that it acknowledged began.
     pub acked_at: Option<Instant>,
+    /// It is near enough to the end of the log to become a voter, and knows what it may have promised: a change that makes
+    /// it one is not refused as [`NotCaughtUp`](crate::Refusal::NotCaughtUp).
+    pub caught_up: bool,
 }
 
 impl Core {
@@ -125,6 +128,7 @@ impl Core {
                     inflight_bytes: peer.inflight_bytes(),
                     backing_off: peer.is_backed_off(),
                     acked_at: peer.acked_at,
+                    caught_up: peer.incarnation.is_some_and(|disk| self.lag(peer.id, disk).is_none()),
                 })
                 .collect(),
             Role::Follower(_) | Role::Candidate(_) => Vec::new(),

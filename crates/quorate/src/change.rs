@@ -7,15 +7,16 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::driver::Input;
-use crate::{ChangeError, Raft, RaftStateMachine, ReconfigureError, Role, Settings};
+use crate::{ChangeError, Raft, RaftStateMachine, Role, Settings};
 
 /// Whether [`Raft::add_learner`] waits until the learner has caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CatchUp {
     /// Returns once the learner is in the cluster; it catches up later.
     Skip,
-    /// Returns once it lags by at most [`Config::replication_lag_threshold`](crate::Config::replication_lag_threshold)
-    /// entries.
+    /// Returns once it could become a voter: it lags by at most
+    /// [`Config::replication_lag_threshold`](crate::Config::replication_lag_threshold) entries, and knows what it may have
+    /// promised. See [`PeerMetrics::caught_up`](crate::PeerMetrics::caught_up).
     Wait,
 }
 
@@ -135,14 +136,6 @@ impl<S: RaftStateMachine> Raft<S> {
     }
 
     async fn wait_for_catch_up(&self, id: NodeId, added: LogId, deadline: Instant) -> Result<(), ChangeError> {
-        let threshold = match self.config().await {
-            Ok(config) => config.replication_lag_threshold,
-            Err(ReconfigureError::Closed(reason)) => return Err(ChangeError::Closed(reason)),
-            // A core that is held up says nothing new until it is not: what it was started with is near enough.
-            Err(ReconfigureError::TimedOut { .. } | ReconfigureError::Config(_)) => {
-                self.group.host.config.replication_lag_threshold
-            }
-        };
         let mut metrics = self.metrics();
         loop {
             let refusal = {
@@ -155,8 +148,8 @@ impl<S: RaftStateMachine> Raft<S> {
                 if is_news && now.role != Role::Leader {
                     return Err(ChangeError::NotLeader { leader: now.current_leader });
                 }
-                let peer = now.replication.iter().find(|peer| peer.id == id && peer.incarnation.is_some());
-                if is_news && (id == now.id || peer.is_some_and(|peer| peer.lag <= threshold)) {
+                let peer = now.replication.iter().find(|peer| peer.id == id);
+                if is_news && (id == now.id || peer.is_some_and(|peer| peer.caught_up)) {
                     return Ok(());
                 }
                 let matched = peer.map_or(LogId::ZERO, |peer| peer.matched);

@@ -116,6 +116,7 @@ pub(crate) fn metrics_of(
         inflight_appends: peer.inflight_appends,
         inflight_bytes: peer.inflight_bytes,
         acked_ago: peer.acked_at.map(|at| now.since(at)),
+        caught_up: peer.caught_up,
         backing_off: peer.backing_off,
         snapshot: None,
     });
@@ -208,6 +209,9 @@ pub struct PeerMetrics {
     /// How long ago, at least, it acknowledged this leader; `None` before it did. As of when these metrics were
     /// made, which is about once a second while nothing changes.
     pub acked_ago: Option<Duration>,
+    /// It lags by at most [`Config::replication_lag_threshold`](crate::Config::replication_lag_threshold) entries, needs no
+    /// snapshot, and knows what it may have promised: it can become a voter.
+    pub caught_up: bool,
     /// It did not answer what it was sent, so it is sent entries after growing pauses only, until it is heard of.
     pub backing_off: bool,
     /// How far the snapshot is that it is being sent, if one is.

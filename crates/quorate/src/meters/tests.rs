@@ -85,6 +85,7 @@ mod page {
                 inflight_appends: 1,
                 inflight_bytes: 512,
                 acked_ago: None,
+                caught_up: false,
                 backing_off: false,
                 snapshot: None,
             };

@@ -264,6 +264,10 @@ fn of_view(view: &View, name: &str) -> Option<String> {
         "members" => compact(&view.membership),
         "records" => records(&view.membership),
         "membership-at" => show(view.membership_log_id),
+        "caught-up" => {
+            let ready = view.peers.iter().filter(|peer| peer.caught_up).map(|peer| peer.id.to_string());
+            ready.collect::<Vec<_>>().join(" ")
+        }
         _ => return None,
     };
     Some(found)
