@@ -495,6 +495,13 @@ impl Driver {
         }
         self.commit_waits.tell(&self.core, &mut effects.fired);
         self.flush_replies(lent);
+        if !self.answers.is_empty() {
+            // Who is told an acknowledgement in this turn may answer something that was sent to it before.
+            self.step_caused(now, effects);
+            self.due = self.core.deadline();
+            self.commit_waits.tell(&self.core, &mut effects.fired);
+            self.flush_replies(None);
+        }
         self.sent = None;
     }
 

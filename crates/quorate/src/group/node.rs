@@ -517,8 +517,9 @@ impl Node {
                 drop(locked);
                 return left.into_iter().for_each(Input::discard);
             }
-            // In the turn of a peer it may have gone ahead, and nothing come since.
-            if !std::mem::take(&mut seat.ahead) || self.is_dirty() {
+            // In the turn of a peer it may have gone ahead, and nothing come since; or failed there, and then it is done.
+            let went_ahead = std::mem::take(&mut seat.ahead);
+            if seat.effects.closed.is_none() && (!went_ahead || self.is_dirty()) {
                 self.advance(seat, None);
             }
             let (effects, at) = (&mut seat.effects, seat.at);
@@ -593,6 +594,8 @@ impl Node {
         if seat.clock.may_wait(core, packets_only, before.as_nanos()) {
             return before;
         }
+        // The wall clock is read between two looks at the machine's, and a peer's turn may have begun long before.
+        let before = of_peer.map_or(before, |_| self.clock.now());
         let wall = wall_nanos(&self.wall);
         let at = self.clock.now();
         if seat.clock.jumped((before.as_nanos(), wall, at.as_nanos()), drift, lease) {

@@ -4,8 +4,8 @@
 //! A packet so waits in no inbox, and the turn that proposes a batch of writes sees it committed. It rests on the
 //! pump's word alone: a node that nobody steps is claimed, as for a turn of its own, and that turn then follows as always
 //! when the sender's is over and every lock let go; it brings what the driver left behind to everybody. A node that somebody
-//! steps is sent the packet as any other. So nobody waits for anybody, no user's code runs under a lock, and there are no
-//! turns inside such a turn.
+//! steps is sent the packet as any other. So nobody waits for anybody, no caller is woken and no command applied under a
+//! lock, and there are no turns inside such a turn.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
