@@ -89,8 +89,12 @@ async fn see_writes(count: &AtomicU64) {
     }
 }
 
-/// Every node applied the same: what was acknowledged, each command once and in its writer's order, and what nobody knows of.
-async fn judge(nodes: &[Raft<Ledger>], told: Vec<Told>) {
+/// Waits for the writers. Every node applied the same: what was acknowledged, each command once and in its writer's order, and what nobody knows of.
+async fn judge(nodes: &[Raft<Ledger>], writers: Vec<tokio::task::JoinHandle<Told>>) {
+    let mut told = Vec::new();
+    for writer in writers {
+        told.push(writer.await.unwrap());
+    }
     let leader = leader(nodes).await;
     let last = leader.ensure_linearizable(ReadPolicy::ReadIndex).await.unwrap();
     let mut ledgers = Vec::new();
@@ -128,11 +132,7 @@ fn leadership_goes_round_between_threads_that_all_step_every_node() {
             last = to;
         }
         over.store(true, Ordering::Relaxed);
-        let mut told = Vec::new();
-        for writer in writers {
-            told.push(writer.await.unwrap());
-        }
-        judge(&nodes, told).await;
+        judge(&nodes, writers).await;
         stop(nodes).await;
     });
 }
@@ -163,17 +163,13 @@ fn cut_connections_lose_nothing_between_threads_that_all_step_every_node() {
             network.heal();
         }
         over.store(true, Ordering::Relaxed);
-        let mut told = Vec::new();
-        for writer in writers {
-            told.push(writer.await.unwrap());
-        }
-        judge(&nodes, told).await;
+        judge(&nodes, writers).await;
         stop(nodes).await;
     });
 }
 
-/// A log in memory that panics when it is told to.
-struct Log(MemoryStorage, Arc<AtomicBool>);
+/// A log in memory that panics when it is told to, by a number above zero, and counts on how often it did.
+struct Log(MemoryStorage, Arc<AtomicU64>);
 
 impl RaftLogStorage for Log {
     fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
@@ -181,7 +177,8 @@ impl RaftLogStorage for Log {
     }
 
     fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
-        assert!(!self.1.load(Ordering::Relaxed), "the trap");
+        let told = self.1.load(Ordering::Relaxed) > 0;
+        assert!(!told || self.1.fetch_add(1, Ordering::Relaxed) == 0, "the trap");
         self.0.submit(group, write, op);
     }
 
@@ -195,7 +192,7 @@ impl RaftLogStorage for Log {
 }
 
 /// A node whose log panics when it is told to.
-async fn fragile(network: &MemoryNetwork, id: u64, trap: &Arc<AtomicBool>) -> (Host, Raft<Ledger>) {
+async fn fragile(network: &MemoryNetwork, id: u64, trap: &Arc<AtomicU64>) -> (Host, Raft<Ledger>) {
     let incarnation = Incarnation(u128::from(id));
     let identity = Identity {
         cluster: ClusterId(0),
@@ -211,7 +208,7 @@ async fn fragile(network: &MemoryNetwork, id: u64, trap: &Arc<AtomicBool>) -> (H
     };
     let peers = (1..=3).map(|id| (NodeId(id), Node::at(format!("memory:{id}"))));
     let builder = Host::builder(id).listen(format!("memory:{id}")).peers(peers).config(patient()).storage(storage);
-    let host = builder.network(Arc::new(network.endpoint(id, incarnation))).open().await.unwrap();
+    let host = builder.in_memory(network).open().await.unwrap();
     let raft = host.group(GroupId(1)).start(Ledger::inline()).await.unwrap();
     (host, raft)
 }
@@ -220,7 +217,7 @@ async fn fragile(network: &MemoryNetwork, id: u64, trap: &Arc<AtomicBool>) -> (H
 fn what_panics_in_the_turn_of_a_peer_ends_the_node_that_it_belongs_to() {
     in_time(0, || async {
         let network = MemoryNetwork::fused();
-        let traps: Vec<_> = (1..=3).map(|_| Arc::new(AtomicBool::new(false))).collect();
+        let traps: Vec<_> = (1..=3).map(|_| Arc::new(AtomicU64::new(0))).collect();
         let starts = (1..=3).zip(&traps).map(|(id, trap)| {
             let (network, trap) = (network.clone(), Arc::clone(trap));
             tokio::spawn(async move { fragile(&network, id, &trap).await })
@@ -234,12 +231,14 @@ fn what_panics_in_the_turn_of_a_peer_ends_the_node_that_it_belongs_to() {
         let leading = leader(&nodes).await;
         leading.client_write("before".to_owned()).await.unwrap();
         let follower = nodes.iter().find(|node| node.node_id() != leading.node_id()).unwrap();
-        traps[follower.node_id().0 as usize - 1].store(true, Ordering::Relaxed);
+        let trap = &traps[follower.node_id().0 as usize - 1];
+        trap.store(1, Ordering::Relaxed);
         leading.client_write("meanwhile".to_owned()).await.unwrap();
         let ClosedReason::Storage(error) = follower.closed().await else { panic!("another reason") };
         assert!(error.to_string().contains("it panicked: the trap"), "{error}");
         leading.client_write("after".to_owned()).await.unwrap();
         assert!(leading.is_leader(), "the one whose turn it was goes on");
+        assert_eq!(trap.load(Ordering::Relaxed), 2, "what failed is not stepped again");
         for host in hosts {
             host.shutdown().await;
         }
