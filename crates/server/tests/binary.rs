@@ -14,7 +14,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-use common::{Cluster, DEADLINE, Directory, free_ports, get, put};
+use common::{Cluster, DEADLINE, Directory, free_ports, get, put, until_free};
 use quorate_server::proto::KvClient;
 use tonic::transport::Endpoint;
 
@@ -203,11 +203,13 @@ fn a_port_in_use_is_named_with_the_flag_to_change() {
         }
     };
     for (taken, whom, flag) in [(port, "clients", "--listen-client-urls"), (port + 3, "peers", "--listen-peer-urls")] {
-        let _holder = TcpListener::bind(("127.0.0.1", taken)).unwrap();
+        let holder = TcpListener::bind(("127.0.0.1", taken)).unwrap();
         says(&dev, &[&taken.to_string(), whom, "in use", "--client-port-base"]);
         assert!(!Path::new(&data).exists(), "the ports are not remembered");
         says(&serve, &[&taken.to_string(), whom, "in use", flag]);
         let _ = fs::remove_dir_all(&data);
+        drop(holder);
+        until_free(taken);
     }
     drop(Server::start(&dev));
     let _holder = TcpListener::bind(("127.0.0.1", port + 4)).unwrap();

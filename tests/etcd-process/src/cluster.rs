@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpSocket;
 
 use crate::rng::Rng;
 
@@ -197,12 +198,20 @@ pub fn free_ports(count: u16) -> Vec<u16> {
     loop {
         let first = 12_000 + u16::try_from(rng.below(18_000)).expect("below 18,000");
         let ports: Vec<u16> = (first..first + count).collect();
-        // Held until all are tried, so that none is counted twice.
-        let held: Vec<_> = ports.iter().map_while(|port| TcpListener::bind(("127.0.0.1", *port)).ok()).collect();
-        if held.len() == ports.len() {
+        if ports.iter().all(|port| is_free(*port)) {
             return ports;
         }
     }
+}
+
+/// Whether nobody listens there. It is asked without listening: a process that another thread is starting holds copies of
+/// this one's sockets until it runs its program, and a copy that listens would keep the port for so long.
+fn is_free(port: u16) -> bool {
+    let bound = TcpSocket::new_v4().and_then(|socket| {
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], port)))
+    });
+    bound.is_ok()
 }
 
 /// Something that differs from run to run, for seeds.

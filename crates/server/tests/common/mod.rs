@@ -3,16 +3,17 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "every test file uses another part of it")]
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate::OnLostLog;
 use quorate_server::node::{Node, NodeError, NodeOptions};
 use quorate_server::proto::{ClusterClient, DeleteRangeRequest, KvClient, MaintenanceClient, PutRequest, RangeRequest};
 use quorate_server::topology::{Address, node_id};
+use tokio::net::TcpSocket;
 use tonic::transport::{Channel, Endpoint};
 
 /// Everything must be done by then; a test that waits longer hangs.
@@ -48,9 +49,26 @@ pub fn free_ports(count: u16) -> u16 {
     loop {
         let skip = NEXT.fetch_add(u32::from(count) + 1, Ordering::Relaxed);
         let first = 12_000 + ((std::process::id() * 37 + skip) % 19_000) as u16;
-        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        if (first..first + count).all(is_free) {
             return first;
         }
+    }
+}
+
+/// Whether nobody listens there. It is asked without listening: a process that another test is starting holds copies of
+/// this one's sockets until it runs its program, and a copy that listens would keep the port for so long.
+fn is_free(port: u16) -> bool {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], port))).is_ok()
+}
+
+/// Waits until copies of a socket that listened there, as [`is_free`] tells of them, are gone too.
+pub fn until_free(port: u16) {
+    let begun = Instant::now();
+    while !is_free(port) {
+        assert!(begun.elapsed() < DEADLINE, "somebody listens on port {port}");
+        std::thread::yield_now();
     }
 }
 
@@ -88,6 +106,8 @@ impl Cluster {
     }
 
     pub async fn start(&self, at: usize) -> Node {
+        let options = &self.options[at];
+        options.listen_clients.iter().chain([&options.listen_peers]).for_each(|address| until_free(address.port));
         match Node::start(self.options[at].clone()).await {
             Ok(node) => node,
             Err(error) => panic!("node {at} does not start: {error}"),
