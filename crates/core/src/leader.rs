@@ -396,10 +396,10 @@ impl Core {
         }
         let learned_in = if bug(Bug::LateDenialRegresses) { round } else { leader.round };
         let news = peer.advance_matched(matched, learned_in, now);
-        if peer.answers_past_entries(round) {
+        if peer.answers_past_entries(round) && !bug(Bug::LossFoundByTimeOutOnly) {
             self.with_peer(from, |sending, peer, streams| {
                 let asked = peer.asked_behind;
-                sending.ask_behind(peer, round, out);
+                sending.ask_behind(peer, out);
                 if bug(Bug::SlowIsTakenForLost) && peer.asked_behind > asked {
                     peer.probe(peer.matched.index + 1, None, streams, out);
                 }

@@ -78,17 +78,14 @@ impl Core {
 }
 
 impl Sending<'_> {
-    /// Asks a peer whether it got what is in flight, if it answered a message that was sent later.
+    /// Asks a peer that answered a message sent later than what is in flight whether it got that.
     ///
     /// That answer alone shows nothing: heartbeats overtake entries on their own connection, and entries that a
     /// peer received are not acknowledged before its disk has them. So the question goes *behind* the entries, on
     /// their connection, and names the last of them: a peer that denies holding it did not get it, however slow
     /// its disk or the connection is, and nothing is sent twice in vain. Once a round, so that two nodes do not
     /// ask and answer for ever.
-    pub(crate) fn ask_behind(&self, peer: &mut Progress, answered: Round, out: &mut Actions) {
-        if !peer.answers_past_entries(answered) || bug(Bug::LossFoundByTimeOutOnly) {
-            return;
-        }
+    pub(crate) fn ask_behind(&self, peer: &mut Progress, out: &mut Actions) {
         let Mode::Replicate { inflight, .. } = &peer.mode else { return };
         let Some(newest) = inflight.back() else { return };
         let Some(last) = self.log.at(newest.last) else { return };

@@ -1,4 +1,4 @@
-//! What a person reads of the core: ids as logs print them, and refusals of settings and rules by name.
+//! What a person reads of the core: ids as logs print them, and refusals of settings, rules and requests by name.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quorate_core::{
-    AppendAnswer, AppendReply, Bug, ClusterId, Config, Incarnation, Instant, LeaderId, LogId, LogIds, NodeId,
-    Precondition, Round, RuleError, Run, Runs, ServerState, Span, StartId, StreamId, Vote,
+    AppendAnswer, AppendReply, Bug, ClusterId, Config, Incarnation, Instant, LeaderId, LogId, LogIds, Node, NodeId,
+    Precondition, Refusal, Round, RuleError, Run, Runs, ServerState, Span, StartId, StreamId, TransferFailure, Vote,
 };
 
 #[test]
@@ -71,6 +71,7 @@ fn tunables_that_do_not_go_together_are_refused_by_name() {
         let error = config.check().unwrap_err();
         assert_eq!(error.field, field);
         assert!(error.to_string().contains(&format!("`{field}` must {must}")), "{error}");
+        assert_eq!((error.is_retryable(), error.outcome_is_unknown()), (false, false));
     }
 }
 
@@ -80,6 +81,78 @@ fn rules_that_cannot_be_are_refused_in_words() {
     assert!(said(RuleError::Empty).contains("at least one voter set"));
     assert!(said(RuleError::UnknownNode(NodeId(4))).contains("voter 4 is not a node"));
     assert!(said(RuleError::TooManyVoters(21)).contains("over 21 voters"));
+    assert_eq!((RuleError::Empty.is_retryable(), RuleError::Empty.outcome_is_unknown()), (false, false));
+}
+
+/// Each names what it is about, and says who should ask again, or what to do.
+#[test]
+fn refusals_say_what_to_do() {
+    let at = |index| LogId::new(LeaderId::new(2, 1), index);
+    let (one, two) = (NodeId(1), NodeId(2));
+    let lags = |matched| Refusal::NotCaughtUp { node: two, matched, last: at(9) };
+    let moved = Refusal::PreconditionFailed {
+        expected: Precondition::LastLogId(at(3)),
+        actual: Precondition::LastLogId(at(4)),
+    };
+    let again = [
+        (Refusal::NotLeader { leader: Some(two) }, "ask node 2"),
+        (Refusal::NotLeader { leader: None }, "no leader is known"),
+        (Refusal::Transferring { to: two }, "handed to node 2: ask there"),
+        (Refusal::ChangeInProgress { log_id: at(7) }, "at 2-1.7 is not finished: wait"),
+        (Refusal::NotYetCommitted, "try again shortly"),
+        (Refusal::NotSeenYet(two), "node 2 has not been heard of yet: wait"),
+        (lags(LogId::ZERO), "node 2 has acknowledged nothing"),
+        (lags(at(5)), "holds the log up to 2-1.5, the log ends at 2-1.9; wait for it"),
+        (Refusal::WouldLoseQuorum { silent: vec![one, two] }, "voters 1, 2 are silent; start them"),
+        (Refusal::NothingApplied, "nothing was applied yet"),
+        (Refusal::SnapshotFailed, "the log says why"),
+        (Refusal::SnapshotDeferred, "ask again later"),
+    ];
+    let final_ones = [
+        (Refusal::NoVoters, "no voters"),
+        (Refusal::UnknownNode(two), "node 2 is not among the nodes of the cluster"),
+        (moved, "last log id 2-1.3 was expected, last log id 2-1.4 is"),
+        (Refusal::RuleNeeded { added: vec![one], removed: vec![two] }, "adding {1} and removing {2} needs a new rule"),
+        (Refusal::IsVoter(two), "remove it from the voters first"),
+        (Refusal::BadRule(RuleError::Empty), "at least one voter set"),
+        (Refusal::AlreadyInitialized, "already belongs to a cluster"),
+        (Refusal::NotAmongVoters, "not among the voters named"),
+        (Refusal::LeaseDisabled, "`LeaseReads`"),
+        (Refusal::Halted, "stopped after a failed write"),
+    ];
+    let cases = again.map(|case| (case, true)).into_iter().chain(final_ones.map(|case| (case, false)));
+    for ((refusal, words), retryable) in cases {
+        let said = refusal.to_string();
+        assert!(said.contains(words), "{said}");
+        assert_eq!((refusal.is_retryable(), refusal.outcome_is_unknown()), (retryable, false), "{said}");
+        let named = if said.contains("ask node 2") || said.contains("ask there") { Some(two) } else { None };
+        assert_eq!(refusal.leader(), named, "{said}");
+    }
+}
+
+#[test]
+fn a_transfer_that_failed_says_who_leads() {
+    let two = NodeId(2);
+    let cases = [
+        (TransferFailure::NoTarget, "no other voter was heard of", true),
+        (TransferFailure::NotVoter(two), "node 2 does not vote", false),
+        (TransferFailure::TimedOut { to: two }, "node 2 did not take over in time; this node leads on", true),
+        (TransferFailure::Aborted { to: two }, "aborted; this node leads on", true),
+        (TransferFailure::LeaderChanged { leader: two }, "leader 2 took over", false),
+    ];
+    for (failure, words, retryable) in cases {
+        let refusal = Refusal::NotTransferred(failure);
+        assert!(refusal.to_string().contains(words), "{refusal}");
+        assert_eq!((failure.is_retryable(), refusal.is_retryable()), (retryable, retryable), "{refusal}");
+        assert!(!failure.outcome_is_unknown(), "{refusal}");
+    }
+}
+
+#[test]
+fn an_address_is_a_node_without_labels() {
+    let address = String::from("host:1");
+    let nodes = [Node::from(&address), Node::from("host:1"), Node::from(address)];
+    assert_eq!(nodes, ["host:1"; 3].map(Node::at));
 }
 
 /// One message says what two would (law 8), if they are of one stream and nothing goes back.
