@@ -2,6 +2,7 @@
 
 mod machine;
 pub(crate) mod page;
+mod source;
 pub(crate) mod svg;
 pub(crate) mod text;
 
@@ -12,8 +13,9 @@ use crate::measure::disk::SyncLatency;
 use crate::measure::{Goal, Trial};
 use crate::tables::Table;
 pub(crate) use machine::Machine;
+pub(crate) use source::{COMMIT_OF_ALL, Source};
 
-/// One table, measured.
+/// One table, measured. Older files lack the fields that came later: each of those has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Its name in `quorate-bench list`.
@@ -22,6 +24,9 @@ pub(crate) struct Report {
     /// The command that made it.
     pub(crate) command: String,
     pub(crate) machine: Machine,
+    /// The code that was measured.
+    #[serde(default)]
+    pub(crate) source: Source,
     /// The library, the opponents, the compiler.
     pub(crate) versions: Vec<String>,
     /// How both sides were set.
@@ -92,6 +97,7 @@ impl Report {
             what: table.what.to_owned(),
             command: format!("cargo run --release -p quorate-bench -- {words}"),
             machine: Machine::this(&options.dir),
+            source: Source::this(),
             versions: vec![format!("quorate {}, {}", env!("CARGO_PKG_VERSION"), machine::build())],
             settings: vec![settings],
             caveats: table.caveats.iter().map(|&caveat| caveat.to_owned()).collect(),
@@ -226,6 +232,7 @@ pub(crate) mod tests {
                 kernel: "a kernel".into(),
                 disk: "a disk".into(),
             },
+            source: Source { commit: "0123456789ab".into(), rustc: "rustc 1.90.0".into() },
             versions: vec!["quorate 0.1.0".into()],
             settings: vec!["3 pairs".into()],
             caveats: vec!["nothing of a network".into()],
@@ -261,5 +268,14 @@ pub(crate) mod tests {
     fn json_is_read_back_as_it_was_written() {
         let report = sample();
         assert_eq!(Report::from_json(&report.to_json().unwrap()), Ok(report));
+    }
+
+    #[test]
+    fn an_older_file_is_read_without_the_fields_that_came_later() {
+        let mut report = sample();
+        let mut json = serde_json::to_value(&report).unwrap();
+        assert!(json.as_object_mut().unwrap().remove("source").is_some());
+        report.source = Source::default();
+        assert_eq!(Report::from_json(&json.to_string()), Ok(report));
     }
 }

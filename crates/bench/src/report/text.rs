@@ -28,6 +28,7 @@ fn spread(spread: Spread) -> String {
 /// The whole report.
 pub(crate) fn table(report: &Report) -> String {
     let mut lines = vec![format!("{}: {}", report.table, report.what), report.machine.line()];
+    lines.push(report.source.line());
     lines.extend(report.versions.iter().cloned());
     lines.extend(report.settings.iter().cloned());
     lines.extend(disk_line(report));
