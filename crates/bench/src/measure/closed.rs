@@ -7,8 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
-use super::{Percentiles, Recorder, Trial, allocations, children_cpu, open, process_cpu};
+use super::{PATIENCE, Percentiles, Recorder, Trial, allocations, children_cpu, open, process_cpu};
 use crate::args::Options;
 
 /// One side of a comparison, as its clients see it.
@@ -95,10 +96,28 @@ pub(crate) fn measure<C: Client>(
     }
     let after = Sample::take(&counters, load.processes);
     stage.store(OVER, Ordering::Relaxed);
-    for task in tasks {
-        runtime.block_on(task).map_err(|error| format!("a client died: {error}"))??;
-    }
+    runtime.block_on(joined(tasks, PATIENCE))?;
     after.since(&before, recorder.percentiles())
+}
+
+/// Waits until every client has the answer to its last call.
+async fn joined(tasks: Vec<JoinHandle<Result<(), String>>>, patience: Duration) -> Result<(), String> {
+    let deadline = tokio::time::Instant::now() + patience;
+    let (count, mut waiting) = (tasks.len(), 0);
+    for task in tasks {
+        let stop = task.abort_handle();
+        match tokio::time::timeout_at(deadline, task).await {
+            Ok(ended) => ended.map_err(|error| format!("a client died: {error}"))??,
+            Err(_) => {
+                stop.abort();
+                waiting += 1;
+            }
+        }
+    }
+    if waiting > 0 {
+        return Err(format!("{waiting} of {count} clients had no answer {patience:?} after the measurement"));
+    }
+    Ok(())
 }
 
 /// One client's count, on a cache line of its own.
@@ -136,5 +155,17 @@ impl Sample {
             allocations: allocations.map(|(now, then)| (now - then) as f64 / operations),
             latency,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_answer_is_not_waited_for_forever() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let said = runtime.block_on(async { joined(vec![tokio::spawn(std::future::pending())], Duration::ZERO).await });
+        assert_eq!(said.unwrap_err(), "1 of 1 clients had no answer 0ns after the measurement");
     }
 }

@@ -13,10 +13,15 @@ pub(crate) use cpu::{children_cpu, process_cpu, resident_bytes};
 pub(crate) use latency::{Percentiles, Recorder};
 pub(crate) use pairs::{Contender, Goal, RowPlan, measure_row};
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::Options;
+
+/// How long answers are waited for when a trial is over: an answer that is lost must not hold up the tables behind it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What one trial measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

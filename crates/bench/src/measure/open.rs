@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-use super::{Client, Load, Recorder, Trial, children_cpu, process_cpu};
+use super::{Client, Load, PATIENCE, Recorder, Trial, children_cpu, process_cpu};
 use crate::args::Options;
 
 /// How often due operations are looked for: what this adds to a latency at most, as long as the machine keeps up.
 const PACE: Duration = Duration::from_micros(100);
-/// How long answers are waited for at the end.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The 99th percentile of the latency, in microseconds, at `rate` operations a second.
 pub(super) fn measure<C: Client>(
