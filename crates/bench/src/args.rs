@@ -7,7 +7,8 @@ use crate::tables::{self, Table};
 
 /// What `help` prints.
 pub(crate) const HELP: &str = "\
-usage: quorate-bench TABLE.. [options]     measures tables, by name (M1) or group (memory, durable, ..), or all
+usage: quorate-bench TABLE.. [options]     measures tables, by name (M1) or group (memory, durable, ..), or all;
+                                           of several, each in a process of its own
        quorate-bench list                  says what tables there are
        quorate-bench page [DIRECTORY]      makes docs/benchmarks.md of the JSON files there [docs/benchmarks]
 
@@ -18,6 +19,7 @@ Run it with --release, on a machine that does nothing else.
   --warmup S             time before the measurement begins              [0.5]
   --rate N               open loop: so many operations a second begin, whatever the answers take; the row is then
                          the 99th percentile of their latency [closed loop: each client waits for its answer]
+  --deadline MINUTES     of several tables: what each may take until it is ended and the next begins    [20]
   --json FILE            the result; of several tables a directory
   --svg FILE             a chart of it; of several tables a directory
   --dir DIRECTORY        where durable rows keep their files             [target/bench]
@@ -62,6 +64,8 @@ pub(crate) struct Options {
     pub(crate) warmup: Duration,
     /// Operations begun a second, if the loop is open.
     pub(crate) rate: Option<f64>,
+    /// Of several tables, how long one may take.
+    pub(crate) deadline: Duration,
     pub(crate) json: Option<PathBuf>,
     pub(crate) svg: Option<PathBuf>,
     /// Where durable rows keep their files.
@@ -80,6 +84,8 @@ pub(crate) struct Options {
     pub(crate) etcd: PathBuf,
     /// The program that has other logs in it.
     pub(crate) engines: PathBuf,
+    /// The words of the command line that each of several tables gets too: not tables, files and the deadline.
+    pub(crate) words: Vec<String>,
 }
 
 impl Default for Options {
@@ -90,6 +96,7 @@ impl Default for Options {
             measure: Duration::from_secs(2),
             warmup: Duration::from_millis(500),
             rate: None,
+            deadline: Duration::from_secs(20 * 60),
             json: None,
             svg: None,
             dir: PathBuf::from("target/bench"),
@@ -100,6 +107,7 @@ impl Default for Options {
             openraft_snapshot: 100_000,
             etcd: PathBuf::from("etcd"),
             engines: PathBuf::from("tests/log-engines/target/release/log-engines"),
+            words: Vec::new(),
         }
     }
 }
@@ -126,16 +134,26 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String>
             if found.is_empty() {
                 return Err(format!("unknown table {word:?}; `quorate-bench list` says what there is"));
             }
-            options.tables.extend(found);
+            // A name and its group may both be given.
+            let known: Vec<&str> = options.tables.iter().map(|table| table.id).collect();
+            options.tables.extend(found.into_iter().filter(|table| !known.contains(&table.id)));
             continue;
         }
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let bad = || format!("{word} cannot be {value:?}");
+        if !["--json", "--svg", "--deadline"].contains(&word.as_str()) {
+            options.words.extend([word.clone(), value.clone()]);
+        }
         match word.as_str() {
             "--pairs" => options.pairs = positive(&value).ok_or_else(bad)?,
             "--seconds" => options.measure = seconds(&value).ok_or_else(bad)?,
             "--warmup" => options.warmup = seconds(&value).ok_or_else(bad)?,
             "--rate" => options.rate = Some(value.parse().ok().filter(|rate| *rate >= 1.0).ok_or_else(bad)?),
+            "--deadline" => {
+                let minutes =
+                    positive(&value).and_then(|minutes| u64::try_from(minutes).ok()).and_then(|m| m.checked_mul(60));
+                options.deadline = minutes.map(Duration::from_secs).ok_or_else(bad)?;
+            }
             "--json" => options.json = Some(value.into()),
             "--svg" => options.svg = Some(value.into()),
             "--dir" => options.dir = value.into(),
@@ -198,6 +216,12 @@ mod tests {
         assert_eq!((options.pairs, options.measure), (3, Duration::from_millis(500)));
         assert_eq!((options.openraft_appends, options.bytes), (Appends::Rpc, 16 << 20));
         assert_eq!(options.rate, Some(5000.0));
+
+        assert_eq!(options.words.len(), 10);
+
+        let Task::Run(options) = parse_words("M4 memory M1 --deadline 2").unwrap() else { panic!("nothing to run") };
+        assert_eq!(options.tables.iter().filter(|table| ["M1", "M4"].contains(&table.id)).count(), 2);
+        assert_eq!(options.deadline, Duration::from_secs(120));
 
         assert!(matches!(parse_words("help"), Ok(Task::Help)));
         assert!(matches!(parse_words("page"), Ok(Task::Page(directory)) if directory.ends_with("benchmarks")));

@@ -4,9 +4,11 @@
 //! same threads; their trials alternate, so that a machine that slows down slows down both. The clock stops at the
 //! client: an operation counts when its caller has the answer.
 //!
-//! In reading order: `tables.rs` (what there is), `measure` (clients, clocks, pairs), `rows` (one scenario a file),
+//! In reading order: `tables.rs` (what there is), `apart.rs` (each of several in a process
+//! of its own), `measure` (clients, clocks, pairs), `rows` (one scenario a file),
 //! `sides` (what is measured: Quorate, its opponents, the limits), `report` (text, JSON, chart, the page).
 
+mod apart;
 mod args;
 mod measure;
 mod report;
@@ -55,45 +57,50 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures the tables that were asked for, one after the other, and writes each down as soon as it is done.
+/// Measures what was asked for, and writes each table down as soon as it is done.
 fn run(options: &Options, words: &str) -> Result<(), String> {
-    let mut failed = Vec::new();
-    for table in &options.tables {
-        println!("== {}: {}", table.id, table.what);
-        match measured(table, options, words) {
-            Ok(report) => {
-                println!("\n{}", report::text::table(&report));
-                let several = options.tables.len() > 1;
-                write(options.json.as_deref(), several, table, "json", &report.to_json()?)?;
-                write(options.svg.as_deref(), several, table, "svg", &report::svg::chart(&report))?;
-            }
-            // The other tables may still be had.
-            Err(problem) => {
-                eprintln!("quorate-bench: {} was NOT MEASURED: {problem}", table.id);
-                failed.push(table.id);
-            }
-        }
+    match options.tables[..] {
+        [table] => run_one(table, options, words),
+        _ => apart::measure(options),
     }
-    if failed.is_empty() { Ok(()) } else { Err(format!("not measured: {}", failed.join(", "))) }
 }
 
-fn measured(table: &Table, options: &Options, words: &str) -> Result<Report, String> {
+fn run_one(table: &Table, options: &Options, words: &str) -> Result<(), String> {
+    println!("== {}: {}", table.id, table.what);
     let mut report = Report::new(table, options, words);
-    if table.durable {
-        report.disk.push(measure::disk::probe(&options.dir)?);
+    let outcome = measure(table, options, &mut report);
+    if let Err(problem) = &outcome {
+        if report.rows.is_empty() {
+            return outcome;
+        }
+        // A row takes minutes: those that are whole are kept.
+        report.caveats.push(format!("what comes after these rows, which was NOT MEASURED: {problem}"));
     }
-    (table.run)(options, &mut report)?;
-    if table.durable {
-        report.disk.push(measure::disk::probe(&options.dir)?);
-    }
-    Ok(report)
+    println!("\n{}", report::text::table(&report));
+    write(options.json.as_deref(), table, "json", &report.to_json()?)?;
+    write(options.svg.as_deref(), table, "svg", &report::svg::chart(&report))?;
+    outcome
 }
 
-/// Writes to `path`; of several tables, each to a file of its own below it.
-fn write(path: Option<&Path>, several: bool, table: &Table, ending: &str, text: &str) -> Result<(), String> {
+/// Adds the table's rows to the report: if it fails, those before the one that failed.
+fn measure(table: &Table, options: &Options, report: &mut Report) -> Result<(), String> {
+    if table.durable {
+        report.disk.push(measure::disk::probe(&options.dir)?);
+    }
+    let outcome = (table.run)(options, report);
+    if !table.durable {
+        return outcome;
+    }
+    let after = measure::disk::probe(&options.dir).map(|found| report.disk.push(found));
+    // The disk may have failed both: what the table says names the row.
+    outcome.and(after)
+}
+
+/// Writes to `path`, or to a file of the table's own below it.
+fn write(path: Option<&Path>, table: &Table, ending: &str, text: &str) -> Result<(), String> {
     let Some(path) = path else { return Ok(()) };
-    let is_directory = several || path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
-    let file = if is_directory { path.join(format!("{}.{ending}", table.id)) } else { path.to_owned() };
+    let is_directory = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let file = if is_directory { apart::file_in(path, table, ending) } else { path.to_owned() };
     if let Some(above) = file.parent().filter(|above| !above.as_os_str().is_empty()) {
         std::fs::create_dir_all(above).map_err(|error| format!("cannot make {}: {error}", above.display()))?;
     }

@@ -4,4 +4,5 @@ pub(crate) mod echo;
 pub(crate) mod library;
 pub(crate) mod openraft;
 pub(crate) mod ports;
+pub(crate) mod processes;
 pub(crate) mod servers;

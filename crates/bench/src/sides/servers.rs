@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::args::Options;
 use crate::measure::Client;
 use crate::sides::ports;
+use crate::sides::processes::{ended_with_us, own_program};
 
 /// The first argument of this binary when it is to be a node.
 pub(crate) const NODE: &str = "node-of-a-row";
@@ -47,13 +48,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn program(self, options: &Options) -> Result<(PathBuf, Vec<String>), String> {
+    fn program(self, options: &Options) -> (PathBuf, Vec<String>) {
         match self {
-            Kind::Quorate => {
-                let own = std::env::current_exe().map_err(|error| format!("who am I? {error}"))?;
-                Ok((own, vec![NODE.to_owned()]))
-            }
-            Kind::Etcd => Ok((options.etcd.clone(), vec!["--initial-cluster-state=new".to_owned()])),
+            Kind::Quorate => (own_program(), vec![NODE.to_owned()]),
+            Kind::Etcd => (options.etcd.clone(), vec!["--initial-cluster-state=new".to_owned()]),
         }
     }
 }
@@ -83,7 +81,7 @@ impl Servers {
         fs::create_dir_all(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let cluster: Vec<String> = (0..3).map(|at| format!("n{at}={}", url(ports[2 * at + 1]))).collect();
-        let (program, first) = kind.program(options)?;
+        let (program, first) = kind.program(options);
         let mut servers = Self { processes: Vec::new(), urls: Vec::new(), dir: dir.clone() };
         for at in 0..3 {
             let (client, peer) = (url(ports[2 * at]), url(ports[2 * at + 1]));
@@ -183,14 +181,11 @@ impl Drop for Servers {
     }
 }
 
-/// Starts a program that the kernel ends with this one, if the system has `setpriv`.
+/// Starts a node.
 fn spawn(program: &Path, arguments: &[String], log: &Path) -> Result<Child, String> {
     let wrong = |error: std::io::Error| format!("cannot start {}: {error}", program.display());
     let output = OpenOptions::new().create(true).append(true).open(log).map_err(wrong)?;
-    let mut with = Command::new("setpriv");
-    with.args(["--pdeathsig", "KILL"]).arg(program);
-    let has_setpriv = Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_ok();
-    let mut command = if has_setpriv { with } else { Command::new(program) };
+    let mut command = ended_with_us(program);
     // etcd on a processor that it does not know asks for this.
     command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
     command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone().map_err(wrong)?).stderr(output);
