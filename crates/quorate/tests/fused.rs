@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use common::{Ledger, PATIENCE, by_id, in_time, leader, start_on, stop};
+use common::{Ledger, PATIENCE, by_id, in_time, leader, peers, start_on, stop};
 use identity::FixedIdentity;
 use quorate::{
     Batches, ClosedReason, ClusterId, Completions, Config, GroupId, Host, Identity, Incarnation, LeaderIdMode, LogId,
@@ -30,23 +30,46 @@ fn patient() -> Config {
     }
 }
 
+/// Writes as long as it is answered without a wait for any other task.
+async fn write_at_once(leader: &Raft<Ledger>, count: u64) {
+    // The first finds the ways to the peers.
+    let before = leader.client_write("0".to_owned()).await.unwrap().response;
+    for number in 1..count {
+        let mut write = pin!(leader.client_write(number.to_string()));
+        let mut answered = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if answered.is_pending() {
+            // It lets others of its thread join first.
+            answered = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        }
+        let Poll::Ready(answered) = answered else { panic!("write {number} waits for something") };
+        assert_eq!(answered.unwrap().response, before + number);
+    }
+}
+
 #[test]
 fn a_write_is_answered_by_the_poll_that_asks_for_it() {
     in_time(0, || async {
         let nodes = start_on(&MemoryNetwork::fused(), 3, patient()).await;
-        let leader = leader(&nodes).await;
-        // The first finds the ways to the peers.
-        leader.client_write("0".to_owned()).await.unwrap();
-        for number in 1..100 {
-            let mut write = pin!(leader.client_write(number.to_string()));
-            let mut answered = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            if answered.is_pending() {
-                // It lets others of its thread join first.
-                answered = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            }
-            let Poll::Ready(answered) = answered else { panic!("write {number} waits for something") };
-            assert_eq!(answered.unwrap().response, number + 1);
+        write_at_once(&leader(&nodes).await, 100).await;
+        stop(nodes).await;
+    });
+}
+
+#[test]
+fn nodes_that_are_given_their_ends_of_the_network_are_stepped_alike() {
+    in_time(0, || async {
+        let network = MemoryNetwork::fused();
+        let mut nodes = Vec::new();
+        for id in 1..=3 {
+            let storage = Storage::in_memory(id).unwrap();
+            let endpoint = network.endpoint(id, storage.identity.identity().incarnation);
+            let builder = Raft::builder(id).peers(peers(1..=3)).storage(storage).network(Arc::new(endpoint));
+            nodes.push(builder.config(patient()).start(Ledger::inline()).await.unwrap());
         }
+        for node in &nodes {
+            node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
+        }
+        write_at_once(&leader(&nodes).await, 100).await;
         stop(nodes).await;
     });
 }

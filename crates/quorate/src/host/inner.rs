@@ -28,8 +28,8 @@ use crate::meters::{HostMeters, TimedDisk};
 use crate::raft::STOP_PATIENCE;
 use crate::tcp::TcpNetwork;
 use crate::{
-    ClosedReason, Config, Identity, Inbound, Link, MetricsRegistry, RaftNetwork, ReceivedSnapshot, Settings,
-    StartError, Storage, StorageError, TransferMetrics,
+    ClosedReason, Config, Identity, Inbound, Link, MemoryEndpoint, MetricsRegistry, RaftNetwork, ReceivedSnapshot,
+    Settings, StartError, Storage, StorageError, TransferMetrics,
 };
 
 /// A group, for those who know no types.
@@ -103,7 +103,6 @@ impl HostInner {
         if let (true, Some(listen)) = (address.is_empty(), &builder.listen) {
             address.clone_from(listen);
         }
-        let fused = builder.memory.as_ref().is_some_and(crate::MemoryNetwork::is_fused);
         let network: Arc<dyn RaftNetwork> = match (builder.network, builder.memory) {
             (Some(network), _) => network,
             (None, Some(memory)) => Arc::new(memory.endpoint(builder.id, identity.incarnation)),
@@ -125,6 +124,7 @@ impl HostInner {
                 Arc::new(tcp)
             }
         };
+        let fused = network.as_memory().is_some_and(MemoryEndpoint::is_fused);
         for (id, node) in builder.peers.iter().filter(|(id, _)| **id != builder.id) {
             blame::told((), || network.set_address(*id, &node.address));
         }

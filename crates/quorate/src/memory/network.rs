@@ -101,10 +101,6 @@ impl MemoryNetwork {
             number: AtomicU64::new(u64::MAX),
         }
     }
-
-    pub(crate) fn is_fused(&self) -> bool {
-        self.shared.fused.load(Ordering::Relaxed)
-    }
 }
 
 /// One node's end of a [`MemoryNetwork`].
@@ -132,6 +128,10 @@ impl MemoryEndpoint {
     /// The groups of this node's host are others than before.
     pub(crate) fn groups_changed(&self) {
         self.shared.changed();
+    }
+
+    pub(crate) fn is_fused(&self) -> bool {
+        self.shared.fused.load(Ordering::Relaxed)
     }
 
     fn peer(&self, to: NodeId) -> Option<Arc<dyn Inbound>> {
