@@ -1,13 +1,11 @@
 //! Writes that another node proposes: how they ended, on the way from who was asked to who asked.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use quorate_core::{LeaderId, LogId, NodeId};
 
 use crate::call::Written;
 use crate::group::Failure;
 use crate::session::SessionOutcome;
-use crate::{ClientWriteError, ClosedReason, Payload, PayloadError};
+use crate::{ClientWriteError, ClosedReason, Payload, PayloadError, blame};
 
 /// Most bytes of a response that is handed on to another node: 64 MiB, which fits a frame of the default network.
 pub(crate) const MAX_RESPONSE_BYTES: usize = 64 << 20;
@@ -31,7 +29,7 @@ pub(crate) fn written<R: Payload>(
     match result {
         Ok((log_id, response)) => {
             let mut encoded = Vec::new();
-            match catch_unwind(AssertUnwindSafe(|| response.encode(&mut encoded))) {
+            match blame::catch(|| response.encode(&mut encoded)) {
                 Ok(Ok(())) if encoded.len() <= MAX_RESPONSE_BYTES => {
                     Written::Applied { log_id, response: encoded.into() }
                 }
@@ -53,7 +51,7 @@ pub(crate) fn written<R: Payload>(
 pub(crate) fn told<R: Payload>(written: Written, asked: NodeId, only: Option<LeaderId>) -> Attempt<R> {
     match written {
         Written::Applied { log_id, response } => {
-            let decoded = catch_unwind(AssertUnwindSafe(|| R::decode(response)));
+            let decoded = blame::catch(|| R::decode(response));
             match decoded.unwrap_or_else(|_| Err(PayloadError("decoding it panicked".into()))) {
                 Ok(response) => Ok((log_id, response)),
                 Err(error) => Err(Stop::Error(ClientWriteError::Response { log_id, error })),

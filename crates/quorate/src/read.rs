@@ -1,6 +1,5 @@
 //! Reads: a freshness that the core confirms, then a look at the state machine once it is reached.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -12,7 +11,7 @@ use tokio::time::timeout_at;
 
 use crate::group::Freshness;
 use crate::raft::Group;
-use crate::{RaftStateMachine, ReadError};
+use crate::{RaftStateMachine, ReadError, blame};
 
 impl<S: RaftStateMachine> Group<S> {
     pub(crate) async fn read<T: Send + 'static>(
@@ -51,7 +50,7 @@ impl<S: RaftStateMachine> Group<S> {
                 return;
             }
             // The state is only looked at: a panic harms nobody but the caller, who gets it.
-            drop(sender.send(catch_unwind(AssertUnwindSafe(|| read(state)))));
+            drop(sender.send(blame::catch(|| read(state))));
         };
         self.applies.read(at.index, Box::new(look));
         let answer = match timeout_at(self.read_deadline(started).into(), &mut seen).await {
@@ -62,7 +61,7 @@ impl<S: RaftStateMachine> Group<S> {
         };
         match answer {
             Ok(Ok(seen)) => Ok(seen),
-            Ok(Err(panic)) => resume_unwind(panic),
+            Ok(Err(panic)) => panic.resume(),
             Err(_dropped) => {
                 self.node.wait_closed().await;
                 Err(ReadError::Closed(self.closed_reason()))
@@ -84,7 +83,7 @@ impl<S: RaftStateMachine> Group<S> {
         let look = move |state: &S| {
             // Not for a caller who gave up waiting for it to begin.
             if begin.send(()).is_ok() {
-                drop(sender.send(catch_unwind(AssertUnwindSafe(|| runtime.block_on(visit(state))))));
+                drop(sender.send(blame::catch(|| runtime.block_on(visit(state)))));
             }
         };
         self.applies.visit(Box::new(look));
@@ -93,7 +92,7 @@ impl<S: RaftStateMachine> Group<S> {
         }
         match seen.await {
             Ok(Ok(seen)) => Ok(seen),
-            Ok(Err(panic)) => resume_unwind(panic),
+            Ok(Err(panic)) => panic.resume(),
             Err(_dropped) => {
                 self.node.wait_closed().await;
                 Err(ReadError::Closed(self.closed_reason()))

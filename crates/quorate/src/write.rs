@@ -2,7 +2,6 @@
 //! refusal proves that nothing was applied.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -20,7 +19,7 @@ use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Terms, 
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::{SessionOutcome, check_session_entry};
-use crate::{ClientWriteError, ClosedReason, Payload, PayloadError, RaftStateMachine};
+use crate::{ClientWriteError, ClosedReason, Payload, PayloadError, RaftStateMachine, blame};
 
 /// Told how a write ended.
 pub(crate) type OnApply<R> = Box<dyn FnOnce(ClientWriteResult<R>) + Send>;
@@ -608,7 +607,7 @@ impl<S: RaftStateMachine> Group<S> {
                 self.host.config.max_command_bytes
             ));
         }
-        match catch_unwind(AssertUnwindSafe(|| S::Command::decode(command.clone()))) {
+        match blame::catch(|| S::Command::decode(command.clone())) {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_panic) => Err("decoding it panicked".into()),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
+mod bomb;
 mod common;
 mod identity;
 
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bomb::Bomb;
 use common::{Ledger, PATIENCE, by_id, in_time, leader, peers, start_on, stop};
 use identity::FixedIdentity;
 use quorate::{
@@ -191,8 +193,8 @@ fn cut_connections_lose_nothing_between_threads_that_all_step_every_node() {
     });
 }
 
-/// A log in memory that panics when it is told to, by a number above zero, and counts on how often it did.
-struct Log(MemoryStorage, Arc<AtomicU64>);
+/// A log in memory that panics in its way when it is told to, by a number above zero, and counts on how often it did.
+struct Log(MemoryStorage, Arc<AtomicU64>, fn());
 
 impl RaftLogStorage for Log {
     fn recover(&self, group: GroupId, completions: Arc<dyn Completions>) -> Result<Recovered, StorageError> {
@@ -200,8 +202,10 @@ impl RaftLogStorage for Log {
     }
 
     fn submit(&self, group: GroupId, write: WriteId, op: LogWrite) {
-        let told = self.1.load(Ordering::Relaxed) > 0;
-        assert!(!told || self.1.fetch_add(1, Ordering::Relaxed) == 0, "the trap");
+        if self.1.load(Ordering::Relaxed) > 0 {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            (self.2)();
+        }
         self.0.submit(group, write, op);
     }
 
@@ -215,7 +219,7 @@ impl RaftLogStorage for Log {
 }
 
 /// A node whose log panics when it is told to.
-async fn fragile(network: &MemoryNetwork, id: u64, trap: &Arc<AtomicU64>) -> (Host, Raft<Ledger>) {
+async fn fragile(network: &MemoryNetwork, id: u64, trap: &Arc<AtomicU64>, panics: fn()) -> (Host, Raft<Ledger>) {
     let incarnation = Incarnation(u128::from(id));
     let identity = Identity {
         cluster: ClusterId(0),
@@ -225,7 +229,7 @@ async fn fragile(network: &MemoryNetwork, id: u64, trap: &Arc<AtomicU64>) -> (Ho
         mode: LeaderIdMode::Advanced,
     };
     let storage = Storage {
-        log: Arc::new(Log(MemoryStorage::new(), Arc::clone(trap))),
+        log: Arc::new(Log(MemoryStorage::new(), Arc::clone(trap), panics)),
         snapshots: Arc::new(MemorySnapshots::new()),
         identity: Arc::new(FixedIdentity::new(identity)),
     };
@@ -236,14 +240,14 @@ async fn fragile(network: &MemoryNetwork, id: u64, trap: &Arc<AtomicU64>) -> (Ho
     (host, raft)
 }
 
-#[test]
-fn what_panics_in_the_turn_of_a_peer_ends_the_node_that_it_belongs_to() {
-    in_time(0, || async {
+/// A log panics in the turn of a peer; what that says is given. The others go on as before.
+fn panic_in_the_turn_of_a_peer(panics: fn(), said: &'static str) {
+    in_time(0, move || async move {
         let network = MemoryNetwork::fused();
         let traps: Vec<_> = (1..=3).map(|_| Arc::new(AtomicU64::new(0))).collect();
         let starts = (1..=3).zip(&traps).map(|(id, trap)| {
             let (network, trap) = (network.clone(), Arc::clone(trap));
-            tokio::spawn(async move { fragile(&network, id, &trap).await })
+            tokio::spawn(async move { fragile(&network, id, &trap, panics).await })
         });
         let (mut hosts, mut nodes) = (Vec::new(), Vec::new());
         for start in starts.collect::<Vec<_>>() {
@@ -258,12 +262,22 @@ fn what_panics_in_the_turn_of_a_peer_ends_the_node_that_it_belongs_to() {
         trap.store(1, Ordering::Relaxed);
         leading.client_write("meanwhile".to_owned()).await.unwrap();
         let ClosedReason::Storage(error) = follower.closed().await else { panic!("another reason") };
-        assert!(error.to_string().contains("it panicked: the trap"), "{error}");
-        leading.client_write("after".to_owned()).await.unwrap();
+        assert!(error.to_string().contains(said), "{error}");
+        write_at_once(&leading, 20).await;
         assert!(leading.is_leader(), "the one whose turn it was goes on");
         assert_eq!(trap.load(Ordering::Relaxed), 2, "what failed is not stepped again");
         for host in hosts {
             host.shutdown().await;
         }
     });
+}
+
+#[test]
+fn what_panics_in_the_turn_of_a_peer_ends_the_node_that_it_belongs_to() {
+    panic_in_the_turn_of_a_peer(|| panic!("the trap"), "it panicked: the trap");
+}
+
+#[test]
+fn a_panic_in_the_turn_of_a_peer_whose_remains_panic_too_leaves_nothing_claimed() {
+    panic_in_the_turn_of_a_peer(|| std::panic::panic_any(Bomb), "it panicked: a panic without a message");
 }

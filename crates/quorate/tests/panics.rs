@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
+mod bomb;
 mod common;
 mod identity;
 
@@ -12,18 +13,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bomb::Bomb;
 use common::PATIENCE;
 use identity::FixedIdentity;
 use quorate::{
     CatchUp, Checkpoint, ClientWriteError, ClosedReason, ClusterId, Commands, Completions, Config, GroupId, Host,
     Identity, IdentityStore, Inbound, Incarnation, InitializeError, LastApplied, LeaderIdMode, LogId, LogWrite,
     MemoryEndpoint, MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, OutgoingSnapshot, Packet, Payload,
-    PayloadError, PeerRefused, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, ReceivedContent, Recovered,
-    SendOutcome, SessionError, SessionOptions, SnapshotData, SnapshotMeta, SnapshotStore, SnapshotWriter, Span,
-    StartError, Starts, Storage, StorageError, StorageErrorKind, StoredSnapshot, WriteId,
+    PayloadError, PeerRefused, Raft, RaftLogStorage, RaftNetwork, RaftStateMachine, ReadPolicy, ReceivedContent,
+    Recovered, SendOutcome, SessionError, SessionOptions, SnapshotData, SnapshotMeta, SnapshotStore, SnapshotWriter,
+    Span, StartError, Starts, Storage, StorageError, StorageErrorKind, StoredSnapshot, WriteId,
 };
 
-/// Panics at the place that a test names, for group 2 only.
+/// Panics at the place that a test names, for group 2 only; after "bomb in ", with what panics again when it is dropped.
 #[derive(Clone, Default)]
 struct Trap(Arc<Mutex<&'static str>>);
 
@@ -35,6 +37,9 @@ impl Trap {
     fn at(&self, group: GroupId, place: &str) {
         let set = *self.0.lock().unwrap();
         assert!(group != GroupId(2) || set != place, "the trap in {place}");
+        if group == GroupId(2) && set.strip_prefix("bomb in ") == Some(place) {
+            std::panic::panic_any(Bomb);
+        }
     }
 }
 
@@ -361,6 +366,41 @@ async fn a_machine_that_panics_in_a_batch_ends_its_group_and_answers_its_writers
     assert_eq!(text, "it panicked: the trap in apply_batch");
     trap.set("");
     assert!(steady.client_write(word("c")).await.is_ok());
+    host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_whose_remains_panic_too_ends_the_group_like_any_other() {
+    for place in ["bomb in submit", "bomb in apply_batch", "bomb in create"] {
+        let trap = Trap::default();
+        let (host, steady, fragile) = two_groups(&trap, Words { trap: trap.clone(), ..Words::default() }).await;
+        trap.set(place);
+        match place {
+            "bomb in create" => assert!(fragile.trigger().snapshot().await.is_err()),
+            _ => assert!(fragile.client_write(word("a")).await.is_err()),
+        }
+        let reason = fragile.closed().await.to_string();
+        assert!(reason.ends_with("it panicked: a panic without a message"), "{place}: {reason}");
+        assert!(steady.client_write(word("b")).await.is_ok(), "{place}: another group goes on");
+        // Which waits until nothing of the group runs any more.
+        fragile.shutdown().await;
+        host.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_whose_panic_leaves_what_panics_too_harms_nobody_but_its_caller() {
+    let (host, steady, fragile) = two_groups(&Trap::default(), Words::default()).await;
+    let reader = fragile.clone();
+    let read =
+        tokio::spawn(
+            async move { reader.read(ReadPolicy::ReadIndex, |_| -> () { std::panic::panic_any(Bomb) }).await },
+        );
+    // What the caller gets is the caller's to be rid of.
+    std::mem::forget(read.await.unwrap_err());
+    for raft in [&fragile, &steady] {
+        assert!(raft.client_write(word("a")).await.is_ok(), "everybody goes on");
+    }
     host.shutdown().await;
 }
 

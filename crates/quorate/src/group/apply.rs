@@ -7,7 +7,6 @@ mod halt;
 mod snapshots;
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -235,7 +234,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         let looked = match self.machine.try_lock() {
             // Looked at again under the lock: a group that is over by then serves nothing.
             Some(machine) if machine.applied.index >= at && !self.over.load(Ordering::Acquire) => {
-                Ok(catch_unwind(AssertUnwindSafe(|| read(&machine.state))))
+                Ok(blame::catch(|| read(&machine.state)))
             }
             _ => Err(read),
         };
@@ -244,7 +243,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
         {
             self.tell_applied(applied);
         }
-        looked.map(|seen| seen.unwrap_or_else(|panic| resume_unwind(panic)))
+        looked.map(|seen| seen.unwrap_or_else(|panic| panic.resume()))
     }
 
     /// Shows the state and what is applied to it, unless the queue is over or at work.
@@ -413,11 +412,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     /// Does a job; if it fails, the group is over.
     fn attempt(&self, job: impl FnOnce() -> Result<(), Fatal>) {
-        let fatal = match catch_unwind(AssertUnwindSafe(job)) {
+        let fatal = match blame::catch(job) {
             Ok(Ok(())) => return,
             Ok(Err(Fatal::Storage(error))) => ClosedReason::Storage(error),
             Ok(Err(Fatal::Machine(text))) => ClosedReason::StateMachine(text),
-            Err(panic) => blame::reason(&*panic, machine_panicked),
+            Err(panic) => blame::reason(&panic, machine_panicked),
         };
         // The state may be half changed: nobody sees it any more.
         self.over.store(true, Ordering::Release);

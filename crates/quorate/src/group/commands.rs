@@ -1,7 +1,6 @@
 //! [`Commands`]: what a state machine is handed to apply, entry by entry.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_core::{Bug, LogId, bug};
@@ -13,7 +12,7 @@ use quorate_wire::{
 use super::Failure;
 use super::book::{Book, Checkpoint};
 use crate::session::{Answer, LogPlace, SessionOutcome, SessionRefusal, Verdict};
-use crate::{EntryContext, Payload, PayloadError, RaftStateMachine};
+use crate::{EntryContext, Payload, PayloadError, RaftStateMachine, blame};
 
 /// What whoever waits for an entry is told.
 pub(crate) type Applied<R> = Result<(LogId, R), Failure>;
@@ -352,7 +351,7 @@ fn answered<R: Payload>(answer: Answer) -> Applied<R> {
     let unreadable = || Failure::Session(SessionOutcome::Unreadable(log_id));
     let response = response.ok_or_else(unreadable)?;
     // It was applied long ago: a panic is no reason to end the group, and would end the next leader's as well.
-    let decoded = catch_unwind(AssertUnwindSafe(|| R::decode(response)));
+    let decoded = blame::catch(|| R::decode(response));
     Ok((log_id, decoded.ok().and_then(Result::ok).ok_or_else(unreadable)?))
 }
 

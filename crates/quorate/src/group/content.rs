@@ -3,11 +3,9 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use quorate_core::{Bug, bug};
 
-use super::node::panic_text;
 use crate::session::{SessionLimits, SessionTable};
 use crate::{RaftStateMachine, blame};
 
@@ -71,9 +69,9 @@ pub(crate) fn read_header(content: &mut dyn Read) -> io::Result<(u64, SessionTab
 /// What user code that restores, installs or opens a state gives; a panic is an error. One of the store that it reads
 /// from goes on to whoever says why the group ends.
 pub(crate) fn restored_by<T>(user: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(user)).unwrap_or_else(|panic| match blame::is_known() {
-        true => resume_unwind(panic),
-        false => Err(io::Error::other(Panicked(panic_text(&*panic)))),
+    blame::catch(user).unwrap_or_else(|panic| match blame::is_known() {
+        true => panic.resume(),
+        false => Err(io::Error::other(Panicked(panic.text()))),
     })
 }
 

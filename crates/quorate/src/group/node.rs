@@ -10,7 +10,6 @@ mod end;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
-use crate::blame;
+use crate::blame::{self, Caught};
 use crate::driver::{ApplyJob, Awaited, Completed, Driver, DriverParts, Effects, Input, Lent, Now};
 use crate::events::NODE;
 use crate::group::reads::ReadQueue;
@@ -249,6 +248,18 @@ impl Drop for Pumping {
     }
 }
 
+/// A driver is in a turn on this thread, until this is dropped.
+struct InTurn {
+    /// The node whose driver is in the turn around it, as in [`IN_TURN`].
+    outer: usize,
+}
+
+impl Drop for InTurn {
+    fn drop(&mut self) {
+        IN_TURN.set(self.outer);
+    }
+}
+
 impl Node {
     pub(crate) fn new(parts: NodeParts, driver: DriverParts) -> Arc<Self> {
         let now = parts.clock.now();
@@ -351,7 +362,7 @@ impl Node {
         let runtime = self.runtime.clone();
         let node = Box::new(self);
         // A runtime that has ended drops it here. What is told of a panic is told by its hook.
-        drop(catch_unwind(AssertUnwindSafe(|| drop(runtime.spawn_blocking(move || drop(node))))));
+        drop(blame::catch(|| drop(runtime.spawn_blocking(move || drop(node)))));
     }
 
     /// [Leaves](Self::leave) a packet.
@@ -472,20 +483,20 @@ impl Node {
         let mut next = Some(self);
         while let Some(node) = next {
             // A panic of this library or of a waker ends the node that it happened in, not this thread's others.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| node.pump())) {
-                node.fail(&*panic);
+            if let Err(panic) = blame::catch(|| node.pump()) {
+                node.fail(&panic);
             }
             // With the last who holds it goes its user's machine, which may panic too.
-            drop(catch_unwind(AssertUnwindSafe(|| drop(node))));
+            drop(blame::catch(|| drop(node)));
             next = RUN_LIST.with_borrow_mut(VecDeque::pop_front);
         }
     }
 
     /// The pump panicked: the node is over, and must not stay claimed.
-    fn fail(self: &Arc<Self>, panic: &(dyn std::any::Any + Send)) {
+    fn fail(self: &Arc<Self>, panic: &Caught) {
         let reason = blame::reason(panic, ClosedReason::Internal);
         // Whatever panics on the way out is of the same kind.
-        drop(catch_unwind(AssertUnwindSafe(|| self.close(reason))));
+        drop(blame::catch(|| self.close(reason)));
         self.word.store(IDLE, Ordering::Release);
         self.step_there();
     }
@@ -555,12 +566,11 @@ impl Node {
 
     /// The driver takes in what came. A panic ends the group, and nothing else.
     fn advance(&self, seat: &mut Seat, lent: Option<Lent<'_>>) {
-        let outer = IN_TURN.replace(self.address());
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.step_driver(seat, lent))) {
-            let reason = blame::reason(&*panic, ClosedReason::Internal);
+        let _in_turn = InTurn { outer: IN_TURN.replace(self.address()) };
+        if let Err(panic) = blame::catch(|| self.step_driver(seat, lent)) {
+            let reason = blame::reason(&panic, ClosedReason::Internal);
             seat.effects.closed.get_or_insert(reason);
         }
-        IN_TURN.set(outer);
     }
 
     #[inline]
@@ -712,9 +722,9 @@ impl Node {
 
     /// Reads the wall clock again, which may be the user's.
     fn look_at_wall(self: &Arc<Self>) {
-        match catch_unwind(AssertUnwindSafe(|| self.clock.wall_offset(&self.wall))) {
+        match blame::catch(|| self.clock.wall_offset(&self.wall)) {
             Ok(offset) => self.wall_offset.store(offset, Ordering::Relaxed),
-            Err(panic) => self.bring(Input::Close(blame::reason(&*panic, ClosedReason::Internal))),
+            Err(panic) => self.bring(Input::Close(blame::reason(&panic, ClosedReason::Internal))),
         }
     }
 
@@ -858,10 +868,4 @@ impl Completions for Reports {
 fn is_blank(core: &quorate_core::Core) -> bool {
     let empty = core.last_log_id() == LogId::ZERO && core.lost_entries().is_none();
     empty && core.vote() == Vote::default() && core.membership().is_empty()
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
 }

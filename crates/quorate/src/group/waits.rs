@@ -4,7 +4,6 @@
 //! allocation for all calls that came in together, and is completed under one lock.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -15,8 +14,8 @@ use quorate_core::{LeaderId, LogId, NodeId};
 use tokio::sync::Notify;
 
 use super::terms::Timer;
-use crate::ClosedReason;
 use crate::session::SessionOutcome;
+use crate::{ClosedReason, blame};
 
 /// Why an entry has no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,8 +165,8 @@ impl ToDo {
 
 /// Runs what is not this library's own, such as an executor's waker.
 fn guard(run: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-        let panic = super::node::panic_text(&*panic);
+    if let Err(panic) = blame::catch(run) {
+        let panic = panic.text();
         tracing::error!(name: "caller_panicked", target: crate::events::NODE, panic, "a waker or responder panicked");
     }
 }

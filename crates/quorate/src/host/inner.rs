@@ -1,7 +1,6 @@
 //! What the groups of a host share, and where messages find their group.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -304,7 +303,7 @@ impl HostInner {
     fn drop_groups(&self) {
         let groups = std::mem::take(&mut *self.groups.write());
         for port in groups.into_values() {
-            drop(catch_unwind(AssertUnwindSafe(|| drop(port))));
+            drop(blame::catch(|| drop(port)));
         }
     }
 

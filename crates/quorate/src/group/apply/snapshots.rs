@@ -1,7 +1,6 @@
 //! Snapshots of a state machine: built from what is applied, and installed in its place.
 
 use std::io::{BufWriter, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use quorate_core::{Bug, Event, LogId, SnapshotMeta, bug};
 
@@ -113,11 +112,11 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                     if me.is_over() {
                         return;
                     }
-                    let written = catch_unwind(AssertUnwindSafe(|| me.write_snapshot(&meta, time, &sessions, frozen)));
+                    let written = blame::catch(|| me.write_snapshot(&meta, time, &sessions, frozen));
                     match written {
                         Ok(written) => me.built(meta, written),
                         Err(panic) => {
-                            me.tell(Input::Close(blame::reason(&*panic, machine_panicked)));
+                            me.tell(Input::Close(blame::reason(&panic, machine_panicked)));
                         }
                     }
                 }));

@@ -23,6 +23,26 @@ thread_local! {
     static IN_PEERS_TURN: Cell<bool> = const { Cell::new(false) };
 }
 
+/// A driver takes something in within the turn of a peer, until this is dropped.
+struct InPeersTurn;
+
+impl Drop for InPeersTurn {
+    fn drop(&mut self) {
+        IN_PEERS_TURN.set(false);
+    }
+}
+
+/// A claimed node, whose turn follows when this is dropped, whatever happens before: nobody else steps it.
+struct ItsTurn(Option<Arc<Node>>);
+
+impl Drop for ItsTurn {
+    fn drop(&mut self) {
+        if let Some(node) = self.0.take() {
+            node.pump_from_here();
+        }
+    }
+}
+
 impl Node {
     /// [Brings](Self::bring_packet) a packet in the turn of the peer that sends it, which began at a certain time. It may be
     /// answered at once.
@@ -38,9 +58,11 @@ impl Node {
         if IN_PEERS_TURN.get() || !self.claim_free() {
             return self.bring_packet(from, incarnation, packet);
         }
-        self.go_ahead(Lent { from, incarnation, packet: &mut packet(), at, answers });
+        let claimed = ItsTurn(Some(self));
+        if let ItsTurn(Some(node)) = &claimed {
+            node.go_ahead(Lent { from, incarnation, packet: &mut packet(), at, answers });
+        }
         debug_assert!(PUMPING.get(), "a turn sends, so this thread pumps");
-        self.pump_from_here();
     }
 
     /// Becomes the pump, if there is none.
@@ -56,10 +78,10 @@ impl Node {
         // Nobody else has it: only who claimed a node locks it.
         let mut seat = self.seat.lock();
         if self.closed.get().is_none() {
-            IN_PEERS_TURN.set(true);
-            self.advance(&mut seat, Some(lent));
-            IN_PEERS_TURN.set(false);
             seat.ahead = true;
+            IN_PEERS_TURN.set(true);
+            let _inside = InPeersTurn;
+            self.advance(&mut seat, Some(lent));
         }
     }
 }

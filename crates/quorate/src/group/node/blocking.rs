@@ -1,6 +1,5 @@
 //! Work of a node that may block, and so runs on a thread of its own: reading entries and sending snapshots for peers.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,10 +20,10 @@ impl Node {
             let max_bytes = 1 << 20;
             let read = || blame::storage(|| node.storage.read(node.group, fetch.span, max_bytes));
             // A node that cannot read its log must not lead on: the peer would wait for ever.
-            node.leave(match catch_unwind(AssertUnwindSafe(read)) {
+            node.leave(match blame::catch(read) {
                 Ok(Ok(found)) => Input::Fetched { fetch, found },
                 Ok(Err(error)) => Input::Close(ClosedReason::Storage(error)),
-                Err(panic) => Input::Close(blame::reason(&*panic, ClosedReason::Internal)),
+                Err(panic) => Input::Close(blame::reason(&panic, ClosedReason::Internal)),
             });
         }));
     }
@@ -32,8 +31,8 @@ impl Node {
     pub(super) fn ship(self: &Arc<Self>, ship: Ship) {
         let node = Arc::clone(self);
         drop(self.runtime.spawn_blocking(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| node.send_snapshot(&ship))) {
-                node.leave(Input::Close(blame::reason(&*panic, ClosedReason::Internal)));
+            if let Err(panic) = blame::catch(|| node.send_snapshot(&ship)) {
+                node.leave(Input::Close(blame::reason(&panic, ClosedReason::Internal)));
             }
         }));
     }
