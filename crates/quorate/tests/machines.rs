@@ -8,6 +8,7 @@ mod identity;
 
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use common::{PATIENCE, peers};
 use identity::FixedIdentity;
@@ -408,4 +409,49 @@ async fn a_machine_may_await() {
     let numbers = raft.read(ReadPolicy::ReadIndex, |machine| machine.0.0.clone()).await.unwrap();
     assert_eq!(numbers, [2, 4, 6, 8], "restored from the snapshot, then the rest of the log");
     raft.shutdown().await;
+}
+
+/// Answers with the time of the entry, in nanoseconds since the Unix epoch.
+struct Stamp;
+
+impl RaftStateMachine for Stamp {
+    type Command = ();
+    type Response = u64;
+
+    fn apply(&mut self, _command: ()) -> u64 {
+        unreachable!("apply_entry is provided")
+    }
+
+    fn apply_entry(&mut self, entry: EntryContext, _command: ()) -> u64 {
+        entry.time.duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+    }
+
+    fn snapshot(&self, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn restore(_input: &mut dyn Read) -> io::Result<Self> {
+        Ok(Self)
+    }
+}
+
+#[tokio::test]
+async fn entries_have_the_time_of_a_clock_that_shows_less_than_the_age_of_the_process() {
+    let shown = Duration::from_millis(1);
+    let mut first = None;
+    loop {
+        let began = Instant::now();
+        let builder = Raft::builder(1).peers(peers([1])).in_memory(&MemoryNetwork::new());
+        let raft = builder.wall_clock(move || UNIX_EPOCH + shown).start(Stamp).await.unwrap();
+        raft.wait(PATIENCE).leader().await.unwrap();
+        let time = Duration::from_nanos(raft.client_write(()).await.unwrap().response);
+        // Between two looks at it a clock goes on by itself.
+        let most = shown + began.elapsed();
+        assert!(time <= most, "{time:?} is later than {most:?}");
+        raft.shutdown().await;
+        // The clocks of this process have been started by now; what they show itself is not taken for the time.
+        if began.duration_since(*first.get_or_insert_with(Instant::now)) > most {
+            return;
+        }
+    }
 }

@@ -10,7 +10,7 @@ mod end;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -72,9 +72,10 @@ impl Clock {
         Instant::from_nanos(elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(elapsed.subsec_nanos().into()))
     }
 
-    /// The wall clock at the origin: nanoseconds since the Unix epoch.
-    fn wall_offset(&self, wall: &WallClock) -> u64 {
-        wall_nanos(wall).saturating_sub(self.now().as_nanos())
+    /// The wall clock at the origin: nanoseconds since the Unix epoch, or before it, for one that is set by hand may show
+    /// less than what this process is old.
+    fn wall_offset(&self, wall: &WallClock) -> i64 {
+        wall_nanos(wall).checked_signed_diff(self.now().as_nanos()).unwrap_or(i64::MAX)
     }
 
     pub(crate) fn at(&self, instant: Instant) -> std::time::Instant {
@@ -208,7 +209,7 @@ pub(crate) struct Node {
     /// Whether nothing was ever written here.
     blank: AtomicBool,
     /// The wall clock at the core's origin, in nanoseconds since the Unix epoch; read again now and then.
-    wall_offset: AtomicU64,
+    wall_offset: AtomicI64,
     wall: WallClock,
     /// Whether this run of this node made the cluster.
     founder: AtomicBool,
@@ -288,7 +289,7 @@ impl Node {
             leads: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             blank: AtomicBool::new(is_blank(driver.core())),
-            wall_offset: AtomicU64::new(parts.clock.wall_offset(&parts.wall)),
+            wall_offset: AtomicI64::new(parts.clock.wall_offset(&parts.wall)),
             wall: parts.wall,
             founder: AtomicBool::new(false),
             awaits: Mutex::default(),
@@ -588,7 +589,8 @@ impl Node {
         seat.forced |= !packets_only;
         let at = self.read_clock(seat, packets_only, lent.as_ref().map(|lent| lent.at));
         seat.at = at;
-        let now = Now { at, wall: self.wall_offset.load(Ordering::Relaxed) + at.as_nanos() };
+        let wall = at.as_nanos().saturating_add_signed(self.wall_offset.load(Ordering::Relaxed));
+        let now = Now { at, wall };
         let span = tracing::trace_span!(target: NODE, "turn", node = self.me.0, group = self.group.0);
         let _entered = span.enter();
         seat.driver.turn(now, applied, (&mut seat.inputs, lent), &mut seat.effects);
