@@ -6,10 +6,10 @@ mod bomb;
 mod common;
 mod identity;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -21,6 +21,11 @@ use quorate::{
     LogWrite, MemoryNetwork, MemorySnapshots, MemoryStorage, Node, NodeId, Raft, RaftLogStorage, ReadPolicy, Recovered,
     Span, Starts, Storage, StorageError, WriteId,
 };
+use tracing::Subscriber;
+use tracing::span::{Attributes, Id};
+use tracing_subscriber::layer::{self, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Leaders that are not late although the machine is busy.
 fn patient() -> Config {
@@ -72,6 +77,33 @@ fn nodes_that_are_given_their_ends_of_the_network_are_stepped_alike() {
             node.wait(PATIENCE).applied_index_at_least(2).await.unwrap();
         }
         write_at_once(&leader(&nodes).await, 100).await;
+        stop(nodes).await;
+    });
+}
+
+/// Keeps the names of what is around each turn.
+#[derive(Clone, Default)]
+struct Around(Arc<Mutex<BTreeSet<Option<&'static str>>>>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Around {
+    fn on_new_span(&self, span: &Attributes<'_>, id: &Id, context: layer::Context<'_, S>) {
+        if span.metadata().name() == "turn" {
+            let parent = context.span(id).and_then(|span| span.parent());
+            self.0.lock().unwrap().insert(parent.map(|parent| parent.name()));
+        }
+    }
+}
+
+#[test]
+fn a_turn_is_part_of_what_steps_it_and_of_no_other_turn() {
+    in_time(0, || async {
+        let nodes = start_on(&MemoryNetwork::fused(), 3, patient()).await;
+        let leader = leader(&nodes).await;
+        let around = Around::default();
+        let _subscriber = tracing_subscriber::registry().with(around.clone()).set_default();
+        let _span = tracing::info_span!("caller").entered();
+        write_at_once(&leader, 20).await;
+        assert_eq!(*around.0.lock().unwrap(), BTreeSet::from([None, Some("caller")]));
         stop(nodes).await;
     });
 }

@@ -22,6 +22,7 @@ use quorate_wire::Packet;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tracing::Span;
 
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
@@ -591,7 +592,9 @@ impl Node {
         seat.at = at;
         let wall = at.as_nanos().saturating_add_signed(self.wall_offset.load(Ordering::Relaxed));
         let now = Now { at, wall };
-        let span = tracing::trace_span!(target: NODE, "turn", node = self.me.0, group = self.group.0);
+        // Part of whatever steps it, but of no turn of a peer.
+        let around = || if lent.is_some() { None } else { Span::current().id() };
+        let span = tracing::trace_span!(target: NODE, parent: around(), "turn", node = self.me.0, group = self.group.0);
         let _entered = span.enter();
         seat.driver.turn(now, applied, (&mut seat.inputs, lent), &mut seat.effects);
     }
