@@ -4,10 +4,12 @@
 
 mod common;
 
-use std::future::IntoFuture;
+use std::future::{IntoFuture, poll_fn};
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use common::{Ledger, PATIENCE, by_id, leader, start, stop};
 use quorate::{
@@ -400,4 +402,51 @@ async fn who_forwarded_a_write_is_told_that_its_response_is_too_large_to_be_hand
     for node in nodes {
         node.shutdown().await;
     }
+}
+
+/// Is at work for a while with each command, and does not say that others should not wait for it.
+struct Slow;
+
+impl RaftStateMachine for Slow {
+    type Command = ();
+    type Response = ();
+
+    fn apply(&mut self, (): ()) {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(3) {
+            std::hint::spin_loop();
+        }
+    }
+
+    fn snapshot(&self, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn restore(_input: &mut dyn Read) -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    fn applies_inline(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_caller_alone_whose_applies_are_slow_keeps_no_other_task_of_its_thread_waiting() {
+    let raft = Raft::builder(1).peer_ids([1]).in_memory(&MemoryNetwork::new()).start(Slow).await.unwrap();
+    raft.wait(PATIENCE).leader().await.unwrap();
+    let turns = Arc::new(AtomicU64::new(0));
+    let had = Arc::clone(&turns);
+    let other = tokio::spawn(poll_fn(move |context| {
+        had.fetch_add(1, Ordering::Relaxed);
+        context.waker().wake_by_ref();
+        Poll::<()>::Pending
+    }));
+    for number in 0..50 {
+        let before = turns.load(Ordering::Relaxed);
+        raft.client_write(()).await.unwrap();
+        assert!(turns.load(Ordering::Relaxed) > before, "no other task had its turn around write {number}");
+    }
+    other.abort();
+    raft.shutdown().await;
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use quorate_core::LeaderId;
@@ -24,6 +24,10 @@ const MAX_BATCH_BYTES: usize = 1 << 20;
 /// lets others join nevertheless. Where a call is answered in its own step, to be polled again is a part in thirty of what
 /// it costs, and the thread's other tasks wait for so many calls at most, some 50 µs.
 const ALONE: i32 = 16;
+
+/// Nor do they wait longer than this, and for one call more, should calls be slow because what they apply is. Forty times
+/// what [`ALONE`] calls take, so that only slow ones come here.
+const MAX_ALONE: Duration = Duration::from_millis(2);
 
 /// So many batches later it is tried again, if a step did not answer its caller.
 const NOT_AT_ONCE: i32 = 256;
@@ -83,6 +87,8 @@ struct Queue<R> {
     /// Grows by one with every batch of one command, from -[`ALONE`] to `ALONE`, then from 0 again: above 0, nobody joins
     /// these days.
     alone: i32,
+    /// When the last caller came that let others join.
+    gave_way: Instant,
     closed: Option<ClosedReason>,
 }
 
@@ -94,6 +100,8 @@ pub(crate) struct ProposalQueue<R> {
     /// Batches in the queue; lets a turn see without the lock that there are none.
     waiting: AtomicUsize,
     pub(crate) window: Arc<Window>,
+    /// Tells when a batch was opened.
+    clock: fn() -> Instant,
 }
 
 /// Bytes that a command takes of the window.
@@ -144,14 +152,30 @@ impl<R> Open<R> {
     }
 }
 
+impl<R> Queue<R> {
+    /// Whether a caller that opens a batch now lets others on its thread join.
+    fn gives_way(&mut self, now: Instant) -> bool {
+        let gives_way = self.alone <= 0 || now.duration_since(self.gave_way) >= MAX_ALONE;
+        if gives_way {
+            self.gave_way = now;
+        }
+        gives_way
+    }
+}
+
 impl<R: Send + 'static> ProposalQueue<R> {
     pub(crate) fn new() -> Self {
+        Self::timed_by(Instant::now)
+    }
+
+    fn timed_by(clock: fn() -> Instant) -> Self {
         let queue = Queue {
             batches: VecDeque::new(),
             spare: Vec::new(),
             spare_waits: Vec::new(),
             last_count: 0,
             alone: -ALONE,
+            gave_way: clock(),
             closed: None,
         };
         Self {
@@ -159,6 +183,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             held: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             window: Arc::default(),
+            clock,
         }
     }
 
@@ -241,18 +266,17 @@ impl<R: Send + 'static> ProposalQueue<R> {
             self.window.give(entry_bytes(payload.len()));
             return Err(reason);
         }
-        let alone = queue.alone > 0;
         let open = self.open(&mut queue, payload.len(), terms.only);
         open.builder.push(kind, payload);
         let cell = join(&open.waits);
         if let Some(slot) = &terms.on_commit {
             open.commits.push((cell, Arc::clone(slot)));
         }
-        let duty = match open.duty(cell) {
-            Duty::ComeBack if alone => Duty::StepNow,
-            duty => duty,
-        };
-        let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty };
+        let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty: open.duty(cell) };
+        // The batch was opened by this call, so this is its time: no clock is read for it.
+        if joined.duty == Duty::ComeBack && !queue.gives_way(joined.waits.since) {
+            joined.duty = Duty::StepNow;
+        }
         drop(queue);
         if joined.duty != Duty::Nothing && self.is_held() {
             joined.duty = Duty::Nothing;
@@ -292,7 +316,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
 
     #[inline(never)]
     fn open_another(&self, queue: &mut Queue<R>, only: Option<LeaderId>) {
-        let (builder, now) = (queue.spare.pop().unwrap_or_default(), Instant::now());
+        let (builder, now) = (queue.spare.pop().unwrap_or_default(), (self.clock)());
         let again = queue.spare_waits.pop().and_then(|list| WaitList::reopen(list, now));
         queue.batches.push_back(Open {
             builder,
@@ -380,7 +404,22 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// What the clock of a test shows.
+        static SHOWN: Cell<Instant> = Cell::new(Instant::now());
+    }
+
+    /// The duty of a caller alone, which comes so much later than the one before.
+    fn alone(queue: &ProposalQueue<u64>, later: Duration) -> Duty {
+        SHOWN.set(SHOWN.get() + later);
+        let joined = join(queue);
+        drop(queue.take().unwrap());
+        joined.duty
+    }
 
     fn join(queue: &ProposalQueue<u64>) -> Joined<u64> {
         queue.push(EntryKind::Command, b"x", &Terms::default(), Waker::noop()).unwrap()
@@ -408,12 +447,9 @@ mod tests {
 
     #[test]
     fn who_is_always_alone_steps_at_once_and_now_and_then_lets_others_join() {
-        let queue = ProposalQueue::new();
-        let alone = || {
-            let joined = join(&queue);
-            queue.take().map(|_taken| joined.duty)
-        };
-        let all_are = |count: i32, duty| (0..count).all(|_| alone() == Some(duty));
+        let queue = ProposalQueue::timed_by(|| SHOWN.get());
+        let soon = Duration::from_micros(3);
+        let all_are = |count: i32, duty| (0..count).all(|_| alone(&queue, soon) == duty);
         assert!(all_are(ALONE + 1, Duty::ComeBack) && all_are(ALONE, Duty::StepNow));
         assert!(all_are(1, Duty::ComeBack) && all_are(ALONE, Duty::StepNow), "one in so many");
         let two = [join(&queue).duty, join(&queue).duty];
@@ -422,5 +458,17 @@ mod tests {
         assert!(all_are(ALONE + 1, Duty::ComeBack) && all_are(1, Duty::StepNow), "as in the beginning");
         queue.was_not_at_once();
         assert!(all_are(NOT_AT_ONCE + 1, Duty::ComeBack) && all_are(1, Duty::StepNow), "much later");
+    }
+    #[test]
+    fn who_is_alone_and_slow_lets_others_join_before_long() {
+        let queue = ProposalQueue::timed_by(|| SHOWN.get());
+        let slow = MAX_ALONE / 4;
+        assert!((0..=ALONE).all(|_| alone(&queue, slow) == Duty::ComeBack), "nobody knows yet that it is alone");
+        for _ in 0..2 {
+            assert!((0..3).all(|_| alone(&queue, slow) == Duty::StepNow));
+            assert_eq!(alone(&queue, slow), Duty::ComeBack, "for so long it stepped at once");
+        }
+        assert!((0..ALONE).all(|_| alone(&queue, MAX_ALONE) == Duty::ComeBack), "every one of them takes so long");
+        assert_eq!(alone(&queue, slow), Duty::StepNow, "it is fast again");
     }
 }
