@@ -151,16 +151,17 @@ impl Core {
     }
 
     /// Takes in an event and says what to do. Never fails, never blocks.
-    pub fn step(&mut self, now: Instant, event: Event, out: &mut Actions) {
+    pub fn step(&mut self, now: Instant, mut event: Event, out: &mut Actions) {
+        if let Event::Message(Envelope { from, incarnation, message }) = &mut event {
+            return self.receive(now, *from, *incarnation, message, out);
+        }
         self.now = self.now.max(now);
         if self.halted {
             return refuse_when_halted(event, out);
         }
         let led_by = self.led_by();
         match event {
-            Event::Message(Envelope { from, incarnation, mut message }) => {
-                self.on_message(from, incarnation, &mut message, out);
-            }
+            Event::Message(_) => unreachable!("it was received above"),
             Event::Timeout => self.on_timeout(out),
             Event::Propose { request, count, bytes } => self.on_propose(request, count, bytes, out),
             Event::Read { request, policy } => self.on_read(request, policy, out),
