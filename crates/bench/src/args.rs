@@ -14,8 +14,8 @@ usage: quorate-bench TABLE.. [options]     measures tables, by name (M1) or grou
 
 Run it with --release, on a machine that does nothing else.
 
-  --pairs N              interleaved pairs of trials                     [7]
-  --seconds S            measured time of one trial                      [2]
+  --pairs N              interleaved pairs of trials                     [7; 3 of curves]
+  --seconds S            measured time of one trial                      [2; of OV 300]
   --warmup S             time before the measurement begins              [0.5]
   --rate N               open loop: so many operations a second begin, whatever the answers take; the row is then
                          the 99th percentile of their latency [closed loop: each client waits for its answer]
@@ -51,11 +51,20 @@ pub(crate) enum Appends {
     Stream,
 }
 
+/// What the command line names of the settings that some tables have of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) pairs: Option<usize>,
+    pub(crate) measure: Option<Duration>,
+}
+
 /// One run's settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     /// What is measured.
     pub(crate) tables: Vec<&'static Table>,
+    /// Goes before what a table has of its own.
+    pub(crate) named: Named,
     /// Pairs of trials a row.
     pub(crate) pairs: usize,
     /// Measured time of one trial.
@@ -92,6 +101,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             tables: Vec::new(),
+            named: Named::default(),
             pairs: 7,
             measure: Duration::from_secs(2),
             warmup: Duration::from_millis(500),
@@ -145,8 +155,8 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String>
             options.words.extend([word.clone(), value.clone()]);
         }
         match word.as_str() {
-            "--pairs" => options.pairs = positive(&value).ok_or_else(bad)?,
-            "--seconds" => options.measure = seconds(&value).ok_or_else(bad)?,
+            "--pairs" => options.named.pairs = Some(positive(&value).ok_or_else(bad)?),
+            "--seconds" => options.named.measure = Some(seconds(&value).ok_or_else(bad)?),
             "--warmup" => options.warmup = seconds(&value).ok_or_else(bad)?,
             "--rate" => options.rate = Some(value.parse().ok().filter(|rate| *rate >= 1.0).ok_or_else(bad)?),
             "--deadline" => {
@@ -213,7 +223,8 @@ mod tests {
         let task = parse_words("M1 M4 --pairs 3 --seconds 0.5 --openraft-network rpc --bytes 16MiB --rate 5000");
         let Task::Run(options) = task.unwrap() else { panic!("nothing to run") };
         assert_eq!(options.tables.iter().map(|table| table.id).collect::<Vec<_>>(), ["M1", "M4"]);
-        assert_eq!((options.pairs, options.measure), (3, Duration::from_millis(500)));
+        let named = Named { pairs: Some(3), measure: Some(Duration::from_millis(500)) };
+        assert_eq!(options.named, named);
         assert_eq!((options.openraft_appends, options.bytes), (Appends::Rpc, 16 << 20));
         assert_eq!(options.rate, Some(5000.0));
 

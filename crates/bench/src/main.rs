@@ -67,6 +67,7 @@ fn run(options: &Options, words: &str) -> Result<(), String> {
 
 fn run_one(table: &Table, options: &Options, words: &str) -> Result<(), String> {
     println!("== {}: {}", table.id, table.what);
+    let options = &table.options(options);
     let mut report = Report::new(table, options, words);
     let outcome = measure(table, options, &mut report);
     if let Err(problem) = &outcome {

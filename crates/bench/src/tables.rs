@@ -1,5 +1,7 @@
 //! What there is to be measured: one table a row of GOALS, "Speed", each with a command of its own.
 
+use std::time::Duration;
+
 use crate::args::Options;
 use crate::report::Report;
 use crate::rows::{
@@ -16,6 +18,10 @@ pub(crate) struct Table {
     pub(crate) what: &'static str,
     /// Whether its figures depend on how fast the disk syncs.
     pub(crate) durable: bool,
+    /// Pairs of trials a row, unless `--pairs` says otherwise.
+    pairs: usize,
+    /// Measured time of one trial, unless `--seconds` says otherwise.
+    measure: Duration,
     /// What its figures do not say.
     pub(crate) caveats: &'static [&'static str],
     /// Adds its rows to the report.
@@ -52,6 +58,9 @@ const FAILOVER: &[&str] = &[
 
 const NETWORK: &[&str] = &["anything about a real network: loopback loses nothing and delays nothing"];
 
+/// A leak or a slow collapse is not seen in seconds; and a write is refused only after 5 s.
+const OVERLOAD: Duration = Duration::from_secs(300);
+
 const TABLES: &[Table] = &[
     memory_table("M1", "in-memory puts, 1 client", memory::m1),
     memory_table("M2", "in-memory puts, 64 clients", memory::m2),
@@ -75,7 +84,7 @@ const TABLES: &[Table] = &[
     table("L2", "reads", "reads by read index", IN_MEMORY, reads::l2),
     table("NT", "network", "the transport on loopback", NETWORK, network::tcp),
     table("N2", "network", "what TLS costs", NETWORK, network::n2),
-    on_disk(table("OV", "scale", "more work than the disk takes", FLOOR, overload::ov)),
+    lasting(OVERLOAD, on_disk(table("OV", "scale", "more work than the disk takes", FLOOR, overload::ov))),
     on_disk(table("C1", "scale", "durable puts by size of the command", FLOOR, curves::payloads)),
     table("C2", "scale", "in-memory puts by number of clients", IN_MEMORY, curves::clients),
     table("C3", "scale", "in-memory puts by number of nodes", IN_MEMORY, curves::nodes),
@@ -92,7 +101,8 @@ const fn table(
     caveats: &'static [&'static str],
     run: Run,
 ) -> Table {
-    Table { id, group, what, durable: false, caveats, run }
+    let measure = Duration::from_secs(2);
+    Table { id, group, what, durable: false, pairs: 7, measure, caveats, run }
 }
 
 const fn memory_table(id: &'static str, what: &'static str, run: Run) -> Table {
@@ -105,6 +115,18 @@ const fn durable_table(id: &'static str, what: &'static str, caveats: &'static [
 
 const fn on_disk(table: Table) -> Table {
     Table { durable: true, ..table }
+}
+
+const fn lasting(measure: Duration, table: Table) -> Table {
+    Table { measure, ..table }
+}
+
+impl Table {
+    /// A run's options, with the table's own where the command line names none.
+    pub(crate) fn options(&self, run: &Options) -> Options {
+        let (pairs, measure) = (run.named.pairs.unwrap_or(self.pairs), run.named.measure.unwrap_or(self.measure));
+        Options { pairs, measure, ..run.clone() }
+    }
 }
 
 /// All of them, in the order of the page.
@@ -130,5 +152,14 @@ mod tests {
         assert_eq!(named("m4").len(), 1);
         assert_eq!(named("all").len(), TABLES.len());
         assert!(named("M99").is_empty());
+    }
+
+    #[test]
+    fn the_command_line_goes_before_a_tables_own_settings() {
+        let overload = named("OV")[0];
+        let mut run = Options::default();
+        assert_eq!(overload.options(&run).measure, OVERLOAD);
+        run.named.measure = Some(Duration::from_secs(1));
+        assert_eq!(overload.options(&run).measure, Duration::from_secs(1));
     }
 }

@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::args::Options;
 
 /// How long answers are waited for when a trial is over: an answer that is lost must not hold up the tables behind it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What one trial measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quorate::{Config, Raw};
 
 use crate::args::Options;
-use crate::measure::{Contender, Goal, RowPlan, Trial, client_runtime, measure_row, resident_bytes};
+use crate::measure::{Contender, Goal, PATIENCE, RowPlan, Trial, client_runtime, measure_row, resident_bytes};
 use crate::report::{Better, Report};
 use crate::sides::library::{Cluster, Link, Setup};
 
@@ -21,8 +21,10 @@ const CLIENTS: usize = 4096;
 const COMMAND: usize = 64 << 10;
 /// How often memory and leadership are looked at.
 const PACE: Duration = Duration::from_millis(50);
-/// Beyond what nodes may keep: buffers of sockets and of the log, and what the allocator holds back.
-const SLACK_MIB: f64 = 192.0;
+/// Bytes that a log writes in one turn at most: encoded once more, beside the entries themselves.
+const LOG_TURN: u64 = 8 << 20;
+/// Beyond what nodes may keep: tasks and callers, buffers of sockets, and what the allocator holds back.
+const SLACK: u64 = 64 << 20;
 
 /// What was seen in one stretch of overload.
 struct Seen {
@@ -35,13 +37,16 @@ struct Seen {
 
 pub(crate) fn ov(options: &Options, report: &mut Report) -> Result<(), String> {
     report.settings.push(format!(
-        "three nodes in this process, TCP on loopback, durable; {CLIENTS} clients with a command of {} KiB each in flight; one stretch of {:?}",
+        "three nodes in this process, TCP on loopback, durable; {CLIENTS} clients with a command of {} KiB each in flight; one stretch of {:?}; a write is refused after {:?}",
         COMMAND >> 10,
-        options.measure
+        options.measure,
+        Config::default().write_timeout
     ));
+    let (bound, of_what) = bound_mib();
+    report.settings.push(of_what);
     let seen = overload(options)?;
     let rows = [
-        ("memory of three nodes beyond idle", "MiB", Better::Lower, Some(bound_mib()), seen.grown_mib),
+        ("memory of three nodes beyond idle", "MiB", Better::Lower, Some(bound), seen.grown_mib),
         ("leader changes", "changes", Better::Lower, Some(0.0), seen.leader_changes),
         ("acknowledged", "MB/s", Better::Higher, None, seen.acknowledged * COMMAND as f64 / 1e6),
         ("refused or given up", "calls/s", Better::Lower, None, seen.refused),
@@ -55,12 +60,23 @@ pub(crate) fn ov(options: &Options, report: &mut Report) -> Result<(), String> {
     Ok(())
 }
 
-/// A node keeps at most its window of proposals, its recent entries, and on the leader what is under way to two peers.
-fn bound_mib() -> f64 {
+/// What three nodes may keep under this load, in MiB, and of what it is made.
+fn bound_mib() -> (f64, String) {
     let config = Config::default();
-    let kept = 3 * (config.proposal_window_bytes + config.tail_cache_bytes);
-    let under_way = 2 * config.max_inflight_bytes;
-    kept as f64 / f64::from(1 << 20) + under_way as f64 / f64::from(1 << 20) + SLACK_MIB
+    let parts = [
+        // Counted until they are applied, so that their way through the leader's log is in it.
+        ("the leader's proposals", config.proposal_window_bytes as u64),
+        // Who waits for room, or once did, keeps its command encoded, to try again: all of them, at worst.
+        ("encoded commands of callers", (CLIENTS * COMMAND) as u64),
+        ("recent entries of three nodes", 3 * config.tail_cache_bytes as u64),
+        // In the queue of the leader's connection, and in what the peer has read.
+        ("entries under way to two peers", 2 * 2 * config.max_inflight_bytes),
+        ("a turn of three logs", 3 * LOG_TURN),
+        ("slack", SLACK),
+    ];
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let said: Vec<_> = parts.iter().map(|(what, bytes)| format!("{what} {}", mib(*bytes))).collect();
+    (mib(parts.iter().map(|(_, bytes)| bytes).sum()), format!("the bound of memory, in MiB: {}", said.join(", ")))
 }
 
 fn overload(options: &Options) -> Result<Seen, String> {
@@ -105,9 +121,16 @@ fn overload(options: &Options) -> Result<Seen, String> {
         refused: refused.load(Ordering::Relaxed) as f64 / seconds,
     };
     over.store(true, Ordering::Relaxed);
-    for task in tasks {
-        runtime.block_on(task).map_err(|error| format!("a client died: {error}"))?;
-    }
+    runtime.block_on(async {
+        let all = async {
+            for task in tasks {
+                task.await.map_err(|error| format!("a client died: {error}"))?;
+            }
+            Ok(())
+        };
+        let late = |_| Err(format!("not every client had an answer {PATIENCE:?} after the end"));
+        tokio::time::timeout(PATIENCE, all).await.unwrap_or_else(late)
+    })?;
     drop(cluster);
     fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
     Ok(seen)
