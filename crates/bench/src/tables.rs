@@ -79,7 +79,7 @@ const TABLES: &[Table] = &[
     durable_table("D6", "the log beside other logs for many groups", ENGINES, engines::d6),
     on_disk(table("R1", "recovery", "recovery of a large log", RECOVERY, recovery::r1)),
     on_disk(table("R2", "recovery", "transfer of a large snapshot", NETWORK, snapshot::r2)),
-    table("R4", "recovery", "failover", FAILOVER, failover::r4),
+    on_disk(table("R4", "recovery", "failover", FAILOVER, failover::r4)),
     table("L1", "reads", "a lease read", IN_MEMORY, reads::l1),
     table("L2", "reads", "reads by read index", IN_MEMORY, reads::l2),
     table("NT", "network", "the transport on loopback", NETWORK, network::tcp),
