@@ -12,6 +12,9 @@ use crate::Outcome;
 pub(crate) trait Engine: Sync {
     /// Appends `count` entries from `first` on to a group, and waits until they are durable.
     fn append(&self, group: u64, first: u64, count: u64, payload: &[u8]) -> Outcome<()>;
+
+    /// Forgets a group's entries before `end`, and makes their files ready to be written over.
+    fn purge(&self, group: u64, end: u64) -> Outcome<()>;
 }
 
 /// Those that were built.
@@ -78,6 +81,12 @@ impl Engine for RaftEngine {
         self.write(&mut batch, true)?;
         Ok(())
     }
+
+    fn purge(&self, group: u64, end: u64) -> Outcome<()> {
+        self.compact_to(group, end);
+        self.purge_expired_files()?;
+        Ok(())
+    }
 }
 
 #[cfg(feature = "rocksdb")]
@@ -106,6 +115,11 @@ mod rocks {
             let mut durable = WriteOptions::default();
             durable.set_sync(true);
             Ok(self.write_opt(&batch, &durable)?)
+        }
+
+        /// What is in tables is not in the log any more, whatever becomes of it there.
+        fn purge(&self, _group: u64, _end: u64) -> Outcome<()> {
+            Ok(self.flush()?)
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Other logs for many Raft groups, driven as `quorate-bench` drives Quorate's: producers that each append one entry to
 //! one of their groups, wait until it is durable, and go on to the next group.
 //!
-//!     log-engines ENGINE append DIRECTORY PRODUCERS GROUPS PAYLOAD WARMUP_SECONDS SECONDS
+//!     log-engines ENGINE append DIRECTORY PRODUCERS GROUPS PAYLOAD WARMUP_SECONDS SECONDS WARM_BYTES WARM_BATCH
 //!     log-engines ENGINE fill DIRECTORY BYTES PAYLOAD BATCH
 //!     log-engines ENGINE open DIRECTORY
 //!
+//! Before the measurement `append` writes `WARM_BYTES` to a group of its own and purges them, as the other side does.
 //! `append` and `open` print one line of JSON, a trial of `quorate-bench`.
 
 mod engines;
@@ -48,9 +49,12 @@ fn run(words: &[String]) -> Outcome<()> {
     match word(1)? {
         "append" => {
             let (warmup, measure) = (Duration::from_secs_f64(seconds(6)?), Duration::from_secs_f64(seconds(7)?));
-            append(&*engine, number(3)?, number(4)?, number(5)? as usize, warmup, measure)
+            let (producers, groups, payload) = (number(3)?, number(4)?, number(5)? as usize);
+            let next = fill(&*engine, groups + 1, number(8)?, payload, number(9)?)?;
+            engine.purge(groups + 1, next)?;
+            append(&*engine, producers, groups, payload, warmup, measure)
         }
-        "fill" => fill(&*engine, number(3)?, number(4)? as usize, number(5)?),
+        "fill" => fill(&*engine, 1, number(3)?, number(4)? as usize, number(5)?).map(drop),
         "open" => {
             println!("{{\"value\":{}}}", opened.as_secs_f64());
             Ok(())
@@ -59,14 +63,15 @@ fn run(words: &[String]) -> Outcome<()> {
     }
 }
 
-fn fill(engine: &dyn Engine, bytes: u64, payload: usize, batch: u64) -> Outcome<()> {
+/// Writes a group of so many bytes; returns the index after the last.
+fn fill(engine: &dyn Engine, group: u64, bytes: u64, payload: usize, batch: u64) -> Outcome<u64> {
     let payload: Vec<u8> = (0..payload).map(|at| at as u8).collect();
     let mut next = 1;
     while (next - 1) * (payload.len() as u64) < bytes {
-        engine.append(1, next, batch, &payload)?;
+        engine.append(group, next, batch, &payload)?;
         next += batch;
     }
-    Ok(())
+    Ok(next)
 }
 
 fn append(

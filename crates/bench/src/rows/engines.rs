@@ -9,15 +9,15 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Instant;
 
-use quorate::advanced::core::{ClusterId, GroupId, LeaderId, LeaderIdMode, NodeId, WriteId};
-use quorate::advanced::wal::{RealDisk, Wal, WalError, WalOptions, WalWrite};
+use quorate::advanced::core::{GroupId, LeaderId, NodeId, WriteId};
+use quorate::advanced::wal::{Wal, WalError, WalOptions, WalWrite};
 use quorate::advanced::wire::{BatchBuilder, Batches, EntryKind};
 
 use crate::args::Options;
 use crate::measure::{Contender, Goal, Recorder, RowPlan, Trial, measure_row, process_cpu};
 use crate::report::{Better, Report};
+use crate::rows::wal::{CLUSTER, Log, WARM_BATCH, WARM_SEGMENTS};
 
-const CLUSTER: ClusterId = ClusterId(7);
 /// Bytes of a payload.
 const PAYLOAD: usize = 256;
 
@@ -26,7 +26,10 @@ pub(crate) fn d6(options: &Options, report: &mut Report) -> Result<(), String> {
     if names.is_empty() {
         return Err("there is nothing to compare with".to_owned());
     }
-    report.settings.push(format!("payloads of {PAYLOAD} bytes; a producer has one append in flight; others: compression off, files prepared for recycling"));
+    report.settings.push(format!(
+        "payloads of {PAYLOAD} bytes; a producer has one append in flight; on all sides {} MiB written and purged before; others: compression off, files prepared for recycling",
+        warm_bytes() >> 20
+    ));
     for (producers, groups, must, aim) in [(1, 1, 1.2, 1.5), (16, 1000, 2.0, 3.0)] {
         for name in &names {
             let plan = RowPlan {
@@ -44,6 +47,20 @@ pub(crate) fn d6(options: &Options, report: &mut Report) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Written and purged before the measurement, so that all logs write into files that were written before.
+fn warm_bytes() -> u64 {
+    WARM_SEGMENTS * segment_bytes()
+}
+
+fn segment_bytes() -> u64 {
+    WalOptions::new(NodeId(1)).segment_bytes
+}
+
+/// A group of the producers: the first group is that of the entries written before.
+fn group_of(number: u64) -> GroupId {
+    GroupId(number + 1)
 }
 
 /// The other logs that were built. If there is no such program, says so loudly.
@@ -90,7 +107,8 @@ fn theirs(options: &Options, engine: &str, producers: u64, groups: u64) -> Resul
     let (warmup, measure) = (options.warmup.as_secs_f64(), options.measure.as_secs_f64());
     let numbers = [producers.to_string(), groups.to_string(), PAYLOAD.to_string()];
     let times = [warmup.to_string(), measure.to_string()];
-    let said = call(options, engine, "append", &dir, &[&numbers[..], &times[..]].concat())?;
+    let warm = [warm_bytes().to_string(), WARM_BATCH.to_string()];
+    let said = call(options, engine, "append", &dir, &[&numbers[..], &times[..], &warm[..]].concat())?;
     fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
     trial(&said)
 }
@@ -99,18 +117,18 @@ type Told = Result<(), String>;
 
 fn ours(options: &Options, producers: u64, groups: u64) -> Result<Trial, String> {
     let dir = options.dir.join(format!("d6-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&dir);
-    let wal = Wal::open(Arc::new(RealDisk), &dir, WalOptions::new(NodeId(1))).map_err(|error| error.to_string())?;
-    wal.set_cluster(CLUSTER, LeaderIdMode::Advanced).map_err(|error| error.to_string())?;
+    let mut log = Log::create(&dir, segment_bytes(), PAYLOAD)?;
+    log.warm(segment_bytes())?;
+    let wal = log.wal();
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..producers).map(|_| mpsc::channel::<Told>()).unzip();
     for group in 1..=groups {
         let done = senders[(group % producers) as usize].clone();
         // Nobody listens once a producer has stopped.
         let told = move |_, result: Result<(), WalError>| drop(done.send(result.map_err(|error| error.to_string())));
-        wal.open_group(GroupId(group), Arc::new(told)).map_err(|error| error.to_string())?;
+        wal.open_group(group_of(group), Arc::new(told)).map_err(|error| error.to_string())?;
     }
-    let trial = produce(options, &wal, groups, receivers)?;
-    wal.shutdown().map_err(|error| error.to_string())?;
+    let trial = produce(options, wal, groups, receivers)?;
+    log.close()?;
     fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
     Ok(trial)
 }
@@ -123,7 +141,7 @@ fn produce(options: &Options, wal: &Wal, groups: u64, receivers: Vec<mpsc::Recei
         let payload = vec![7_u8; PAYLOAD];
         let mut builder = BatchBuilder::new();
         for round in 1.. {
-            for group in (1..=groups).filter(|group| group % producers == number).map(GroupId) {
+            for group in (1..=groups).filter(|group| group % producers == number).map(group_of) {
                 if over.load(Ordering::Relaxed) {
                     return Ok(());
                 }

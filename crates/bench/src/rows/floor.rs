@@ -23,7 +23,7 @@ const WRITTEN: usize = 512;
 pub(crate) fn d4(options: &Options, report: &mut Report) -> Result<(), String> {
     report
         .settings
-        .push(format!("commands of {COMMAND} bytes, one at a time; the floor writes {WRITTEN} bytes a sync"));
+        .push(format!("commands of {COMMAND} bytes, one at a time; the floor writes {WRITTEN} bytes a sync, into recycled files and into files that are only allocated, as the log's first segments are"));
     let plan = RowPlan {
         id: "D4",
         what: "one durable put, median".to_owned(),
@@ -35,7 +35,11 @@ pub(crate) fn d4(options: &Options, report: &mut Report) -> Result<(), String> {
     let row = measure_row(
         &closed,
         plan,
-        vec![Contender::ours("quorate", || put(&closed)), Contender::limit("3 disks + round trip", || floor(&closed))],
+        vec![
+            Contender::ours("quorate", || put(&closed)),
+            Contender::limit("3 disks + round trip", || floor(&closed, RecycledFile::create)),
+            Contender::limit("the same, only allocated", || floor(&closed, RecycledFile::allocate)),
+        ],
     )?;
     report.rows.push(row);
     Ok(())
@@ -52,14 +56,17 @@ fn put(options: &Options) -> Result<Trial, String> {
     Ok(Trial { value: latency.p50, ..trial })
 }
 
+/// How a file to be written is made.
+type Make = fn(&Path) -> Result<RecycledFile, String>;
+
 /// The slowest of three loops of `fdatasync` that run at once, and a round trip over loopback: medians, in microseconds.
-pub(crate) fn floor(options: &Options) -> Result<Trial, String> {
+pub(crate) fn floor(options: &Options, make: Make) -> Result<Trial, String> {
     let half = options.measure / 2;
     let disks = thread::scope(|scope| {
         let loops: Vec<_> = (0..3)
             .map(|number| {
                 let path = options.dir.join(format!("floor-{number}"));
-                scope.spawn(move || disk(&path, half))
+                scope.spawn(move || disk(&path, half, make))
             })
             .collect();
         let died = |_| Err("a disk loop died".to_owned());
@@ -69,8 +76,8 @@ pub(crate) fn floor(options: &Options) -> Result<Trial, String> {
     Ok(Trial::of(slowest + round_trip(half)?))
 }
 
-fn disk(path: &Path, time: Duration) -> Result<f64, String> {
-    let mut file = RecycledFile::create(path)?;
+fn disk(path: &Path, time: Duration, make: Make) -> Result<f64, String> {
+    let mut file = make(path)?;
     let recorder = Recorder::new()?;
     sync_loop(&mut file, WRITTEN, Instant::now() + time, &recorder)?;
     fs::remove_file(path).map_err(|error| format!("cannot remove {}: {error}", path.display()))?;

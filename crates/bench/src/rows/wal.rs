@@ -15,7 +15,8 @@ use crate::measure::disk::RecycledFile;
 use crate::measure::{Contender, Goal, Recorder, RowPlan, Trial, measure_row, process_cpu};
 use crate::report::{Better, Report};
 
-const CLUSTER: ClusterId = ClusterId(7);
+/// Of the logs that are measured.
+pub(crate) const CLUSTER: ClusterId = ClusterId(7);
 const GROUP: GroupId = GroupId(1);
 /// Bytes of a payload.
 const PAYLOAD: usize = 256;
@@ -23,9 +24,10 @@ const PAYLOAD: usize = 256;
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Entries stay in the log for about this many bytes, then are purged.
 const KEPT_BYTES: u64 = SEGMENT_BYTES;
-
 /// Segments that are written before the measurement begins.
-const WARM_SEGMENTS: u64 = 3;
+pub(crate) const WARM_SEGMENTS: u64 = 3;
+/// Entries of a batch in them.
+pub(crate) const WARM_BATCH: usize = 1024;
 
 pub(crate) fn d5(options: &Options, report: &mut Report) -> Result<(), String> {
     report.settings.push(format!(
@@ -136,6 +138,16 @@ impl Log {
         (0..batches.min(IN_FLIGHT)).try_for_each(|_| self.wait())
     }
 
+    /// Writes whole segments and purges them, so that what follows is written into recycled ones.
+    pub(crate) fn warm(&mut self, segment_bytes: u64) -> Result<(), String> {
+        self.fill(WARM_SEGMENTS * segment_bytes / (WARM_BATCH * self.payload.len()) as u64, WARM_BATCH)
+    }
+
+    /// Where other groups can be opened.
+    pub(crate) fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
     /// Closes it.
     pub(crate) fn close(self) -> Result<(), String> {
         self.wal.shutdown().map_err(|error| error.to_string())
@@ -145,7 +157,7 @@ impl Log {
 fn log(options: &Options, entries: usize) -> Result<Trial, String> {
     let dir = options.dir.join(format!("d5-{}", std::process::id()));
     let mut log = Log::create(&dir, SEGMENT_BYTES, PAYLOAD)?;
-    log.fill(WARM_SEGMENTS * SEGMENT_BYTES / (1024 * PAYLOAD as u64), 1024)?;
+    log.warm(SEGMENT_BYTES)?;
     let mut ready = Some(log.encode(entries)?);
     let trial = run(options, entries, || {
         if let Some(batch) = ready.take() {
