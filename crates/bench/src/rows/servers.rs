@@ -2,10 +2,18 @@
 
 use crate::args::Options;
 use crate::measure::disk::RecycledFile;
-use crate::measure::{Contender, Goal, Load, RowPlan, Trial, client_runtime, measure, measure_row};
+use crate::measure::{Client, Contender, Goal, Load, RowPlan, Trial, client_runtime, measure, measure_row};
 use crate::report::{Better, Report};
 use crate::rows::floor::floor;
-use crate::sides::servers::{Grpc, Kind, Servers, etcd_version};
+use crate::sides::servers::{Kind, Servers, etcd_version};
+
+/// What clients do.
+#[derive(Clone, Copy)]
+enum Work {
+    Puts,
+    /// Of keys that were put before.
+    Reads,
+}
 
 pub(crate) fn d1(options: &Options, report: &mut Report) -> Result<(), String> {
     puts(options, report, "D1", 1, (1.5, 3.0))
@@ -38,8 +46,8 @@ fn puts(
     // Each client waits for a sync at least; no batch of theirs can be durable sooner.
     let limit = || floor(options, RecycledFile::create).map(|floor| Trial::of(clients as f64 * 1e6 / floor.value));
     let mut sides = vec![
-        Contender::ours("quorate", || trial(options, Kind::Quorate, clients, |client| client)),
-        Contender::beside("etcd", || trial(options, Kind::Etcd, clients, |client| client)),
+        Contender::ours("quorate", || trial(options, Kind::Quorate, clients, Work::Puts)),
+        Contender::beside("etcd", || trial(options, Kind::Etcd, clients, Work::Puts)),
     ];
     if options.rate.is_none() {
         sides.push(Contender::limit("disk", limit));
@@ -48,15 +56,15 @@ fn puts(
     Ok(())
 }
 
-/// Linearizable reads of a key each, at the leader.
+/// Linearizable reads of a key each, which has a value, at the leader.
 pub(crate) fn dr(options: &Options, report: &mut Report) -> Result<(), String> {
     say(options, report)?;
     let clients = 64;
     let plan =
         RowPlan { id: "DR", what: format!("{clients} clients"), unit: "gets/s", better: Better::Higher, goal: None };
     let sides = vec![
-        Contender::ours("quorate", || trial(options, Kind::Quorate, clients, Grpc::reading)),
-        Contender::beside("etcd", || trial(options, Kind::Etcd, clients, Grpc::reading)),
+        Contender::ours("quorate", || trial(options, Kind::Quorate, clients, Work::Reads)),
+        Contender::beside("etcd", || trial(options, Kind::Etcd, clients, Work::Reads)),
     ];
     report.rows.push(measure_row(options, plan, sides)?);
     Ok(())
@@ -70,14 +78,24 @@ fn say(options: &Options, report: &mut Report) -> Result<(), String> {
 }
 
 /// A fresh cluster, warmed up, measured, killed.
-fn trial(options: &Options, kind: Kind, clients: usize, work: impl Fn(Grpc) -> Grpc) -> Result<Trial, String> {
+fn trial(options: &Options, kind: Kind, clients: usize, work: Work) -> Result<Trial, String> {
     let runtime = client_runtime(options)?;
     let (servers, client) = runtime.block_on(async {
         let servers = Servers::start(kind, options, &[]).await?;
         let leader = servers.leader().await?;
         let client = servers.client(&[leader], clients).await?;
+        let client = match work {
+            Work::Puts => client,
+            Work::Reads => {
+                // Else the reads would find nothing.
+                for number in 0..clients {
+                    client.numbered(number).put().await?;
+                }
+                client.reading()
+            }
+        };
         Ok::<_, String>((servers, client))
     })?;
     let ids = servers.ids();
-    measure(options, &runtime, Load { clients, sample_every: 1, processes: &ids }, &work(client))
+    measure(options, &runtime, Load { clients, sample_every: 1, processes: &ids }, &client)
 }
