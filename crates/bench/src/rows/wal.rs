@@ -35,6 +35,7 @@ pub(crate) fn d5(options: &Options, report: &mut Report) -> Result<(), String> {
         SEGMENT_BYTES >> 20,
         WARM_SEGMENTS
     ));
+    report.settings.push("CPU-ns are those of an entry, latencies those of a group".to_owned());
     for entries in [1_usize, 8, 64, 512] {
         let plan = RowPlan {
             id: "D5",
@@ -201,7 +202,7 @@ fn run(options: &Options, entries: usize, mut batch: impl FnMut() -> Result<(), 
         if is_measured && batches > 0 {
             return Ok(Trial {
                 value: bytes / begun.elapsed().as_secs_f64(),
-                cpu_ns: Some(used.as_nanos() as f64 / batches as f64),
+                cpu_ns: Some(used.as_nanos() as f64 / (batches * entries as u64) as f64),
                 allocations: None,
                 latency: recorder.percentiles(),
             });
