@@ -85,11 +85,11 @@ const TABLES: &[Table] = &[
     table("NT", "network", "the transport on loopback", NETWORK, network::tcp),
     table("N2", "network", "what TLS costs", NETWORK, network::n2),
     lasting(OVERLOAD, on_disk(table("OV", "scale", "more work than the disk takes", FLOOR, overload::ov))),
-    on_disk(table("C1", "scale", "durable puts by size of the command", FLOOR, curves::payloads)),
-    table("C2", "scale", "in-memory puts by number of clients", IN_MEMORY, curves::clients),
-    table("C3", "scale", "in-memory puts by number of nodes", IN_MEMORY, curves::nodes),
-    on_disk(table("C4", "scale", "opening a log by number of entries", RECOVERY, curves::entries)),
-    on_disk(table("C5", "scale", "snapshots by size of the state", FLOOR, curves::states)),
+    on_disk(curve("C1", "durable puts by size of the command", FLOOR, curves::payloads)),
+    curve("C2", "in-memory puts by number of clients", IN_MEMORY, curves::clients),
+    curve("C3", "in-memory puts by number of nodes", IN_MEMORY, curves::nodes),
+    on_disk(curve("C4", "opening a log by number of entries", RECOVERY, curves::entries)),
+    on_disk(curve("C5", "snapshots by size of the state", FLOOR, curves::states)),
 ];
 
 type Run = fn(&Options, &mut Report) -> Result<(), String>;
@@ -111,6 +111,11 @@ const fn memory_table(id: &'static str, what: &'static str, run: Run) -> Table {
 
 const fn durable_table(id: &'static str, what: &'static str, caveats: &'static [&'static str], run: Run) -> Table {
     on_disk(table(id, "durable", what, caveats, run))
+}
+
+/// Many points and no opponent: a few trials of each show a cliff.
+const fn curve(id: &'static str, what: &'static str, caveats: &'static [&'static str], run: Run) -> Table {
+    Table { pairs: 3, ..table(id, "scale", what, caveats, run) }
 }
 
 const fn on_disk(table: Table) -> Table {
@@ -158,7 +163,8 @@ mod tests {
     fn the_command_line_goes_before_a_tables_own_settings() {
         let overload = named("OV")[0];
         let mut run = Options::default();
-        assert_eq!(overload.options(&run).measure, OVERLOAD);
+        assert_eq!((overload.options(&run).measure, overload.options(&run).pairs), (OVERLOAD, 7));
+        assert_eq!(named("C4")[0].options(&run).pairs, 3);
         run.named.measure = Some(Duration::from_secs(1));
         assert_eq!(overload.options(&run).measure, Duration::from_secs(1));
     }

@@ -1,6 +1,7 @@
 //! C1 to C5: what an operation costs as the work grows. No opponent: a curve is there to show a cliff.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use quorate::advanced::wal::{RealDisk, Wal, WalOptions};
 use crate::args::Options;
 use crate::measure::{Contender, Load, RowPlan, Trial, measure_row, resident_bytes};
 use crate::report::{Better, Report};
+use crate::rows::recovery::files;
 use crate::rows::snapshot::Leader;
 use crate::rows::wal::Log;
 use crate::sides::library::{Cluster, Link, Put, Setup};
@@ -29,6 +31,13 @@ fn point(
     Ok(())
 }
 
+/// Bytes of all files below a directory.
+fn bytes_of(dir: &Path) -> Result<u64, String> {
+    let length = |path: &Path| fs::metadata(path).map(|about| about.len());
+    let lengths = files(dir)?.into_iter().map(|path| length(&path).map_err(|e| format!("{}: {e}", path.display())));
+    lengths.sum()
+}
+
 fn bytes_text(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
@@ -40,16 +49,23 @@ fn bytes_text(bytes: u64) -> String {
 
 /// Commands of 16 B to 1 MiB.
 pub(crate) fn payloads(options: &Options, report: &mut Report) -> Result<(), String> {
-    report.settings.push("64 clients, three nodes in this process, TCP on loopback, durable".to_owned());
+    /// Most bytes of commands in flight: half a node's window, else clients would measure how they wait for room.
+    const IN_FLIGHT: usize = 32 << 20;
+    report.settings.push(format!(
+        "three nodes in this process, TCP on loopback, durable; 64 clients, or as many as have {} in flight",
+        bytes_text(IN_FLIGHT as u64)
+    ));
     for bytes in [16_usize, 256, 4 << 10, 64 << 10, 1 << 20] {
+        let clients = (IN_FLIGHT / bytes).min(64);
         let dir = options.dir.join(format!("c1-{}", std::process::id()));
         let trial = || {
             let _ = fs::remove_dir_all(&dir);
             let cluster = Cluster::start(options, &Setup { data: Some(dir.clone()), ..Setup::in_memory(Link::Tcp) })?;
-            let load = Load { sample_every: 1, ..Load::in_process(64) };
+            let load = Load { sample_every: 1, ..Load::in_process(clients) };
             cluster.measure(options, load, |node| Put::sized(node, bytes))
         };
-        point(options, report, ("C1", "put/s", Better::Higher), bytes_text(bytes as u64), trial)?;
+        let what = format!("{}, {clients} clients", bytes_text(bytes as u64));
+        point(options, report, ("C1", "put/s", Better::Higher), what, trial)?;
         fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
     }
     Ok(())
@@ -85,17 +101,16 @@ pub(crate) fn entries(options: &Options, report: &mut Report) -> Result<(), Stri
     /// Bytes of a payload, and what an entry takes on disk with it.
     const PAYLOAD: usize = 8;
     const ON_DISK: u64 = 64;
-    /// Entries of a batch.
-    const BATCH: u64 = 1000;
-    report.settings.push(format!(
-        "one group, commands of {PAYLOAD} bytes, page cache warm; logs of up to {}",
-        bytes_text(2 * options.bytes)
-    ));
+    report.settings.push(format!("one group, commands of {PAYLOAD} bytes, page cache warm"));
     let dir = options.dir.join(format!("c4-{}", std::process::id()));
     for count in (4..=8).map(|power| 10_u64.pow(power)).filter(|count| count * ON_DISK <= 2 * options.bytes) {
         let mut log = Log::create(&dir, WalOptions::new(NodeId(1)).segment_bytes, PAYLOAD)?.keeping_all();
-        log.fill(count / BATCH, BATCH as usize)?;
+        // A batch is one sync: 10,000 of them, or fewer, fill a log.
+        let batch = if count < 10_000_000 { 1000 } else { 10_000 };
+        log.fill(count / batch, batch as usize)?;
         log.close()?;
+        let on_disk = bytes_of(&dir)?;
+        report.settings.push(format!("{count} entries in batches of {batch}: files of {} MiB", on_disk >> 20));
         let mut grown = Vec::new();
         let open = || {
             let before = resident_bytes().unwrap_or(0);

@@ -126,7 +126,7 @@ fn forget(dir: &Path) -> Result<(), String> {
 }
 
 /// All files below a directory.
-fn files(dir: &Path) -> Result<Vec<PathBuf>, String> {
+pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>, String> {
     let mut found = Vec::new();
     let entries = fs::read_dir(dir).map_err(|error| format!("cannot list {}: {error}", dir.display()))?;
     for entry in entries {

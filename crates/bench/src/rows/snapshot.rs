@@ -19,6 +19,8 @@ use crate::sides::ports;
 const BLOCK: usize = 1 << 20;
 /// No snapshot of what is measured here takes longer.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// A write waits for the disk, which may be deleting an earlier snapshot of 4 GiB.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A state of as many bytes as the last command says, of which none can be guessed from the others.
 #[derive(Debug, Default)]
@@ -83,7 +85,7 @@ impl Leader {
         let runtime = server_runtime(options)?;
         let address = format!("127.0.0.1:{}", ports::free(1)[0]);
         let raft = runtime.block_on(async {
-            let config = Config { keep_entries: 0, ..Config::default() };
+            let config = Config { keep_entries: 0, write_timeout: WRITE_TIMEOUT, ..Config::default() };
             let builder = Raft::builder(1).peers([(1, address.clone())]).data_dir(dir.join("1")).config(config);
             let raft = builder.start(Big::default()).await.map_err(|error| error.to_string())?;
             raft.client_write(bytes).await.map_err(|error| error.to_string())?;
