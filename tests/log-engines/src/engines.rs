@@ -8,6 +8,9 @@ use raft_engine::{Config, LogBatch, MessageExt, ReadableSize};
 
 use crate::Outcome;
 
+/// What this program was built with.
+const LOCK: &str = include_str!("../Cargo.lock");
+
 /// A log of many groups.
 pub(crate) trait Engine: Sync {
     /// Appends `count` entries from `first` on to a group, and waits until they are durable.
@@ -24,6 +27,13 @@ pub(crate) fn names() -> Vec<&'static str> {
         names.push("rocksdb");
     }
     names
+}
+
+/// The exact version of a crate in this program.
+pub(crate) fn version(name: &str) -> &'static str {
+    let named = format!("name = \"{name}\"");
+    let after = LOCK.lines().skip_while(|line| *line != named).nth(1);
+    after.and_then(|line| line.split('"').nth(1)).unwrap_or("of an unknown version")
 }
 
 /// Opens a directory with the engine of this name; for appending, with files ready to be written over.

@@ -4,9 +4,10 @@
 //!     log-engines ENGINE append DIRECTORY PRODUCERS GROUPS PAYLOAD WARMUP_SECONDS SECONDS WARM_BYTES WARM_BATCH
 //!     log-engines ENGINE fill DIRECTORY BYTES PAYLOAD BATCH
 //!     log-engines ENGINE open DIRECTORY
+//!     log-engines list
 //!
 //! Before the measurement `append` writes `WARM_BYTES` to a group of its own and purges them, as the other side does.
-//! `append` and `open` print one line of JSON, a trial of `quorate-bench`.
+//! `append` and `open` print one line of JSON, a trial of `quorate-bench`; `list` a line for each engine, with its version.
 
 mod engines;
 
@@ -40,7 +41,7 @@ fn run(words: &[String]) -> Outcome<()> {
     let number = |at: usize| word(at).and_then(|text| text.parse::<u64>().map_err(|_| "not a number"));
     let seconds = |at: usize| word(at).and_then(|text| text.parse::<f64>().map_err(|_| "not a number"));
     if word(0)? == "list" {
-        println!("{}", engines::names().join(" "));
+        engines::names().iter().for_each(|name| println!("{name} {}", engines::version(name)));
         return Ok(());
     }
     let begun = Instant::now();

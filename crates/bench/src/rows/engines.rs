@@ -63,13 +63,13 @@ fn group_of(number: u64) -> GroupId {
     GroupId(number + 1)
 }
 
-/// The other logs that were built. If there is no such program, says so loudly.
+/// The other logs that were built; the report names their versions. If there is no such program, says so loudly.
 pub(super) fn names(options: &Options, report: &mut Report) -> Result<Vec<String>, String> {
     match Command::new(&options.engines).arg("list").output() {
         Ok(said) => {
-            let names: Vec<_> = String::from_utf8_lossy(&said.stdout).split_whitespace().map(str::to_owned).collect();
-            report.versions.push(format!("{}, as tests/log-engines/Cargo.lock has them", names.join(", ")));
-            Ok(names)
+            let listed = String::from_utf8_lossy(&said.stdout);
+            report.versions.extend(listed.lines().map(str::to_owned));
+            Ok(listed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
         }
         Err(error) => {
             let path = options.engines.display();
