@@ -9,6 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, 
 use crate::args::Options;
 use crate::measure::{Contender, Goal, Load, RowPlan, Trial, measure_row};
 use crate::report::{Better, Report};
+use crate::sides::echo;
 use crate::sides::library::{Cluster, Link, Put, Setup};
 
 /// Bytes of a command.
@@ -20,7 +21,14 @@ pub(crate) fn tcp(options: &Options, report: &mut Report) -> Result<(), String> 
     say(report);
     for clients in [1, 64, 1024] {
         let plan = plan("NT", clients, "", None);
-        let row = measure_row(options, plan, vec![Contender::ours("tcp", || trial(options, Link::Tcp, clients))])?;
+        let row = measure_row(
+            options,
+            plan,
+            vec![
+                Contender::ours("tcp", || trial(options, Link::Tcp, clients)),
+                Contender::limit("bare tcp", || bare(options, clients)),
+            ],
+        )?;
         report.rows.push(row);
     }
     Ok(())
@@ -35,6 +43,7 @@ pub(crate) fn n2(options: &Options, report: &mut Report) -> Result<(), String> {
         let sides = vec![
             Contender::ours("tls 1.3", || trial(options, Link::Tls(files.clone()), clients)),
             Contender::beside("tcp", || trial(options, Link::Tcp, clients)),
+            Contender::limit("bare tcp", || bare(options, clients)),
         ];
         report.rows.push(measure_row(options, plan, sides)?);
     }
@@ -44,7 +53,7 @@ pub(crate) fn n2(options: &Options, report: &mut Report) -> Result<(), String> {
 fn say(report: &mut Report) {
     report
         .settings
-        .push(format!("three nodes in this process, joined by loopback, logs in memory; commands of {COMMAND} bytes"));
+        .push(format!("three nodes in this process, joined by loopback, logs in memory; commands of {COMMAND} bytes; bare tcp: one connection, and a peer that only says how many commands came"));
 }
 
 fn plan<'a>(id: &'a str, clients: usize, what: &str, goal: Option<Goal>) -> RowPlan<'a> {
@@ -55,6 +64,11 @@ fn plan<'a>(id: &'a str, clients: usize, what: &str, goal: Option<Goal>) -> RowP
 fn trial(options: &Options, link: Link, clients: usize) -> Result<Trial, String> {
     let cluster = Cluster::start(options, &Setup::in_memory(link))?;
     cluster.measure(options, Load::in_process(clients), |node| Put::sized(node, COMMAND))
+}
+
+/// One connection and a peer that only counts.
+fn bare(options: &Options, clients: usize) -> Result<Trial, String> {
+    echo::over_tcp(options, Load::in_process(clients), COMMAND)
 }
 
 /// An authority of its own, and a certificate for each of three nodes.

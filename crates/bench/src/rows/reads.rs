@@ -9,7 +9,7 @@ use crate::args::Options;
 use crate::measure::{Contender, Goal, Load, RowPlan, Trial, client_runtime, measure_row};
 use crate::report::{Better, Report};
 use crate::sides::library::{Cluster, Link, Look, Machine, Put, Setup};
-use crate::sides::{library, openraft};
+use crate::sides::{echo, library, openraft};
 
 /// Reads between two looks at the clock.
 const READS: u32 = 4096;
@@ -24,8 +24,16 @@ pub(crate) fn l1(options: &Options, report: &mut Report) -> Result<(), String> {
         better: Better::Lower,
         goal: Some(Goal::Value { must: 150.0, aim: 60.0 }),
     };
-    let row = measure_row(options, plan, vec![Contender::ours("quorate", || lease_reads(options))])?;
-    report.rows.push(row);
+    report.rows.push(measure_row(options, plan, vec![Contender::ours("quorate", || lease_reads(options))])?);
+    let plan = RowPlan {
+        id: "L1",
+        what: "a direct call of the same closure".to_owned(),
+        unit: "ns",
+        better: Better::Lower,
+        goal: None,
+    };
+    let direct = vec![Contender::beside("direct", || Ok(Trial::of(direct_calls())))];
+    report.rows.push(measure_row(options, plan, direct)?);
     Ok(())
 }
 
@@ -83,9 +91,15 @@ pub(crate) fn l2(options: &Options, report: &mut Report) -> Result<(), String> {
         let reads = || library::in_memory(options, &MemoryNetwork::new(), load, look);
         let puts = || library::in_memory(options, &MemoryNetwork::new(), load, Put::new);
         let theirs = || openraft::trial(options, load, openraft::Look);
-        let own = vec![Contender::ours("reads", reads), Contender::beside("puts", puts)];
+        let limit = || echo::trial(options, load);
+        let own =
+            vec![Contender::ours("reads", reads), Contender::beside("puts", puts), Contender::limit("echo", limit)];
         report.rows.push(measure_row(options, plan("own puts", 2.0), own)?);
-        let other = vec![Contender::ours("quorate", reads), Contender::beside("openraft", theirs)];
+        let other = vec![
+            Contender::ours("quorate", reads),
+            Contender::beside("openraft", theirs),
+            Contender::limit("echo", limit),
+        ];
         report.rows.push(measure_row(options, plan("openraft", 3.0), other)?);
     }
     Ok(())
