@@ -50,7 +50,7 @@ fn say_opponent(options: &Options, report: &mut Report) {
     let (version, settings) = openraft::about(options);
     if !report.versions.contains(&version) {
         report.versions.push(version);
-        report.settings.push(settings);
+        report.settings.extend([library::about(), settings]);
     }
 }
 

@@ -76,7 +76,7 @@ fn direct_calls() -> f64 {
 pub(crate) fn l2(options: &Options, report: &mut Report) -> Result<(), String> {
     let (version, settings) = openraft::about(options);
     report.versions.push(version);
-    report.settings.push(settings);
+    report.settings.extend([library::about(), settings]);
     report.settings.push("three nodes in this process, in memory; openraft's side is ensure_linearizable with ReadIndex, without a look at the state".to_owned());
     for clients in [64, 1024] {
         let load = Load::in_process(clients);

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::{LeasePolicy, MemoryNetwork, Raft, RaftStateMachine, Raw, ReadPolicy, Settings, Storage, TlsFiles};
+use quorate::{
+    Config, LeasePolicy, MemoryNetwork, Raft, RaftStateMachine, Raw, ReadPolicy, Settings, Storage, TlsFiles,
+};
 use tokio::runtime::Runtime;
 
 use crate::args::Options;
@@ -179,6 +181,15 @@ pub(crate) fn in_memory<C: Client>(
 ) -> Result<Trial, String> {
     let setup = Setup::in_memory(Link::Memory(network.clone()));
     Cluster::start(options, &setup)?.measure(options, load, client)
+}
+
+/// How it is set.
+pub(crate) fn about() -> String {
+    let Config { max_append_bytes, max_inflight_appends, snapshot_entries, keep_entries, .. } = Config::default();
+    format!(
+        "quorate: as by default: appends of up to {} KiB, {max_inflight_appends} of them under way to a peer, snapshot every {snapshot_entries} entries, {keep_entries} kept; its state machine applies on the thread that steps its node",
+        max_append_bytes >> 10
+    )
 }
 
 async fn nodes(setup: &Setup) -> Result<(Vec<Node>, usize), Box<dyn std::error::Error + Send + Sync>> {
