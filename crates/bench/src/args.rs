@@ -14,8 +14,8 @@ usage: quorate-bench TABLE.. [options]     measures tables, by name (M1) or grou
 
 Run it with --release, on a machine that does nothing else.
 
-  --pairs N              interleaved pairs of trials                     [7; 3 of curves]
-  --seconds S            measured time of one trial                      [2; of OV 300]
+  --pairs N              interleaved pairs of trials                     [7; C1 to C5, OR: 3]
+  --seconds S            measured time of one trial                      [2; OV: 300]
   --warmup S             time before the measurement begins              [0.5]
   --rate N               open loop: so many operations a second begin, whatever the answers take; the row is then
                          the 99th percentile of their latency [closed loop: each client waits for its answer]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::args::Options;
 use crate::report::Report;
 use crate::rows::{
-    curves, engines, failover, floor, memory, network, overload, reads, recovery, servers, snapshot, wal,
+    curves, engines, failover, floor, memory, network, opponents, overload, reads, recovery, servers, snapshot, wal,
 };
 
 /// One table.
@@ -70,6 +70,7 @@ const TABLES: &[Table] = &[
     memory_table("M6", "in-memory batches, 4096 clients", memory::m6),
     memory_table("M7", "processor time of an in-memory put", memory::m7),
     memory_table("M8", "allocations of an in-memory put", memory::m8),
+    brief(table("OR", "opponents", "OpenRaft's settings", IN_MEMORY, opponents::openraft_settings)),
     durable_table("D1", "durable puts beside etcd, 1 client", SERVERS, servers::d1),
     durable_table("D2", "durable puts beside etcd, 64 clients", SERVERS, servers::d2),
     durable_table("D3", "durable puts beside etcd, 1000 clients", SERVERS, servers::d3),
@@ -115,7 +116,11 @@ const fn durable_table(id: &'static str, what: &'static str, caveats: &'static [
 
 /// Many points and no opponent: a few trials of each show a cliff.
 const fn curve(id: &'static str, what: &'static str, caveats: &'static [&'static str], run: Run) -> Table {
-    Table { pairs: 3, ..table(id, "scale", what, caveats, run) }
+    brief(table(id, "scale", what, caveats, run))
+}
+
+const fn brief(table: Table) -> Table {
+    Table { pairs: 3, ..table }
 }
 
 const fn on_disk(table: Table) -> Table {

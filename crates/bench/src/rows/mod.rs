@@ -6,6 +6,7 @@ pub(crate) mod failover;
 pub(crate) mod floor;
 pub(crate) mod memory;
 pub(crate) mod network;
+pub(crate) mod opponents;
 pub(crate) mod overload;
 pub(crate) mod reads;
 pub(crate) mod recovery;

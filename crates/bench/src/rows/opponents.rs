@@ -1,0 +1,40 @@
+//! OR: OpenRaft under each of the settings that the rows beside it may give it, so that which is its best is measured.
+
+use crate::args::{Appends, Options};
+use crate::measure::{Contender, Load, RowPlan, measure_row};
+use crate::report::{Better, Report, Row, Side};
+use crate::sides::openraft;
+
+pub(crate) fn openraft_settings(options: &Options, report: &mut Report) -> Result<(), String> {
+    report.versions.push(openraft::about(options).0);
+    report.settings.push("the server threads are those of each row; other tables give OpenRaft what --server-threads and --openraft-network say".to_owned());
+    let kinds: Vec<(String, Options)> =
+        [(1, Appends::Rpc), (1, Appends::Stream), (2, Appends::Rpc), (2, Appends::Stream)]
+            .into_iter()
+            .map(|(threads, appends)| {
+                let name = format!("--server-threads {threads}, appends by {appends:?}");
+                (name, Options { server_threads: threads, openraft_appends: appends, ..options.clone() })
+            })
+            .collect();
+    // As many clients as M1, M2 and M5 have.
+    for clients in [1, 64, 4096] {
+        let load = Load::in_process(clients);
+        let what = format!("{clients} {}", if clients == 1 { "client" } else { "clients" });
+        let plan = RowPlan { id: "OR", what, unit: "put/s", better: Better::Higher, goal: None };
+        let sides = kinds
+            .iter()
+            .map(|(name, set)| Contender::beside(name, move || openraft::trial(set, load, openraft::Put)))
+            .collect();
+        // They took turns as the sides of one row; told one by one, because nothing of ours is beside them.
+        let Row { id, what, unit, better, goal, sides } = measure_row(options, plan, sides)?;
+        report.rows.extend(sides.into_iter().map(|side| Row {
+            id: id.clone(),
+            what: format!("{what}, {}", side.name),
+            unit: unit.clone(),
+            better,
+            goal,
+            sides: vec![Side { name: "openraft".to_owned(), ..side }],
+        }));
+    }
+    Ok(())
+}
