@@ -107,6 +107,14 @@ impl Report {
         }
     }
 
+    /// Says which points of a curve this run's options leave out.
+    pub(crate) fn leave_out(&mut self, options: &Options, points: impl Iterator<Item = String>) {
+        let points: Vec<String> = points.collect();
+        if !points.is_empty() {
+            self.caveats.push(format!("{}, which `--bytes {}` leaves out", points.join(", "), options.bytes));
+        }
+    }
+
     /// For the page, and for whoever wants to compute.
     pub(crate) fn to_json(&self) -> Result<String, String> {
         serde_json::to_string_pretty(self).map(|text| text + "\n").map_err(|error| format!("not JSON: {error}"))
@@ -268,6 +276,16 @@ pub(crate) mod tests {
     fn json_is_read_back_as_it_was_written() {
         let report = sample();
         assert_eq!(Report::from_json(&report.to_json().unwrap()), Ok(report));
+    }
+
+    #[test]
+    fn points_that_are_left_out_are_said() {
+        let mut report = sample();
+        let options = Options { bytes: 1024, ..Options::default() };
+        report.leave_out(&options, std::iter::empty());
+        assert_eq!(report.caveats.len(), 1);
+        report.leave_out(&options, ["64 MiB", "1 GiB"].map(str::to_owned).into_iter());
+        assert_eq!(report.caveats[1], "64 MiB, 1 GiB, which `--bytes 1024` leaves out");
     }
 
     #[test]

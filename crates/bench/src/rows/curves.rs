@@ -103,7 +103,10 @@ pub(crate) fn entries(options: &Options, report: &mut Report) -> Result<(), Stri
     const ON_DISK: u64 = 64;
     report.settings.push(format!("one group, commands of {PAYLOAD} bytes, page cache warm"));
     let dir = options.dir.join(format!("c4-{}", std::process::id()));
-    for count in (4..=8).map(|power| 10_u64.pow(power)).filter(|count| count * ON_DISK <= 2 * options.bytes) {
+    let (counts, beyond): (Vec<u64>, Vec<u64>) =
+        (4..=8).map(|power| 10_u64.pow(power)).partition(|count| count * ON_DISK <= 2 * options.bytes);
+    report.leave_out(options, beyond.iter().map(|count| format!("{count} entries")));
+    for count in counts {
         let mut log = Log::create(&dir, WalOptions::new(NodeId(1)).segment_bytes, PAYLOAD)?.keeping_all();
         // A batch is one sync: 10,000 of them, or fewer, fill a log.
         let batch = if count < 10_000_000 { 1000 } else { 10_000 };
@@ -139,7 +142,10 @@ pub(crate) fn entries(options: &Options, report: &mut Report) -> Result<(), Stri
 /// A state of 1 KiB to 4 GiB: how long its snapshot takes until it is durable.
 pub(crate) fn states(options: &Options, report: &mut Report) -> Result<(), String> {
     report.settings.push("a cluster of one node; the state machine writes blocks of 1 MiB".to_owned());
-    for bytes in [1 << 10, 1 << 20, 64 << 20, 1 << 30, 4 << 30].into_iter().filter(|bytes| *bytes <= options.bytes) {
+    let (sizes, beyond): (Vec<u64>, Vec<u64>) =
+        [1 << 10, 1 << 20, 64 << 20, 1 << 30, 4 << 30].into_iter().partition(|bytes| *bytes <= options.bytes);
+    report.leave_out(options, beyond.into_iter().map(bytes_text));
+    for bytes in sizes {
         let leader = Leader::start(options, bytes)?;
         let build = || {
             leader.runtime.block_on(async {
