@@ -11,7 +11,7 @@ mod pairs;
 pub(crate) use closed::{Client, Load, measure};
 pub(crate) use cpu::{children_cpu, process_cpu, resident_bytes};
 pub(crate) use latency::{Percentiles, Recorder};
-pub(crate) use pairs::{Contender, Goal, RowPlan, measure_row};
+pub(crate) use pairs::{Contender, Goal, RowPlan, measure_row, measure_row_and_count};
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Trials of several sides, in turns.
 
-use super::Trial;
+use super::{Trial, allocations};
 use crate::args::Options;
 use crate::report::{Better, Role, Row, Side};
 
@@ -64,6 +64,30 @@ impl<'a> Contender<'a> {
     pub(crate) fn limit(name: &'a str, trial: impl FnMut() -> Result<Trial, String> + 'a) -> Self {
         Self { name, role: Role::Limit, trial: Box::new(trial) }
     }
+
+    fn try_once(&mut self) -> Result<Trial, String> {
+        (self.trial)().map_err(|problem| format!("{}: {problem}", self.name))
+    }
+}
+
+/// Measures a row, and then each side once more to count its allocations, if the loop is closed.
+pub(crate) fn measure_row_and_count(
+    options: &Options,
+    plan: RowPlan<'_>,
+    mut contenders: Vec<Contender<'_>>,
+) -> Result<Row, String> {
+    let mut row = measured(options, plan, &mut contenders)?;
+    if options.rate.is_some() {
+        // Issuing on time allocates a task an operation: its count would say nothing of the sides.
+        return Ok(row);
+    }
+    allocations::count_them(true);
+    let counted: Result<Vec<Trial>, String> = contenders.iter_mut().map(Contender::try_once).collect();
+    allocations::count_them(false);
+    for (side, trial) in row.sides.iter_mut().zip(counted?) {
+        side.allocations = trial.allocations;
+    }
+    Ok(row)
 }
 
 /// Measures a row: pair by pair, each side once. Who goes first moves on with every pair, so that no side always meets
@@ -73,16 +97,24 @@ pub(crate) fn measure_row(
     plan: RowPlan<'_>,
     mut contenders: Vec<Contender<'_>>,
 ) -> Result<Row, String> {
+    measured(options, plan, &mut contenders)
+}
+
+fn measured(options: &Options, plan: RowPlan<'_>, contenders: &mut [Contender<'_>]) -> Result<Row, String> {
     let plan = plan.open(options);
     let mut sides: Vec<Side> = contenders
         .iter()
-        .map(|contender| Side { name: contender.name.to_owned(), role: contender.role, trials: Vec::new() })
+        .map(|contender| Side {
+            name: contender.name.to_owned(),
+            role: contender.role,
+            trials: Vec::new(),
+            allocations: None,
+        })
         .collect();
     for pair in 0..options.pairs {
         for turn in 0..contenders.len() {
             let at = (pair + turn) % contenders.len();
-            let trial = (contenders[at].trial)().map_err(|problem| format!("{}: {problem}", contenders[at].name))?;
-            sides[at].trials.push(trial);
+            sides[at].trials.push(contenders[at].try_once()?);
         }
         let said: Vec<String> =
             sides.iter().map(|side| format!("{} {:.1}", side.name, side.trials[pair].value)).collect();

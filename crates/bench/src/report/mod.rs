@@ -75,6 +75,9 @@ pub(crate) struct Side {
     pub(crate) name: String,
     pub(crate) role: Role,
     pub(crate) trials: Vec<Trial>,
+    /// Allocations of the whole process an operation, of one more trial that counted them: counting takes time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) allocations: Option<f64>,
 }
 
 /// Median and extremes of a few numbers.
@@ -188,6 +191,11 @@ impl Side {
         Spread::of(self.trials.iter().map(|trial| trial.value))
     }
 
+    /// Allocations an operation, if they were counted.
+    fn allocations(&self) -> Option<f64> {
+        self.allocations.or_else(|| self.median(|trial| trial.allocations))
+    }
+
     /// The median over the trials of something that not every trial has.
     fn median(&self, of: impl Fn(&Trial) -> Option<f64>) -> Option<f64> {
         Spread::of(self.trials.iter().filter_map(of)).map(|spread| spread.median)
@@ -217,6 +225,7 @@ pub(crate) mod tests {
             name: name.to_owned(),
             role,
             trials: values.map(|value| trial(value, 1e9 / value)).to_vec(),
+            allocations: None,
         };
         let row = Row {
             id: "M4".into(),

@@ -66,11 +66,8 @@ fn section(report: &Report, folder: &str) -> String {
     let mut lines = vec![format!("### {}: {}", report.table, report.what), String::new()];
     lines.push(format!("    {}", report.command));
     lines.push(String::new());
-    lines.push(
-        "| row | what | Quorate | beside | ratio (pairs) | of the limit | CPU-ns | latency, us | goal |".to_owned(),
-    );
-    lines.push("|---|---|---|---|---|---|---|---|---|".to_owned());
-    lines.extend(report.rows.iter().map(text::markdown_row));
+    lines.extend(text::markdown_head(&report.rows));
+    lines.extend(text::markdown_rows(&report.rows));
     lines.push(String::new());
     lines.push(format!("![{}: {}]({folder}/{}.svg)", report.table, report.what, report.table));
     lines.push(String::new());

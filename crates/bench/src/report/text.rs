@@ -95,7 +95,7 @@ fn side_line(side: &Side) -> String {
     let mut parts = Vec::new();
     parts.extend(side.values().map(spread));
     parts.extend(side.median(|trial| trial.cpu_ns).map(|ns| format!("{} CPU-ns", number(ns))));
-    parts.extend(side.median(|trial| trial.allocations).map(|count| format!("{} allocations", number(count))));
+    parts.extend(side.allocations().map(|count| format!("{} allocations", number(count))));
     parts.extend(latency(side));
     parts.join("  ")
 }
@@ -109,16 +109,38 @@ pub(crate) fn latency(side: &Side) -> Option<String> {
     Some(format!("latency {} / {} / {} / {} us", number(p50), number(p99), number(p999), number(most)))
 }
 
-/// The page's line of a row.
-pub(crate) fn markdown_row(row: &Row) -> String {
+/// The head of the page's table of these rows.
+pub(crate) fn markdown_head(rows: &[Row]) -> [String; 2] {
+    let mut names = vec!["row", "what", "Quorate", "beside", "ratio (pairs)", "of the limit", "CPU-ns"];
+    if counted(rows) {
+        names.push("allocations");
+    }
+    names.extend(["latency, us", "goal"]);
+    [format!("| {} |", names.join(" | ")), format!("|{}", "---|".repeat(names.len()))]
+}
+
+/// Whether any side of them had its allocations counted.
+fn counted(rows: &[Row]) -> bool {
+    rows.iter().flat_map(|row| &row.sides).any(|side| side.allocations().is_some())
+}
+
+/// The page's lines of these rows.
+pub(crate) fn markdown_rows(rows: &[Row]) -> Vec<String> {
+    let counted = counted(rows);
+    rows.iter().map(|row| markdown_row(row, counted)).collect()
+}
+
+fn markdown_row(row: &Row, counted: bool) -> String {
     let value = |role| row.side(role).and_then(|side| side.values().map(|found| (side, found)));
     let cell = |role| value(role).map_or("-".to_owned(), |(side, found)| format!("{} {}", side.name, spread(found)));
-    let cpu = |role| row.side(role).and_then(|side| side.median(|trial| trial.cpu_ns));
-    let cpu = match (cpu(Role::Ours), cpu(Role::Beside)) {
-        (Some(ours), Some(theirs)) => format!("{} / {}", number(ours), number(theirs)),
-        (Some(ours), None) => number(ours),
-        _ => "-".to_owned(),
-    };
+    let both =
+        |of: fn(&Side) -> Option<f64>| match (row.side(Role::Ours).and_then(of), row.side(Role::Beside).and_then(of)) {
+            (Some(ours), Some(theirs)) => format!("{} / {}", number(ours), number(theirs)),
+            (Some(ours), None) => number(ours),
+            _ => "-".to_owned(),
+        };
+    let cpu = both(|side| side.median(|trial| trial.cpu_ns));
+    let allocations = if counted { format!("{} | ", both(Side::allocations)) } else { String::new() };
     let latency = |role| row.side(role).and_then(latency).map(|text| text.replace("latency ", "").replace(" us", ""));
     let latency = match (latency(Role::Ours), latency(Role::Beside)) {
         (Some(ours), Some(theirs)) => format!("{ours}; beside {theirs}"),
@@ -126,7 +148,7 @@ pub(crate) fn markdown_row(row: &Row) -> String {
         _ => "-".to_owned(),
     };
     format!(
-        "| {} | {}, {} | {} | {} | {} | {} | {cpu} | {latency} | {} |",
+        "| {} | {}, {} | {} | {} | {} | {} | {cpu} | {allocations}{latency} | {} |",
         row.id,
         row.what,
         row.unit,
@@ -149,6 +171,19 @@ mod tests {
         assert!(text.contains("M4 1024 clients, put/s: 4 (3 to 10)x of the opponent's"), "{text}");
         assert!(text.contains("0.500 of the limit; aim reached (must >= 2.50x, aim 4x)"), "{text}");
         assert!(text.contains("Not said: nothing of a network"), "{text}");
+    }
+
+    #[test]
+    fn allocations_have_a_column_where_they_were_counted() {
+        let mut rows = sample().rows;
+        assert!(!markdown_head(&rows)[0].contains("allocations"));
+        rows[0].sides[0].allocations = Some(0.25);
+        rows[0].sides[1].allocations = Some(12.0);
+        rows.push(sample().rows.remove(0));
+        let (head, lines) = (markdown_head(&rows), markdown_rows(&rows));
+        assert!(head[0].contains("| CPU-ns | allocations | latency, us |"), "{head:?}");
+        assert!(lines[0].contains(" | 0.250 / 12 | - |") && lines[1].contains(" | - | - |"), "{lines:?}");
+        assert!(head.iter().chain(&lines).all(|line| line.matches('|').count() == 11), "{head:?} {lines:?}");
     }
 
     #[test]

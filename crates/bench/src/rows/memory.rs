@@ -4,7 +4,7 @@
 use quorate::MemoryNetwork;
 
 use crate::args::Options;
-use crate::measure::{Contender, Goal, Load, RowPlan, Trial, allocations, measure_row};
+use crate::measure::{Contender, Goal, Load, RowPlan, Trial, allocations, measure_row, measure_row_and_count};
 use crate::report::{Better, Report};
 use crate::sides::{echo, library, openraft};
 
@@ -78,7 +78,7 @@ fn puts(
             report.caveats.push("a limit of the fused form: its puts cross no channel, the echo's do".to_owned());
         }
     }
-    report.rows.push(measure_row(options, plan, sides)?);
+    report.rows.push(measure_row_and_count(options, plan, sides)?);
     Ok(())
 }
 
