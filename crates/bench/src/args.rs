@@ -10,7 +10,8 @@ pub(crate) const HELP: &str = "\
 usage: quorate-bench TABLE.. [options]     measures tables, by name (M1) or group (memory, durable, ..), or all;
                                            of several, each in a process of its own
        quorate-bench list                  says what tables there are
-       quorate-bench page [DIRECTORY]      makes docs/benchmarks.md of the JSON files there [docs/benchmarks]
+       quorate-bench page [DIRECTORY]      makes docs/benchmarks.md, and the README's table, of the
+                                           JSON files there [docs/benchmarks]
 
 Run it with --release, on a machine that does nothing else.
 

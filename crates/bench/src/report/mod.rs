@@ -2,6 +2,7 @@
 
 mod machine;
 pub(crate) mod page;
+mod readme;
 mod source;
 pub(crate) mod svg;
 pub(crate) mod text;

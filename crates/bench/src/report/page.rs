@@ -1,9 +1,9 @@
-//! `docs/benchmarks.md`: what stands between its marks is made of the JSON files beside it.
+//! `docs/benchmarks.md`: what stands between its marks is made of the JSON files beside it, and so is the README's table.
 
 use std::fs;
 use std::path::Path;
 
-use super::{Report, svg, text};
+use super::{Report, readme, svg, text};
 use crate::tables;
 
 const BEGIN: &str = "<!-- begin: made by `quorate-bench page` -->";
@@ -12,7 +12,7 @@ const END: &str = "<!-- end -->";
 const CHECKED_ELSEWHERE: &str = "Nothing here says that this commit keeps what it acknowledged: \
     [verification.md](verification.md) lists the process kill test and the simulator's searches, each with its commit.";
 
-/// Makes the page above `directory`, and a chart beside each of its files.
+/// Makes the page above `directory`, the table of the README above that, if there is one, and a chart beside each file.
 pub(crate) fn write(directory: &Path) -> Result<(), String> {
     let page = directory.with_extension("md");
     let reports = read(directory)?;
@@ -20,13 +20,18 @@ pub(crate) fn write(directory: &Path) -> Result<(), String> {
         let file = directory.join(format!("{}.svg", report.table));
         fs::write(&file, svg::chart(report)).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
     }
-    let old = fs::read_to_string(&page).map_err(|error| format!("cannot read {}: {error}", page.display()))?;
     let folder = directory.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let new =
-        between_marks(&old, &tables_of(&reports, &folder)).ok_or_else(|| format!("{} has no marks", page.display()))?;
-    fs::write(&page, new).map_err(|error| format!("cannot write {}: {error}", page.display()))?;
+    rewrite(&page, &tables_of(&reports, &folder))?;
     println!("{}: {} tables", page.display(), reports.len());
-    Ok(())
+    let readme = directory.join("../../README.md");
+    if readme.exists() { rewrite(&readme, &readme::table_of(&reports)) } else { Ok(()) }
+}
+
+/// Puts the text between the file's marks.
+fn rewrite(file: &Path, text: &str) -> Result<(), String> {
+    let old = fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let new = between_marks(&old, text).ok_or_else(|| format!("{} has no marks", file.display()))?;
+    fs::write(file, new).map_err(|error| format!("cannot write {}: {error}", file.display()))
 }
 
 /// The reports of a directory, in the order of `quorate-bench list`. None if there is no such directory.
@@ -101,10 +106,12 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_what_its_files_say() {
+    fn the_page_and_the_readme_are_what_their_files_say() {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
         let page = fs::read_to_string(docs.join("benchmarks.md")).unwrap();
-        let text = tables_of(&read(&docs.join("benchmarks")).unwrap(), "benchmarks");
-        assert_eq!(between_marks(&page, &text), Some(page), "run `quorate-bench page`");
+        let reports = read(&docs.join("benchmarks")).unwrap();
+        assert_eq!(between_marks(&page, &tables_of(&reports, "benchmarks")), Some(page), "run `quorate-bench page`");
+        let readme = fs::read_to_string(docs.join("../README.md")).unwrap();
+        assert_eq!(between_marks(&readme, &readme::table_of(&reports)), Some(readme), "run `quorate-bench page`");
     }
 }

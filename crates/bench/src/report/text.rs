@@ -21,7 +21,7 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-fn spread(spread: Spread) -> String {
+pub(super) fn spread(spread: Spread) -> String {
     format!("{} ({} to {})", number(spread.median), number(spread.least), number(spread.greatest))
 }
 
