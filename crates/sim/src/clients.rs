@@ -132,6 +132,8 @@ pub(crate) struct Clients<W: Workload> {
     pub(crate) first: u32,
     /// No more operations are started from here on.
     pub(crate) limit: u64,
+    /// For so many election timeouts a client waits for an answer, whoever owes it.
+    pub(crate) patience: u64,
 }
 
 impl<W: Workload> Clients<W> {
@@ -156,6 +158,7 @@ impl<W: Workload> Clients<W> {
             took: None,
             first: 0,
             limit: options.operations,
+            patience: 8,
         }
     }
 
@@ -246,7 +249,7 @@ impl<W: Workload> World<W> {
             };
             asked.count(&mut clients.begun);
             clients.under_way[client as usize] += 1;
-            let timeouts = if matches!(asked, Asked::Numbered(_)) { 24 } else { 8 };
+            let timeouts = if matches!(asked, Asked::Numbered(_)) { 24 } else { clients.patience };
             let (begun, tries, maybe, maybe_before) = (self.now, 0, false, false);
             let (under, forwarded, batch, node, call) = (Vote::default(), false, None, 0, None);
             let gathers = together && matches!(asked, Asked::Write(_) | Asked::WriteIf(..));

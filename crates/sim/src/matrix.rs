@@ -21,11 +21,12 @@ use crate::world::{Event, World};
 
 /// For so many election timeouts a partition lasts.
 const LENGTH: u32 = 40;
+/// For so many election timeouts a client waits. It may have asked a leader that nobody hears, and the gaps between commits
+/// should be the cluster's; therefore no node hands writes on for its clients either.
+const CLIENT_PATIENCE: u64 = 2;
 /// A connected quorum commits at least once in so many election timeouts, also right after the partition began: the old
 /// leader finds out, and elections may be split. The longest that `quorate sim --matrix` printed for two first seeds were 9.
 const PATIENCE: u64 = 12;
-/// Where nobody hears a node that hears all others it was 15, once.
-const MUTE_PATIENCE: u64 = 16;
 /// So does a healthy leader whose follower is disturbed; the longest were 7.
 const HEALTHY_PATIENCE: u64 = 8;
 
@@ -218,9 +219,8 @@ pub fn partition(setting: Setting, topology: Topology, leader: usize, trace: boo
         let kept = topology.has_quorum(leader, nodes);
         let patience = match topology {
             Topology::Constrained => None,
-            Topology::Mute => Some(MUTE_PATIENCE),
             Topology::QuorumLoss | Topology::Bridge | Topology::Chained | Topology::Cloudflare => Some(PATIENCE),
-            Topology::OneWayTo | Topology::OneWayFrom | Topology::Deaf => Some(PATIENCE),
+            Topology::OneWayTo | Topology::OneWayFrom | Topology::Deaf | Topology::Mute => Some(PATIENCE),
         };
         scene.judge(patience, kept);
         scene.end();
@@ -280,11 +280,14 @@ impl Scene {
         (options.reads, options.batches, options.think, options.operations) = (0, 0, timeout / 2, 0);
         (options.clients, options.sessions, options.hasty) = (2, 0, false);
         (options.conditions, options.together, options.first_rules) = (0, 0, RuleKind::Majority);
+        options.forwards = 0;
         options.config = options.draw_config(&mut crate::rng::Rng::new(setting.seed, 7));
         (options.config.pre_vote, options.config.check_quorum) = (Toggle::On, Toggle::On);
         let clients = LedgerClients::new(0, options.lease_reads, options.inline_applies);
         let outcome = Outcome { violation: None, committed: 0, longest_gap: 0, elections: 0, late_elections: 0 };
-        Self { world: World::new(options, clients, trace), noticed: setting.noticed, outcome }
+        let mut world = World::new(options, clients, trace);
+        world.clients.patience = CLIENT_PATIENCE;
+        Self { world, noticed: setting.noticed, outcome }
     }
 
     /// A leader, some writes, and a rest in which everybody gets as far as the leader.
