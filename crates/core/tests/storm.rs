@@ -213,7 +213,15 @@ impl World {
             _ => Vec::new(),
         };
         let mut out = Actions::new();
-        let Some(core) = self.peers.get_mut(&id).unwrap().core.as_mut() else { return };
+        let peer = self.peers.get_mut(&id).unwrap();
+        let Some(core) = peer.core.as_mut() else { return };
+        if self.at_once
+            && let Some(Event::Applied(log_id)) = peer.applies.front()
+        {
+            // As drivers do whose logs are memory: it is told with the next step.
+            core.note_applied(*log_id);
+            peer.applies.pop_front();
+        }
         let shown = self.show.then(|| format!("{:?} {id}: {event:?}", self.now));
         core.step_checked(self.now, event, &mut out);
         if let Some(shown) = shown {
