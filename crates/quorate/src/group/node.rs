@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 use quorate_core::{
-    Event, GroupId, Incarnation, Instant, LeaderId, LogId, Membership, NodeId, ServerState, Vote, WriteId,
+    Core, Event, GroupId, Incarnation, Instant, LeaderId, LogId, Membership, NodeId, ServerState, Vote, WriteId,
 };
 use quorate_wire::Packet;
 use tokio::runtime::Handle;
@@ -179,6 +179,17 @@ struct News {
 struct Mark {
     coarse: (Option<ServerState>, Option<NodeId>, Vote, LogId),
     fine: (LogId, u64, LogId, u64),
+}
+
+impl Mark {
+    /// Whether this is what would be published now, indexes aside. Who knows a leader is that leader or follows it, so that
+    /// the membership says what it is: it need not be looked up there.
+    #[inline]
+    fn is_of(&self, core: &Core) -> bool {
+        let (state, leader, vote, membership) = self.coarse;
+        let same = leader == core.leader() && vote == core.vote() && membership == core.membership_log_id();
+        same && leader.is_some() && core.is_leader() == (state == Some(ServerState::Leader)) && !core.is_halted()
+    }
 }
 
 /// One group on one node.
@@ -624,14 +635,28 @@ impl Node {
     }
 
     /// Copies what others look at without the lock; returns what they have to be told.
+    #[inline]
     fn look(&self, seat: &mut Seat, now: Instant) -> News {
+        let core = seat.driver.core();
+        self.meters.look_at_indexes(core);
+        if self.blank.load(Ordering::Relaxed) && !is_blank(core) {
+            self.blank.store(false, Ordering::Release);
+        }
+        // Most turns change indexes only, of which nobody has to be told.
+        if seat.mark.is_of(core) && self.metrics.receiver_count() == 0 {
+            seat.stale = true;
+            return News { leader: None, metrics: None };
+        }
+        self.look_closely(seat, now)
+    }
+
+    /// The same of what changes rarely.
+    #[inline(never)]
+    fn look_closely(&self, seat: &mut Seat, now: Instant) -> News {
         let core = seat.driver.core();
         let (leader, state) = (core.leader(), core.state());
         self.meters.look(core, state);
         self.leads.store(core.is_leader(), Ordering::Relaxed);
-        if self.blank.load(Ordering::Relaxed) && !is_blank(core) {
-            self.blank.store(false, Ordering::Release);
-        }
         if core.vote().committed && core.vote() != seat.accepted {
             seat.accepted = core.vote();
             *self.accepted.write() = core.vote().leader_id;
@@ -870,7 +895,7 @@ impl Completions for Reports {
 }
 
 /// Whether nothing was ever written to this core's log.
-fn is_blank(core: &quorate_core::Core) -> bool {
+fn is_blank(core: &Core) -> bool {
     let empty = core.last_log_id() == LogId::ZERO && core.lost_entries().is_none();
     empty && core.vote() == Vote::default() && core.membership().is_empty()
 }

@@ -234,12 +234,16 @@ impl GroupMeters {
         self.snapshot_index.0.fetch_max(index, Ordering::Relaxed);
     }
 
-    /// Takes over what a turn left.
+    /// Takes over what a turn left that changes rarely.
     pub(crate) fn look(&self, core: &Core, state: ServerState) {
         self.term.set(core.vote().leader_id.term);
         self.leads.set(core.is_leader().into());
         self.leader.set(core.leader().map_or(0, |leader| leader.0));
         self.voter.set((state != ServerState::Learner).into());
+    }
+
+    /// Takes over how far a turn came.
+    pub(crate) fn look_at_indexes(&self, core: &Core) {
         self.last_index.set(core.last_log_id().index);
         self.commit_index.set(core.commit());
         self.applied_index.set(core.applied().index);
