@@ -46,7 +46,12 @@ pub(crate) struct Leader {
     disk_behind: Option<(Instant, u64)>,
     /// Whether this node alone is a commit quorum of the membership in force.
     is_quorum: bool,
+    /// If any so many voters of the membership in force are a commit quorum: that number, and whether this node votes.
+    count: Option<(usize, bool)>,
 }
+
+/// As many voters are counted at once.
+const MAX_COUNTED: usize = 5;
 
 /// What sending to a peer needs to know of the rest of the core.
 pub(crate) struct Sending<'a> {
@@ -81,6 +86,7 @@ impl Core {
             transfer_was_sent: false,
             disk_behind: None,
             is_quorum: false,
+            count: None,
         }));
         self.contact = None;
         out.note(Note::BecameLeader(self.vote.leader_id));
@@ -104,8 +110,10 @@ impl Core {
         let disks: Vec<_> = ids.iter().map(|id| self.membership().disks_of(*id)).collect();
         let own = (me, self.config.incarnation);
         let is_quorum = self.membership().commit_reached(|id, disk| ((id, disk) == own).then_some(())).is_some();
+        let count = self.membership().commit_count().map(|need| (need, self.is_voter()));
         let Role::Leader(leader) = &mut self.role else { return };
         leader.is_quorum = is_quorum;
+        leader.count = count.filter(|_| !bug(Bug::EffectiveOnCommit));
         leader.peers.retain(|peer| ids.contains(&peer.id));
         for id in ids {
             if let Err(place) = leader.peers.binary_search_by_key(&id, |peer| peer.id) {
@@ -554,10 +562,15 @@ impl Core {
         if bug(Bug::OneHungPeerStopsTheLeader) && leader.peers.iter().any(|peer| peer.inflight_appends() > 1) {
             return;
         }
-        let reached = self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
-            true => Some(own),
-            false => leader.peer_as(id, incarnation).map(|peer| peer.matched.index),
-        });
+        let by_rule = || {
+            self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
+                true => Some(own),
+                false => leader.peer_as(id, incarnation).map(|peer| peer.matched.index),
+            })
+        };
+        let counted = leader.count_reached(own);
+        debug_assert!(counted.is_none_or(|reached| by_rule().unwrap_or(0) == reached), "to count is to ask the rule");
+        let reached = counted.or_else(by_rule);
         let Some(mut reached) = reached else { return };
         if bug(Bug::LearnerCommits) {
             let mut matched: Vec<u64> = leader.peers.iter().map(|peer| peer.matched.index).chain([own]).collect();
@@ -599,6 +612,26 @@ impl Leader {
     /// one. Cheap, because it is asked after every write.
     pub(crate) fn may_commit_beyond(&self, commit: u64) -> bool {
         self.is_quorum || self.peers.iter().any(|peer| peer.matched.index > commit)
+    }
+
+    /// The greatest index that a commit quorum holds, this node up to `own`; 0: none does. `None` if its rule has to be
+    /// asked.
+    fn count_reached(&self, own: u64) -> Option<u64> {
+        let (need, votes) = self.count?;
+        // The greatest first.
+        let mut held = [0; MAX_COUNTED];
+        held[0] = if votes { own } else { 0 };
+        for (place, peer) in (1..).zip(&self.peers) {
+            let counts = peer.named.first().is_some_and(|disk| peer.counts_as(*disk));
+            *held.get_mut(place)? = if counts { peer.matched.index } else { 0 };
+            for place in (1..=place).rev() {
+                if held[place - 1] >= held[place] {
+                    break;
+                }
+                held.swap(place - 1, place);
+            }
+        }
+        held.get(need.checked_sub(1)?).copied()
     }
 
     fn begin_round(&mut self, now: Instant, patience: Duration) {

@@ -154,6 +154,14 @@ impl Membership {
         least(self.deciding().map(|set| set.commit_reached(&value)))
     }
 
+    /// If any so many of the voters are a commit quorum: that number.
+    pub(crate) fn commit_count(&self) -> Option<usize> {
+        match &self.configs[..] {
+            [set] => set.commit.count(),
+            _ => None,
+        }
+    }
+
     /// The sets that must all agree: every one.
     fn deciding(&self) -> impl Iterator<Item = &VoterSet> {
         let skipped = if bug(Bug::NewSetAlone) { self.configs.len().saturating_sub(1) } else { 0 };

@@ -73,6 +73,13 @@ impl Quorum {
         }
     }
 
+    /// If any so many of its nodes are a quorum: that number.
+    pub(crate) fn count(&self) -> Option<usize> {
+        let Quorum::AtLeast { need, of } = self else { return None };
+        let alike = of.iter().all(|(weight, part)| *weight == 1 && matches!(part, Quorum::Node(_)));
+        usize::try_from(*need).ok().filter(|_| alike && !bug(Bug::QuorumOfAnUnsortedPrefix))
+    }
+
     /// The nodes of the rule, in rule order.
     pub fn nodes(&self, into: &mut Vec<NodeId>) {
         match self {
