@@ -89,6 +89,19 @@ pub(crate) struct Spread {
     pub(crate) greatest: f64,
 }
 
+/// The arguments, but those that name a place on this machine: anybody else has others.
+fn without_places(words: &str) -> String {
+    let mut words = words.split(' ');
+    let mut kept = Vec::new();
+    while let Some(word) = words.next() {
+        match word {
+            "--dir" | "--etcd" | "--engines" => drop(words.next()),
+            _ => kept.push(word),
+        }
+    }
+    kept.join(" ")
+}
+
 impl Report {
     /// A report without rows.
     pub(crate) fn new(table: &Table, options: &Options, words: &str) -> Self {
@@ -99,7 +112,7 @@ impl Report {
         Self {
             table: table.id.to_owned(),
             what: table.what.to_owned(),
-            command: format!("cargo run --release -p quorate-bench -- {words}"),
+            command: format!("cargo run --release -p quorate-bench -- {}", without_places(words)),
             machine: Machine::this(&options.dir),
             source: Source::this(),
             versions: vec![format!("quorate {}, {}", env!("CARGO_PKG_VERSION"), machine::build())],
@@ -269,6 +282,11 @@ pub(crate) mod tests {
         assert_eq!(row.verdict(), Some(Verdict::Aim));
         assert_eq!(Spread::of([4.0, 1.0].into_iter()).unwrap().median, 2.5);
         assert_eq!(Spread::of([].into_iter()), None);
+    }
+
+    #[test]
+    fn a_command_names_no_place_on_this_machine() {
+        assert_eq!(without_places("M4 --dir /a/b --pairs 5 --etcd /bin/etcd"), "M4 --pairs 5");
     }
 
     #[test]
