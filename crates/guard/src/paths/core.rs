@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::hint::black_box;
 
-use quorate_core::Actions;
+use quorate_core::{Actions, Envelope, Event};
 
 use crate::measured;
 use crate::steady::{Told, World};
@@ -36,7 +36,13 @@ fn replay(place: usize, entries: u64) -> Result<u64, Box<dyn Error>> {
     let counted = told.split_off(warm);
     let mut out = Actions::new();
     let mut tell = |Told { now, event }: Told| {
-        core.step(now, event, &mut out);
+        match event {
+            // As drivers do, where it lies.
+            Event::Message(Envelope { from, incarnation, mut message }) => {
+                core.receive(now, from, incarnation, &mut message, &mut out);
+            }
+            event => core.step(now, event, &mut out),
+        }
         black_box(&out);
         out.0.clear();
     };
