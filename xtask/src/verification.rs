@@ -321,6 +321,14 @@ fn tables(report: &str) -> Result<(String, String, String), String> {
                 let _ = writeln!(figures, "| {} `{}` | NEVER HAPPENED |", fields[1], fields[2]);
                 continue;
             }
+            ("given-up", 2) => {
+                let _ = writeln!(
+                    figures,
+                    "| seed {}: no order of its history was found in time, nor that there is none | |",
+                    fields[1]
+                );
+                continue;
+            }
             ("failure", 3) => {
                 let _ = writeln!(figures, "| seed {} FAILED | {} |", fields[1], fields[2].replace('|', "\\|"));
                 continue;
@@ -431,9 +439,10 @@ mod tests {
 
     #[test]
     fn a_report_of_the_simulator_becomes_tables() {
-        let report = "figure\tseeds\t12\nfault\tdrop\t90\t1\ncounter\treads\t8\t5\t1\t3\nfailure\t7\tstale | read\n";
+        let report = "figure\tseeds\t12\nfault\tdrop\t90\t1\ncounter\treads\t8\t5\t1\t3\ngiven-up\t4\nfailure\t7\tstale | read\n";
         let (figures, faults, counters) = tables(report).unwrap();
-        assert!(figures.contains("| seeds | 12 |\n| seed 7 FAILED | stale \\| read |"), "{figures}");
+        assert!(figures.contains("| seed 4: no order of its history"), "{figures}");
+        assert!(figures.contains("| seed 7 FAILED | stale \\| read |"), "{figures}");
         assert!(faults.ends_with("| drop | 90 | 1 |") && counters.ends_with("| reads | 8 | 5 | 1 | 3 |"));
         assert!(tables("figure\tseeds\n").is_err());
     }
