@@ -81,8 +81,8 @@ pub(crate) struct Shadow {
     /// What the log was before damage took some of it, where it votes as if it held that (docs/design/001), or before an
     /// older copy was put back, whose votes nobody hears (law 15).
     pub(crate) lost: Vec<LogIds>,
-    /// What the log was each time before some of it was cut off or replaced. What damage leaves may be the front of such
-    /// a one: an older state, which knows what was promised since.
+    /// What the log was each time before some of it was cut off or replaced, or all of it given up. What damage leaves may be
+    /// the front of such a one: an older state, which knows what was promised since.
     pub(crate) past: Vec<LogIds>,
 }
 
@@ -93,6 +93,8 @@ enum ShadowOp {
     Append(Vec<LogId>),
     Truncate(LogId),
     Reset(LogId, Tail),
+    /// The log that a start found, and gave up because no snapshot leads up to it.
+    GiveUp(LogIds),
     Nothing,
 }
 
@@ -109,6 +111,11 @@ impl Shadow {
                 Tail::Keep if self.log.holds(*to) => self.log.purge(to.index),
                 Tail::Keep | Tail::Discard => self.log = LogIds::after(*to),
             },
+            // The start was over before this was durable: what it noted of the log was empty already.
+            ShadowOp::GiveUp(found) => {
+                self.past.push(found.clone());
+                self.log = LogIds::default();
+            }
             ShadowOp::Nothing => {}
         }
     }
@@ -205,8 +212,8 @@ impl RaftLogStorage for Spy {
     fn give_up(&self, group: GroupId) -> Result<LogId, StorageError> {
         let promised = self.inner.give_up(group)?;
         let mut state = self.state.lock();
-        state.end = LogIds::default();
-        state.inflight.push_back((WriteId(0), ShadowOp::Reset(LogId::ZERO, Tail::Discard)));
+        let found = std::mem::take(&mut state.end);
+        state.inflight.push_back((WriteId(0), ShadowOp::GiveUp(found)));
         Ok(promised)
     }
 

@@ -148,8 +148,35 @@ impl<W: Workload> World<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use quorate_core::LogId;
+
     use super::*;
-    use crate::trial::cluster;
+    use crate::ledger::LedgerClients;
+    use crate::trial::{cluster, cluster_with, elapse, serve, stop};
+    use crate::world::Place;
+
+    /// Where the first batch of a segment starts (FORMAT.md, "Segments").
+    const DATA_AT: u64 = 12_288;
+    const SECTOR_BYTES: u64 = 512;
+
+    /// Writes other bytes over a sector in the first tenth of what is written in the first segment.
+    fn damage_the_log(disk: &impl Disk) {
+        let dir = Path::new(DIRECTORY).join("wal");
+        let names = disk.list(&dir).expect("there is a log");
+        let file = disk.open(&dir.join(&names[0])).expect("it has a segment");
+        let sectors = (file.length().expect("it has a length") - DATA_AT) / SECTOR_BYTES;
+        let mut bytes = [0; SECTOR_BYTES as usize];
+        let written = (0..sectors).filter(|sector| {
+            let read = file.read_at(&mut bytes, DATA_AT + sector * SECTOR_BYTES);
+            read.is_ok() && bytes.iter().any(|byte| *byte != 0)
+        });
+        let written: Vec<u64> = written.collect();
+        let at = DATA_AT + written[written.len() / 10] * SECTOR_BYTES;
+        file.write_at(&[0xa5; 40], at).expect("it is written");
+        file.sync_data().expect("it is durable");
+    }
 
     #[test]
     fn a_healthy_disk_that_is_mended_is_a_violation() {
@@ -157,5 +184,53 @@ mod tests {
         world.on_mended(1, Mended { log: true, snapshots: 0 });
         let told = world.violation.expect("nothing was done to it");
         assert!(told.starts_with("healthy disk: node 2 mends its disk, which nothing damaged"), "{told}");
+    }
+
+    /// What was given up stands in the log before the write that says so. Damage between the two leaves the front of it, and
+    /// the promise.
+    #[test]
+    fn what_a_log_held_before_it_was_given_up_may_come_back() {
+        let mut world = cluster_with(3, |options| {
+            (options.mends, options.segment_bytes) = (true, 128 << 10);
+            (options.reads, options.deferrals) = (0, 0);
+            let config = &mut options.config;
+            (config.snapshot_entries, config.keep_entries, config.max_kept_bytes) = (20, 0, 0);
+            (config.snapshot_bytes, config.snapshot_interval) = (0, Duration::ZERO);
+        });
+        serve(&mut world, 60);
+        elapse(&mut world, 4);
+        let at = world.up().find(|at| world.leader() != Some(*at)).expect("one follows");
+        let until = world.now + world.nanos(8);
+        assert!(world.run_until(until, |world| world.places[at].is_disk_idle()));
+        let log = |world: &World<LedgerClients>| {
+            let core = world.places[at].running.as_ref().expect("it runs").node.core();
+            (core.log().purged(), core.log().last(), core.lost_entries())
+        };
+        let (purged, promised, _) = log(&world);
+        assert!(purged > LogId::ZERO, "its log does not begin at the first entry");
+        (0..3).filter(|other| *other != at).for_each(|other| {
+            world.net.cut(at, other);
+            world.net.cut(other, at);
+        });
+
+        let damaged = |place: &mut Place<LedgerClients>| {
+            (place.impaired, place.damaged, place.hurt.ever) = (true, true, true);
+        };
+        world.places[at].disk.flip(1000, false).expect("it has a snapshot");
+        damaged(&mut world.places[at]);
+        stop(&mut world, at);
+        world.start(at);
+        elapse(&mut world, 2);
+        let (_, last, lost) = log(&world);
+        assert_eq!((last, lost.map(|lost| lost.last)), (LogId::ZERO, Some(promised)), "it was given up");
+
+        stop(&mut world, at);
+        damage_the_log(&world.places[at].disk);
+        damaged(&mut world.places[at]);
+        world.start(at);
+        assert_eq!(world.violation, None);
+        let (purged, last, lost) = log(&world);
+        assert!(purged == LogId::ZERO && last > LogId::ZERO && last < promised, "a front of it is there: {last}");
+        assert!(lost.is_some_and(|lost| lost.last >= promised), "{lost:?}");
     }
 }
