@@ -40,6 +40,8 @@ pub(crate) struct Chaos {
     rng: Rng,
     /// Nothing goes wrong any more.
     pub(crate) over: bool,
+    /// What went wrong before is over, too.
+    pub(crate) healed: bool,
     /// Operations that were answered when the quiet window began.
     served_before: Option<u64>,
     /// What is done to the cluster, without what only happens to single messages.
@@ -79,7 +81,7 @@ const DEEDS: &[Fault] = &[
 impl Chaos {
     pub(crate) fn new(options: &Options) -> Self {
         let deeds = DEEDS.iter().copied().filter(|fault| options.faults.has(*fault)).collect();
-        Self { rng: Rng::new(options.seed, 5), over: false, served_before: None, deeds, core: None }
+        Self { rng: Rng::new(options.seed, 5), over: false, healed: false, served_before: None, deeds, core: None }
     }
 }
 
@@ -445,8 +447,12 @@ impl<W: Workload> World<W> {
             // It says that its disk is damaged, and the cluster can do without it.
             return self.wipe(at);
         }
+        // Where everything is well for good that is over, though the node ends only now: it failed before, and finds out. It is
+        // started as those are that were down.
+        let is_over =
+            matches!(&place.down, Down::Halted(_, Some(cause)) if !cause.lasts()) && self.is_well_for_good(at);
         self.places[at].halts += u64::from(by_its_disk);
-        let after = self.span(1, 6);
+        let after = if is_over { 0 } else { self.span(1, 6) };
         self.schedule(self.now + after, Event::Start(at));
     }
 }

@@ -98,6 +98,11 @@ impl<W: Workload> World<W> {
         self.chaos.core.as_ref().is_some_and(|core| core.down.contains(&at))
     }
 
+    /// Whether everything of this node that can get well did, and nothing happens to it any more.
+    pub(crate) fn is_well_for_good(&self, at: usize) -> bool {
+        self.chaos.healed || self.chaos.core.as_ref().is_some_and(|core| core.members.contains(&at))
+    }
+
     /// The phase with a core: it must have a leader, and serve. What is not in it stays as it is put there.
     pub(crate) fn serve_in_a_core(&mut self) {
         if !self.options.core || self.options.beyond_budget {

@@ -237,7 +237,7 @@ impl<W: Workload> World<W> {
     pub(crate) fn heal_and_serve(&mut self) {
         self.last_blow();
         self.say(|| "everything heals".to_owned());
-        self.chaos.over = true;
+        (self.chaos.over, self.chaos.healed) = (true, true);
         self.calm();
         for at in 0..self.places.len() {
             self.replace(at);

@@ -117,3 +117,23 @@ fn a_machine_puts_snapshots_off() {
     assert_eq!(deferred(0), (false, true), "there is a snapshot to flip a bit of");
     assert_eq!(deferred(1000), (true, false));
 }
+
+#[test]
+fn a_node_that_ends_once_everything_healed_for_what_was_done_before_is_started_at_once() {
+    let down = |healed: bool| {
+        let mut world = cluster(3);
+        let at = world.up().find(|at| world.leader() != Some(*at)).expect("one follows");
+        world.disk_fault(Fault::SyncError, at);
+        world.chaos.healed = healed;
+        world.clients.limit = world.clients.asked + 8;
+        (0..world.options.clients).for_each(|client| world.on_client(client));
+        world.settle();
+        let until = world.now + world.nanos(20);
+        assert!(world.run_until(until, |world| world.places[at].running.is_none()), "its sync fails");
+        let ended = world.now;
+        assert!(world.run_until(until, |world| world.places[at].running.is_some()));
+        world.now - ended
+    };
+    assert_eq!(down(true), 0);
+    assert!(down(false) > 0, "somebody looks after it later");
+}
