@@ -187,6 +187,7 @@ impl File {
 enum DirOp {
     Link(PathBuf, usize),
     Unlink(PathBuf),
+    /// Within one directory.
     Rename(PathBuf, PathBuf, usize),
 }
 
@@ -374,10 +375,11 @@ impl SimDisk {
         Some(format!("{} at {first}", path.display()))
     }
 
-    /// Whether it has a bad sector in a file that is still there.
+    /// Whether it has a bad sector in a file that is still there, or that a power cut may bring back.
     pub(crate) fn has_bad_sector(&self) -> bool {
         let inner = self.inner.lock();
-        inner.bad.as_ref().is_some_and(|(file, _)| inner.names.values().any(|named| named == file))
+        let mut named = inner.names.values().chain(inner.durable_names.values());
+        inner.bad.as_ref().is_some_and(|(file, _)| named.any(|named| named == file))
     }
 
     /// Whether something that was written is not what was written, for another reason than a crash.
@@ -582,7 +584,15 @@ impl Disk for SimDisk {
         let mut inner = self.inner.lock();
         inner.call()?;
         let file = inner.found(from)?;
-        inner.dir_op(DirOp::Rename(from.to_path_buf(), to.to_path_buf(), file));
+        let (from, to) = (from.to_path_buf(), to.to_path_buf());
+        if from.parent() == to.parent() {
+            inner.dir_op(DirOp::Rename(from, to, file));
+        } else {
+            // Each directory is synced by itself. As one operation of the new one it would come before the link of a new
+            // file's old name, which is then durable for ever.
+            inner.dir_op(DirOp::Link(to, file));
+            inner.dir_op(DirOp::Unlink(from));
+        }
         Ok(())
     }
 
@@ -768,6 +778,48 @@ mod tests {
         file.write_at(&[2; 4], 7).unwrap();
         assert!(!disk.has_bad_sector());
         file.read_at(&mut [0; 9], 500).unwrap();
+    }
+
+    #[test]
+    fn a_bad_sector_stays_as_long_as_a_power_cut_may_bring_its_file_back() {
+        let disk = SimDisk::new(Rng::new(1, 1));
+        let (path, root) = (Path::new("/a"), Path::new("/"));
+        let file = disk.create(path).unwrap();
+        file.write_at(&[1; SECTOR_BYTES], 0).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(root).unwrap();
+        assert!(disk.go_bad(0).is_some());
+        disk.remove(path).unwrap();
+        let cut = disk.copy();
+        cut.stop(Crash::DropAll);
+        assert!(cut.open(path).is_ok() && disk.has_bad_sector());
+        disk.sync_dir(root).unwrap();
+        assert!(!disk.has_bad_sector());
+    }
+
+    #[test]
+    fn a_file_that_moved_has_its_old_name_no_more_when_both_directories_are_synced() {
+        let disk = SimDisk::new(Rng::new(1, 1));
+        let (old, new) = (Path::new("/old/a"), Path::new("/new/b"));
+        let [from, to] = [old, new].map(|path| path.parent().unwrap());
+        [from, to].iter().for_each(|dir| disk.create_dir_all(dir).unwrap());
+        let after_a_cut = || {
+            let disk = disk.copy();
+            disk.stop(Crash::DropAll);
+            [old, new].map(|path| disk.open(path).is_ok())
+        };
+        disk.create(old).unwrap();
+        disk.rename(old, new).unwrap();
+        assert_eq!(after_a_cut(), [false, false]);
+        disk.sync_dir(to).unwrap();
+        assert_eq!(after_a_cut(), [false, true]);
+        disk.sync_dir(from).unwrap();
+        assert_eq!(after_a_cut(), [false, true], "its old name was never durable");
+        disk.rename(new, old).unwrap();
+        disk.sync_dir(from).unwrap();
+        assert_eq!(after_a_cut(), [true, true], "of the other directory nothing is known");
+        disk.sync_dir(to).unwrap();
+        assert_eq!(after_a_cut(), [true, false]);
     }
 
     #[test]
