@@ -145,4 +145,19 @@ impl Step<'_> {
             I::LeaseReadsByLease.check(refused);
         }
     }
+
+    /// A read that is answered in the step that brings it was so without a round, or by one that ended at once.
+    pub(crate) fn check_at_once(&self) {
+        let Event::Read { request, policy } = self.event else { return };
+        let told = self.replies().find_map(|(to, outcome)| match outcome {
+            Outcome::Read(log_id) if to == request => Some(*log_id),
+            _ => None,
+        });
+        let seen = self.before.answer_at_once(self.after.now, *policy);
+        let began = || match (&self.before.role, &self.after.role) {
+            (Role::Leader(old), Role::Leader(new)) => new.round > old.round,
+            _ => false,
+        };
+        I::AtOnceIsAsInAStep.check(told == seen || seen.is_none() && began());
+    }
 }

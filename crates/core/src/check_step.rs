@@ -50,6 +50,7 @@ impl Core {
         step.check_campaign();
         step.check_evidence();
         step.check_lease_read();
+        step.check_at_once();
         step.check_takes_over();
         step.check_grant();
         step.check_read_reply();

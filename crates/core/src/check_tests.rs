@@ -484,6 +484,7 @@ fn broken_campaigns() -> Vec<I> {
         membership: core.memberships[0].1.clone(),
     };
     let lease_read = Event::Read { request: RequestId(9), policy: ReadPolicy::LeaseRead };
+    let young_read = Event::Read { request: RequestId(9), policy: ReadPolicy::MaxAge(Duration::ZERO) };
     vec![
         after(I::HeardEndsEvidence, follower(), append(leader_id(2, 1), at(2, 1, 5), 5, 4), |core, _| {
             core.contact = Some(Contact { leader: NodeId(1), at: Instant::from_nanos(9), refused: true });
@@ -540,6 +541,7 @@ fn broken_campaigns() -> Vec<I> {
             }
         }),
         after(I::LeaseReadsByLease, leader(), lease_read, |_, actions| actions.clear()),
+        after(I::AtOnceIsAsInAStep, leader(), young_read, |_, actions| actions.clear()),
     ]
 }
 

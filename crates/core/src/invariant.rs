@@ -190,6 +190,8 @@ invariants! {
     ReadAfterRound,
     /// A lease read is refused where there are no leases.
     LeaseReadsByLease,
+    /// What a read can be told without a step is what the step tells it at once.
+    AtOnceIsAsInAStep,
     /// What a leader says to a read is committed here if the log holds that very entry.
     CommitsWhatItHolds,
     /// What a leader confirmed is as old as the question.

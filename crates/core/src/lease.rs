@@ -166,8 +166,8 @@ impl Core {
 
     /// What a read sees that is served by the lease, at once; `None`: the lease does not hold, or this leader does
     /// not know yet what is committed (dissertation 6.4, step 1).
-    pub(crate) fn read_by_lease(&self) -> Option<LogId> {
-        if self.lease_until().is_none_or(|until| self.now >= until) {
+    pub(crate) fn read_by_lease(&self, now: Instant) -> Option<LogId> {
+        if self.lease_until().is_none_or(|until| now >= until) {
             return None;
         }
         self.known_commit()

@@ -82,6 +82,23 @@ impl ReadQueue {
 }
 
 impl Core {
+    /// What [`Event::Read`](crate::Event::Read) would be answered with in a step at this moment, if that took neither a
+    /// round nor the leader: [`Outcome::Read`] of this entry. `None`: step, to get an answer or to begin what brings it.
+    /// Nothing changes, so a driver may ask this as often as it likes; what it says of clocks it says of the driver's, as
+    /// the event does, so a jump of those must have been [told](crate::Event::ClockJumped) before.
+    pub fn answer_at_once(&self, now: Instant, policy: ReadPolicy) -> Option<LogId> {
+        if self.halted {
+            return None;
+        }
+        let now = self.now.max(now);
+        match policy {
+            ReadPolicy::Stale => Some(self.applied),
+            ReadPolicy::LeaseRead => self.read_by_lease(now),
+            ReadPolicy::MaxAge(age) => self.confirmed_within(age, now),
+            ReadPolicy::ReadIndex => None,
+        }
+    }
+
     pub(crate) fn on_read(&mut self, request: RequestId, policy: ReadPolicy, out: &mut Actions) {
         let answer = |outcome| Action::Reply { request, outcome };
         match policy {
@@ -91,7 +108,7 @@ impl Core {
                 out.push(answer(Outcome::Refused(Refusal::LeaseDisabled)));
             }
             ReadPolicy::LeaseRead => self.read_as(request, ReadConfirmation::Lease, out),
-            ReadPolicy::MaxAge(age) => match self.confirmed_within(age) {
+            ReadPolicy::MaxAge(age) => match self.confirmed_within(age, self.now) {
                 Some(log_id) => out.push(answer(Outcome::Read(log_id))),
                 None => self.read_as(request, ReadConfirmation::Round, out),
             },
@@ -133,7 +150,7 @@ impl Core {
 
     fn confirm_read(&mut self, reader: Reader, by: ReadConfirmation, out: &mut Actions) {
         if by == ReadConfirmation::Lease
-            && let Some(log_id) = self.read_by_lease()
+            && let Some(log_id) = self.read_by_lease(self.now)
         {
             return reader.answer(Some(log_id), out);
         }
@@ -161,15 +178,15 @@ impl Core {
 
     /// What a read sees that may be this old, if this node made sure lately: everything that was committed so long
     /// ago, and perhaps more.
-    fn confirmed_within(&self, age: Duration) -> Option<LogId> {
-        let is_young = |at: Instant| self.now.since(at) <= age;
+    fn confirmed_within(&self, age: Duration, now: Instant) -> Option<LogId> {
+        let is_young = |at: Instant| now.since(at) <= age;
         match &self.role {
             // No other leader had committed anything when a quorum still followed this one.
             Role::Leader(leader) => {
                 let acked = leader.quorum_acked.filter(|at| *at >= leader.clock_from.1);
                 match acked.is_some_and(is_young) {
                     true => self.known_commit(),
-                    false => self.read_by_lease(),
+                    false => self.read_by_lease(now),
                 }
             }
             Role::Follower(_) | Role::Candidate(_) => self.confirmed.filter(|(at, _)| is_young(*at)).map(|(_, id)| id),

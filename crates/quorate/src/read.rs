@@ -19,18 +19,18 @@ impl<S: RaftStateMachine> Group<S> {
         policy: ReadPolicy,
         read: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
-        let started = Instant::now();
-        let at = self.freshness(policy, started).await?;
+        let (at, started) = self.freshness(policy).await?;
         match self.applies.try_read(at.index, read) {
             Ok(seen) => Ok(seen),
-            Err(read) => self.read_at(at, started, read).await,
+            Err(read) => self.read_at(at, started.unwrap_or_else(Instant::now), read).await,
         }
     }
 
     pub(crate) async fn ensure_linearizable(&self, policy: ReadPolicy) -> Result<LogId, ReadError> {
-        let started = Instant::now();
-        let at = self.freshness(policy, started).await?;
-        self.read_at(at, started, |_| ()).await?;
+        let (at, started) = self.freshness(policy).await?;
+        if self.applies.try_read(at.index, |_| ()).is_err() {
+            self.read_at(at, started.unwrap_or_else(Instant::now), |_| ()).await?;
+        }
         Ok(at)
     }
 
@@ -104,14 +104,24 @@ impl<S: RaftStateMachine> Group<S> {
         started + self.host.config.read_timeout
     }
 
-    /// The entry that has to be applied for a read of this policy.
-    async fn freshness(&self, policy: ReadPolicy, started: Instant) -> Result<LogId, ReadError> {
+    /// The entry that has to be applied for a read of this policy, and since when its caller waits; `None`: it did not
+    /// wait, and no clock was read for it.
+    async fn freshness(&self, policy: ReadPolicy) -> Result<(LogId, Option<Instant>), ReadError> {
         if policy == ReadPolicy::Stale {
             return match self.node.closed() {
                 Some(reason) => Err(ReadError::Closed(reason.clone())),
-                None => Ok(LogId::ZERO),
+                None => Ok((LogId::ZERO, None)),
             };
         }
+        if let Some(at) = self.node.answer_at_once(policy) {
+            return Ok((at, None));
+        }
+        let started = Instant::now();
+        self.ask_until_known(policy, started).await.map(|at| (at, Some(started)))
+    }
+
+    /// Asks in turns, as often as it takes.
+    async fn ask_until_known(&self, policy: ReadPolicy, started: Instant) -> Result<LogId, ReadError> {
         loop {
             let followed = self.node.leader();
             let asked = tokio::time::timeout_at(self.read_deadline(started).into(), self.ask_freshness(policy)).await;

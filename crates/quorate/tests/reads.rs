@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use common::{Ledger, PATIENCE, in_time, leader, peers, start, stop};
@@ -105,6 +105,143 @@ async fn a_machine_that_slept_holds_no_lease_and_no_age() {
     // So that the leader can hand over when it stops.
     network.heal();
     stop(nodes).await;
+}
+
+/// How a call ends that waits for nobody; `None`: it waits.
+///
+/// Tests of it have one thread: nothing else of a node runs meanwhile.
+fn at_once<T>(call: impl Future<Output = T>) -> Option<T> {
+    match std::pin::pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(ended) => Some(ended),
+        Poll::Pending => None,
+    }
+}
+
+/// Whether a node that has applied "a" serves this without waiting for anybody.
+fn serves_at_once(node: &Raft<Ledger>, policy: ReadPolicy) -> bool {
+    let read = at_once(node.read(policy, |ledger| ledger.commands()));
+    assert!(read.as_ref().is_none_or(|read| *read == Ok(vec!["a".to_owned()])), "{policy:?}: {read:?}");
+    let confirmed = at_once(node.ensure_linearizable(policy));
+    assert_eq!(confirmed.map(|confirmed| confirmed.is_ok()), read.as_ref().map(|_| true), "{policy:?}");
+    read.is_some()
+}
+
+#[tokio::test]
+async fn a_read_that_rests_on_a_lease_is_answered_where_it_is_made() {
+    let (network, ahead, nodes) = start_with_leases().await;
+    let leading = leader(&nodes).await;
+    let written = leading.client_write("a".into()).await.unwrap().log_id;
+    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_some(), "a lease to be shown").await.unwrap();
+    assert_eq!(at_once(leading.ensure_linearizable(ReadPolicy::LeaseRead)), Some(Ok(written)));
+    let follower = others(&nodes, &leading).remove(0);
+    follower.ensure_linearizable(ReadPolicy::ReadIndex).await.unwrap();
+    for node in [&leading, &follower] {
+        network.isolate(node.node_id());
+        assert!(serves_at_once(node, ReadPolicy::MaxAge(HOUR)));
+        assert_eq!(serves_at_once(node, ReadPolicy::LeaseRead), node.is_leader());
+        assert!(!serves_at_once(node, ReadPolicy::ReadIndex));
+    }
+    // A clock that jumped is told to the core by a turn, which such a read leaves it to.
+    ahead.store(60, Ordering::Relaxed);
+    for policy in [ReadPolicy::LeaseRead, ReadPolicy::MaxAge(HOUR)] {
+        assert!(!serves_at_once(&leading, policy) && !serves_at_once(&follower, policy), "{policy:?}");
+    }
+    network.heal();
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_lease_that_ran_out_answers_nothing_at_once() {
+    // It runs out long before its leader steps down.
+    let (min, max) = (Duration::from_millis(900), Duration::from_millis(1200));
+    let max_clock_drift = Duration::from_millis(450);
+    let config = Config { election_timeout_min: min, election_timeout_max: max, max_clock_drift, ..impatient() };
+    let (network, nodes) = start(3, config).await;
+    let leading = leader(&nodes).await;
+    leading.change_settings(LEASES).await.unwrap();
+    leading.client_write("a".into()).await.unwrap();
+    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_some(), "a lease to be shown").await.unwrap();
+    network.isolate(leading.node_id());
+    while leading.metrics().borrow().lease_left.is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!serves_at_once(&leading, ReadPolicy::LeaseRead));
+    network.heal();
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_hands_over_answers_nothing_at_once() {
+    let (network, _ahead, nodes) = start_with_leases().await;
+    let leading = leader(&nodes).await;
+    let written = leading.client_write("a".into()).await.unwrap().log_id;
+    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_some(), "a lease to be shown").await.unwrap();
+    assert!(serves_at_once(&leading, ReadPolicy::LeaseRead));
+    // Its successor has all that it needs, and never hears that it is to lead.
+    let to = others(&nodes, &leading).remove(0).node_id();
+    let lacks = |now: &quorate::RaftMetrics| now.replication.iter().any(|peer| peer.id == to && peer.matched < written);
+    while lacks(&leading.metrics().borrow()) {
+        tokio::task::yield_now().await;
+    }
+    network.isolate(leading.node_id());
+    let trigger = leading.trigger();
+    let mut handing = std::pin::pin!(trigger.transfer_leader(Some(to)));
+    assert!(handing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_none(), "the lease to be given up").await.unwrap();
+    assert!(leading.is_leader() && !serves_at_once(&leading, ReadPolicy::LeaseRead));
+    network.heal();
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_closed_answers_no_read_from_its_lease() {
+    let (election_timeout_min, election_timeout_max) = (Duration::from_secs(8), Duration::from_secs(10));
+    let config = Config { election_timeout_min, election_timeout_max, ..impatient() };
+    let builder = Raft::builder(1).peers(peers([1])).in_memory(&MemoryNetwork::new()).settings(LEASES).config(config);
+    let node = builder.start(Ledger::inline()).await.unwrap();
+    node.client_write("a".into()).await.unwrap();
+    let policies = [ReadPolicy::LeaseRead, ReadPolicy::MaxAge(HOUR)];
+    policies.iter().for_each(|policy| assert!(serves_at_once(&node, *policy), "{policy:?}"));
+    node.shutdown().await;
+    let closed = ReadError::Closed(ClosedReason::Shutdown);
+    for policy in policies {
+        assert_eq!(at_once(node.read(policy, |_| ())), Some(Err(closed.clone())), "{policy:?}");
+        assert_eq!(at_once(node.ensure_linearizable(policy)), Some(Err(closed.clone())), "{policy:?}");
+    }
+}
+
+/// Readers on many threads, at a leader that also writes: each sees what was written before it asked.
+#[test]
+fn lease_reads_and_writes_do_not_stop_each_other() {
+    in_time(4, || async {
+        let builder = Raft::builder(1).peers(peers([1])).in_memory(&MemoryNetwork::new()).settings(LEASES);
+        let node = builder.start(Ledger::inline()).await.unwrap();
+        // From the first write on the cluster is there, with its settings.
+        node.client_write("x".into()).await.unwrap();
+        let written = Arc::new(AtomicU64::new(1));
+        let mut tasks = Vec::new();
+        for task in 0..6 {
+            let (node, written) = (node.clone(), Arc::clone(&written));
+            tasks.push(tokio::spawn(async move {
+                for _ in 0..1000 {
+                    if task < 3 {
+                        node.client_write("x".into()).await.unwrap();
+                        written.fetch_add(1, Ordering::SeqCst);
+                    } else {
+                        let least = written.load(Ordering::SeqCst);
+                        let seen =
+                            node.read(ReadPolicy::LeaseRead, |ledger| ledger.applied.len() as u64).await.unwrap();
+                        assert!(seen >= least, "{seen} of {least}");
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        node.shutdown().await;
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

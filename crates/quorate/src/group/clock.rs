@@ -41,16 +41,29 @@ impl ClockWatch {
     /// `drift`: as [`Config::max_clock_drift`](crate::Config::max_clock_drift), for a lease of `lease`. A quarter of it
     /// may pass unseen in a window, and a lease touches at most two windows: half of it is left for drift proper.
     pub(crate) fn jumped(&mut self, (before, wall, after): (u64, u64, u64), drift: Duration, lease: Duration) -> bool {
-        let (tolerance, window) = (nanos(drift) / 4, nanos(lease));
-        let (mono_base, wall_base) = self.base;
-        let passed = i128::from(wall) - i128::from(wall_base);
-        let least = i128::from(before.saturating_sub(mono_base)) - i128::from(tolerance);
-        let most = i128::from(after.saturating_sub(mono_base)) + i128::from(tolerance);
-        let jumped = passed < least || passed > most;
-        if jumped || before.saturating_sub(mono_base) >= window {
+        let jumped = !self.lies_between((before, wall, after), drift);
+        if jumped || self.is_due(before, lease) {
             self.base = (before, wall);
         }
         jumped
+    }
+
+    /// Whether clocks that are looked at without a turn, the wall's first, can be trusted. A thread that was interrupted
+    /// in between trusts them less. They are not if the window is over, for only a turn begins the next one, nor if they
+    /// disagree: a turn finds the same, and tells the core.
+    pub(crate) fn agree(&self, (mono, wall): (u64, u64), drift: Duration, lease: Duration) -> bool {
+        !self.is_due(mono, lease) && self.lies_between((mono, wall, mono), drift)
+    }
+
+    /// Whether as much has passed on the wall clock since the window began as on the other one until `before`, or until
+    /// `after`.
+    fn lies_between(&self, (before, wall, after): (u64, u64, u64), drift: Duration) -> bool {
+        let tolerance = i128::from(nanos(drift) / 4);
+        let (mono_base, wall_base) = self.base;
+        let passed = i128::from(wall) - i128::from(wall_base);
+        let least = i128::from(before.saturating_sub(mono_base)) - tolerance;
+        let most = i128::from(after.saturating_sub(mono_base)) + tolerance;
+        least <= passed && passed <= most
     }
 }
 
@@ -93,6 +106,21 @@ mod tests {
     #[test]
     fn a_monotonic_clock_that_leapt_is_noticed() {
         assert!(jumped(&mut watch(), 1_000 * MS, 5_100 * MS, 1_000 * MS));
+    }
+
+    /// The one without a turn leaves it to a turn to find out.
+    #[test]
+    fn a_look_without_a_turn_trusts_no_more_than_a_turn_does() {
+        let agree = |watch: &ClockWatch, mono, wall| {
+            watch.agree((mono * MS, wall * MS), Duration::from_millis(40), Duration::from_millis(300))
+        };
+        let mut watch = watch();
+        assert!(agree(&watch, 100, 5_110) && agree(&watch, 100, 5_090));
+        for (mono, wall) in [(100, 5_111), (100, 5_089), (250, 5_200), (300, 5_300)] {
+            assert!(!agree(&watch, mono, wall), "{mono} ms, {wall} ms");
+        }
+        assert!(jumped(&mut watch, 100 * MS, 5_111 * MS, 100 * MS), "it was not forgotten");
+        assert!(agree(&watch, 101, 5_112));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! `DIRTY`, so nothing that was pushed is left behind. The driver's lock is therefore never contended.
 
 mod ahead;
+mod at_once;
 pub(crate) mod blocking;
 mod end;
 
@@ -471,6 +472,15 @@ impl Node {
                 Err(now) => word = now,
             }
         }
+    }
+
+    /// Becomes the pump, if there is none; returns what the word was.
+    #[inline]
+    fn claim_free(&self) -> Option<u8> {
+        let word = self.word.load(Ordering::Relaxed);
+        let is_free = matches!(word, IDLE | SCHEDULED)
+            && self.word.compare_exchange(word, RUNNING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        is_free.then_some(word)
     }
 
     /// Whether something came since the pump last looked.

@@ -10,12 +10,11 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use quorate_core::{Incarnation, Instant, NodeId};
 use quorate_wire::Packet;
 
-use super::{IDLE, Node, PUMPING, RUNNING, SCHEDULED};
+use super::{Node, PUMPING};
 use crate::driver::{Answer, Lent};
 
 thread_local! {
@@ -55,7 +54,7 @@ impl Node {
         (at, answers): (Instant, &mut VecDeque<Answer>),
     ) {
         // One inside another is enough: a turn is bounded.
-        if IN_PEERS_TURN.get() || !self.claim_free() {
+        if IN_PEERS_TURN.get() || self.claim_free().is_none() {
             return self.bring_packet(from, incarnation, packet);
         }
         let claimed = ItsTurn(Some(self));
@@ -63,13 +62,6 @@ impl Node {
             node.go_ahead(Lent { from, incarnation, packet: &mut packet(), at, answers });
         }
         debug_assert!(PUMPING.get(), "a turn sends, so this thread pumps");
-    }
-
-    /// Becomes the pump, if there is none.
-    fn claim_free(&self) -> bool {
-        let word = self.word.load(Ordering::Relaxed);
-        matches!(word, IDLE | SCHEDULED)
-            && self.word.compare_exchange(word, RUNNING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Lets the driver of this claimed node take in a packet before its turn, after what came before.
