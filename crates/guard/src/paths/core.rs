@@ -35,13 +35,12 @@ fn replay(place: usize, entries: u64) -> Result<u64, Box<dyn Error>> {
     let mut told = std::mem::take(&mut world.told[place]);
     let counted = told.split_off(warm);
     let mut out = Actions::new();
-    let mut tell = |Told { now, event }: Told| {
-        match event {
+    let mut tell = |Told { now, mut event }: Told| {
+        if let Event::Message(Envelope { from, incarnation, message }) = &mut event {
             // As drivers do, where it lies.
-            Event::Message(Envelope { from, incarnation, mut message }) => {
-                core.receive(now, from, incarnation, &mut message, &mut out);
-            }
-            event => core.step(now, event, &mut out),
+            core.receive(now, *from, *incarnation, message, &mut out);
+        } else {
+            core.step(now, event, &mut out);
         }
         black_box(&out);
         out.0.clear();
