@@ -67,6 +67,7 @@ fn ended_within(process: &mut Child, limit: Duration) -> Result<Option<ExitStatu
         match process.try_wait().map_err(|error| format!("cannot wait for its process: {error}"))? {
             Some(status) => return Ok(Some(status)),
             None if begun.elapsed() >= limit => return Ok(None),
+            // Nothing tells of its end, or of the limit, whichever comes first; what is measured is measured in there.
             None => thread::sleep(LOOK),
         }
     }

@@ -10,7 +10,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use common::{Ledger, PATIENCE, in_time, leader, peers, start, stop};
-use quorate::{ClosedReason, Config, LeasePolicy, MemoryNetwork, Phase, Raft, ReadError, ReadPolicy, Role, Settings};
+use quorate::{
+    ClosedReason, Config, LeasePolicy, LogId, MemoryNetwork, Phase, Raft, ReadError, ReadPolicy, Role, Settings,
+};
 
 const LEASES: Settings = Settings { lease: LeasePolicy::LeaseReads };
 const HOUR: Duration = Duration::from_secs(3600);
@@ -74,8 +76,7 @@ async fn lease_reads_are_refused_unless_the_cluster_is_set_to_them() {
 async fn a_lease_read_needs_nobody_while_the_lease_holds() {
     let (network, _ahead, nodes) = start_with_leases().await;
     let leading = leader(&nodes).await;
-    leading.client_write("a".into()).await.unwrap();
-    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_some(), "a lease to be shown").await.unwrap();
+    write_by_lease(&leading).await;
     network.isolate(leading.node_id());
     assert_eq!(leading.read(ReadPolicy::LeaseRead, |ledger| ledger.commands()).await.unwrap(), ["a"]);
     assert!(matches!(leading.read(ReadPolicy::ReadIndex, |_| ()).await, Err(ReadError::NoLeader { .. })));
@@ -107,6 +108,13 @@ async fn a_machine_that_slept_holds_no_lease_and_no_age() {
     stop(nodes).await;
 }
 
+/// Writes "a" at a leader, and waits until it holds a lease.
+async fn write_by_lease(leading: &Raft<Ledger>) -> LogId {
+    let written = leading.client_write("a".into()).await.unwrap().log_id;
+    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_some(), "a lease to be shown").await.unwrap();
+    written
+}
+
 /// How a call ends that waits for nobody; `None`: it waits.
 ///
 /// Tests of it have one thread: nothing else of a node runs meanwhile.
@@ -130,8 +138,7 @@ fn serves_at_once(node: &Raft<Ledger>, policy: ReadPolicy) -> bool {
 async fn a_read_that_rests_on_a_lease_is_answered_where_it_is_made() {
     let (network, ahead, nodes) = start_with_leases().await;
     let leading = leader(&nodes).await;
-    let written = leading.client_write("a".into()).await.unwrap().log_id;
-    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_some(), "a lease to be shown").await.unwrap();
+    let written = write_by_lease(&leading).await;
     assert_eq!(at_once(leading.ensure_linearizable(ReadPolicy::LeaseRead)), Some(Ok(written)));
     let follower = others(&nodes, &leading).remove(0);
     follower.ensure_linearizable(ReadPolicy::ReadIndex).await.unwrap();
@@ -159,8 +166,7 @@ async fn a_lease_that_ran_out_answers_nothing_at_once() {
     let (network, nodes) = start(3, config).await;
     let leading = leader(&nodes).await;
     leading.change_settings(LEASES).await.unwrap();
-    leading.client_write("a".into()).await.unwrap();
-    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_some(), "a lease to be shown").await.unwrap();
+    write_by_lease(&leading).await;
     network.isolate(leading.node_id());
     while leading.metrics().borrow().lease_left.is_some() {
         tokio::task::yield_now().await;
@@ -174,8 +180,7 @@ async fn a_lease_that_ran_out_answers_nothing_at_once() {
 async fn a_leader_that_hands_over_answers_nothing_at_once() {
     let (network, _ahead, nodes) = start_with_leases().await;
     let leading = leader(&nodes).await;
-    let written = leading.client_write("a".into()).await.unwrap().log_id;
-    leading.wait(PATIENCE).metrics(|now| now.lease_left.is_some(), "a lease to be shown").await.unwrap();
+    let written = write_by_lease(&leading).await;
     assert!(serves_at_once(&leading, ReadPolicy::LeaseRead));
     // Its successor has all that it needs, and never hears that it is to lead.
     let to = others(&nodes, &leading).remove(0).node_id();
