@@ -59,7 +59,7 @@ fn trial(options: &Options, kind: Kind, flags: &[String]) -> Result<Trial, Strin
         // Connected before the kill: what is measured is not how long that takes.
         let mut survivors = Vec::new();
         for at in (0..3).filter(|at| *at != leader) {
-            let client = servers.client(&[at], 1).await?;
+            let client = servers.client(at)?;
             client.put().await?;
             survivors.push(client);
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod echo;
 pub(crate) mod library;
+pub(crate) mod light;
 pub(crate) mod openraft;
 pub(crate) mod ports;
 pub(crate) mod processes;

@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Parser;
+use prost::Message;
 use quorate_server::cli::{self, Cli};
-use quorate_server::proto::{KvClient, MaintenanceClient, PutRequest, RangeRequest, StatusRequest};
+use quorate_server::proto::{
+    KvClient, MaintenanceClient, PutRequest, PutResponse, RangeRequest, RangeResponse, StatusRequest,
+};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::args::Options;
 use crate::measure::Client;
+use crate::sides::light::{Connection, framed};
 use crate::sides::ports;
 use crate::sides::processes::{ended_with_us, own_program};
 
@@ -107,7 +111,7 @@ impl Servers {
     async fn ready(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         for at in 0..self.urls.len() {
-            let client = self.client(&[at], 1).await?;
+            let client = self.client(at)?;
             while let Err(problem) = client.put().await {
                 if let Ok(Some(status)) = self.processes[at].try_wait() {
                     return Err(format!("a node ended at once, {status}: {}", self.last_words(at)));
@@ -132,15 +136,24 @@ impl Servers {
         self.processes.iter().map(Child::id).collect()
     }
 
-    /// A client of these nodes with so many connections.
-    pub(crate) async fn client(&self, nodes: &[usize], connections: usize) -> Result<Grpc, String> {
-        let mut channels = Vec::new();
-        for number in 0..connections.clamp(1, CONNECTIONS) {
-            channels.push(KvClient::new(self.channel(nodes[number % nodes.len()])?));
+    /// A client of a node, as programs have it.
+    pub(crate) fn client(&self, at: usize) -> Result<Grpc, String> {
+        Ok(Grpc { kv: KvClient::new(self.channel(at)?) })
+    }
+
+    /// A client of a node that stands for so many, on as many connections, up to 16.
+    pub(crate) async fn load(&self, at: usize, clients: usize, work: Work) -> Result<Load, String> {
+        let path = match work {
+            Work::Puts => "/etcdserverpb.KV/Put",
+            Work::Reads => "/etcdserverpb.KV/Range",
+        };
+        let authority = self.urls[at].trim_start_matches("http://");
+        let mut connections = Vec::new();
+        for _ in 0..clients.clamp(1, CONNECTIONS) {
+            connections.push(Connection::open(authority, path).await?);
         }
-        let kv = channels[0].clone();
-        let value = Bytes::from(vec![b'v'; VALUE]);
-        Ok(Grpc { channels: channels.into(), kv, key: Bytes::from_static(b"key"), value, reads: false })
+        let connection = connections[0].clone();
+        Ok(Load { connections: connections.into(), connection, request: Bytes::new(), work }.numbered(0))
     }
 
     /// The node that leads, by its own word.
@@ -192,41 +205,71 @@ fn spawn(program: &Path, arguments: &[String], log: &Path) -> Result<Child, Stri
     command.spawn().map_err(wrong)
 }
 
-/// Puts 256 bytes under a key of the client's own, or reads it.
+/// Puts 256 bytes under one key, by tonic's client.
 #[derive(Clone)]
 pub(crate) struct Grpc {
-    channels: Arc<[KvClient]>,
     kv: KvClient,
-    key: Bytes,
-    value: Bytes,
-    reads: bool,
 }
 
 impl Grpc {
     /// Writes once.
     pub(crate) async fn put(&self) -> Result<(), String> {
-        let request = PutRequest { key: self.key.clone(), value: self.value.clone(), ..PutRequest::default() };
-        self.kv.clone().put(request).await.map(drop).map_err(|status| format!("a put was refused: {status}"))
-    }
-
-    /// The same client, reading.
-    pub(crate) fn reading(self) -> Self {
-        Self { reads: true, ..self }
+        let written = self.kv.clone().put(put_request(0)).await;
+        written.map(drop).map_err(|status| format!("a put was refused: {status}"))
     }
 }
 
-impl Client for Grpc {
+/// What a [`Load`] is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Of 256 bytes under a key of each client's own.
+    Puts,
+    /// Of those keys, which were put before.
+    Reads,
+}
+
+/// Puts or reads, by a client that leaves the machine to the servers.
+#[derive(Clone)]
+pub(crate) struct Load {
+    connections: Arc<[Connection]>,
+    connection: Connection,
+    request: Bytes,
+    work: Work,
+}
+
+impl Client for Load {
     fn numbered(&self, number: usize) -> Self {
-        let kv = self.channels[number % self.channels.len()].clone();
-        Self { kv, key: Bytes::from(format!("key-{number:06}")), ..self.clone() }
+        let request = match self.work {
+            Work::Puts => framed(&put_request(number)),
+            Work::Reads => framed(&RangeRequest { key: key(number), ..RangeRequest::default() }),
+        };
+        let connection = self.connections[number % self.connections.len()].clone();
+        Self { connection, request, ..self.clone() }
     }
 
     async fn call(&self) -> Result<u64, String> {
-        if self.reads {
-            let request = RangeRequest { key: self.key.clone(), ..RangeRequest::default() };
-            let read = self.kv.clone().range(request).await;
-            return read.map(|_| 1).map_err(|status| format!("a read was refused: {status}"));
+        let answer = self.connection.call(&self.request).await?;
+        match self.work {
+            Work::Puts => {
+                let put = PutResponse::decode(answer.as_slice()).map_err(|error| format!("a put's answer: {error}"))?;
+                put.header.ok_or("a put's answer says nothing")?;
+            }
+            Work::Reads => {
+                let read =
+                    RangeResponse::decode(answer.as_slice()).map_err(|error| format!("a read's answer: {error}"))?;
+                if read.kvs.first().is_none_or(|found| found.value.len() != VALUE) {
+                    return Err("a read did not find what was put".to_owned());
+                }
+            }
         }
-        self.put().await.map(|()| 1)
+        Ok(1)
     }
+}
+
+fn put_request(number: usize) -> PutRequest {
+    PutRequest { key: key(number), value: Bytes::from(vec![b'v'; VALUE]), ..PutRequest::default() }
+}
+
+fn key(number: usize) -> Bytes {
+    Bytes::from(format!("key-{number:06}"))
 }
