@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod face;
+mod gather;
 #[cfg(feature = "lossy-disk")]
 mod lossy_disk;
 pub mod mvcc;

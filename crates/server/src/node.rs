@@ -1,5 +1,6 @@
 //! One node: the library's Raft on a data directory, with the etcd face in front of it.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -10,11 +11,15 @@ use quorate::{ClientWriteError, ClosedReason, Config, OnLostLog, Raft, StartErro
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tonic::body::Body;
+use tonic::codegen::tokio_stream::StreamExt;
+use tonic::codegen::{Service, http};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::face::{Face, pages};
+use crate::gather::Gathered;
 use crate::mvcc::{Command, MemberAttributes, Store};
 use crate::topology::Address;
 
@@ -107,7 +112,7 @@ impl Node {
         let face = Face::new(raft.clone());
         let mut servers = JoinSet::new();
         for listener in clients {
-            servers.spawn(serve(listener, face.clone().routes(), stopped.clone()));
+            servers.spawn(serve(listener, face.clone().front(), stopped.clone()));
         }
         for listener in watchers {
             servers.spawn(serve(listener, Routes::from(pages(raft.clone())), stopped.clone()));
@@ -161,17 +166,21 @@ async fn listen(addresses: &[Address]) -> Result<Vec<TcpListener>, NodeError> {
     Ok(listeners)
 }
 
-async fn serve(listener: TcpListener, routes: Routes, mut stopped: watch::Receiver<bool>) {
+async fn serve<S>(listener: TcpListener, service: S, mut stopped: watch::Receiver<bool>)
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     let until = async move {
         let _ = stopped.wait_for(|stop| *stop).await; // an error: the node is gone, which is a stop too
     };
+    let connections = TcpIncoming::from(listener).with_nodelay(Some(true)).map(|tcp| tcp.map(Gathered::new));
     let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         // Pages are asked for by HTTP/1.1.
         .accept_http1(true)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until)
+        .serve_with_incoming_shutdown(service, connections, until)
         .await;
     if let Err(error) = served {
         tracing::error!("clients are not served any more: {error}");

@@ -6,11 +6,15 @@ mod kv;
 mod maintenance;
 mod pages;
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 pub(crate) use pages::pages;
 use quorate::{Raft, RaftMetrics};
 use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service, http};
 use tonic::metadata::MetadataMap;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::{Code, Status};
@@ -37,18 +41,18 @@ impl Face {
     }
 
     /// The services and the pages, to be served by a gRPC server that takes HTTP/1.1, too.
-    pub fn routes(self) -> Routes {
+    pub fn front(self) -> Front {
         let pages = pages(self.raft.clone());
         let face = Arc::new(self);
+        let kv = KvServer::new(Arc::clone(&face));
         let mut routes = RoutesBuilder::default();
         routes
-            .add_service(KvServer::new(Arc::clone(&face)))
             .add_service(ClusterServer::new(Arc::clone(&face)))
             .add_service(MaintenanceServer::new(face))
             .add_service(WatchNotServed)
             .add_service(LeaseNotServed)
             .add_service(AuthNotServed);
-        Routes::from(routes.routes().into_axum_router().merge(pages))
+        Front { kv, rest: Routes::from(routes.routes().into_axum_router().merge(pages)).prepare() }
     }
 
     /// Who answers, as of `revision`.
@@ -74,5 +78,31 @@ impl Face {
             return Err(Status::new(Code::Unavailable, error::NO_LEADER));
         }
         Ok(())
+    }
+}
+
+/// All that a node serves to clients.
+#[derive(Clone, Debug)]
+pub struct Front {
+    /// Not by the router, which costs a call more than what it does for it.
+    kv: KvServer<Face>,
+    rest: Routes,
+}
+
+impl Service<http::Request<Body>> for Front {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<http::Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The services always are, and so is a router.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match request.uri().path().starts_with("/etcdserverpb.KV/") {
+            true => self.kv.call(request),
+            false => Box::pin(self.rest.call(request)),
+        }
     }
 }

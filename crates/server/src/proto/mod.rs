@@ -10,6 +10,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod unary;
 
 pub use cluster::{Member, MemberListRequest, MemberListResponse};
 pub use kv::{

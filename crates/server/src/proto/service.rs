@@ -22,13 +22,14 @@ use super::kv::{
 };
 use super::maintenance::{AlarmRequest, AlarmResponse, StatusRequest, StatusResponse};
 use super::txn::{TxnRequest, TxnResponse};
+use super::unary::unary;
 
 /// The longest request that is read at all, in bytes. Above the limit of a write, so that a write somewhat over it
 /// gets etcd's answer and not a transport's.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
 /// A closure as a unary call.
-struct Unary<F>(F);
+pub(super) struct Unary<F>(pub(super) F);
 
 impl<F, Req, Resp, Fut> Service<Request<Req>> for Unary<F>
 where
@@ -107,16 +108,8 @@ macro_rules! service {
                     $(
                         concat!("/", $name, "/", $rpc) => {
                             let inner = Arc::clone(&self.inner);
-                            let call = Unary(move |request: Request<$request>| {
-                                let inner = Arc::clone(&inner);
-                                async move { inner.$method(request).await }
-                            });
-                            Box::pin(async move {
-                                let codec = ProstCodec::<$response, $request>::default();
-                                let mut grpc = tonic::server::Grpc::new(codec)
-                                    .max_decoding_message_size(MAX_MESSAGE_BYTES);
-                                Ok(grpc.unary(call, request).await)
-                            })
+                            let method = move |request: Request<$request>| async move { inner.$method(request).await };
+                            Box::pin(async move { Ok(unary(request, method).await) })
                         }
                     )*
                     other => {
