@@ -47,7 +47,8 @@ use crate::{Checkpoint, Commands};
 /// - [`freeze`](Self::freeze) captures the state cheaply: without it applies wait while a snapshot is written;
 /// - [`last_applied`](Self::last_applied) and [`install`](Self::install) are those of a durable machine, which keeps its
 ///   state itself and goes on from it after a restart;
-/// - [`applies_inline`](Self::applies_inline) saves a change of threads where applies take about a microsecond.
+/// - [`applies_inline`](Self::applies_inline) saves a change of threads where applies take about a microsecond, and
+///   [`slow_commands`](Self::slow_commands) tells those that take longer.
 ///
 /// A machine with `async` methods is an [`AsyncStateMachine`](crate::AsyncStateMachine). A panic in any of these methods
 /// is caught: it closes this group on this node, with [`ClosedReason::StateMachine`](crate::ClosedReason::StateMachine),
@@ -161,6 +162,14 @@ pub trait RaftStateMachine: Sized + Send + 'static {
     /// commit instead of on one of their own.
     fn applies_inline(&self) -> bool {
         false
+    }
+
+    /// Of a machine that [applies inline](Self::applies_inline): what tells, by a command's encoding, that applying it may
+    /// take longer. A batch with such a command is applied on a thread that may block, as all are without
+    /// `applies_inline`; in their order all the same. Asked once; what it returns is asked of every command before it is
+    /// applied, so it should look at a few bytes only. If that panics, the command counts as slow. Provided: none is.
+    fn slow_commands(&self) -> Option<fn(&[u8]) -> bool> {
+        None
     }
 }
 

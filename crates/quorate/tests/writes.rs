@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use common::{Ledger, PATIENCE, by_id, leader, start, stop};
 use quorate::{
-    ChangeMembers, ChangeTerms, ClientWriteError, Config, Drain, LeaderId, MemoryNetwork, NodeId, Raft,
+    ChangeMembers, ChangeTerms, ClientWriteError, Config, Drain, LeaderId, MemoryNetwork, NodeId, Payload, Raft,
     RaftStateMachine, Raw, ReadPolicy, Retain, SessionOptions, Settings,
 };
 use tokio::sync::oneshot;
@@ -449,4 +450,80 @@ async fn a_caller_alone_whose_applies_are_slow_keeps_no_other_task_of_its_thread
     }
     other.abort();
     raft.shutdown().await;
+}
+
+/// Applies inline what does not begin with "slow", and answers on which thread.
+struct Threads(Vec<String>);
+
+impl RaftStateMachine for Threads {
+    type Command = String;
+    type Response = String;
+
+    fn apply(&mut self, command: String) -> String {
+        self.0.push(command);
+        std::thread::current().name().unwrap_or_default().to_owned()
+    }
+
+    fn snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.0.write_to(out)
+    }
+
+    fn restore(input: &mut dyn Read) -> io::Result<Self> {
+        Vec::read_from(input).map(Threads)
+    }
+
+    fn applies_inline(&self) -> bool {
+        true
+    }
+
+    fn slow_commands(&self) -> Option<fn(&[u8]) -> bool> {
+        Some(|command| {
+            let text = String::decode(Bytes::copy_from_slice(command)).unwrap();
+            assert_ne!(text, "worst", "a command that cannot be looked at is slow");
+            text.starts_with("slow")
+        })
+    }
+}
+
+#[test]
+fn slow_commands_of_a_machine_that_applies_inline_are_applied_apart_in_their_order() {
+    // One thread, the test's; those that may block have the runtime's name.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("apart").build().unwrap();
+    let here = std::thread::current().name().unwrap().to_owned();
+    runtime.block_on(async {
+        let raft =
+            Raft::builder(1).peer_ids([1]).in_memory(&MemoryNetwork::new()).start(Threads(Vec::new())).await.unwrap();
+        raft.wait(PATIENCE).leader().await.unwrap();
+        // Behind a slow one, the thread that applied it may still be at work, and apply the next, too.
+        let either = "";
+        for (command, thread) in [("a", &*here), ("slow b", "apart"), ("c", either), ("worst", "apart"), ("d", either)]
+        {
+            let written = raft.client_write(command.to_owned()).await.unwrap();
+            assert!(thread == either || written.response == thread, "{command} by {}", written.response);
+        }
+        // At once: whatever comes while the slow one is applied follows it.
+        let commands: Vec<String> = (0..50).map(|n| format!("{}{n}", if n % 7 == 0 { "slow" } else { "" })).collect();
+        let writes: Vec<_> = commands
+            .iter()
+            .map(|command| {
+                let (raft, command) = (raft.clone(), command.clone());
+                tokio::spawn(async move { raft.client_write(command).await.unwrap().log_id.index })
+            })
+            .collect();
+        let mut placed = Vec::new();
+        for (write, command) in writes.into_iter().zip(&commands) {
+            placed.push((write.await.unwrap(), command.clone()));
+        }
+        placed.sort_unstable();
+        let session = raft.open_session(SessionOptions::default()).await.unwrap();
+        assert_eq!(session.write("slow of a session".to_owned()).await.unwrap().response, "apart");
+        let applied = raft.read(ReadPolicy::ReadIndex, |machine| machine.0.clone()).await.unwrap();
+        let expected = ["a", "slow b", "c", "worst", "d"].map(str::to_owned).into_iter();
+        let expected: Vec<String> = expected
+            .chain(placed.into_iter().map(|(_, command)| command))
+            .chain(["slow of a session".to_owned()])
+            .collect();
+        assert_eq!(applied, expected);
+        raft.shutdown().await;
+    });
 }

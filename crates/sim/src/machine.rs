@@ -295,6 +295,10 @@ impl<S: RaftStateMachine> RaftStateMachine for Watched<S> {
     fn applies_inline(&self) -> bool {
         self.machine.applies_inline()
     }
+
+    fn slow_commands(&self) -> Option<fn(&[u8]) -> bool> {
+        self.machine.slow_commands()
+    }
 }
 
 /// What [`write_state`] wrote before the state.

@@ -1,7 +1,7 @@
 //! The apply queue: applies, installs and captures of one state machine, in one order (laws 11, 20, 21).
 //!
 //! User code runs here and nowhere else, never under the driver's lock: on the thread that delivers the commit if
-//! the machine says that its applies are cheap, else on a thread that may block.
+//! the machine says that its applies are cheap, all or this one, else on a thread that may block.
 
 mod halt;
 mod snapshots;
@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use quorate_core::{Bug, GroupId, Instant, LogId, NodeId, SnapshotMeta, Span, bug};
-use quorate_wire::{Batch, Batches};
+use quorate_wire::{Batch, Batches, EntryKind, SESSION_HEADER_BYTES};
 use tracing::level_filters::LevelFilter;
 
 use self::halt::Apart;
@@ -135,6 +135,8 @@ pub(crate) struct ApplyQueue<S: RaftStateMachine> {
     group: GroupId,
     meters: Arc<GroupMeters>,
     inline: bool,
+    /// Of commands that are not applied inline nevertheless.
+    is_slow: Option<fn(&[u8]) -> bool>,
     /// Whether the machine keeps its state itself.
     durable: bool,
     storage: Arc<dyn RaftLogStorage>,
@@ -167,7 +169,7 @@ enum Fatal {
 
 impl<S: RaftStateMachine> ApplyQueue<S> {
     pub(crate) fn new(parts: ApplyParts<S>) -> Arc<Self> {
-        let inline = parts.state.applies_inline();
+        let (inline, is_slow) = (parts.state.applies_inline(), parts.state.slow_commands());
         let applied = parts.book.applied;
         let machine = Machine {
             state: parts.state,
@@ -184,6 +186,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             group: parts.meters.group,
             meters: parts.meters,
             inline,
+            is_slow,
             durable: parts.durable,
             storage: parts.storage,
             snapshots: parts.snapshots,
@@ -328,10 +331,15 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
 
     /// Works off what the turn that goes on here has put before the queue; nobody else is at work then.
     fn work_next(&self) -> Option<LogId> {
-        let mut fired = self.lend_fired();
         let mut machine = self.machine.lock();
-        let before = machine.applied.index;
         let mut next = std::mem::take(&mut machine.next);
+        if self.is_slow.is_some() && next.iter().any(|job| self.goes_apart(job)) {
+            drop(machine);
+            self.hand_on(next);
+            return None;
+        }
+        let mut fired = self.lend_fired();
+        let before = machine.applied.index;
         for job in &next {
             if let ApplyJob::Apply { batches: Some(batches), since, .. } = job
                 && !self.is_over()
@@ -360,6 +368,34 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             return self.work(Place::Here).or(applied);
         }
         applied
+    }
+
+    /// Has another thread go on, with these jobs before what is in the queue. The word stays `RUNNING` for it.
+    fn hand_on(&self, next: Vec<ApplyJob>) {
+        {
+            let mut jobs = self.jobs.lock();
+            for mut job in next.into_iter().rev() {
+                if let ApplyJob::Apply { batches, .. } = &mut job {
+                    self.bound(batches);
+                }
+                jobs.push_front(Job::Driver(job));
+            }
+            self.any.store(true, Ordering::Release);
+        }
+        if let Some(me) = self.me.upgrade() {
+            self.spawn_blocking(Box::new(move || me.work_apart()));
+        }
+    }
+
+    /// Whether a job has to be done on a thread that may block.
+    fn goes_apart(&self, job: &ApplyJob) -> bool {
+        match job {
+            ApplyJob::Apply { batches: Some(batches), .. } => self.is_slow.is_some_and(|is_slow| {
+                let look = || batches.iter().any(|batch| has_slow(batch, is_slow));
+                blame::catch(look).unwrap_or(true)
+            }),
+            ApplyJob::Apply { batches: None, .. } | ApplyJob::Install { .. } | ApplyJob::Build => true,
+        }
     }
 
     /// For what is to be done without a lock. Most followers never answer anybody.
@@ -429,12 +465,12 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
     fn next_job(&self, place: Place, done: &mut bool) -> Option<Job<S>> {
         let mut jobs = self.jobs.lock();
         let front = jobs.front()?;
-        let blocks = match front {
+        let goes_apart = || match front {
             Job::Read { .. } => false,
-            Job::Driver(ApplyJob::Apply { batches, .. }) => batches.is_none(),
-            Job::Visit(_) | Job::Driver(ApplyJob::Install { .. } | ApplyJob::Build) => true,
+            Job::Visit(_) => true,
+            Job::Driver(job) => self.goes_apart(job),
         };
-        if blocks && place == Place::Here {
+        if place == Place::Here && goes_apart() {
             *done = false;
             return None;
         }
@@ -723,6 +759,19 @@ impl<S: RaftStateMachine> Applies for ApplyQueue<S> {
             self.pump(false);
         }
     }
+}
+
+/// Whether one of a batch's commands is.
+fn has_slow(batch: &Batch, is_slow: fn(&[u8]) -> bool) -> bool {
+    batch.iter().any(|entry| match entry.kind {
+        EntryKind::Command => is_slow(entry.payload),
+        EntryKind::SessionCommand => entry.payload.get(SESSION_HEADER_BYTES..).is_some_and(is_slow),
+        EntryKind::Blank
+        | EntryKind::Membership
+        | EntryKind::OpenSession
+        | EntryKind::KeepSessions
+        | EntryKind::CloseSessions => false,
+    })
 }
 
 /// Tells those whose place in the log another leader's entry took. By log matching none of the rest of such a proposal
