@@ -1,13 +1,13 @@
 //! The service `etcdserverpb.KV`.
 
 use prost::Message;
-use quorate::ReadPolicy;
+use quorate::{ReadError, ReadPolicy};
 use tonic::{Request, Response, Status};
 
 use super::{Face, error};
 use crate::mvcc::{
-    Command, KvError, MAX_REQUEST_BYTES, check_delete_range, check_put, check_range, check_txn, decode_response,
-    is_read_only,
+    Command, KvError, MAX_REQUEST_BYTES, Store, check_delete_range, check_put, check_range, check_txn, decode_response,
+    is_long, is_read_only,
 };
 use crate::proto::request_op::Request as Op;
 use crate::proto::{
@@ -21,7 +21,8 @@ impl Kv for Face {
         let request = request.into_inner();
         check_range(&request)?;
         let policy = if request.serializable { ReadPolicy::Stale } else { ReadPolicy::ReadIndex };
-        let read = self.raft.read(policy, move |store| store.range(&request)).await;
+        let apart = !request.range_end.is_empty();
+        let read = self.look(policy, apart, move |store| store.range(&request)).await;
         let mut response = read.map_err(error::of_read)??;
         response.header = self.complete(response.header);
         Ok(Response::new(response))
@@ -54,7 +55,8 @@ impl Kv for Face {
         check_txn(&request)?;
         let mut response: TxnResponse = if is_read_only(&request) {
             let policy = if is_serializable(&request) { ReadPolicy::Stale } else { ReadPolicy::ReadIndex };
-            let read = self.raft.read(policy, move |store| store.read_txn(&request)).await;
+            let apart = is_long(&request);
+            let read = self.look(policy, apart, move |store| store.read_txn(&request)).await;
             read.map_err(error::of_read)??
         } else {
             self.write(Command::Txn(request)).await?
@@ -72,6 +74,19 @@ impl Kv for Face {
 }
 
 impl Face {
+    /// Reads the store; if that may take long, `apart`, on a thread that may block.
+    async fn look<T: Send + 'static>(
+        &self,
+        policy: ReadPolicy,
+        apart: bool,
+        look: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        if apart {
+            return self.raft.with_state_machine(policy, async move |store: &Store| look(store)).await;
+        }
+        self.raft.read(policy, look).await
+    }
+
     /// Proposes a command and reads the store's answer.
     async fn write<M: Message + Default>(&self, command: Command) -> Result<M, Status> {
         let command = command.encode();

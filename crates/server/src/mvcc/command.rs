@@ -8,9 +8,12 @@ use prost::Message;
 use quorate::{PayloadError, Raw};
 
 use super::error::KvError;
+use super::txn::is_long;
 use crate::proto::{CompactionRequest, DeleteRangeRequest, PutRequest, TxnRequest};
 
 const VERSION: u8 = 1;
+/// What begins a put in the envelope: field 1, with a length.
+const PUT: u8 = 1 << 3 | 2;
 const DONE: u8 = 0;
 const REFUSED: u8 = 1;
 
@@ -70,6 +73,22 @@ impl Command {
         let envelope = Envelope::decode(bytes).map_err(|error| PayloadError(format!("the command: {error}")))?;
         let unknown = || PayloadError("the command is of a kind that this program does not know".into());
         Ok(envelope.command.ok_or_else(unknown)?.into())
+    }
+}
+
+/// Whether applying an entry with these bytes may take by the store's size, not only by the command's.
+pub(super) fn is_slow(bytes: &[u8]) -> bool {
+    if let [VERSION, PUT, ..] = bytes {
+        // Nearly all of them, so not decoded twice.
+        return false;
+    }
+    match Command::decode(Raw(Bytes::copy_from_slice(bytes))) {
+        Ok(Command::Put(_) | Command::Member(_)) => false,
+        Ok(Command::DeleteRange(request)) => !request.range_end.is_empty(),
+        Ok(Command::Txn(request)) => is_long(&request),
+        Ok(Command::Compaction(_)) => true,
+        // It is not applied at all.
+        Err(_) => false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use quorate::{EntryContext, Frozen, RaftStateMachine, Raw};
 
-use super::command::{Command, encode_response};
+use super::command::{Command, encode_response, is_slow};
 use super::snapshot;
 use super::store::Store;
 use crate::proto::{CompactionResponse, ResponseHeader};
@@ -39,6 +39,15 @@ impl RaftStateMachine for Store {
     fn freeze(&self) -> Option<Frozen> {
         let image = self.image().into_owned();
         Some(Box::new(move |out| snapshot::write(&image, out)))
+    }
+
+    /// A put takes a microsecond or two, beside which a change of threads would be long.
+    fn applies_inline(&self) -> bool {
+        true
+    }
+
+    fn slow_commands(&self) -> Option<fn(&[u8]) -> bool> {
+        Some(is_slow)
     }
 }
 

@@ -26,4 +26,4 @@ pub use check::{
 pub use command::{Command, MemberAttributes, decode_response};
 pub use error::KvError;
 pub use store::{Sizes, Store};
-pub use txn::is_read_only;
+pub use txn::{is_long, is_read_only};

@@ -26,6 +26,17 @@ pub fn is_read_only(txn: &TxnRequest) -> bool {
     })
 }
 
+/// Whether a transaction looks at more than single keys, so that it may take by the store's size.
+pub fn is_long(txn: &TxnRequest) -> bool {
+    txn.compare.iter().any(|compare| !compare.range_end.is_empty())
+        || txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+            Some(Request::Range(request)) => !request.range_end.is_empty(),
+            Some(Request::DeleteRange(request)) => !request.range_end.is_empty(),
+            Some(Request::Txn(txn)) => is_long(txn),
+            Some(Request::Put(_)) | None => false,
+        })
+}
+
 impl Store {
     pub(super) fn put(&mut self, request: &PutRequest) -> Result<PutResponse, KvError> {
         self.check_lease(request)?;

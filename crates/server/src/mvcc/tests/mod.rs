@@ -3,6 +3,7 @@
 mod model;
 mod requests;
 mod rules;
+mod slow;
 mod snapshots;
 mod txns;
 
