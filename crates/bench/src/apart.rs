@@ -33,7 +33,10 @@ fn measure_one(table: &Table, options: &Options, commit: &str) -> Result<(), Str
     let mut process = command.spawn().map_err(|error| format!("cannot start its process: {error}"))?;
     match ended_within(&mut process, options.deadline)? {
         Some(status) if status.success() => Ok(()),
-        Some(status) => Err(format!("its process ended with {status}")),
+        Some(status) => {
+            clear(&options.dir, process.id());
+            Err(format!("its process ended with {status}"))
+        }
         None => {
             // Fails only if it is gone; its nodes end with it.
             let _ = process.kill();
@@ -73,13 +76,15 @@ fn ended_within(process: &mut Child, limit: Duration) -> Result<Option<ExitStatu
     }
 }
 
-/// Removes what a process that was ended left here, gigabytes perhaps: tables put its number into the names of their files.
-fn clear(dir: &Path, pid: u32) {
+/// Removes what a process that was ended, or failed, left here, gigabytes perhaps: tables put its number into the names
+/// of their files.
+pub(crate) fn clear(dir: &Path, pid: u32) {
     let pid = pid.to_string();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().split('-').any(|part| part == pid) {
+        if entry.file_name().to_string_lossy().split(['-', '.']).any(|part| part == pid) {
             // What cannot be removed stays: the next table says so if it misses the space.
-            let _ = fs::remove_dir_all(entry.path());
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         }
     }
 }
@@ -115,6 +120,7 @@ mod tests {
         for name in ["r1-41", "Etcd-41-7000", "r1-141", "other"] {
             fs::create_dir_all(dir.join(name).join("below")).unwrap();
         }
+        fs::write(dir.join("sendfile-41.received"), "a state").unwrap();
         clear(&dir, 41);
         let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();

@@ -71,6 +71,7 @@ fn run_one(table: &Table, options: &Options, words: &str) -> Result<(), String> 
     let mut report = Report::new(table, options, words);
     let outcome = measure(table, options, &mut report);
     if let Err(problem) = &outcome {
+        apart::clear(&options.dir, std::process::id());
         if report.rows.is_empty() {
             return outcome;
         }

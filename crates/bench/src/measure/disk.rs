@@ -101,7 +101,7 @@ pub(crate) fn sync_loop(
 
 /// Looks at the disk below `dir`.
 pub(crate) fn probe(dir: &Path) -> Result<SyncLatency, String> {
-    let path = dir.join("probe");
+    let path = dir.join(format!("probe-{}", std::process::id()));
     let mut file = RecycledFile::create(&path)?;
     let recorder = Recorder::new()?;
     sync_loop(&mut file, PROBE_BYTES, Instant::now() + PROBE, &recorder)?;

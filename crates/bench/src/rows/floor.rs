@@ -65,7 +65,7 @@ pub(crate) fn floor(options: &Options, make: Make) -> Result<Trial, String> {
     let disks = thread::scope(|scope| {
         let loops: Vec<_> = (0..3)
             .map(|number| {
-                let path = options.dir.join(format!("floor-{number}"));
+                let path = options.dir.join(format!("floor-{}-{number}", std::process::id()));
                 scope.spawn(move || disk(&path, half, make))
             })
             .collect();
