@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf};
@@ -27,6 +27,14 @@ use openraft::{Config, EntryPayload, OptionalSend, Raft, RaftTypeConfig, Snapsho
 
 use crate::args::{Appends, Options};
 use crate::measure::{Client, Load, Trial, client_runtime, measure, server_runtime};
+
+/// Its timeouts, in milliseconds: longer than by default, so that a busy machine does not depose the leader in the
+/// middle of a trial. The interval of heartbeats is also how long its appends may take until they are given up.
+const HEARTBEAT_MS: u64 = 250;
+const ELECTION_MIN_MS: u64 = 1000;
+const ELECTION_MAX_MS: u64 = 2000;
+/// How long a cluster may take until it has a leader, and the leader until it takes a write.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The cheapest types that OpenRaft takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -347,7 +355,7 @@ impl Client for Look {
 /// Version, and how it is set.
 pub(crate) fn about(options: &Options) -> (String, String) {
     let settings = format!(
-        "openraft: appends by {:?}, up to 1024 entries each, snapshot every {} entries, OneshotResponder, a deque as its log",
+        "openraft: appends by {:?}, up to 1024 entries each, snapshot every {} entries, OneshotResponder, a deque as its log, heartbeats (and with them the limit of an append's time) of {HEARTBEAT_MS} ms, election timeouts of {ELECTION_MIN_MS} to {ELECTION_MAX_MS} ms",
         options.openraft_appends, options.openraft_snapshot
     );
     ("openraft 0.10.0-alpha.37".to_owned(), settings)
@@ -369,11 +377,11 @@ pub(crate) fn trial<C: Client>(options: &Options, load: Load<'_>, client: impl F
 }
 
 async fn cluster(options: &Options) -> Result<Vec<Node>, Box<dyn std::error::Error + Send + Sync>> {
-    // Batch sizes of OpenRaft's own minimal benchmark; a longer election timeout, so that a busy machine does not
-    // depose the leader in the middle of a trial.
+    // Batch sizes of OpenRaft's own minimal benchmark.
     let config = Config {
-        election_timeout_min: 1000,
-        election_timeout_max: 2000,
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MIN_MS,
+        election_timeout_max: ELECTION_MAX_MS,
         purge_batch_size: 1024,
         max_payload_entries: 1024,
         snapshot_policy: match options.openraft_snapshot {
@@ -393,7 +401,21 @@ async fn cluster(options: &Options) -> Result<Vec<Node>, Box<dyn std::error::Err
     }
     nodes[0].initialize(BTreeMap::from([(1, ()), (2, ()), (3, ())])).await?;
     for node in &nodes {
-        node.wait(Some(Duration::from_secs(5))).current_leader(1, "node 1 leads").await?;
+        node.wait(Some(PATIENCE)).current_leader(1, "node 1 leads").await?;
     }
+    first_write(&nodes[0]).await?;
     Ok(nodes)
+}
+
+/// Writes until it is taken: a leader refuses writes until a quorum has answered it once, by which it holds its lease.
+async fn first_write(leader: &Node) -> Result<(), String> {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(refused) = leader.client_write(Command).await {
+        if Instant::now() > deadline {
+            return Err(format!("no write was taken within {PATIENCE:?}: {refused}"));
+        }
+        // Nothing tells of the lease.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
