@@ -18,6 +18,7 @@ pub(crate) struct Table {
     pub(crate) what: &'static str,
     /// Whether its figures depend on how fast the disk syncs.
     pub(crate) durable: bool,
+    trial: Trial,
     /// Pairs of trials a row, unless `--pairs` says otherwise.
     pairs: usize,
     /// Measured time of one trial, unless `--seconds` says otherwise.
@@ -26,6 +27,19 @@ pub(crate) struct Table {
     pub(crate) caveats: &'static [&'static str],
     /// Adds its rows to the report.
     pub(crate) run: Run,
+}
+
+/// What one trial is.
+#[derive(Clone, Copy, Debug)]
+enum Trial {
+    /// Clients keep nodes busy for as long as `--seconds` says.
+    Load,
+    /// A loop of the table's own does, without such clients and nodes.
+    Loop,
+    /// This is done once, however long that takes.
+    Once(&'static str),
+    /// There is only one, as long as `--seconds` says.
+    Stretch,
 }
 
 const IN_MEMORY: &[&str] = &[
@@ -61,6 +75,11 @@ const NETWORK: &[&str] = &["anything about a real network: loopback loses nothin
 /// A leak or a slow collapse is not seen in seconds; and a write is refused only after 5 s.
 const OVERLOAD: Duration = Duration::from_secs(300);
 
+const OPENING: Trial = Trial::Once("one opening");
+const TRANSFER: Trial = Trial::Once("one transfer");
+const KILL: Trial = Trial::Once("one kill in a fresh cluster");
+const SNAPSHOT: Trial = Trial::Once("one snapshot");
+
 const TABLES: &[Table] = &[
     memory_table("M1", "in-memory puts, 1 client", memory::m1),
     memory_table("M2", "in-memory puts, 64 clients", memory::m2),
@@ -76,21 +95,24 @@ const TABLES: &[Table] = &[
     durable_table("D3", "durable puts beside etcd, 1000 clients", SERVERS, servers::d3),
     durable_table("DR", "linearizable reads beside etcd", SERVERS, servers::dr),
     durable_table("D4", "latency of one durable put", FLOOR, floor::d4),
-    durable_table("D5", "the log beside a raw loop on a recycled file", LOG, wal::d5),
-    durable_table("D6", "the log beside other logs for many groups", ENGINES, engines::d6),
-    on_disk(table("R1", "recovery", "recovery of a large log", RECOVERY, recovery::r1)),
-    on_disk(table("R2", "recovery", "transfer of a large snapshot", NETWORK, snapshot::r2)),
-    on_disk(table("R4", "recovery", "failover", FAILOVER, failover::r4)),
+    of(Trial::Loop, durable_table("D5", "the log beside a raw loop on a recycled file", LOG, wal::d5)),
+    of(Trial::Loop, durable_table("D6", "the log beside other logs for many groups", ENGINES, engines::d6)),
+    of(OPENING, on_disk(table("R1", "recovery", "recovery of a large log", RECOVERY, recovery::r1))),
+    of(TRANSFER, on_disk(table("R2", "recovery", "transfer of a large snapshot", NETWORK, snapshot::r2))),
+    of(KILL, on_disk(table("R4", "recovery", "failover", FAILOVER, failover::r4))),
     table("L1", "reads", "a lease read", IN_MEMORY, reads::l1),
     table("L2", "reads", "reads by read index", IN_MEMORY, reads::l2),
     table("NT", "network", "the transport on loopback", NETWORK, network::tcp),
     table("N2", "network", "what TLS costs", NETWORK, network::n2),
-    lasting(OVERLOAD, on_disk(table("OV", "scale", "more work than the disk takes", FLOOR, overload::ov))),
+    of(
+        Trial::Stretch,
+        lasting(OVERLOAD, on_disk(table("OV", "scale", "more work than the disk takes", FLOOR, overload::ov))),
+    ),
     on_disk(curve("C1", "durable puts by size of the command", FLOOR, curves::payloads)),
     curve("C2", "in-memory puts by number of clients", IN_MEMORY, curves::clients),
     curve("C3", "in-memory puts by number of nodes", IN_MEMORY, curves::nodes),
-    on_disk(curve("C4", "opening a log by number of entries", RECOVERY, curves::entries)),
-    on_disk(curve("C5", "snapshots by size of the state", FLOOR, curves::states)),
+    of(OPENING, on_disk(curve("C4", "opening a log by number of entries", RECOVERY, curves::entries))),
+    of(SNAPSHOT, on_disk(curve("C5", "snapshots by size of the state", FLOOR, curves::states))),
 ];
 
 type Run = fn(&Options, &mut Report) -> Result<(), String>;
@@ -103,7 +125,7 @@ const fn table(
     run: Run,
 ) -> Table {
     let measure = Duration::from_secs(2);
-    Table { id, group, what, durable: false, pairs: 7, measure, caveats, run }
+    Table { id, group, what, durable: false, trial: Trial::Load, pairs: 7, measure, caveats, run }
 }
 
 const fn memory_table(id: &'static str, what: &'static str, run: Run) -> Table {
@@ -127,6 +149,10 @@ const fn on_disk(table: Table) -> Table {
     Table { durable: true, ..table }
 }
 
+const fn of(trial: Trial, table: Table) -> Table {
+    Table { trial, ..table }
+}
+
 const fn lasting(measure: Duration, table: Table) -> Table {
     Table { measure, ..table }
 }
@@ -136,6 +162,19 @@ impl Table {
     pub(crate) fn options(&self, run: &Options) -> Options {
         let (pairs, measure) = (run.named.pairs.unwrap_or(self.pairs), run.named.measure.unwrap_or(self.measure));
         Options { pairs, measure, ..run.clone() }
+    }
+
+    /// How many trials a row has, and what one is.
+    pub(crate) fn trials(&self, options: &Options) -> String {
+        let Options { pairs, measure, warmup, client_threads, server_threads, .. } = options;
+        let timed = format!("{pairs} pairs of {measure:?} each, after {warmup:?} of warm-up");
+        let threads = format!("{client_threads} client and {server_threads} server threads");
+        match self.trial {
+            Trial::Load => format!("{timed}; {threads}"),
+            Trial::Loop => timed,
+            Trial::Once(what) => format!("{pairs} trials a side; a trial is {what}, however long that takes"),
+            Trial::Stretch => format!("one stretch of {measure:?}; {threads}"),
+        }
     }
 }
 
@@ -172,5 +211,15 @@ mod tests {
         assert_eq!(named("C4")[0].options(&run).pairs, 3);
         run.named.measure = Some(Duration::from_secs(1));
         assert_eq!(overload.options(&run).measure, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_trial_is_what_the_table_says() {
+        let options = Options::default();
+        let trials = |id| named(id)[0].trials(&options);
+        assert_eq!(trials("M1"), "7 pairs of 2s each, after 500ms of warm-up; 1 client and 2 server threads");
+        assert_eq!(trials("D5"), "7 pairs of 2s each, after 500ms of warm-up");
+        assert_eq!(trials("R1"), "7 trials a side; a trial is one opening, however long that takes");
+        assert_eq!(trials("OV"), "one stretch of 2s; 1 client and 2 server threads");
     }
 }

@@ -105,10 +105,6 @@ fn without_places(words: &str) -> String {
 impl Report {
     /// A report without rows.
     pub(crate) fn new(table: &Table, options: &Options, words: &str) -> Self {
-        let settings = format!(
-            "{} pairs of {:?} each, after {:?} of warm-up; {} client and {} server threads",
-            options.pairs, options.measure, options.warmup, options.client_threads, options.server_threads
-        );
         Self {
             table: table.id.to_owned(),
             what: table.what.to_owned(),
@@ -116,7 +112,7 @@ impl Report {
             machine: Machine::this(&options.dir),
             source: Source::this(),
             versions: vec![format!("quorate {}, {}", env!("CARGO_PKG_VERSION"), machine::build())],
-            settings: vec![settings],
+            settings: vec![table.trials(options)],
             caveats: table.caveats.iter().map(|&caveat| caveat.to_owned()).collect(),
             curve: false,
             disk: Vec::new(),

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn r4(options: &Options, report: &mut Report) -> Result<(), String> {
     let timeout = quorate::Config::default().election_timeout_min.as_secs_f64() * 1e3;
-    report.settings.push(format!("three real processes on loopback; minimum election timeout {timeout} ms; a write begins every {PACE:?} at the survivors in turn; a pair is one kill of a fresh cluster"));
+    report.settings.push(format!("three real processes on loopback; minimum election timeout {timeout} ms; the leader is killed {:?} after its first write, then a write begins every {PACE:?} at the survivors in turn", options.warmup));
     let plan = |what: &str, goal| RowPlan { id: "R4", what: what.to_owned(), unit: "ms", better: Better::Lower, goal };
     let row = measure_row(
         options,
