@@ -6,6 +6,7 @@ mod readme;
 mod source;
 pub(crate) mod svg;
 pub(crate) mod text;
+mod verified;
 
 use serde::{Deserialize, Serialize};
 

@@ -2,6 +2,7 @@
 
 use super::{Better, Report, Role, Row, Side, Spread, Verdict};
 use crate::measure::Goal;
+use crate::measure::disk::SyncLatency;
 
 /// A number with about three digits, as people write them.
 pub(crate) fn number(value: f64) -> String {
@@ -45,14 +46,10 @@ pub(crate) fn table(report: &Report) -> String {
 
 /// `fdatasync` before and after, for reports of the disk.
 pub(crate) fn disk_line(report: &Report) -> Option<String> {
-    let [before, after] = report.disk[..] else { return None };
-    Some(format!(
-        "fdatasync of 4 KiB, median and 99 %: {} and {} us before, {} and {} us after",
-        number(before.0.p50),
-        number(before.0.p99),
-        number(after.0.p50),
-        number(after.0.p99)
-    ))
+    let probe = |probe: &SyncLatency| format!("{} and {} us", number(probe.0.p50), number(probe.0.p99));
+    let (before, after) = (report.disk.first().map(probe)?, report.disk.get(1).map(probe));
+    let after = after.unwrap_or_else(|| "nothing that could be measured".to_owned());
+    Some(format!("fdatasync of 4 KiB, median and 99 %: {before} before, {after} after"))
 }
 
 /// Ratios, share of the limit, goal.
