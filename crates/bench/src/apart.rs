@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::args::Options;
-use crate::report::{COMMIT_OF_ALL, Source};
 use crate::sides::processes::{ended_with_us, own_program};
 use crate::tables::Table;
 
@@ -16,10 +15,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Measures one after the other, whatever becomes of the others.
 pub(crate) fn measure(options: &Options) -> Result<(), String> {
-    let commit = Source::this().commit;
     let mut failed = Vec::new();
     for table in &options.tables {
-        if let Err(problem) = measure_one(table, options, &commit) {
+        if let Err(problem) = measure_one(table, options) {
             eprintln!("quorate-bench: {} was NOT MEASURED, or not whole: {problem}", table.id);
             failed.push(table.id);
         }
@@ -27,9 +25,9 @@ pub(crate) fn measure(options: &Options) -> Result<(), String> {
     if failed.is_empty() { Ok(()) } else { Err(format!("not measured, or not whole: {}", failed.join(", "))) }
 }
 
-fn measure_one(table: &Table, options: &Options, commit: &str) -> Result<(), String> {
+fn measure_one(table: &Table, options: &Options) -> Result<(), String> {
     let mut command = ended_with_us(&own_program());
-    command.args(words(table, options)).env(COMMIT_OF_ALL, commit).stdin(Stdio::null());
+    command.args(words(table, options)).stdin(Stdio::null());
     let mut process = command.spawn().map_err(|error| format!("cannot start its process: {error}"))?;
     match ended_within(&mut process, options.deadline)? {
         Some(status) if status.success() => Ok(()),

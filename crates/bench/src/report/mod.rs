@@ -15,7 +15,7 @@ use crate::measure::disk::SyncLatency;
 use crate::measure::{Goal, Trial};
 use crate::tables::Table;
 pub(crate) use machine::Machine;
-pub(crate) use source::{COMMIT_OF_ALL, Source};
+pub(crate) use source::Source;
 
 /// One table, measured. Older files lack the fields that came later: each of those has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

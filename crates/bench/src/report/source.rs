@@ -1,13 +1,6 @@
-//! Which code was measured.
-
-use std::path::Path;
-use std::process::Command;
+//! Which code was measured: what `build.rs` noted when this program was built.
 
 use serde::{Deserialize, Serialize};
-
-/// Where a process that measures one of several tables finds the commit that they are all of: the tree may move on while
-/// they run, the program does not.
-pub(crate) const COMMIT_OF_ALL: &str = "QUORATE_BENCH_COMMIT";
 
 /// A commit and a compiler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,12 +19,9 @@ impl Default for Source {
 }
 
 impl Source {
-    /// What this program was built of, as far as the repository still tells: ask before anything is built anew.
+    /// What this program was built of, and by.
     pub(crate) fn this() -> Self {
-        let unknown = Self::default();
-        let rustc = said(Command::new("rustc").arg("-V")).unwrap_or(unknown.rustc);
-        let commit = std::env::var(COMMIT_OF_ALL).ok().or_else(commit).unwrap_or(unknown.commit);
-        Self { commit, rustc }
+        Self { commit: env!("QUORATE_BENCH_COMMIT").to_owned(), rustc: env!("QUORATE_BENCH_RUSTC").to_owned() }
     }
 
     /// One line.
@@ -40,37 +30,16 @@ impl Source {
     }
 }
 
-fn commit() -> Option<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let git = |words: &[&str]| said(Command::new("git").arg("-C").arg(&root).args(words));
-    // Documents are not measured, and what this program writes is among them.
-    let changed = git(&["status", "--porcelain", "--", ".", ":(exclude)docs", ":(exclude)*.md"])?;
-    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    Some(if changed.is_empty() { commit } else { commit + " and changes on top" })
-}
-
-/// What a program prints; `None` if it is not there or fails.
-fn said(command: &mut Command) -> Option<String> {
-    let output = command.output().ok().filter(|output| output.status.success())?;
-    String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_is_not_there_or_fails_says_nothing() {
-        assert_eq!(said(&mut Command::new("no-such-program-at-all")), None);
-        assert_eq!(said(&mut Command::new("false")), None);
-        assert_eq!(said(Command::new("echo").arg(" yes ")), Some("yes".to_owned()));
-    }
-
-    #[test]
     fn a_commit_has_twelve_digits_or_is_unknown() {
-        let Some(commit) = commit() else { return };
+        let Source { commit, rustc } = Source::this();
         let digits: String = commit.chars().take_while(char::is_ascii_hexdigit).collect();
-        assert!(digits.len() >= 12, "{commit}");
-        assert!(["", " and changes on top"].contains(&&commit[digits.len()..]), "{commit}");
+        let is_commit = digits.len() >= 12 && ["", " and changes on top"].contains(&&commit[digits.len()..]);
+        assert!(is_commit || commit == "unknown", "{commit}");
+        assert!(rustc.starts_with("rustc "), "{rustc}");
     }
 }
