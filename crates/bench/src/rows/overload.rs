@@ -1,19 +1,20 @@
 //! OV: clients that want more than the disk gives. Memory stays bounded, nobody is deposed, and who cannot be served is
 //! told so.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate::{Config, Raw};
+use quorate::{ClientWriteError, Config, Raw};
 
 use crate::args::Options;
 use crate::measure::{Contender, Goal, PATIENCE, RowPlan, Trial, client_runtime, measure_row, resident_bytes};
 use crate::report::{Better, Report};
-use crate::sides::library::{Cluster, Link, Setup};
+use crate::sides::library::{Cluster, Link, Node, Setup};
 
 /// Clients, each with one command in flight: 256 MiB in all, four times what a node takes at once.
 const CLIENTS: usize = 4096;
@@ -30,9 +31,40 @@ const SLACK: u64 = 64 << 20;
 struct Seen {
     /// Most memory beyond what the idle cluster had.
     grown_mib: f64,
-    leader_changes: f64,
+    /// Leaders and candidates that any node knew, beyond the first leader.
+    others: f64,
+    /// Calls a second.
     acknowledged: f64,
-    refused: f64,
+    overloaded: f64,
+    unknown: f64,
+    /// Calls in all that ended in another way, and the last such way.
+    strange: f64,
+    strangest: Option<String>,
+}
+
+/// What became of calls.
+#[derive(Default)]
+struct Calls {
+    acknowledged: AtomicU64,
+    overloaded: AtomicU64,
+    unknown: AtomicU64,
+    strange: AtomicU64,
+    strangest: Mutex<Option<String>>,
+}
+
+impl Calls {
+    fn note(&self, outcome: Result<(), ClientWriteError>) {
+        let counter = match outcome {
+            Ok(()) => &self.acknowledged,
+            Err(ClientWriteError::Overloaded) => &self.overloaded,
+            Err(ClientWriteError::OutcomeUnknown) => &self.unknown,
+            Err(other) => {
+                *self.strangest.lock().unwrap_or_else(PoisonError::into_inner) = Some(other.to_string());
+                &self.strange
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) fn ov(options: &Options, report: &mut Report) -> Result<(), String> {
@@ -47,10 +79,13 @@ pub(crate) fn ov(options: &Options, report: &mut Report) -> Result<(), String> {
     let seen = overload(options)?;
     let rows = [
         ("memory of three nodes beyond idle", "MiB", Better::Lower, Some(bound), seen.grown_mib),
-        ("leader changes", "changes", Better::Lower, Some(0.0), seen.leader_changes),
+        ("further leaders and candidates, on any node", "votes", Better::Lower, Some(0.0), seen.others),
         ("acknowledged", "MB/s", Better::Higher, None, seen.acknowledged * COMMAND as f64 / 1e6),
-        ("refused or given up", "calls/s", Better::Lower, None, seen.refused),
+        ("refused: overloaded, certainly not applied", "calls/s", Better::Lower, None, seen.overloaded),
+        ("outcome unknown at the deadline", "calls/s", Better::Lower, None, seen.unknown),
+        ("ended in any other way", "calls", Better::Lower, Some(0.0), seen.strange),
     ];
+    report.settings.extend(seen.strangest.map(|how| format!("the last call that ended in any other way: {how}")));
     for (what, unit, better, bound, value) in rows {
         let goal = bound.map(|bound| Goal::Value { must: bound, aim: bound });
         let plan = RowPlan { id: "OV", what: what.to_owned(), unit, better, goal };
@@ -86,39 +121,42 @@ fn overload(options: &Options) -> Result<Seen, String> {
     let runtime = client_runtime(options)?;
     let before = resident_bytes().ok_or("this system does not tell a process's memory")?;
     let over = Arc::new(AtomicBool::new(false));
-    let (written, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let calls = Arc::new(Calls::default());
     // One buffer: the clients themselves take no memory.
     let command = Raw(Bytes::from(vec![b'x'; COMMAND]));
     let tasks: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let (node, command) = (cluster.leader(), command.clone());
-            let (over, written, refused) = (over.clone(), written.clone(), refused.clone());
+            let (over, calls) = (over.clone(), calls.clone());
             runtime.spawn(async move {
                 while !over.load(Ordering::Relaxed) {
-                    let counted = if node.client_write(command.clone()).await.is_ok() { &written } else { &refused };
-                    counted.fetch_add(1, Ordering::Relaxed);
+                    calls.note(node.client_write(command.clone()).await.map(drop));
                 }
             })
         })
         .collect();
     let begun = Instant::now();
-    let leaders = cluster.leader().metrics();
-    let first = leaders.borrow().vote;
-    let (mut most, mut changes, mut last) = (before, 0_u32, first);
+    // A leader that was deposed hears of it last, if at all: whom the others vote for counts as well.
+    let nodes: Vec<_> = cluster.nodes().iter().map(Node::metrics).collect();
+    let votes = || nodes.iter().map(|node| node.borrow().vote.leader_id).map(|id| (id.term, id.node_id));
+    let mut most = before;
+    let mut known: BTreeSet<_> = votes().collect();
     while begun.elapsed() < options.measure {
         // What grows and who leads is looked at for a stretch of time: there is no event to wait for.
         thread::sleep(PACE);
         most = most.max(resident_bytes().unwrap_or(0));
-        let vote = leaders.borrow().vote;
-        changes += u32::from(vote != last);
-        last = vote;
+        known.extend(votes());
     }
     let seconds = begun.elapsed().as_secs_f64();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
     let seen = Seen {
         grown_mib: (most - before) as f64 / f64::from(1 << 20),
-        leader_changes: f64::from(changes),
-        acknowledged: written.load(Ordering::Relaxed) as f64 / seconds,
-        refused: refused.load(Ordering::Relaxed) as f64 / seconds,
+        others: (known.len() - 1) as f64,
+        acknowledged: count(&calls.acknowledged) / seconds,
+        overloaded: count(&calls.overloaded) / seconds,
+        unknown: count(&calls.unknown) / seconds,
+        strange: count(&calls.strange),
+        strangest: calls.strangest.lock().unwrap_or_else(PoisonError::into_inner).take(),
     };
     over.store(true, Ordering::Relaxed);
     runtime.block_on(async {

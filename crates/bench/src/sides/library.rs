@@ -151,6 +151,11 @@ impl Cluster {
         self.nodes[self.leader].clone()
     }
 
+    /// All of them.
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
     /// Puts the load on a client of the leader.
     pub(crate) fn measure<C: Client>(
         &self,
