@@ -29,6 +29,10 @@ fn main() -> ExitCode {
         // A node of a cluster that a durable row has started: this same binary, as the server.
         return sides::servers::serve(words);
     }
+    if words.first().is_some_and(|word| word == rows::entries::OPENER) {
+        // What C4 measures.
+        return rows::entries::serve(&words);
+    }
     let task = match args::parse(words.clone().into_iter()) {
         Ok(task) => task,
         Err(problem) => {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::args::Options;
 use crate::report::Report;
 use crate::rows::{
-    curves, engines, failover, floor, memory, network, opponents, overload, reads, recovery, servers, snapshot, wal,
+    curves, engines, entries, failover, floor, memory, network, opponents, overload, reads, recovery, servers,
+    snapshot, wal,
 };
 
 /// One table.
@@ -65,6 +66,16 @@ const ENGINES: &[&str] = &[
 const RECOVERY: &[&str] =
     &["how fast a state machine applies what was recovered", "a log after a crash: this one was closed"];
 
+const OPENED: &[&str] = &[
+    "how fast a state machine applies what was recovered",
+    "files that are not in the page cache: these were just written",
+];
+
+const STATES: &[&str] = &[
+    "what it takes to walk a state in memory: this one is a count, and one block of 1 MiB that is written again and again",
+    "other nodes and the way to them: the cluster has one",
+];
+
 const FAILOVER: &[&str] = &[
     "a leader that is cut off or hangs: its connections stay, so the others wait for their election timeout",
     "failover with lease reads enabled, which wait for the lease to end",
@@ -111,8 +122,8 @@ const TABLES: &[Table] = &[
     on_disk(curve("C1", "durable puts by size of the command", FLOOR, curves::payloads)),
     curve("C2", "in-memory puts by number of clients", IN_MEMORY, curves::clients),
     curve("C3", "in-memory puts by number of nodes", IN_MEMORY, curves::nodes),
-    of(OPENING, on_disk(curve("C4", "opening a log by number of entries", RECOVERY, curves::entries))),
-    of(SNAPSHOT, on_disk(curve("C5", "snapshots by size of the state", FLOOR, curves::states))),
+    of(OPENING, on_disk(curve("C4", "opening a log by number of entries", OPENED, entries::entries))),
+    of(SNAPSHOT, on_disk(curve("C5", "snapshots by size of the state", STATES, curves::states))),
 ];
 
 type Run = fn(&Options, &mut Report) -> Result<(), String>;

@@ -65,14 +65,14 @@ fn curves(report: &Report) -> String {
 }
 
 fn curve(svg: &mut String, unit: &str, rows: &[&Row], top: f64) {
-    let points: Vec<(&str, Spread)> = rows
-        .iter()
-        .filter_map(|row| Some((row.what.as_str(), row.sides.first()?.values()?)))
-        .filter(|(_, values)| values.least > 0.0)
-        .collect();
-    let least = points.iter().fold(f64::MAX, |least, (_, values)| least.min(values.least)).log10().floor();
+    let points: Vec<(&str, Spread)> =
+        rows.iter().filter_map(|row| Some((row.what.as_str(), row.sides.first()?.values()?))).collect();
+    // A logarithm has no place for nothing: it lies at the bottom.
+    let positive = points.iter().map(|(_, values)| values.least).filter(|least| *least > 0.0);
+    let least = positive.fold(f64::MAX, f64::min).log10().floor();
     let most = points.iter().fold(f64::MIN_POSITIVE, |most, (_, values)| most.max(values.greatest)).log10().ceil();
-    let y = |value: f64| top + 10.0 + CURVE * (1.0 - (value.log10() - least) / (most - least).max(1.0));
+    let share = |value: f64| ((value.max(0.0).log10() - least) / (most - least).max(1.0)).clamp(0.0, 1.0);
+    let y = |value: f64| top + 10.0 + CURVE * (1.0 - share(value));
     let x = |place: usize| 80.0 + (WIDTH - 160.0) * place as f64 / (points.len().max(2) - 1) as f64;
     line(svg, &format!(r#"<text x="10" y="{}">{}</text>"#, top, escape(unit)));
     let mut path = String::new();
@@ -138,6 +138,7 @@ mod tests {
         // The limit's median, 1800 of 2000, and Quorate's, 900.
         assert!(svg.contains(r#"width="342.0""#) && svg.contains(r#"width="171.0""#), "{svg}");
     }
+
     #[test]
     fn a_curve_joins_its_points_and_starts_at_a_power_of_ten() {
         let mut report = sample();
@@ -149,5 +150,17 @@ mod tests {
         let svg = chart(&report);
         let (from, to) = (TOP + 10.0 + 150.0 * 0.5229, TOP + 10.0 + 150.0 * 0.0229);
         assert!(svg.contains(&format!(r#"d="M80.0 {from:.1}L680.0 {to:.1}""#)), "{svg}");
+    }
+
+    #[test]
+    fn a_point_that_is_nothing_lies_at_the_bottom() {
+        let mut report = sample();
+        report.curve = true;
+        let mut second = report.rows[0].clone();
+        second.sides[0].trials.iter_mut().for_each(|trial| trial.value = 0.0);
+        report.rows.push(second);
+        let svg = chart(&report);
+        assert_eq!(svg.matches("<circle").count(), 2, "{svg}");
+        assert!(svg.contains(&format!(r#"cx="680.0" cy="{:.1}""#, TOP + 10.0 + 150.0)), "{svg}");
     }
 }

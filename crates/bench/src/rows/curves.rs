@@ -1,24 +1,20 @@
-//! C1 to C5: what an operation costs as the work grows. No opponent: a curve is there to show a cliff.
+//! C1 to C3, and C5: what an operation costs as the work grows. No opponent: a curve is there to show a cliff.
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use quorate::MemoryNetwork;
-use quorate::advanced::core::{GroupId, NodeId};
-use quorate::advanced::wal::{RealDisk, Wal, WalOptions};
 
 use crate::args::Options;
-use crate::measure::{Contender, Load, RowPlan, Trial, measure_row, resident_bytes};
+use crate::measure::{Contender, Load, RowPlan, Trial, measure_row};
 use crate::report::{Better, Report};
 use crate::rows::recovery::files;
 use crate::rows::snapshot::Leader;
-use crate::rows::wal::Log;
 use crate::sides::library::{Cluster, Link, Put, Setup};
 
 /// Adds a point.
-fn point(
+pub(super) fn point(
     options: &Options,
     report: &mut Report,
     (id, unit, better): (&str, &str, Better),
@@ -32,7 +28,7 @@ fn point(
 }
 
 /// Bytes of all files below a directory.
-fn bytes_of(dir: &Path) -> Result<u64, String> {
+pub(super) fn bytes_of(dir: &Path) -> Result<u64, String> {
     let length = |path: &Path| fs::metadata(path).map(|about| about.len());
     let lengths = files(dir)?.into_iter().map(|path| length(&path).map_err(|e| format!("{}: {e}", path.display())));
     lengths.sum()
@@ -96,54 +92,11 @@ fn in_memory(options: &Options, nodes: u64, clients: usize) -> Result<Trial, Str
     Cluster::start(options, &setup)?.measure(options, Load::in_process(clients), Put::new)
 }
 
-/// A log of 10^4 to 10^8 entries: how long it takes to open, and the memory that it has then.
-pub(crate) fn entries(options: &Options, report: &mut Report) -> Result<(), String> {
-    /// Bytes of a payload, and what an entry takes on disk with it.
-    const PAYLOAD: usize = 8;
-    const ON_DISK: u64 = 64;
-    report.settings.push(format!("one group, commands of {PAYLOAD} bytes, page cache warm"));
-    let dir = options.dir.join(format!("c4-{}", std::process::id()));
-    let (counts, beyond): (Vec<u64>, Vec<u64>) =
-        (4..=8).map(|power| 10_u64.pow(power)).partition(|count| count * ON_DISK <= 2 * options.bytes);
-    report.leave_out(options, beyond.iter().map(|count| format!("{count} entries")));
-    for count in counts {
-        let mut log = Log::create(&dir, WalOptions::new(NodeId(1)).segment_bytes, PAYLOAD)?.keeping_all();
-        // A batch is one sync: 10,000 of them, or fewer, fill a log.
-        let batch = if count < 10_000_000 { 1000 } else { 10_000 };
-        log.fill(count / batch, batch as usize)?;
-        log.close()?;
-        let on_disk = bytes_of(&dir)?;
-        report.settings.push(format!("{count} entries in batches of {batch}: files of {} MiB", on_disk >> 20));
-        let mut grown = Vec::new();
-        let open = || {
-            let before = resident_bytes().unwrap_or(0);
-            let begun = Instant::now();
-            let wal = Wal::open(Arc::new(RealDisk), &dir, WalOptions::new(NodeId(1))).map_err(|e| e.to_string())?;
-            let state = wal.open_group(GroupId(1), Arc::new(|_, _| {})).map_err(|error| error.to_string())?;
-            let took = begun.elapsed();
-            grown.push(resident_bytes().unwrap_or(0).saturating_sub(before));
-            if state.log.last().index != count {
-                return Err(format!("{} of {count} entries were recovered", state.log.last().index));
-            }
-            wal.shutdown().map_err(|error| error.to_string())?;
-            Ok(Trial::of(took.as_secs_f64() * 1e3))
-        };
-        point(options, report, ("C4", "ms to open", Better::Lower), format!("{count} entries"), open)?;
-        // The first opening's: later ones find memory that the allocator kept.
-        let mib = grown.first().copied().unwrap_or(0) as f64 / f64::from(1 << 20);
-        let memory = || Ok(Trial::of(mib));
-        let once = Options { pairs: 1, ..options.clone() };
-        point(&once, report, ("C4", "MiB of memory", Better::Lower), format!("{count} entries"), memory)?;
-        fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
-    }
-    Ok(())
-}
-
-/// A state of 1 KiB to 4 GiB: how long its snapshot takes until it is durable.
+/// A state of 4 KiB to 4 GiB, 16 times as much from point to point: how long its snapshot takes until it is durable.
 pub(crate) fn states(options: &Options, report: &mut Report) -> Result<(), String> {
     report.settings.push("a cluster of one node; the state machine writes blocks of 1 MiB".to_owned());
     let (sizes, beyond): (Vec<u64>, Vec<u64>) =
-        [1 << 10, 1 << 20, 64 << 20, 1 << 30, 4 << 30].into_iter().partition(|bytes| *bytes <= options.bytes);
+        (0..6).map(|step| (4 << 10) << (4 * step)).partition(|bytes| *bytes <= options.bytes);
     report.leave_out(options, beyond.into_iter().map(bytes_text));
     for bytes in sizes {
         let leader = Leader::start(options, bytes)?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod curves;
 pub(crate) mod engines;
+pub(crate) mod entries;
 pub(crate) mod failover;
 pub(crate) mod floor;
 pub(crate) mod memory;

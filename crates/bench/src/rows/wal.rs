@@ -82,14 +82,25 @@ impl Log {
         let options = WalOptions { segment_bytes, ..WalOptions::new(NodeId(1)) };
         let wal = Wal::open(Arc::new(RealDisk), dir, options).map_err(|error| error.to_string())?;
         wal.set_cluster(CLUSTER, LeaderIdMode::Advanced).map_err(|error| error.to_string())?;
+        Self::of(wal, payload).map(|(log, _)| log)
+    }
+
+    /// One that is there, to go on behind its last entry, whose index is told.
+    pub(crate) fn reopen(dir: &Path, payload: usize) -> Result<(Self, u64), String> {
+        let wal = Wal::open(Arc::new(RealDisk), dir, WalOptions::new(NodeId(1))).map_err(|error| error.to_string())?;
+        Self::of(wal, payload)
+    }
+
+    fn of(wal: Wal, payload: usize) -> Result<(Self, u64), String> {
         let (done, durable) = mpsc::channel();
         let told = move |_, result: Result<(), _>| {
             // Nobody listens once the log is dropped.
             let _ = done.send(result.map_err(|error: quorate::advanced::wal::WalError| error.to_string()));
         };
-        wal.open_group(GROUP, Arc::new(told)).map_err(|error| error.to_string())?;
+        let state = wal.open_group(GROUP, Arc::new(told)).map_err(|error| error.to_string())?;
         let payload = (0..payload).map(|at| at as u8).collect();
-        Ok(Self { wal, durable, builder: BatchBuilder::new(), payload, next: 1, writes: 0, kept: 0, purges: true })
+        let (builder, last) = (BatchBuilder::new(), state.log.last().index);
+        Ok((Self { wal, durable, builder, payload, next: last + 1, writes: 0, kept: 0, purges: true }, last))
     }
 
     /// The same, without purging.
@@ -126,17 +137,18 @@ impl Log {
         self.durable.recv().map_err(|_| "the log's thread is gone".to_owned())?
     }
 
-    /// Appends so many batches, several in flight.
+    /// Appends so many batches, several in flight: of small ones as many as are worth a sync.
     pub(crate) fn fill(&mut self, batches: u64, entries: usize) -> Result<(), String> {
-        const IN_FLIGHT: u64 = 8;
+        const IN_FLIGHT_BYTES: usize = 256 << 10;
+        let in_flight = (IN_FLIGHT_BYTES / (entries * self.payload.len()).max(1)).max(8) as u64;
         for number in 0..batches {
             let batch = self.encode(entries)?;
             self.submit(batch);
-            if number >= IN_FLIGHT {
+            if number >= in_flight {
                 self.wait()?;
             }
         }
-        (0..batches.min(IN_FLIGHT)).try_for_each(|_| self.wait())
+        (0..batches.min(in_flight)).try_for_each(|_| self.wait())
     }
 
     /// Writes whole segments and purges them, so that what follows is written into recycled ones.
