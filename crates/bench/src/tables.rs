@@ -60,7 +60,7 @@ const LOG: &[&str] = &["what replication and a state machine cost: this is the l
 const ENGINES: &[&str] = &[
     "what replication and a state machine cost: these are the logs alone",
     "the cost of a process: the other logs run in one of their own, driven by the same loop",
-    "anything about RocksDB, unless its rows are there: it is built only with libclang",
+    "a share of the limit with 16 producers: no loop writes for a thousand groups what a log has to",
 ];
 
 const RECOVERY: &[&str] =

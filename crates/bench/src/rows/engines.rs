@@ -14,39 +14,53 @@ use quorate::advanced::wal::{Wal, WalError, WalOptions, WalWrite};
 use quorate::advanced::wire::{BatchBuilder, Batches, EntryKind};
 
 use crate::args::Options;
+use crate::measure::disk::RecycledFile;
 use crate::measure::{Contender, Goal, Recorder, RowPlan, Trial, measure_row, process_cpu};
 use crate::report::{Better, Report};
-use crate::rows::wal::{CLUSTER, Log, WARM_BATCH, WARM_SEGMENTS};
+use crate::rows::wal::{CLUSTER, Log, WARM_BATCH, WARM_SEGMENTS, raw};
 
 /// Bytes of a payload.
 const PAYLOAD: usize = 256;
 
 pub(crate) fn d6(options: &Options, report: &mut Report) -> Result<(), String> {
     let names = names(options, report)?;
-    if names.is_empty() {
-        return Err("there is nothing to compare with".to_owned());
+    for missing in ["raft-engine", "rocksdb"].into_iter().filter(|engine| names.iter().all(|name| name != engine)) {
+        eprintln!(
+            "quorate-bench: D6 beside {missing} was NOT MEASURED: the program of other logs was built without it"
+        );
+        report.caveats.push(format!("how {missing} does, which was NOT MEASURED: it was not built"));
     }
+    // Without any of them, how we do alone.
+    let opponents: Vec<Option<&String>> = if names.is_empty() { vec![None] } else { names.iter().map(Some).collect() };
     report.settings.push(format!(
-        "payloads of {PAYLOAD} bytes; a producer has one append in flight; on all sides {} MiB written and purged before; others: compression off, files prepared for recycling",
+        "payloads of {PAYLOAD} bytes; a producer has one append in flight; the limit of one producer: such payloads written to a recycled file, each synced; on all sides {} MiB written and purged before; others: compression off, files prepared for recycling",
         warm_bytes() >> 20
     ));
     for (producers, groups, must, aim) in [(1, 1, 1.2, 1.5), (16, 1000, 2.0, 3.0)] {
-        for name in &names {
+        for opponent in &opponents {
             let plan = RowPlan {
                 id: "D6",
                 what: format!("{producers} producers, {groups} groups"),
                 unit: "appends/s",
                 better: Better::Higher,
-                goal: Some(Goal::Ratio { must, aim }),
+                goal: opponent.map(|_| Goal::Ratio { must, aim }),
             };
-            let sides = vec![
-                Contender::ours("quorate", || ours(options, producers, groups)),
-                Contender::beside(name, || theirs(options, name, producers, groups)),
-            ];
+            let mut sides = vec![Contender::ours("quorate", || ours(options, producers, groups))];
+            if let Some(name) = opponent {
+                sides.push(Contender::beside(name, || theirs(options, name, producers, groups)));
+            }
+            if producers == 1 {
+                sides.push(Contender::limit("raw loop", || raw(options, 1, RecycledFile::create).map(appends)));
+            }
             report.rows.push(measure_row(options, plan, sides)?);
         }
     }
     Ok(())
+}
+
+/// Of a loop whose value is in bytes.
+fn appends(trial: Trial) -> Trial {
+    Trial { value: trial.value / PAYLOAD as f64, ..trial }
 }
 
 /// Written and purged before the measurement, so that all logs write into files that were written before.

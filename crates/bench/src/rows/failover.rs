@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn r4(options: &Options, report: &mut Report) -> Result<(), String> {
     let timeout = quorate::Config::default().election_timeout_min.as_secs_f64() * 1e3;
     report.settings.push(format!("three real processes on loopback; minimum election timeout {timeout} ms; the leader is killed {:?} after its first write, then a write begins every {PACE:?} at the survivors in turn", options.warmup));
+    report.caveats.push(
+        "a share of the limit: a killed process is known by its connections at once, so no time-out is one".to_owned(),
+    );
     let plan = |what: &str, goal| RowPlan { id: "R4", what: what.to_owned(), unit: "ms", better: Better::Lower, goal };
     let row = measure_row(
         options,

@@ -93,8 +93,9 @@ fn puts(
 /// Batches: many entries a call.
 pub(crate) fn m6(options: &Options, report: &mut Report) -> Result<(), String> {
     say_opponent(options, report);
-    report.settings.push("batches by client_write_many on both sides, every answer taken".to_owned());
-    let load = Load::in_process(4096);
+    report.settings.push("batches by client_write_many on both sides, every answer taken; latencies are a batch's; the echo answers a batch with one answer".to_owned());
+    // Each call's: in a trial a client makes few of those with 64 entries.
+    let load = Load { sample_every: 1, ..Load::in_process(4096) };
     for entries in [4_usize, 64] {
         let plan = RowPlan {
             id: "M6",
@@ -111,11 +112,11 @@ pub(crate) fn m6(options: &Options, report: &mut Report) -> Result<(), String> {
             vec![
                 Contender::ours("quorate", || library::in_memory(options, &network(Form::Tasks), load, ours)),
                 Contender::beside("openraft", || openraft::trial(options, load, theirs)),
+                Contender::limit("echo", || echo::of_batches(options, load, entries)),
             ],
         )?;
         report.rows.push(row);
     }
-    report.caveats.push("a share of the limit: the echo answers calls one by one".to_owned());
     Ok(())
 }
 
@@ -149,6 +150,7 @@ pub(crate) fn m7(options: &Options, report: &mut Report) -> Result<(), String> {
 /// Allocations of the whole process: the clients here make none of their own.
 pub(crate) fn m8(options: &Options, report: &mut Report) -> Result<(), String> {
     say_opponent(options, report);
+    report.caveats.push("a share of the limit: that of allocations is none at all".to_owned());
     allocations::count_them(true);
     for (clients, must, aim) in [(1, 1.0, 0.0), (4096, 0.1, 0.01)] {
         let load = Load::in_process(clients);

@@ -17,6 +17,7 @@ const READS: u32 = 4096;
 /// Lease reads one after the other on the leader, less the same closure called directly.
 pub(crate) fn l1(options: &Options, report: &mut Report) -> Result<(), String> {
     report.settings.push("three nodes in this process, in memory; one caller".to_owned());
+    report.caveats.push("a share of the limit: that is the direct call, which is taken off".to_owned());
     let plan = RowPlan {
         id: "L1",
         what: "lease read, less a direct call".to_owned(),

@@ -185,12 +185,13 @@ fn log(options: &Options, entries: usize) -> Result<Trial, String> {
     Ok(trial)
 }
 
-fn raw(
+/// One trial of a raw loop: payload bytes a second, each group of so many entries written and synced.
+pub(super) fn raw(
     options: &Options,
     entries: usize,
     make: impl Fn(&Path) -> Result<RecycledFile, String>,
 ) -> Result<Trial, String> {
-    let path = options.dir.join(format!("d5-raw-{}", std::process::id()));
+    let path = options.dir.join(format!("raw-{}", std::process::id()));
     let mut file = make(&path)?;
     let bytes = vec![1_u8; entries * PAYLOAD];
     let trial = run(options, entries, || file.write_and_sync(&[IoSlice::new(&bytes)]))?;

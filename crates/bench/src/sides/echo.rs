@@ -20,19 +20,28 @@ const READ_BYTES: usize = 64 << 10;
 type Caller = oneshot::Sender<()>;
 
 #[derive(Clone)]
-struct EchoClient(UnboundedSender<Caller>);
+struct EchoClient {
+    requests: UnboundedSender<Caller>,
+    /// What a call counts for.
+    entries: u64,
+}
 
 impl Client for EchoClient {
     async fn call(&self) -> Result<u64, String> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(answer).map_err(|_| "the echo task is gone".to_owned())?;
+        self.requests.send(answer).map_err(|_| "the echo task is gone".to_owned())?;
         answered.await.map_err(|_| "the echo task dropped a request".to_owned())?;
-        Ok(1)
+        Ok(self.entries)
     }
 }
 
 /// One trial of the echo.
 pub(crate) fn trial(options: &Options, load: Load<'_>) -> Result<Trial, String> {
+    of_batches(options, load, 1)
+}
+
+/// One trial of calls that stand for so many entries each: one answer a call, which is the least that a batch can have.
+pub(crate) fn of_batches(options: &Options, load: Load<'_>, entries: usize) -> Result<Trial, String> {
     let servers = server_runtime(options)?;
     let runtime = client_runtime(options)?;
     let (requests, mut inbox) = mpsc::unbounded_channel::<Caller>();
@@ -45,7 +54,7 @@ pub(crate) fn trial(options: &Options, load: Load<'_>) -> Result<Trial, String> 
             }
         }
     });
-    measure(options, &runtime, load, &EchoClient(requests))
+    measure(options, &runtime, load, &EchoClient { requests, entries: entries as u64 })
 }
 
 /// One trial of a connection on loopback: commands of so many bytes go to one peer, which only says how many came.
@@ -61,7 +70,7 @@ pub(crate) fn over_tcp(options: &Options, load: Load<'_>, bytes: usize) -> Resul
     servers.spawn(send(inbox, to_peer, sent, bytes));
     servers.spawn(acknowledge(there, bytes));
     servers.spawn(answer(from_peer, waiting));
-    measure(options, &runtime, load, &EchoClient(requests))
+    measure(options, &runtime, load, &EchoClient { requests, entries: 1 })
 }
 
 async fn connection() -> io::Result<(TcpStream, TcpStream)> {

@@ -63,7 +63,7 @@ impl Kind {
 /// The version of the opponent's binary, or why there is none.
 pub(crate) fn etcd_version(options: &Options) -> Result<String, String> {
     let said = Command::new(&options.etcd).arg("--version").output().map_err(|error| {
-        format!("{}: {error}; install it (Debian's package etcd-server) or name it with --etcd", options.etcd.display())
+        format!("{}: {error}; crates/bench/etcd installs it, --etcd names another", options.etcd.display())
     })?;
     let text = String::from_utf8_lossy(&said.stdout);
     let version = text.lines().next().and_then(|line| line.split(':').nth(1)).unwrap_or("of an unknown version");
