@@ -1,21 +1,26 @@
-//! The README's table: how the rows that were measured for a goal stand beside others, made of the same files as the page,
-//! which also says what the goal was.
+//! The README's table: of each of these tables the row where Quorate stands worst beside who it is measured with, made of
+//! the same files as the page, which has all rows, and the goals.
 
-use super::{Better, Report, Role, Row, text};
+use std::collections::BTreeMap;
+
+use super::{Better, Report, Role, Row, Spread, text};
 
 /// The tables that the README tells of, in its order.
-const TOLD: [&str; 12] = ["M1", "M2", "M4", "M5", "M6", "D1", "D2", "D3", "D4", "D5", "R1", "R4"];
+const TOLD: [&str; 14] = ["M1", "M2", "M5", "M6", "L2", "D1", "D3", "D4", "D5", "D6", "R1", "R2", "R4", "N2"];
 
 /// What stands between the README's marks.
 pub(crate) fn table_of(reports: &[Report]) -> String {
     let told = |id: &&str| reports.iter().find(|report| report.table == **id);
     let missing: Vec<&str> = TOLD.into_iter().filter(|id| told(id).is_none()).collect();
-    let rows: Vec<String> = TOLD.iter().filter_map(told).flat_map(|report| &report.rows).filter_map(line).collect();
+    let reports: Vec<&Report> = TOLD.iter().filter_map(told).collect();
+    let rows: Vec<String> = reports.iter().filter_map(|report| worst(report)).collect();
     let mut lines = Vec::new();
     if !rows.is_empty() {
         lines.push("| row | beside | Quorate's to its (pairs) | better is |".to_owned());
         lines.push("|---|---|---|---|".to_owned());
         lines.extend(rows);
+        lines.push(String::new());
+        lines.push(format!("Measured {}.", places(&reports).join("; ")));
         lines.push(String::new());
     }
     if !missing.is_empty() {
@@ -25,16 +30,46 @@ pub(crate) fn table_of(reports: &[Report]) -> String {
     lines.join("\n")
 }
 
-/// `None` of a row without a goal.
-fn line(row: &Row) -> Option<String> {
-    row.goal?;
-    let role = if row.side(Role::Beside).is_some() { Role::Beside } else { Role::Limit };
+/// Of the rows with a goal the one with the worst ratio.
+fn worst(report: &Report) -> Option<String> {
+    let told = report.rows.iter().filter_map(|row| Some((row, beside(row)?)));
+    let (row, (name, ratio)) =
+        told.min_by(|(a, (_, left)), (b, (_, right))| gain(a, *left).total_cmp(&gain(b, *right)))?;
     let better = match row.better {
         Better::Higher => "more",
         Better::Lower => "less",
     };
-    let (name, ratio) = (&row.side(role)?.name, text::spread(row.ratio(role)?));
-    Some(format!("| {} {}, {} | {name} | {ratio} | {better} |", row.id, row.what, row.unit))
+    Some(format!("| {} {}, {} | {name} | {} | {better} |", row.id, row.what, row.unit, text::spread(ratio)))
+}
+
+/// Who it stands beside, and how. `None` of a row without a goal.
+fn beside(row: &Row) -> Option<(&str, Spread)> {
+    row.goal?;
+    let role = if row.side(Role::Beside).is_some() { Role::Beside } else { Role::Limit };
+    Some((&row.side(role)?.name, row.ratio(role)?))
+}
+
+/// More is better.
+fn gain(row: &Row, ratio: Spread) -> f64 {
+    match row.better {
+        Better::Higher => ratio.median,
+        Better::Lower => 1.0 / ratio.median,
+    }
+}
+
+/// Commits and machines, and which tables are of each if there are several.
+fn places(reports: &[&Report]) -> Vec<String> {
+    let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for report in reports {
+        let place = format!("on commit {}, {}", report.source.commit, report.machine.line());
+        places.entry(place).or_default().push(&report.table);
+    }
+    let several = places.len() > 1;
+    let said = |(place, tables): (String, Vec<&str>)| match several {
+        true => format!("{place}: {}", tables.join(", ")),
+        false => place,
+    };
+    places.into_iter().map(said).collect()
 }
 
 #[cfg(test)]
@@ -43,20 +78,35 @@ mod tests {
     use crate::report::tests::sample;
 
     #[test]
-    fn rows_with_a_goal_are_told_with_whom_they_stand_beside() {
+    fn of_a_table_the_worst_row_with_a_goal_is_told() {
         let mut report = sample();
+        report.table = "M5".into();
         let mut alone = report.rows[0].clone();
         alone.sides.remove(1);
-        alone.goal = None;
         report.rows.push(alone.clone());
-        alone.goal = report.rows[0].goal;
-        alone.better = Better::Lower;
+        alone.goal = None;
+        alone.sides[0].trials.iter_mut().for_each(|trial| trial.value = 1.0);
         report.rows.push(alone);
-        let table = table_of(&[report]);
-        assert!(table.contains("| M4 1024 clients, put/s | openraft | 4 (3 to 10) | more |\n"), "{table}");
-        assert!(table.contains("| echo | 0.500 (0.500 to 0.500) | less |"), "{table}");
-        assert_eq!(table.matches("M4 1024").count(), 2, "{table}");
-        assert!(table.contains("Not measured yet: M1, M2, M5,"), "{table}");
+        let table = table_of(&[report.clone()]);
+        assert!(table.contains("| M4 1024 clients, put/s | echo | 0.500 (0.500 to 0.500) | more |\n"), "{table}");
+        assert_eq!(table.matches("M4 1024").count(), 1, "{table}");
+        assert!(
+            table.contains("\nMeasured on commit 0123456789ab, 2 cores (a <processor>), Linux a kernel, a disk.\n")
+        );
+        assert!(table.contains("Not measured yet: M1, M2, M6,"), "{table}");
+        // Where less is better, the greatest ratio is the worst.
+        report.rows.iter_mut().for_each(|row| row.better = Better::Lower);
+        assert!(table_of(&[report]).contains("| openraft | 4 (3 to 10) | less |"));
+    }
+
+    #[test]
+    fn tables_of_several_commits_are_told_apart() {
+        let mut reports = [sample(), sample()];
+        reports[0].table = "M1".into();
+        reports[1].table = "M2".into();
+        reports[1].source.commit = "another".into();
+        let table = table_of(&reports);
+        assert!(table.contains(", a disk: M1; on commit another, ") && table.contains(", a disk: M2."), "{table}");
     }
 
     #[test]

@@ -5,10 +5,15 @@ use crate::measure::{Contender, Load, RowPlan, measure_row};
 use crate::report::{Better, Report, Row, Side};
 use crate::sides::openraft;
 
+/// As many as write so much that it matters how often a snapshot is made.
+const MOST_CLIENTS: usize = 4096;
+/// Entries between OpenRaft's snapshots, unless it is told otherwise; 1000 of those behind the snapshot stay in the log.
+const SNAPSHOT_BY_DEFAULT: u64 = 5000;
+
 pub(crate) fn openraft_settings(options: &Options, report: &mut Report) -> Result<(), String> {
     report.versions.push(openraft::about(options).0);
-    report.settings.push("the server threads are those of each row; other tables give OpenRaft what --server-threads and --openraft-network say".to_owned());
-    let kinds: Vec<(String, Options)> =
+    report.settings.push("the server threads are those of each row; other tables give OpenRaft what --server-threads, --openraft-network and --openraft-snapshot say".to_owned());
+    let mut kinds: Vec<(String, Options)> =
         [(1, Appends::Rpc), (1, Appends::Stream), (2, Appends::Rpc), (2, Appends::Stream)]
             .into_iter()
             .map(|(threads, appends)| {
@@ -17,9 +22,18 @@ pub(crate) fn openraft_settings(options: &Options, report: &mut Report) -> Resul
             })
             .collect();
     // As many clients as M1, M2 and M5 have.
-    for clients in [1, 64, 4096] {
+    for clients in [1, 64, MOST_CLIENTS] {
         let load = Load::in_process(clients);
         let what = format!("{clients} {}", if clients == 1 { "client" } else { "clients" });
+        if clients == MOST_CLIENTS {
+            let name = format!("--server-threads 2, appends by Stream, --openraft-snapshot {SNAPSHOT_BY_DEFAULT}");
+            let often = Options {
+                openraft_snapshot: SNAPSHOT_BY_DEFAULT,
+                openraft_appends: Appends::Stream,
+                ..options.clone()
+            };
+            kinds.push((name, Options { server_threads: 2, ..often }));
+        }
         let plan = RowPlan { id: "OR", what, unit: "put/s", better: Better::Higher, goal: None };
         let sides = kinds
             .iter()

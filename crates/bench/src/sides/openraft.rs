@@ -355,7 +355,7 @@ impl Client for Look {
 /// Version, and how it is set.
 pub(crate) fn about(options: &Options) -> (String, String) {
     let settings = format!(
-        "openraft: appends by {:?}, up to 1024 entries each, snapshot every {} entries, OneshotResponder, a deque as its log, heartbeats (and with them the limit of an append's time) of {HEARTBEAT_MS} ms, election timeouts of {ELECTION_MIN_MS} to {ELECTION_MAX_MS} ms",
+        "openraft: appends by {:?}, up to 1024 entries each, snapshot every {} entries, OneshotResponder, a deque as its log, heartbeats (and with them the limit of an append's time) of {HEARTBEAT_MS} ms, election timeouts of {ELECTION_MIN_MS} to {ELECTION_MAX_MS} ms; OR has it under other settings",
         options.openraft_appends, options.openraft_snapshot
     );
     ("openraft 0.10.0-alpha.37".to_owned(), settings)
