@@ -37,10 +37,11 @@ pub(crate) fn d6(options: &Options, report: &mut Report) -> Result<(), String> {
         warm_bytes() >> 20
     ));
     for (producers, groups, must, aim) in [(1, 1, 1.2, 1.5), (16, 1000, 2.0, 3.0)] {
+        let many = if producers == 1 { "" } else { "s" };
         for opponent in &opponents {
             let plan = RowPlan {
                 id: "D6",
-                what: format!("{producers} producers, {groups} groups"),
+                what: format!("{producers} producer{many}, {groups} group{many}"),
                 unit: "appends/s",
                 better: Better::Higher,
                 goal: opponent.map(|_| Goal::Ratio { must, aim }),
