@@ -284,6 +284,8 @@ bugs! {
     SameTimeoutEverywhere,
     /// Of two candidates that split a vote neither leaves a gap for the other.
     SplitVoteIsSplitAgain,
+    /// Of two candidates that split a vote the greater waits a whole timeout, like the voters.
+    SplitVoteWaitsATimeout,
     /// A leader whose removal only it has in its log cannot be elected again to finish it.
     RemovedLeaderCannotFinish,
     /// A pre-vote that is refused for a greater vote does not learn it.

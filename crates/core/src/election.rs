@@ -216,13 +216,9 @@ impl Core {
                     let soon = self.now + Duration::from_nanos(self.rng.between(moment, moment * 2));
                     self.election_deadline = self.election_deadline.min(soon);
                 }
-                // A split vote: neither goes above the other (law 1). Where the two campaign again within a round trip, they
-                // split the next one too; so the lesser, who hears that the other is alive, leaves it a gap.
                 let is_split = candidate.vote.compare(seen, mode).is_none() && from == seen.leader_id.node_id;
-                let gives_way = is_split && candidate.phase == Phase::Real && from > self.config.node_id;
-                if gives_way && !candidate.gives_way && !bug(Bug::SplitVoteIsSplitAgain) {
-                    candidate.gives_way = true;
-                    self.election_deadline = self.election_deadline + self.config.election_timeout_min;
+                if is_split && candidate.phase == Phase::Real {
+                    self.on_split_vote(from);
                 }
             }
             // The better candidate goes first.
@@ -232,6 +228,26 @@ impl Core {
                 self.election_deadline = self.election_deadline.max(self.now + extra);
             }
             VoteAnswer::LeaderAlive => {}
+        }
+    }
+
+    /// This node and `other` split a vote: neither goes above the other (law 1). Where the next campaigns of two nodes begin
+    /// within a round trip of each other, that vote may be split as well: theirs, or the greater one's and a voter's.
+    ///
+    /// So the greatest of those that hear of each other goes alone. The lesser leave it a gap; and it waits for half of a least
+    /// timeout only. What another has won after all is heard by then, and no timeout is over that began with a grant.
+    fn on_split_vote(&mut self, other: NodeId) {
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        let (me, timeout) = (self.config.node_id, self.config.election_timeout_min);
+        if candidate.gives_way {
+            return;
+        }
+        if other > me && !bug(Bug::SplitVoteIsSplitAgain) {
+            candidate.gives_way = true;
+            self.election_deadline = self.election_deadline + timeout;
+        }
+        if other < me && !bug(Bug::SplitVoteWaitsATimeout) {
+            self.election_deadline = self.election_deadline.min(self.now + timeout / 2);
         }
     }
 

@@ -5,11 +5,13 @@ use crate::workload::Workload;
 use crate::world::World;
 
 /// A leader is there within so many of the least election timeouts. A node that heard a leader until the last moment
-/// campaigns after two of them at the latest (`election_timeout_max` is twice the least here), and if that vote is split,
-/// one of the candidates does so again after two more, alone: the other leaves it a gap.
+/// campaigns after two of them at the latest (`election_timeout_max` is twice the least here). If that vote is split, the
+/// greatest of the candidates hears so from the others within half of one, as messages take a thirteenth at most, and
+/// campaigns again after another half. The others leave it a gap, and who granted one of them a vote waits for a whole one
+/// since then: so it is alone, and there is no second split.
 ///
-/// More than this takes luck of a kind that no search has met: a second split, which needs three candidates at once; or a
-/// first candidate that gives way to one whose log is too short to win, where pre-votes are off.
+/// More than this takes luck of a kind that no search has met, such as a first candidate that gives way to one whose log is
+/// too short to win, where pre-votes are off.
 const TIMEOUTS: u32 = 4;
 /// Clocks run slower than the world's time by less than one part in so many.
 const DRIFT: u32 = 50;

@@ -86,6 +86,7 @@ pub const LACKS: &[Lack] = &[
             (Bug::LeaseBindsItsLeader, By::Script("election/lease-does-not-bind-its-own-leader")),
             (Bug::SameTimeoutEverywhere, By::Script("published/openraft-1959-not-all-at-once")),
             (Bug::SplitVoteIsSplitAgain, By::Script("election/split-vote-leaves-a-gap")),
+            (Bug::SplitVoteWaitsATimeout, By::Script("election/split-vote-greatest-goes-first")),
             (Bug::EntriesDoNotCommit, By::Script("replication/commit-index-travels-with-appends")),
             (Bug::LossFoundByTimeOutOnly, By::Script("replication/loss-is-found-at-the-next-heartbeat")),
             (Bug::AnswerWaitsForTheDisk, By::Script("durability/slow-disks-do-not-end-a-leadership")),
