@@ -260,6 +260,8 @@ bugs! {
     ReadBeforeOwnCommit,
     /// A read is served before a quorum answered its round.
     ReadBeforeRound,
+    /// A read goes on waiting for a voter that has left since.
+    ReadWaitsForWhoLeft,
     /// The leader's answer to a read commits what stands at its index here, whatever that is.
     ReadReplyCommitsAnotherEntry,
     /// The age of what a leader confirmed is counted from its answer, not from the question.

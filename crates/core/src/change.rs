@@ -214,8 +214,12 @@ impl Core {
             self.append_core_entry(self.own_leader_id(), CoreEntry::Membership(target), out);
         }
         self.replicate(out);
-        // A smaller quorum may already be reached.
+        // A smaller quorum may already be reached. Of a round it may have to be said now: who leads alone from now on is
+        // sent no acknowledgement any more.
         self.advance_commit(out);
+        if !bug(Bug::ReadWaitsForWhoLeft) {
+            self.maybe_confirm_reads(out);
+        }
     }
 
     // ---- what may be appended, and when ----

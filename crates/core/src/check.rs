@@ -89,6 +89,7 @@ impl Core {
         if let Some((round, read_at)) = leader.reads.under_way() {
             I::RoundsBegan.check(round <= leader.round);
             I::ReadsAtCommit.check(read_at.index <= self.commit && read_at.index >= first);
+            I::ReadsWaitForARound.check(self.round_reached().is_none_or(|reached| reached < round));
         }
         let reached = self.membership().commit_reached(|id, disk| match (id, disk) == (me, self.config.incarnation) {
             true => Some(self.disk.index()),

@@ -287,6 +287,9 @@ fn broken_roles() -> Vec<I> {
             core.commit = 4;
             core.apply_sent = at(1, 3, 4);
         }),
+        state(I::ReadsWaitForARound, reading(), |core| {
+            lead(core, |leader| leader.peers.iter_mut().for_each(|peer| peer.acked = leader.round));
+        }),
     ]
 }
 

@@ -102,6 +102,8 @@ invariants! {
     RoundsBegan,
     /// A read waits at an entry that is committed, and not before this leadership's first (dissertation 6.4).
     ReadsAtCommit,
+    /// No read waits for a round that a commit quorum of the membership in force has acknowledged.
+    ReadsWaitForARound,
     // ---- of a step: what never goes back ----
     /// The clock never goes back.
     ClockForward,
