@@ -248,6 +248,8 @@ bugs! {
     SnapshotWithoutMembership,
     /// A leader purges what a live follower has not acknowledged.
     PurgeIgnoresLaggingFollower,
+    /// A peer that installed its snapshot and needs another waits as if that one were lost.
+    InstalledSnapshotIsWaitedFor,
     /// A transfer goes on with another snapshot than it began with.
     ResumedTransferMixesSnapshots,
     /// Lost entries are found by the retransmit time-out only.

@@ -102,6 +102,7 @@ impl Core {
         let held = peer.matched.index <= self.log.purged().index || self.log.holds(peer.matched);
         I::ProgressInLog.check(held && peer.matched.index < peer.next && peer.next <= self.log.last().index + 1);
         I::RoundsBegan.check(peer.acked <= leader.round);
+        I::SnapshotIsLacked.check(!peer.has_its_snapshot());
         if let Mode::Replicate { inflight, .. } = &peer.mode {
             I::InflightInWindow.check(inflight.iter().map(|sent| (sent.first, sent.last)).is_sorted());
             I::InflightInWindow.check(inflight.iter().all(|sent| sent.first <= sent.last && sent.last < peer.next));

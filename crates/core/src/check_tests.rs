@@ -282,6 +282,9 @@ fn broken_roles() -> Vec<I> {
                 leader.peers[0].mode = Mode::Replicate { inflight: [sent].into(), oldest_sent: Instant::ORIGIN };
             });
         }),
+        state(I::SnapshotIsLacked, leader(), |core| {
+            lead(core, |leader| leader.peers[0].mode = Mode::Snapshot { retry_at: None, holds: 0 });
+        }),
         state(I::RoundsBegan, leader(), |core| lead(core, |leader| leader.peers[0].acked = Round(99))),
         state(I::ReadsAtCommit, reading(), |core| {
             core.commit = 4;

@@ -98,6 +98,8 @@ invariants! {
     ProgressInLog,
     /// Appends in flight are in log order and within the window.
     InflightInWindow,
+    /// Who is sent a snapshot lacks something of it.
+    SnapshotIsLacked,
     /// Only rounds that began are acknowledged or waited for.
     RoundsBegan,
     /// A read waits at an entry that is committed, and not before this leadership's first (dissertation 6.4).

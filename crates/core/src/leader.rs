@@ -404,6 +404,11 @@ impl Core {
         }
         let learned_in = if bug(Bug::LateDenialRegresses) { round } else { leader.round };
         let news = peer.advance_matched(matched, learned_in, now);
+        // What was kept behind the snapshot was too little. The pause is for a snapshot that may be lost: this one is there.
+        if peer.has_its_snapshot() && !bug(Bug::InstalledSnapshotIsWaitedFor) {
+            peer.snapshot_tries = 0;
+            peer.probe(peer.matched.index + 1, None, &mut leader.next_stream, out);
+        }
         if peer.answers_past_entries(round) && !bug(Bug::LossFoundByTimeOutOnly) {
             self.with_peer(from, |sending, peer, streams| {
                 let asked = peer.asked_behind;

@@ -158,6 +158,11 @@ impl Progress {
         }
     }
 
+    /// Whether it holds all of the snapshot that was on its way to it, and still is taken to wait for it.
+    pub(crate) fn has_its_snapshot(&self) -> bool {
+        matches!(self.mode, Mode::Snapshot { holds, .. } if self.matched.index >= holds)
+    }
+
     /// It accepted an append: the logs match. From now on appends are pipelined, unless what it holds was purged from the
     /// leader's log and it needs a snapshot still.
     #[cold]
