@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quorate_core::{Bug, GroupId, Instant, LogId, LogIds, MAX_INDEX, WriteId, bug};
+use quorate_core::{Bug, GroupId, Instant, LogId, LogIds, MAX_INDEX, Tail, WriteId, bug};
 use quorate_wire::Batches;
 
 use crate::codec::{put_u32, put_u64, round_up, u32_at, u64_at};
@@ -270,7 +270,7 @@ fn sync_all<'a>(disk: &dyn Disk, dirs: impl IntoIterator<Item = &'a PathBuf>) ->
 struct Survey {
     /// The greatest log id of each group that is named.
     greatest: BTreeMap<GroupId, LogId>,
-    /// Groups that are named after the last gap: of them nothing later is lost.
+    /// Groups of which it is said where their logs ended after the last gap: of them nothing later is lost.
     since_gap: BTreeSet<GroupId>,
     /// Where the last gap ends.
     gap_end: Position,
@@ -281,6 +281,11 @@ struct Survey {
 
 /// After everything.
 const NOWHERE: Position = Position { segment: u64::MAX, offset: u64::MAX };
+
+/// Where the next batch would start after one that ended here.
+fn next_sector(end: Position) -> Position {
+    Position { offset: round_up(end.offset, SECTOR_BYTES), ..end }
+}
 
 impl Survey {
     fn of(
@@ -318,9 +323,15 @@ impl Survey {
         self.gap_end = self.gap_end.max(end);
     }
 
+    /// The group's log held this, and may have gone on after it.
     fn name(&mut self, group: GroupId, id: LogId) {
         let greatest = self.greatest.entry(group).or_default();
         *greatest = (*greatest).max(id);
+    }
+
+    /// The group's log ended with this, after all that is missing.
+    fn name_end(&mut self, group: GroupId, last: LogId) {
+        self.name(group, last);
         self.since_gap.insert(group);
     }
 
@@ -351,8 +362,14 @@ impl Survey {
         if !finished && durable > place(at) {
             self.gap(durable);
         }
+        // A process that was killed may leave a batch behind without its mark: then the newest one is of before what is
+        // missing, and knows nothing of it.
+        let knows = next_sector(durable) >= self.gap_end;
         for (group, last) in mark.into_iter().flat_map(|mark| mark.groups) {
-            self.name(group, last);
+            match knows {
+                true => self.name_end(group, last),
+                false => self.name(group, last),
+            }
         }
         // Only the last segment ends without a footer, and it must: else a segment is missing.
         match (finished, is_last) {
@@ -366,7 +383,7 @@ impl Survey {
     /// Takes in what a batch names; returns whether it finishes its segment.
     fn take_batch(&mut self, segment: &Segment, batch: &ReadBatch) -> bool {
         for (group, ids) in base_of(batch).into_iter().flat_map(|base| base.logs) {
-            self.name(group, ids.last());
+            self.name_end(group, ids.last());
         }
         let mut finished = false;
         for frame in &batch.frames {
@@ -390,11 +407,13 @@ impl Survey {
 
     fn take_row(&mut self, group: GroupId, row: Row) {
         match row {
-            Row::Entries { last, .. } => self.name(group, last),
-            Row::Membership { id, .. } => self.name(group, id),
-            Row::Truncate { after } => self.name(group, after),
-            Row::Reset { to, .. } => self.name(group, to),
-            Row::Purge { upto } => self.name(group, upto),
+            Row::Entries { last: end, .. }
+            | Row::Truncate { after: end }
+            | Row::Reset { to: end, tail: Tail::Discard } => self.name_end(group, end),
+            // What the log held after these stayed, and it is not said how much that was.
+            Row::Membership { id, .. } | Row::Reset { to: id, tail: Tail::Keep } | Row::Purge { upto: id } => {
+                self.name(group, id);
+            }
         }
     }
 
@@ -402,8 +421,7 @@ impl Survey {
     fn promised_end(&self, group: GroupId, prefix: LogId, voted: quorate_core::LeaderId) -> LogId {
         let noted = self.note.ends.get(&group).copied();
         let named = self.greatest.get(&group).copied().unwrap_or_default().max(prefix).max(noted.unwrap_or_default());
-        // The next batch would start at a sector.
-        let noted_end = Position { offset: round_up(self.note.durable.offset, SECTOR_BYTES), ..self.note.durable };
+        let noted_end = next_sector(self.note.durable);
         match self.since_gap.contains(&group) || (noted.is_some() && self.gap_end <= noted_end) {
             true => named,
             // Whatever was acknowledged is of a leader that this node voted for, or of an earlier one.

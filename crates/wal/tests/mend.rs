@@ -10,10 +10,12 @@ use std::path::Path;
 use common::crashes::States;
 use common::mending::{
     Misses, SEGMENT_BYTES, build, check_mended, damaged_decisions, damaged_notes, mending, noted, open_mended, played,
-    segments, sweep_giving_up, sweep_mending, sweep_mending_faults, sweep_noting,
+    segments, sweep_giving_up, sweep_mending, sweep_mending_faults, sweep_noting, sweep_purged,
 };
 use common::{Rig, dir, log_id, options};
-use quorate_core::{Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, Span, VoteAnswer, VoteReply, WriteId};
+use quorate_core::{
+    Campaign, GroupId, Instant, MAX_INDEX, Message, Phase, Span, Tail, Vote, VoteAnswer, VoteReply, WriteId,
+};
 use quorate_wal::fake::{Crash, Fault, MemDisk};
 use quorate_wal::{Disk, WalError, WalOptions, WalWrite};
 use quorate_wire::{Batches, Packet};
@@ -67,6 +69,67 @@ fn one_group_knows_exactly_what_it_promised() {
         }
     }
     assert!(lost > 20, "{lost}");
+}
+
+/// A log that goes on when a part of it is purged, or is in a snapshot, ends after what names that part.
+#[test]
+fn what_is_purged_after_the_damage_is_not_the_end_of_the_log() {
+    let group = GroupId(1);
+    for (what, purges) in [("a purge", true), ("a reset that keeps the tail", false)] {
+        let (disk, mut rig) = of_three_entries();
+        match purges {
+            true => rig.handle.purge(group, log_id(1, 1)),
+            false => {
+                let reset = WalWrite::Reset { to: log_id(1, 1), tail: Tail::Keep };
+                rig.handle.submit(group, WriteId(5), reset);
+            }
+        }
+        rig.settle();
+        drop(rig);
+        // The marks of this start name no group: it wrote none.
+        drop(Rig::open(&disk, mending()).unwrap());
+        spoil(&disk, b"third");
+        let rig = Rig::open(&disk, mending()).unwrap();
+        assert!(rig.handle.mended().is_some());
+        let state = rig.group(group).unwrap();
+        assert_eq!(state.log.last(), log_id(1, 2), "{what}");
+        assert!(state.promised_end >= log_id(1, 3), "{what}: {} is promised", state.promised_end);
+    }
+}
+
+/// A process that is killed leaves a batch, and not its mark: the newest mark is of before the batch that is damaged then.
+#[test]
+fn a_mark_of_before_the_damage_is_not_the_end_of_the_log() {
+    let (disk, mut rig) = of_three_entries();
+    rig.group(GroupId(2)).unwrap();
+    disk.start_journal();
+    rig.append(GroupId(2), 1, 1, 1, &[b"other"]);
+    rig.settle();
+    drop(rig);
+    let (mut replay, mut named) = (disk.replay(), 0);
+    loop {
+        let killed = replay.crashed(Crash::KeepAll);
+        spoil(&killed, b"third");
+        let rig = Rig::open(&killed, mending()).unwrap();
+        // With nothing after it, the damage is a torn tail for all that the disk says.
+        if rig.handle.mended().is_some() {
+            let promised = rig.group(GroupId(1)).unwrap().promised_end;
+            assert!(promised >= log_id(1, 3), "step {}: {promised} is promised", replay.steps());
+            named += 1;
+        }
+        if !replay.advance() {
+            break;
+        }
+    }
+    assert!(named > 1, "{named}");
+}
+
+/// The same of random logs, with purges and other starts in them, and with the last process killed.
+#[test]
+fn a_flipped_byte_in_a_log_that_was_purged_costs_no_promise() {
+    let lost: usize = (80..86).map(|seed| sweep_purged(seed, 1 + seed % 3, 211)).sum();
+    println!("{lost} flips took entries");
+    assert!(lost > 100, "{lost}");
 }
 
 /// A promise is sent to candidates: also one that nothing named must be a log id that messages can carry.
@@ -328,23 +391,35 @@ fn a_lost_segment_costs_entries_and_no_promise() {
     }
 }
 
-/// A closed log of three entries of group 1, the second of them damaged.
-fn damaged_in_the_middle() -> MemDisk {
+/// A log of three entries of group 1, which voted for their leader.
+fn of_three_entries() -> (MemDisk, Rig) {
     let disk = MemDisk::new();
     let mut rig = Rig::open(&disk, mending()).unwrap();
     rig.handle.set_cluster(common::CLUSTER, quorate_core::LeaderIdMode::Advanced).unwrap();
     let group = GroupId(1);
     rig.group(group).unwrap();
+    rig.handle.submit(group, WriteId(1), WalWrite::Vote(Vote { leader_id: common::leader(1), committed: true }));
     for (i, payload) in (1..).zip([b"first", b"secnd", b"third"]) {
-        rig.append(group, i, 1, i, &[payload]);
+        rig.append(group, 1 + i, 1, i, &[payload]);
         rig.settle();
     }
     assert!(rig.handle.mended().is_none());
+    (disk, rig)
+}
+
+/// A closed one, the second entry of which is damaged.
+fn damaged_in_the_middle() -> MemDisk {
+    let (disk, rig) = of_three_entries();
     rig.core.close(Instant::ORIGIN).unwrap();
-    let path = common::segment(1);
-    let at = (0..24 << 10).find(|at| holds(&disk, &path, *at, b"secnd")).unwrap();
-    disk.flip(&path, at, 0xff);
+    spoil(&disk, b"secnd");
     disk
+}
+
+/// Flips a byte of this payload in the first segment.
+fn spoil(disk: &MemDisk, payload: &[u8]) {
+    let path = common::segment(1);
+    let at = (0..24 << 10).find(|at| holds(disk, &path, *at, payload)).unwrap();
+    disk.flip(&path, at, 0xff);
 }
 
 /// What was promised beyond the damage outlives every start, until it is said to have ended; then it is forgotten durably.

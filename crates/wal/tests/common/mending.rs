@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_core::{GroupId, Instant, MAX_INDEX};
+use quorate_core::{GroupId, Instant, MAX_INDEX, Vote, WriteId};
 use quorate_wal::fake::{Crash, MemDisk};
-use quorate_wal::{Disk, GroupState, OnDamage, WalError, WalOptions};
+use quorate_wal::{Disk, GroupState, OnDamage, WalError, WalOptions, WalWrite};
 
 use super::crashes::States;
 use super::{Model, ModelEntry, Rig, Script, dir, options};
@@ -39,6 +39,57 @@ pub fn build(seed: u64, writes: usize, groups: u64) -> (MemDisk, BTreeMap<GroupI
     let (disk, script, rig) = played(seed, writes, groups);
     rig.core.close(Instant::ORIGIN + Duration::from_secs(1)).unwrap();
     (disk, script.models)
+}
+
+/// Damages a log that was purged now and then, and whose process was killed and started again, on odd seeds also at the end,
+/// in places `stride` bytes apart. Returns how often entries were lost.
+pub fn sweep_purged(seed: u64, groups: u64, stride: usize) -> usize {
+    let (disk, mut script, mut rig) = played(seed, 20, groups);
+    let again = |rig: Rig, script: &Script| {
+        drop(rig);
+        let rig = Rig::open(&disk, options(SEGMENT_BYTES)).unwrap();
+        script.groups.iter().for_each(|group| drop(rig.group(*group).unwrap()));
+        rig
+    };
+    for _ in 0..40 {
+        script.submit(&rig);
+        rig.settle();
+        assert!(script.note(&rig).is_none());
+        match script.rng.below(5) {
+            0 | 1 => script.purge(&rig),
+            2 => rig = again(rig, &script),
+            _ => {}
+        }
+        rig.settle();
+    }
+    for (group, model) in &mut script.models {
+        // As in production, what a log holds is of leaders that its node voted for.
+        let leader_id = super::leader(model.now().vote.leader_id.term.max(model.term) + 1);
+        let write = WalWrite::Vote(Vote { leader_id, committed: true });
+        let mut state = model.now().clone();
+        state.apply(&write);
+        model.states.push(state);
+        model.next_write += 1;
+        rig.handle.submit(*group, WriteId(model.next_write), write);
+    }
+    // Until a mark says that it is durable, the newest batch cannot be told from a torn tail.
+    rig.pass(Duration::from_secs(1));
+    assert!(script.note(&rig).is_none());
+    if seed % 2 == 1 {
+        rig = again(rig, &script);
+    }
+    drop(rig);
+    let mut lost = 0;
+    for (path, bytes) in segments(&disk) {
+        for offset in (seed..bytes).step_by(stride) {
+            let what = format!("seed {seed}, {} at {offset}", path.display());
+            let damaged = disk.crashed(Crash::KeepAll);
+            damaged.flip(&path, offset, 1 << (offset % 8));
+            let found = open_mended(&damaged, &script.models, &what);
+            lost += usize::from(check_mended(&script.models, &found, &what));
+        }
+    }
+    lost
 }
 
 pub fn segments(disk: &MemDisk) -> Vec<(PathBuf, u64)> {
