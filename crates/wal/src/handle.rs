@@ -12,6 +12,7 @@ use quorate_core::{
 };
 use quorate_wire::{Batch, Batches, EntryKind, decode_membership};
 
+use crate::baton::Baton;
 use crate::disk::{Disk, read_exact_at};
 use crate::error::{Damage, WalError};
 use crate::frame::{Op, Position};
@@ -24,8 +25,8 @@ use crate::snapshot::SnapshotStore;
 use crate::turn::Writer;
 
 /// Told when a write is durable, or failed: then nothing written to this log after it becomes durable either. Called
-/// from the log's thread, in the order in which a group's writes were submitted. A failure that concerns no write of
-/// the group is told as one of write 0.
+/// from the log's thread or from one in [`Wal::write`](crate::Wal::write), by one at a time, in the order in which a
+/// group's writes were submitted. A failure that concerns no write of the group is told as one of write 0.
 pub type OnDurable = Arc<dyn Fn(WriteId, Result<(), WalError>) + Send + Sync>;
 
 /// What to write.
@@ -81,8 +82,10 @@ pub struct WalHandle {
 pub(crate) struct Shared {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) state: Mutex<State>,
-    /// Signalled when there is something for the next turn.
+    /// Signalled when there is something for the log's thread.
     pub(crate) work: Condvar,
+    /// Signalled when a turn is over.
+    pub(crate) turned: Condvar,
     pub(crate) identity: Mutex<IdentityFile>,
     pub(crate) peers: Mutex<PeersFile>,
     pub(crate) snapshots: SnapshotStore,
@@ -138,6 +141,8 @@ pub(crate) struct State {
     pub(crate) stopping: bool,
     /// Whether something was queued since the last turn began.
     pub(crate) dirty: bool,
+    /// Who takes turns.
+    pub(crate) baton: Baton,
 }
 
 /// One group's log.
@@ -158,9 +163,18 @@ pub(crate) struct Group {
 /// A submitted write.
 pub(crate) struct Queued {
     pub(crate) group: GroupId,
-    pub(crate) write: WriteId,
+    pub(crate) asker: Asker,
     pub(crate) number: u64,
     pub(crate) work: Work,
+}
+
+/// Who is told what becomes of a write.
+#[derive(Clone, Copy)]
+pub(crate) enum Asker {
+    /// The group, under this id.
+    Group(WriteId),
+    /// The thread that waits for it.
+    Thread,
 }
 
 pub(crate) enum Work {
@@ -320,13 +334,12 @@ impl WalHandle {
     /// If the group was not opened: nobody could be told.
     pub fn submit(&self, group: GroupId, write: WriteId, op: WalWrite) {
         let mut state = lock(&self.shared.state);
-        let refused = state.enqueue(group, write, op);
-        if let Some((on_durable, error)) = refused {
-            drop(state);
-            on_durable(write, Err(error));
-        } else {
-            state.dirty = true;
-            self.shared.work.notify_one();
+        match state.enqueue(group, Asker::Group(write), op) {
+            Ok(_) => self.shared.wake_thread(&state),
+            Err(on_durable) => {
+                drop(state);
+                on_durable(write, Err(WalError::Closed));
+            }
         }
     }
 
@@ -375,7 +388,7 @@ impl WalHandle {
         found.view.purge(upto.index);
         state.purges.insert(group, upto);
         state.dirty = true;
-        self.shared.work.notify_one();
+        self.shared.wake_thread(&state);
     }
 
     /// Whether writes wait because there is no space for another segment.
@@ -435,17 +448,18 @@ impl State {
         (self.tell_groups, self.dirty) = (true, true);
     }
 
-    /// Puts a write into the queue and its effect into the view; returns whom to tell if the log is closed.
-    pub(crate) fn enqueue(&mut self, group: GroupId, write: WriteId, op: WalWrite) -> Option<(OnDurable, WalError)> {
+    /// Puts a write into the queue and its effect into the view; returns its number, or the group's completion if the
+    /// log is closed.
+    pub(crate) fn enqueue(&mut self, group: GroupId, asker: Asker, op: WalWrite) -> Result<u64, OnDurable> {
         let cluster = self.cluster;
-        let opened = self.groups.get_mut(&group).filter(|group| group.on_durable.is_some());
+        let opened = self.groups.get_mut(&group).and_then(|group| Some((group.on_durable.clone()?, group)));
         #[expect(
             clippy::expect_used,
             reason = "documented: a write of a group that was not opened is a bug of the caller"
         )]
-        let opened = opened.expect("a group is opened before it is written");
+        let (on_durable, opened) = opened.expect("a group is opened before it is written");
         if self.closed {
-            return opened.on_durable.clone().map(|on_durable| (on_durable, WalError::Closed));
+            return Err(on_durable);
         }
         let number = self.next_number;
         self.next_number += 1;
@@ -458,8 +472,9 @@ impl State {
             opened.failed = Some(error.clone());
             Work::Refuse(error)
         });
-        self.queue.push_back(Queued { group, write, number, work });
-        None
+        self.queue.push_back(Queued { group, asker, number, work });
+        self.dirty = true;
+        Ok(number)
     }
 
     fn holds(&self, group: GroupId, span: Span) -> bool {

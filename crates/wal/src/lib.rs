@@ -27,8 +27,10 @@
 //! To read the code: `frame.rs` (the bytes of a batch), `segment.rs` (a file of them), `turn.rs` (what a turn writes),
 //! `recover.rs` (what is believed after a crash), `mend.rs` (what a
 //! damaged log is made into), `note.rs` (what a process that reads damage leaves to the next), `group.rs` (the index), `handle.rs` (what callers see). [`WalCore`]
-//! is all of it without a thread; `shell.rs` adds the thread and decides nothing.
+//! is all of it without a thread; `shell.rs` adds the thread and decides nothing; `baton.rs` lets threads that wait for a
+//! write take turns in its stead.
 
+mod baton;
 mod codec;
 mod copies;
 mod disk;

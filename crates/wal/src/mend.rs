@@ -17,7 +17,7 @@ use crate::disk::{Disk, read_up_to, write_all_at};
 use crate::error::WalError;
 use crate::frame::{Op, Position, SECTOR_BYTES};
 use crate::group::{GroupLog, Row};
-use crate::handle::{Shared, WalWrite, lock};
+use crate::handle::{Asker, Shared, WalWrite, lock};
 use crate::identity::Identity;
 use crate::note::DamageNote;
 use crate::options::WalOptions;
@@ -153,7 +153,7 @@ pub(crate) fn write_again(shared: &Shared, prefixes: Prefixes) -> Result<(), Wal
 }
 
 fn append(shared: &Shared, group: GroupId, batches: Batches) -> Result<(), WalError> {
-    drop(lock(&shared.state).enqueue(group, WriteId(0), WalWrite::Append(batches)));
+    drop(lock(&shared.state).enqueue(group, Asker::Group(WriteId(0)), WalWrite::Append(batches)));
     loop {
         let wake = lock(&shared.writer).turn(shared, Instant::ORIGIN);
         let state = lock(&shared.state);

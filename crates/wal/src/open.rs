@@ -224,6 +224,7 @@ fn open_formatted(
         writer: Mutex::new(writer),
         state: Mutex::new(state),
         work: Condvar::new(),
+        turned: Condvar::new(),
         identity: Mutex::new(file),
         peers: Mutex::new(peers),
         snapshots,

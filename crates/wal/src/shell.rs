@@ -3,23 +3,27 @@
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::PoisonError;
 use std::thread::{self, JoinHandle};
 use std::time;
 
-use quorate_core::Instant;
+use quorate_core::{GroupId, Instant};
 
+use crate::baton::Turn;
 use crate::disk::Disk;
 use crate::error::WalError;
-use crate::handle::{Shared, WalHandle, lock};
+use crate::handle::{WalHandle, WalWrite, lock};
 use crate::open::WalCore;
 use crate::options::WalOptions;
 use crate::turn::Wake;
+
+/// How long the log's thread sleeps while others take its turns: as long as the closing mark waits by default.
+const AMONG_THREADS: time::Duration = time::Duration::from_millis(5);
 
 /// A log with its own thread. Dropped, it is shut down.
 #[derive(Debug)]
 pub struct Wal {
     handle: WalHandle,
+    clock: Clock,
     thread: Option<JoinHandle<Result<(), WalError>>>,
 }
 
@@ -30,14 +34,29 @@ impl Wal {
     /// As [`WalCore::open`], or if the thread cannot be started.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Result<Wal, WalError> {
         let (core, handle) = WalCore::open(disk, dir, options)?;
+        let clock = Clock(time::Instant::now());
         let named = thread::Builder::new().name("quorate-wal".to_owned());
-        let thread = named.spawn(move || run(core)).map_err(WalError::io("start the log's thread for", dir))?;
-        Ok(Wal { handle, thread: Some(thread) })
+        let thread = named.spawn(move || run(core, clock)).map_err(WalError::io("start the log's thread for", dir))?;
+        Ok(Wal { handle, clock, thread: Some(thread) })
     }
 
     /// A handle to the log.
     pub fn handle(&self) -> WalHandle {
         self.handle.clone()
+    }
+
+    /// Takes a write of an open group and waits until it is durable: as [`submit`](WalHandle::submit) and a wait for its
+    /// completion, but for a thread that waits anyway it is less: it writes and syncs itself if nobody is at it, and what
+    /// others submitted with it. So completions of groups may be called from here. Blocks; not to be called from a
+    /// completion, which it would wait for.
+    ///
+    /// # Errors
+    /// What the completion would be told.
+    ///
+    /// # Panics
+    /// If the group was not opened; if a completion does.
+    pub fn write(&self, group: GroupId, op: WalWrite) -> Result<(), WalError> {
+        self.handle.shared.write(group, op, || self.clock.now())
     }
 
     /// Writes everything submitted, closes the log and waits for its thread. Blocks.
@@ -60,6 +79,16 @@ impl Wal {
     }
 }
 
+/// The log's time: how long it is open.
+#[derive(Clone, Copy, Debug)]
+struct Clock(time::Instant);
+
+impl Clock {
+    fn now(self) -> Instant {
+        Instant::from_nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
 impl Deref for Wal {
     type Target = WalHandle;
 
@@ -75,30 +104,20 @@ impl Drop for Wal {
     }
 }
 
-fn run(mut core: WalCore) -> Result<(), WalError> {
-    let started = time::Instant::now();
-    let now = || Instant::from_nanos(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+fn run(core: WalCore, clock: Clock) -> Result<(), WalError> {
+    let shared = Arc::clone(core.shared());
     loop {
-        match core.turn(now()) {
-            Wake::Again => {}
-            Wake::Idle => wait(core.shared(), None),
-            Wake::At(at) => wait(core.shared(), Some(at.since(now()))),
+        let mut turn = Turn::wait(&shared);
+        let wake = turn.take(|| clock.now());
+        if lock(&shared.state).stopping {
+            // Nobody takes a turn after this one.
+            return core.close(clock.now());
         }
-        if lock(&core.shared().state).stopping {
-            return core.close(now());
+        drop(turn);
+        match wake {
+            Wake::Again => shared.leave_to_threads(AMONG_THREADS),
+            Wake::Idle => shared.sleep(None),
+            Wake::At(at) => shared.sleep(Some(at.since(clock.now()))),
         }
-    }
-}
-
-/// Waits until something is submitted, the log is to stop, or so much time passed.
-fn wait(shared: &Shared, at_most: Option<time::Duration>) {
-    let state = lock(&shared.state);
-    if state.dirty || state.stopping {
-        return;
-    }
-    // Woken for nothing, the thread takes a turn for nothing.
-    match at_most {
-        Some(time) => drop(shared.work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner)),
-        None => drop(shared.work.wait(state).unwrap_or_else(PoisonError::into_inner)),
     }
 }

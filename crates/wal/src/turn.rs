@@ -18,7 +18,7 @@ use crate::frame::{
     FRAME_HEADER_BYTES, FrameKind, LEAD_BYTES, Lead, MAX_MARK_GROUPS, Mark, Op, Position, SECTOR_BYTES,
 };
 use crate::group::Row;
-use crate::handle::{OnDurable, Queued, Shared, State, Work, lock};
+use crate::handle::{Asker, OnDurable, Queued, Shared, State, Work, lock};
 use crate::identity::Identity;
 use crate::layout::{Layout, Place, Planned};
 use crate::options::WalOptions;
@@ -181,9 +181,18 @@ impl State {
         plan
     }
 
-    fn done(&self, item: &Queued, result: Result<(), WalError>) -> Option<Done> {
-        let on_durable = self.groups.get(&item.group)?.on_durable.clone()?;
-        Some((on_durable, item.write, result))
+    /// What a group is to be told of a write; a thread that waits for it finds it under its number.
+    fn done(&mut self, item: &Queued, result: Result<(), WalError>) -> Option<Done> {
+        match item.asker {
+            Asker::Group(write) => {
+                let on_durable = self.groups.get(&item.group)?.on_durable.clone()?;
+                Some((on_durable, write, result))
+            }
+            Asker::Thread => {
+                self.baton.finish(item.number, result);
+                None
+            }
+        }
     }
 }
 
@@ -367,7 +376,7 @@ impl Writer {
         records.values_mut().for_each(|record| record.sequence += 1);
         self.votes.write(&self.identity, &records)?;
         let done: Vec<Done> = {
-            let state = lock(&shared.state);
+            let mut state = lock(&shared.state);
             items.iter().filter_map(|item| state.done(item, Ok(()))).collect()
         };
         deliver(done);
@@ -636,6 +645,7 @@ fn fail(shared: &Shared, plan: Plan, error: &WalError) {
 /// Fails everything that waits, because the log is shut down.
 pub(crate) fn fail_waiting(shared: &Shared, error: &WalError) {
     fail(shared, Plan::default(), error);
+    shared.turned.notify_all();
 }
 
 fn refuse(shared: &Shared, items: Vec<Queued>) {
@@ -643,7 +653,7 @@ fn refuse(shared: &Shared, items: Vec<Queued>) {
         return;
     }
     let done: Vec<Done> = {
-        let state = lock(&shared.state);
+        let mut state = lock(&shared.state);
         let reason = |item: &Queued| match &item.work {
             Work::Refuse(error) => Err(error.clone()),
             Work::Log(_) | Work::Vote(_) | Work::Lease(_) | Work::ForgetPromisedEnd => Ok(()),
