@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Instant;
 
-use quorate::advanced::core::{GroupId, LeaderId, NodeId, WriteId};
-use quorate::advanced::wal::{Wal, WalError, WalOptions, WalWrite};
+use quorate::advanced::core::{GroupId, LeaderId, NodeId};
+use quorate::advanced::wal::{Wal, WalOptions, WalWrite};
 use quorate::advanced::wire::{BatchBuilder, Batches, EntryKind};
 
 use crate::args::Options;
@@ -128,31 +128,25 @@ fn theirs(options: &Options, engine: &str, producers: u64, groups: u64) -> Resul
     trial(&said)
 }
 
-type Told = Result<(), String>;
-
 fn ours(options: &Options, producers: u64, groups: u64) -> Result<Trial, String> {
     let dir = options.dir.join(format!("d6-{}", std::process::id()));
     let mut log = Log::create(&dir, segment_bytes(), PAYLOAD)?;
     log.warm(segment_bytes())?;
     let wal = log.wal();
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..producers).map(|_| mpsc::channel::<Told>()).unzip();
     for group in 1..=groups {
-        let done = senders[(group % producers) as usize].clone();
-        // Nobody listens once a producer has stopped.
-        let told = move |_, result: Result<(), WalError>| drop(done.send(result.map_err(|error| error.to_string())));
-        wal.open_group(group_of(group), Arc::new(told)).map_err(|error| error.to_string())?;
+        // Whoever writes waits for the write itself.
+        wal.open_group(group_of(group), Arc::new(|_, _| {})).map_err(|error| error.to_string())?;
     }
-    let trial = produce(options, wal, groups, receivers)?;
+    let trial = produce(options, wal, producers, groups)?;
     log.close()?;
     fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
     Ok(trial)
 }
 
-fn produce(options: &Options, wal: &Wal, groups: u64, receivers: Vec<mpsc::Receiver<Told>>) -> Result<Trial, String> {
-    let producers = receivers.len() as u64;
+fn produce(options: &Options, wal: &Wal, producers: u64, groups: u64) -> Result<Trial, String> {
     let (over, measuring, done) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let recorder = Recorder::new()?;
-    let produce = |number: u64, durable: mpsc::Receiver<Told>| -> Result<(), String> {
+    let produce = |number: u64| -> Result<(), String> {
         let payload = vec![7_u8; PAYLOAD];
         let mut builder = BatchBuilder::new();
         for round in 1.. {
@@ -163,8 +157,8 @@ fn produce(options: &Options, wal: &Wal, groups: u64, receivers: Vec<mpsc::Recei
                 let begun = Instant::now();
                 builder.push(EntryKind::Command, &payload);
                 let batch = builder.seal(CLUSTER, group, LeaderId::new(1, 1), round, 0).ok_or("an empty batch")?;
-                wal.submit(group, WriteId(round), WalWrite::Append(Batches::from_iter([batch])));
-                durable.recv().map_err(|_| "the log's thread is gone".to_owned())??;
+                let written = wal.write(group, WalWrite::Append(Batches::from_iter([batch])));
+                written.map_err(|error| error.to_string())?;
                 if measuring.load(Ordering::Relaxed) {
                     recorder.record(number as usize, begun.elapsed());
                     done.fetch_add(1, Ordering::Relaxed);
@@ -175,8 +169,7 @@ fn produce(options: &Options, wal: &Wal, groups: u64, receivers: Vec<mpsc::Recei
     };
     let produce = &produce;
     let (seconds, cpu) = thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..).zip(receivers).map(|(number, durable)| scope.spawn(move || produce(number, durable))).collect();
+        let threads: Vec<_> = (0..producers).map(|number| scope.spawn(move || produce(number))).collect();
         // The measurement is a stretch of time: nothing is waited for.
         thread::sleep(options.warmup);
         let (begun, before) = (Instant::now(), process_cpu());

@@ -31,7 +31,7 @@ pub(crate) const WARM_BATCH: usize = 1024;
 
 pub(crate) fn d5(options: &Options, report: &mut Report) -> Result<(), String> {
     report.settings.push(format!(
-        "payloads of {PAYLOAD} bytes, one batch in flight; the next is encoded while the disk works; segments of {} MiB, {} of them written and purged before",
+        "payloads of {PAYLOAD} bytes, one batch in flight, encoded and written by one thread; segments of {} MiB, {} of them written and purged before",
         SEGMENT_BYTES >> 20,
         WARM_SEGMENTS
     ));
@@ -121,9 +121,21 @@ impl Log {
     /// Hands a batch over.
     pub(crate) fn submit(&mut self, batch: Batch) {
         self.writes += 1;
-        self.kept += batch.bytes().len() as u64;
-        let last = batch.last();
+        let (bytes, last) = (batch.bytes().len() as u64, batch.last());
         self.wal.submit(GROUP, WriteId(self.writes), WalWrite::Append(Batches::from_iter([batch])));
+        self.purge(bytes, last);
+    }
+
+    /// Writes a batch and waits until it is durable.
+    pub(crate) fn write(&mut self, batch: Batch) -> Result<(), String> {
+        let (bytes, last) = (batch.bytes().len() as u64, batch.last());
+        let written = self.wal.write(GROUP, WalWrite::Append(Batches::from_iter([batch])));
+        self.purge(bytes, last);
+        written.map_err(|error| error.to_string())
+    }
+
+    fn purge(&mut self, bytes: u64, last: LogId) {
+        self.kept += bytes;
         if self.purges && self.kept > KEPT_BYTES {
             // Everything but what was just submitted.
             let before = LogId::new(leader(), last.index - 1);
@@ -171,14 +183,9 @@ fn log(options: &Options, entries: usize) -> Result<Trial, String> {
     let dir = options.dir.join(format!("d5-{}", std::process::id()));
     let mut log = Log::create(&dir, SEGMENT_BYTES, PAYLOAD)?;
     log.warm(SEGMENT_BYTES)?;
-    let mut ready = Some(log.encode(entries)?);
     let trial = run(options, entries, || {
-        if let Some(batch) = ready.take() {
-            log.submit(batch);
-        }
-        // While the disk works.
-        ready = Some(log.encode(entries)?);
-        log.wait()
+        let batch = log.encode(entries)?;
+        log.write(batch)
     })?;
     log.close()?;
     fs::remove_dir_all(&dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
