@@ -62,7 +62,7 @@ pub use open::WalCore;
 pub use options::{MIN_SEGMENT_BYTES, OnDamage, WalOptions};
 pub use shell::Wal;
 pub use snapshot::{
-    IncomingSnapshot, ReceivedSnapshot, SNAPSHOT_CHUNK_BYTES, SnapshotFile, SnapshotReader, SnapshotStore,
+    CheckedFile, IncomingSnapshot, ReceivedSnapshot, SNAPSHOT_CHUNK_BYTES, SnapshotFile, SnapshotReader, SnapshotStore,
     SnapshotWriter,
 };
 pub use turn::Wake;

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use quorate_core::{Bug, ClusterId, GroupId, SnapshotMeta, bug};
@@ -143,8 +144,9 @@ impl SnapshotStore {
         Ok(IncomingSnapshot { temporary: self.temporary()?, group, length: 0 })
     }
 
-    /// Takes over a peer's snapshot file that lies on this disk, without copying it: verifies it and makes its bytes
-    /// durable where it is. `None`: there is no such file on this disk.
+    /// Takes over a peer's snapshot file that lies on this disk, without copying it: makes its bytes durable where it is,
+    /// and verifies what it says of itself. Its content is verified as it is read, and what nobody read when it is
+    /// [adopted](Self::adopt): a large one is read once. `None`: there is no such file on this disk.
     ///
     /// # Errors
     /// As for [`IncomingSnapshot::finish`]; the file is removed then.
@@ -156,15 +158,18 @@ impl SnapshotStore {
         };
         let temporary = Temporary { store: self.clone(), path: path.to_path_buf(), file, kept: false };
         let length = temporary.file.length().map_err(WalError::io("read the length of", path))?;
-        IncomingSnapshot { temporary, group, length }.finish().map(Some)
+        let incoming = IncomingSnapshot { temporary, group, length };
+        let file = incoming.parse()?;
+        incoming.synced(file, 0).map(Some)
     }
 
-    /// Gives a received snapshot its final name; it is durable, and the newest if none is newer, when this returns.
+    /// Gives a received snapshot its final name; it is verified, durable, and the newest if none is newer, when this returns.
     ///
     /// # Errors
-    /// What the disk says.
+    /// [`WalError::Corrupt`] if what was not verified before is damaged, or what the disk says; then it is removed.
     pub fn adopt(&self, received: ReceivedSnapshot) -> Result<SnapshotFile, WalError> {
-        let ReceivedSnapshot { temporary, group, file } = received;
+        let ReceivedSnapshot { temporary, group, file, verified } = received;
+        file.verify_from(verified.load(Ordering::Acquire))?;
         self.publish(temporary, group, file)
     }
 
@@ -464,9 +469,14 @@ impl SnapshotFile {
         self.file.read_at(buffer, offset).map_err(WalError::io("read", &self.path))
     }
 
+    /// The file's bytes, to send them: content is verified chunk by chunk before it is handed out.
+    pub fn checked(&self) -> CheckedFile {
+        CheckedFile { snapshot: self.clone(), number: None, chunk: Vec::new() }
+    }
+
     /// What the state machine wrote, verified chunk by chunk before it is handed out.
     pub fn content(&self) -> SnapshotReader {
-        SnapshotReader { snapshot: self.clone(), next: 0, chunk: Vec::new(), at: 0 }
+        SnapshotReader { snapshot: self.clone(), next: 0, chunk: Vec::new(), at: 0, verified: Arc::default() }
     }
 
     /// Reads and verifies everything.
@@ -474,7 +484,12 @@ impl SnapshotFile {
     /// # Errors
     /// [`WalError::Corrupt`], or what the disk says.
     pub fn verify(&self) -> Result<(), WalError> {
-        (0..self.chunks.len()).try_for_each(|chunk| self.read_chunk(chunk, &mut Vec::new()))
+        self.verify_from(0)
+    }
+
+    fn verify_from(&self, first: usize) -> Result<(), WalError> {
+        let mut chunk = Vec::new();
+        (first..self.chunks.len()).try_for_each(|number| self.read_chunk(number, &mut chunk))
     }
 
     fn read_chunk(&self, number: usize, chunk: &mut Vec<u8>) -> Result<(), WalError> {
@@ -506,6 +521,8 @@ pub struct SnapshotReader {
     next: usize,
     chunk: Vec<u8>,
     at: usize,
+    /// How many chunks from the first on some reader of this snapshot has verified.
+    verified: Arc<AtomicUsize>,
 }
 
 impl Read for SnapshotReader {
@@ -513,12 +530,74 @@ impl Read for SnapshotReader {
         if self.at == self.chunk.len() && self.next < self.snapshot.chunks.len() {
             self.snapshot.read_chunk(self.next, &mut self.chunk).map_err(io::Error::other)?;
             self.next += 1;
+            self.verified.fetch_max(self.next, Ordering::AcqRel);
             self.at = 0;
         }
         let some = buffer.len().min(self.chunk.len() - self.at);
         buffer[..some].copy_from_slice(&self.chunk[self.at..self.at + some]);
         self.at += some;
         Ok(some)
+    }
+}
+
+/// Reads a snapshot's file, to send it.
+#[derive(Debug)]
+pub struct CheckedFile {
+    snapshot: SnapshotFile,
+    /// Which chunk is in memory, verified.
+    number: Option<usize>,
+    chunk: Vec<u8>,
+}
+
+impl CheckedFile {
+    /// Length of the file in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a snapshot file is never empty")]
+    pub fn len(&self) -> u64 {
+        self.snapshot.length
+    }
+
+    /// Appends at most `most` of the file's bytes from `offset` on; nothing at the end. What stands around the content was
+    /// verified when the file was opened.
+    ///
+    /// # Errors
+    /// [`WalError::Corrupt`] if they are content that is not what was written, or what the disk says.
+    pub fn append(&mut self, to: &mut Vec<u8>, offset: u64, most: usize) -> Result<(), WalError> {
+        let (mut at, end) = (offset, offset.saturating_add(most as u64).min(self.snapshot.length));
+        while at < end {
+            let content_at = at.checked_sub(HEADER_BYTES as u64).filter(|at| *at < self.snapshot.content_bytes);
+            let until = match content_at {
+                Some(content_at) => {
+                    let within = (content_at % SNAPSHOT_CHUNK_BYTES as u64) as usize;
+                    self.load((content_at / SNAPSHOT_CHUNK_BYTES as u64) as usize)?;
+                    let some = &self.chunk[within..];
+                    let some = &some[..some.len().min((end - at) as usize)];
+                    to.extend_from_slice(some);
+                    at + some.len() as u64
+                }
+                None => {
+                    let until = if at < HEADER_BYTES as u64 { end.min(HEADER_BYTES as u64) } else { end };
+                    let filled = to.len();
+                    to.resize(filled + (until - at) as usize, 0);
+                    let SnapshotFile { file, path, .. } = &self.snapshot;
+                    read_exact_at(&**file, &mut to[filled..], at).map_err(WalError::io("read", path))?;
+                    until
+                }
+            };
+            at = until;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, number: usize) -> Result<(), WalError> {
+        if self.number != Some(number) {
+            self.number = None;
+            match self.snapshot.read_chunk(number, &mut self.chunk) {
+                Err(WalError::Corrupt(_)) if bug(Bug::SendsUnverifiedSnapshot) => {}
+                read => read?,
+            }
+            self.number = Some(number);
+        }
+        Ok(())
     }
 }
 
@@ -553,11 +632,21 @@ impl IncomingSnapshot {
     /// [`WalError::Corrupt`] if it did not arrive as it was sent, or is of another cluster or group, or what the disk
     /// says.
     pub fn finish(self) -> Result<ReceivedSnapshot, WalError> {
-        let Self { temporary, group, .. } = self;
-        let file = temporary.store.parse(group, &temporary.path, temporary.file.clone())?;
+        let file = self.parse()?;
         file.verify()?;
+        let verified = file.chunks.len();
+        self.synced(file, verified)
+    }
+
+    fn parse(&self) -> Result<SnapshotFile, WalError> {
+        let Temporary { store, path, file, .. } = &self.temporary;
+        store.parse(self.group, path, file.clone())
+    }
+
+    fn synced(self, file: SnapshotFile, verified: usize) -> Result<ReceivedSnapshot, WalError> {
+        let Self { temporary, group, .. } = self;
         file.file.sync_data().map_err(WalError::io("sync", &temporary.path))?;
-        Ok(ReceivedSnapshot { temporary, group, file })
+        Ok(ReceivedSnapshot { temporary, group, file, verified: Arc::new(AtomicUsize::new(verified)) })
     }
 }
 
@@ -572,6 +661,8 @@ pub struct ReceivedSnapshot {
     temporary: Temporary,
     group: GroupId,
     file: SnapshotFile,
+    /// How many chunks from the first on are verified.
+    verified: Arc<AtomicUsize>,
 }
 
 impl ReceivedSnapshot {
@@ -580,9 +671,9 @@ impl ReceivedSnapshot {
         self.file.meta()
     }
 
-    /// What the sender's state machine wrote.
+    /// What the sender's state machine wrote, verified chunk by chunk before it is handed out.
     pub fn content(&self) -> SnapshotReader {
-        self.file.content()
+        SnapshotReader { verified: Arc::clone(&self.verified), ..self.file.content() }
     }
 }
 

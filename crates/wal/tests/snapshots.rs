@@ -171,13 +171,54 @@ fn a_crash_while_a_peers_file_is_taken_over_leaves_the_old_snapshot_or_the_new_o
         }
     }
     assert!(found[0] > 5 && found[1] > 5, "{found:?}");
-    // One that is damaged is removed, and named.
+    // One that is damaged is removed, and named: what it says of itself at once, its content when it is read, and at the
+    // latest when it is adopted.
     bytes[100] ^= 1;
     disk.create(&path).unwrap().write_at(&bytes, 0).unwrap();
-    let error = store.take_over(GROUP, &path).unwrap_err().to_string();
+    let received = store.take_over(GROUP, &path).unwrap().expect("it is on this disk");
+    let read = received.content().read_to_end(&mut Vec::new()).unwrap_err().to_string();
+    assert!(read.contains("group-4-1.incoming") && read.contains("64"), "{read}");
+    let error = store.adopt(received).unwrap_err().to_string();
     assert!(error.contains("group-4-1.incoming") && error.contains("64"), "{error}");
     assert_eq!(disk.list(dir).unwrap(), Vec::<String>::new());
+    bytes[1] ^= 1;
+    disk.create(&path).unwrap().write_at(&bytes, 0).unwrap();
+    let error = store.take_over(GROUP, &path).unwrap_err().to_string();
+    assert!(error.contains("group-4-1.incoming"), "{error}");
+    assert_eq!(disk.list(dir).unwrap(), Vec::<String>::new());
     assert!(store.take_over(GROUP, &path).unwrap().is_none(), "there is no such file");
+}
+
+/// A large one is read once: what a machine was restored from is not read again to adopt it, the rest is.
+#[test]
+fn damage_behind_what_was_read_keeps_a_snapshot_from_being_adopted() {
+    let sender = Rig::begin(&MemDisk::new(), 64 << 10);
+    let sent = write(&sender, 9, &content(2 * SNAPSHOT_CHUNK_BYTES + 5)).unwrap();
+    let (mut bytes, mut checked) = (Vec::new(), sent.checked());
+    while (bytes.len() as u64) < checked.len() {
+        let offset = bytes.len() as u64;
+        checked.append(&mut bytes, offset, 700_001).unwrap();
+    }
+    let mut same = vec![0; sent.len() as usize];
+    assert_eq!(sent.read_at(0, &mut same).unwrap(), same.len());
+    assert!(bytes == same, "what is checked on its way is the file");
+    let disk = MemDisk::new();
+    let rig = Rig::begin(&disk, 64 << 10);
+    let store = rig.handle.snapshots();
+    let path = Path::new("/data/incoming/group-4-1.incoming");
+    for (damaged, sound) in
+        [(70, false), (SNAPSHOT_CHUNK_BYTES + 70, false), (2 * SNAPSHOT_CHUNK_BYTES + 66, false), (0, true)]
+    {
+        let mut bytes = bytes.clone();
+        bytes[damaged] ^= u8::from(!sound);
+        disk.create(path).unwrap().write_at(&bytes, 0).unwrap();
+        let received = store.take_over(GROUP, path).unwrap().expect("it is on this disk");
+        let mut front = vec![0; SNAPSHOT_CHUNK_BYTES + 1];
+        let read = received.content().read_exact(&mut front);
+        assert_eq!(read.is_ok(), damaged != 70 && damaged != SNAPSHOT_CHUNK_BYTES + 70, "{damaged}");
+        assert_eq!(store.adopt(received).is_ok(), sound, "{damaged}");
+    }
+    assert_eq!(read(&store.latest(GROUP).unwrap().unwrap()).unwrap(), content(2 * SNAPSHOT_CHUNK_BYTES + 5));
 }
 
 #[test]
