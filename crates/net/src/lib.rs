@@ -42,7 +42,7 @@ pub use error::NetError;
 pub use hello::{DialedBy, Lane, LocalIdentity, PeerHello, PeerRefused, RefusalCode};
 pub use options::TransportOptions;
 pub use probe::{ProbeAnswer, probe};
-pub use snapshot::{OutgoingSnapshot, Progress, SnapshotSource};
+pub use snapshot::{CheckedContent, OutgoingSnapshot, Progress, SnapshotSource};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;
 pub use transport::{LaneStats, PeerStats, Transport};

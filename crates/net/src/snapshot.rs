@@ -3,6 +3,7 @@
 //!
 //! The layout is in FORMAT.md, "Snapshot transfer".
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use quorate_core::{AppendHeader, Bug, GroupId, NodeId, SendOutcome, SnapshotMeta, bug};
 use quorate_wire::{decode_append_header, decode_snapshot_meta, encode_append_header, encode_snapshot_meta};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, split};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::dial::dial;
@@ -70,8 +71,8 @@ impl Progress {
     }
 }
 
-impl std::fmt::Debug for Progress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Progress").field(&self.0.is_some()).finish()
     }
 }
@@ -83,6 +84,20 @@ pub enum SnapshotSource {
     File(File),
     /// Bytes in memory.
     Memory(Bytes),
+    /// What says itself whether it may be sent.
+    Checked(Box<dyn CheckedContent>),
+}
+
+/// Bytes of a snapshot that are checked as they are read, before they are sent. Its methods may block.
+pub trait CheckedContent: Send + Sync + fmt::Debug {
+    /// How many there are.
+    fn length(&self) -> u64;
+
+    /// Appends at most `most` bytes from `offset` on; nothing at the end.
+    ///
+    /// # Errors
+    /// If they cannot be read, or are not what was written; then the transfer fails.
+    fn append(&mut self, to: &mut Vec<u8>, offset: u64, most: usize) -> io::Result<()>;
 }
 
 /// Tells how a transfer ended, exactly once, whatever becomes of its task.
@@ -173,7 +188,7 @@ async fn transfer(inner: &Inner, to: NodeId, snapshot: OutgoingSnapshot) -> Resu
     let Some(peer) = inner.peer(to) else {
         return Err(Break::Content(format!("no address is known for node {to}")));
     };
-    let mut source = Source::open(source).await?;
+    let source = blocking(|| Source::open(source)).await?;
     let connection = dial(inner, to, &peer.address(), Lane::Snapshot).await?;
     let (version, idle, length) = (connection.version, inner.options.snapshot_idle_timeout, source.length);
     let (mut incoming, mut outgoing) = split(connection.stream);
@@ -181,7 +196,7 @@ async fn transfer(inner: &Inner, to: NodeId, snapshot: OutgoingSnapshot) -> Resu
     let begin = frame::whole(Kind::SnapshotBegin, version, &Begin { group, length, header, meta }.encode());
     within(idle, async { Ok(outgoing.write_all(&begin).await?) }).await?;
     let has = resume_point(&within(idle * REREAD_FACTOR, reader.next(&mut incoming)).await?)?;
-    let start = source.start_after(has).await?;
+    let (source, start) = blocking(move || source.start_after(has)).await?;
     if start.offset > 0 {
         tracing::info!(
             name: "snapshot_goes_on", target: crate::EVENTS, node = inner.me(), peer = to.0, group = group.0, offset = start.offset, length,
@@ -189,7 +204,7 @@ async fn transfer(inner: &Inner, to: NodeId, snapshot: OutgoingSnapshot) -> Resu
         );
     }
     let pace = Pace { inner, version, idle, progress: &progress };
-    let writing = write_all(&mut outgoing, &mut source, start, pace);
+    let writing = write_all(&mut outgoing, source, start, pace);
     let written = tokio::select! {
         // The receiver has the last word; before that it can only refuse.
         biased;
@@ -199,12 +214,21 @@ async fn transfer(inner: &Inner, to: NodeId, snapshot: OutgoingSnapshot) -> Resu
         }
         written = writing => written,
     };
+    let written = match written {
+        // The receiver waits for the rest of it, and has nothing to say.
+        Err(ended @ Break::Content(_)) => return Err(ended),
+        written => written,
+    };
     match (written, within(idle, reader.next(&mut incoming)).await) {
         (Ok(()), reply) => verdict(&reply?).map(|()| length),
         // Why the receiver refused is worth more than that writing to it failed.
         (Err(_), Ok(reply)) if matches!(verdict(&reply), Err(Break::RefusedByPeer(_))) => verdict(&reply).map(|()| 0),
         (Err(ended), _) => Err(ended),
     }
+}
+
+fn not_read(error: io::Error) -> Break {
+    Break::Content(format!("cannot read the snapshot: {error}"))
 }
 
 /// How much of the content is where it belongs, and its checksum.
@@ -248,43 +272,40 @@ struct Pace<'a> {
     progress: &'a Progress,
 }
 
-/// Writes content and end, from `start` on; each chunk within the idle limit.
+/// Writes content and end, from `start` on; each chunk within the idle limit. While one chunk is written the next is read
+/// and made a frame, so two are in memory.
 async fn write_all<W: AsyncWrite + Unpin>(
     to: &mut W,
-    source: &mut Source,
+    source: Source,
     start: Point,
     pace: Pace<'_>,
 ) -> Result<(), Break> {
     let Pace { inner, version, idle, progress } = pace;
-    let Point { mut offset, mut checksum } = start;
+    let (length, mut at) = (source.length, start);
     let rate = inner.options.snapshot_max_bytes_per_second;
     let chunk_bytes = rate.map_or(CHUNK_BYTES, |rate| (rate as usize / 10).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES));
-    let mut chunk = Vec::new();
-    progress.tell(offset, source.length);
-    while offset < source.length {
-        // The frame is built in front of the content, so that both leave in one write.
-        chunk.clear();
-        let at = frame::start(&mut chunk);
-        chunk.extend_from_slice(&offset.to_le_bytes());
-        let content_at = chunk.len();
-        chunk = source.append(chunk, offset, chunk_bytes).await?;
-        let content = &chunk[content_at..];
-        if content.is_empty() {
-            let (want, text) = (source.length, "the snapshot became shorter while it was sent");
-            return Err(Break::Content(format!("{text}: {offset} of {want} bytes")));
+    let read = |source: Source, from, room| spawn_blocking(move || source.chunk(from, chunk_bytes, version, room));
+    progress.tell(at.offset, length);
+    let (mut room, mut ahead) = (Vec::new(), (at.offset < length).then(|| read(source, at, Vec::new())));
+    while let Some(reading) = ahead.take() {
+        let Chunk { source, frame, end } = finished(reading).await.map_err(not_read)?;
+        let content_bytes = end.offset - at.offset;
+        if content_bytes == 0 {
+            let text = "the snapshot became shorter while it was sent";
+            return Err(Break::Content(format!("{text}: {} of {length} bytes", at.offset)));
         }
-        checksum = crc32c::crc32c_append(checksum, content);
-        offset += content.len() as u64;
+        at = end;
+        ahead = (at.offset < length).then(|| read(source, at, std::mem::take(&mut room)));
         if let Some(rate) = rate {
-            inner.transfers.wait_for(content.len() as u64, rate).await;
+            inner.transfers.wait_for(content_bytes, rate).await;
         }
-        frame::finish(&mut chunk, at, Kind::SnapshotChunk, version, 0);
-        within(idle, async { Ok(to.write_all(&chunk).await?) }).await?;
-        progress.tell(offset, source.length);
+        within(idle, async { Ok(to.write_all(&frame).await?) }).await?;
+        room = frame;
+        progress.tell(at.offset, length);
     }
     let mut end = [0; END_BYTES];
-    end[..8].copy_from_slice(&offset.to_le_bytes());
-    end[8..].copy_from_slice(&checksum.to_le_bytes());
+    end[..8].copy_from_slice(&at.offset.to_le_bytes());
+    end[8..].copy_from_slice(&at.checksum.to_le_bytes());
     let end = frame::whole(Kind::SnapshotEnd, version, &end);
     within(idle, async {
         to.write_all(&end).await?;
@@ -293,40 +314,44 @@ async fn write_all<W: AsyncWrite + Unpin>(
     .await
 }
 
-/// What is being sent.
+/// What is being sent. Its methods block.
 struct Source {
-    /// Taken while a read is under way.
-    file: Option<File>,
-    memory: Bytes,
+    from: SnapshotSource,
     length: u64,
 }
 
+/// A chunk that is ready to be sent, and where the content goes on behind it.
+struct Chunk {
+    source: Source,
+    frame: Vec<u8>,
+    end: Point,
+}
+
 impl Source {
-    async fn open(source: SnapshotSource) -> io::Result<Self> {
-        match source {
-            SnapshotSource::Memory(memory) => Ok(Self { file: None, length: memory.len() as u64, memory }),
-            SnapshotSource::File(mut file) => {
-                blocking(move || {
-                    let length = file.metadata()?.len();
-                    file.seek(io::SeekFrom::Start(0))?;
-                    Ok(Self { file: Some(file), memory: Bytes::new(), length })
-                })
-                .await
+    fn open(mut from: SnapshotSource) -> io::Result<Self> {
+        let length = match &mut from {
+            SnapshotSource::Memory(memory) => memory.len() as u64,
+            SnapshotSource::File(file) => {
+                file.seek(io::SeekFrom::Start(0))?;
+                file.metadata()?.len()
             }
-        }
+            SnapshotSource::Checked(content) => content.length(),
+        };
+        Ok(Self { from, length })
     }
 
     /// Where to go on: behind what the receiver has, if that is how this content begins; else at the start. The bytes
     /// are compared, by their checksum, and not what they are said to be: a snapshot of the same entries that was
     /// built again need not have the same bytes.
-    async fn start_after(&mut self, has: Point) -> io::Result<Point> {
+    fn start_after(mut self, has: Point) -> io::Result<(Self, Point)> {
         if has.offset == 0 || has.offset > self.length {
-            return Ok(Point::default());
+            return Ok((self, Point::default()));
         }
-        let mut own = Point::default();
+        let (mut own, mut some) = (Point::default(), Vec::new());
         while own.offset < has.offset {
             let most = usize::try_from(has.offset - own.offset).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
-            let some = self.append(Vec::new(), own.offset, most).await?;
+            some.clear();
+            self.append(&mut some, own.offset, most)?;
             if some.is_empty() {
                 break;
             }
@@ -334,29 +359,46 @@ impl Source {
             own.offset += some.len() as u64;
         }
         if own == has || bug(Bug::ResumedTransferMixesSnapshots) {
-            return Ok(has);
+            return Ok((self, has));
         }
-        if let Some(file) = &mut self.file {
+        if let SnapshotSource::File(file) = &mut self.from {
             file.seek(io::SeekFrom::Start(0))?;
         }
-        Ok(Point::default())
+        Ok((self, Point::default()))
     }
 
-    /// Appends the next chunk, which starts at `offset`; nothing at the end.
-    async fn append(&mut self, mut to: Vec<u8>, offset: u64, chunk_bytes: usize) -> io::Result<Vec<u8>> {
-        let most = usize::try_from(self.length - offset).map_or(chunk_bytes, |left| left.min(chunk_bytes));
-        let Some(file) = self.file.take() else {
-            let start = (offset as usize).min(self.memory.len());
-            to.extend_from_slice(&self.memory[start..(start + most).min(self.memory.len())]);
-            return Ok(to);
+    /// Reads the chunk that starts at `from` and frames it, in `room`; one without content at the end.
+    fn chunk(mut self, from: Point, chunk_bytes: usize, version: u16, room: Vec<u8>) -> io::Result<Chunk> {
+        // The frame is built in front of the content, so that both leave in one write.
+        let mut frame = room;
+        frame.clear();
+        let at = frame::start(&mut frame);
+        frame.extend_from_slice(&from.offset.to_le_bytes());
+        let content_at = frame.len();
+        self.append(&mut frame, from.offset, chunk_bytes)?;
+        let content = &frame[content_at..];
+        let end = Point {
+            offset: from.offset + content.len() as u64,
+            checksum: crc32c::crc32c_append(from.checksum, content),
         };
-        let (file, to) = blocking(move || {
-            (&file).take(most as u64).read_to_end(&mut to)?;
-            Ok((file, to))
-        })
-        .await?;
-        self.file = Some(file);
-        Ok(to)
+        frame::finish(&mut frame, at, Kind::SnapshotChunk, version, 0);
+        Ok(Chunk { source: self, frame, end })
+    }
+
+    /// Appends at most `most` bytes from `offset` on; nothing at the end.
+    fn append(&mut self, to: &mut Vec<u8>, offset: u64, most: usize) -> io::Result<()> {
+        let most = usize::try_from(self.length - offset).map_or(most, |left| left.min(most));
+        match &mut self.from {
+            SnapshotSource::Memory(memory) => {
+                let start = (offset as usize).min(memory.len());
+                to.extend_from_slice(&memory[start..(start + most).min(memory.len())]);
+            }
+            SnapshotSource::File(file) => {
+                (&*file).take(most as u64).read_to_end(to)?;
+            }
+            SnapshotSource::Checked(content) => content.append(to, offset, most)?,
+        }
+        Ok(())
     }
 }
 
@@ -463,13 +505,13 @@ async fn fill<R: AsyncRead + Unpin>(
             Kind::SnapshotChunk => {
                 if may_start_over && chunk_offset(&frame).map_err(spoil)? == 0 {
                     at = Point::default();
-                    sink = sink.clear().await?;
+                    sink.clear().await?;
                 }
                 may_start_over = false;
                 let content = chunk_at(&frame, at.offset, begin.length).map_err(spoil)?;
                 at.checksum = crc32c::crc32c_append(at.checksum, &content);
                 at.offset += content.len() as u64;
-                sink = sink.write(content).await?;
+                sink.write(content).await?;
                 if let Some(handler) = inner.handler.get() {
                     handler.on_snapshot_progress(peer.node, begin.group, at.offset, begin.length);
                 }
@@ -523,7 +565,12 @@ fn check_end(head: &[u8], offset: u64, checksum: u32, length: u64) -> Result<(),
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    spawn_blocking(work).await.map_err(io::Error::other)?
+    finished(spawn_blocking(work)).await
+}
+
+/// Waits for file work that was begun.
+pub(crate) async fn finished<T>(work: JoinHandle<io::Result<T>>) -> io::Result<T> {
+    work.await.map_err(io::Error::other)?
 }
 
 /// Limits a step that must make progress.

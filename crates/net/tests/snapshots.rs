@@ -4,14 +4,14 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use common::{Hello, Log, Node, PATIENCE, header, identity, meta, noise, options};
 use quorate_core::{NodeId, SendOutcome};
-use quorate_net::{OutgoingSnapshot, Progress, ReceivedData, SnapshotSource};
+use quorate_net::{CheckedContent, OutgoingSnapshot, Progress, ReceivedData, SnapshotSource, TransportOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -155,6 +155,47 @@ async fn a_damaged_snapshot_is_refused_and_nothing_of_the_damage_is_kept() {
     let ReceivedData::File(path) = two.snapshot().await.data else { panic!("a file") };
     assert!(fs::read(&path).unwrap() == content, "the content is equal");
     assert_eq!(dir.files(), [path], "no part is left");
+}
+
+/// Content of which only so much is what was written.
+#[derive(Debug)]
+struct Judged {
+    content: Bytes,
+    sound: usize,
+}
+
+impl CheckedContent for Judged {
+    fn length(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    fn append(&mut self, to: &mut Vec<u8>, offset: u64, most: usize) -> io::Result<()> {
+        let from = offset as usize;
+        let until = self.content.len().min(from + most);
+        if until > self.sound {
+            return Err(io::Error::other("a chunk does not match"));
+        }
+        to.extend_from_slice(&self.content[from..until]);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_checked_as_it_is_read_is_not_delivered_if_it_is_damaged() {
+    let dir = Dir::new("checked");
+    let mut log = Log::capture();
+    // Nobody waits for the word of a receiver that waits for the rest.
+    let patient = TransportOptions { snapshot_idle_timeout: 10 * PATIENCE, ..options(identity(1)) };
+    let (one, mut two) = (Node::start(patient).await, receiver(Some(&dir.0)).await);
+    one.knows(&two, 2);
+    let content = Bytes::from(noise(1 << 20, 40));
+    let of = |sound| SnapshotSource::Checked(Box::new(Judged { content: content.clone(), sound }));
+    assert_eq!(outcome(&one, of(content.len() - 1)).await, SendOutcome::Failed);
+    log.line(&["WARN", "peer=2", "snapshot not delivered", "a chunk does not match"]).await;
+    assert!(!two.told().iter().any(|event| matches!(event, common::Event::Snapshot(..))));
+    assert_eq!(outcome(&one, of(content.len())).await, SendOutcome::Delivered);
+    let ReceivedData::File(path) = two.snapshot().await.data else { panic!("a file") };
+    assert!(fs::read(&path).unwrap() == content, "the content is equal");
 }
 
 /// Bytes and total, each time.
