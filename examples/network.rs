@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use quorate::{
     CatchUp, ClusterId, Config, Identity, IdentityStore, Inbound, Node, NodeId, OutgoingSnapshot, Packet, Payload,
-    Raft, RaftNetwork, RaftStateMachine, ReadPolicy, ReceivedSnapshot, SendOutcome, SnapshotData, SnapshotSource,
-    Storage,
+    Raft, RaftNetwork, RaftStateMachine, ReadPolicy, ReceivedSnapshot, SendOutcome, SnapshotData, Storage,
 };
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
@@ -127,16 +126,7 @@ impl RaftNetwork for Port {
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {
         let OutgoingSnapshot { group, header, meta, source, .. } = snapshot;
-        let content = match source {
-            SnapshotSource::Memory(bytes) => bytes,
-            SnapshotSource::File(mut file) => {
-                let mut bytes = Vec::new();
-                match file.read_to_end(&mut bytes) {
-                    Ok(_) => bytes.into(),
-                    Err(_) => return done(SendOutcome::Failed),
-                }
-            }
-        };
+        let Ok(content) = source.read_all() else { return done(SendOutcome::Failed) };
         let data = SnapshotData::Memory(content);
         let sent = self.put(to, Body::Snapshot(Box::new(ReceivedSnapshot { group, header, meta, data })));
         done(if sent { SendOutcome::Delivered } else { SendOutcome::Failed });

@@ -7,7 +7,6 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_core::{
     ClusterId, GroupId, Incarnation, LeaderIdMode, LogId, NodeId, Recovered, SnapshotMeta, Span, Starts, WriteId,
@@ -17,8 +16,8 @@ use quorate_wire::Batches;
 
 use crate::events::{MEMBERSHIP, SNAPSHOT, STORAGE};
 use crate::{
-    Completions, Identity, IdentityStore, LogWrite, PeerRefused, RaftLogStorage, ReceivedContent, SnapshotData,
-    SnapshotSource, SnapshotStore, SnapshotWriter, StorageError, StorageErrorKind, StoredSnapshot,
+    CheckedContent, Completions, Identity, IdentityStore, LogWrite, PeerRefused, RaftLogStorage, ReceivedContent,
+    SnapshotData, SnapshotSource, SnapshotStore, SnapshotWriter, StorageError, StorageErrorKind, StoredSnapshot,
 };
 
 /// A chunk of a received snapshot's file on its way into the store: 1 MiB.
@@ -273,6 +272,20 @@ impl Read for Content {
     }
 }
 
+/// A snapshot's file on its way to a peer.
+#[derive(Debug)]
+struct Checked(quorate_wal::CheckedFile);
+
+impl CheckedContent for Checked {
+    fn length(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn append(&mut self, to: &mut Vec<u8>, offset: u64, most: usize) -> io::Result<()> {
+        self.0.append(to, offset, most).map_err(|error| io::Error::other(StorageError::from(error)))
+    }
+}
+
 impl StoredSnapshot for Stored {
     fn meta(&self) -> &SnapshotMeta {
         self.file.meta()
@@ -287,31 +300,11 @@ impl StoredSnapshot for Stored {
     }
 
     fn source(&self) -> io::Result<SnapshotSource> {
-        match File::open(self.file.path()) {
-            Ok(file) => Ok(SnapshotSource::File(file)),
-            // Pruned meanwhile, or on a disk that is not the file system's: the open handle still has the bytes.
-            Err(_) => Ok(SnapshotSource::Memory(self.bytes()?)),
-        }
+        Ok(SnapshotSource::Checked(Box::new(Checked(self.file.checked()))))
     }
 }
 
-impl Stored {
-    fn bytes(&self) -> io::Result<Bytes> {
-        let length = usize::try_from(self.file.len()).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        let mut at = 0;
-        while at < length {
-            let count = self.file.read_at(at as u64, &mut bytes[at..]).map_err(io::Error::other)?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            at += count;
-        }
-        Ok(bytes.into())
-    }
-}
-
-/// A verified snapshot from a peer.
+/// A snapshot from a peer.
 struct Received {
     received: quorate_wal::ReceivedSnapshot,
     store: quorate_wal::SnapshotStore,

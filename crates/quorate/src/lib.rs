@@ -69,7 +69,8 @@ pub use meters::PROMETHEUS_CONTENT_TYPE;
 pub use meters::{Latencies, MetricFamily, MetricKind, MetricSample, MetricValue, MetricsRegistry, RuntimeStats};
 pub use metrics::{PeerMetrics, RaftMetrics, Role, TransferMetrics, Wait};
 pub use network::{
-    Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotProgress, SnapshotSource,
+    CheckedContent, Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotProgress,
+    SnapshotSource,
 };
 pub use progress::{DataMetrics, Progress, ServerMetrics};
 pub use raft::{ClientWriteResponse, ClientWriteResult, Drain, Raft, Trigger};

@@ -1,12 +1,16 @@
 //! How nodes reach each other: [`RaftNetwork`].
 
 use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, NodeId, SendOutcome, SnapshotMeta};
 use quorate_wire::Packet;
+
+/// Of a snapshot that is checked, read at a time: 1 MiB.
+const READ_BYTES: usize = 1 << 20;
 
 /// Called by the network with what arrives. Never blocks.
 pub trait Inbound: Send + Sync {
@@ -128,6 +132,47 @@ pub enum SnapshotSource {
     File(File),
     /// Bytes in memory.
     Memory(Bytes),
+    /// What is read piece by piece and checked as it is read, so that a large snapshot is read once.
+    Checked(Box<dyn CheckedContent>),
+}
+
+impl SnapshotSource {
+    /// All of it, for a network that sends it as one message. May block.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not what was written: then nothing of it may be sent.
+    pub fn read_all(self) -> io::Result<Bytes> {
+        let mut bytes = Vec::new();
+        match self {
+            SnapshotSource::Memory(bytes) => return Ok(bytes),
+            SnapshotSource::File(mut file) => {
+                file.read_to_end(&mut bytes)?;
+            }
+            SnapshotSource::Checked(mut content) => {
+                while (bytes.len() as u64) < content.length() {
+                    let offset = bytes.len();
+                    content.append(&mut bytes, offset as u64, READ_BYTES)?;
+                    if bytes.len() == offset {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+            }
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// Bytes of a snapshot that are checked as they are read, before they are sent. Its methods may block.
+pub trait CheckedContent: Send + Sync + std::fmt::Debug {
+    /// How many there are.
+    fn length(&self) -> u64;
+
+    /// Appends at most `most` bytes from `offset` on; nothing at the end.
+    ///
+    /// # Errors
+    /// If they cannot be read. If they are not what was written, one that holds a [`StorageError`](crate::StorageError) of
+    /// kind [`Corrupt`](crate::StorageErrorKind::Corrupt). Then what was sent must not be delivered.
+    fn append(&mut self, to: &mut Vec<u8>, offset: u64, most: usize) -> io::Result<()>;
 }
 
 /// How nodes reach each other. One-way messages; a lost reply equals a lost request.

@@ -37,8 +37,9 @@ pub trait SnapshotStore: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Takes over what a peer sent, which is what [`StoredSnapshot::source`] gave there, and verifies it. It is
-    /// not the newest snapshot before [`ReceivedContent::adopt`].
+    /// Takes over what a peer sent, which is what [`StoredSnapshot::source`] gave there, and verifies it: here, or its
+    /// content as it is read, and what nobody read before it is adopted. It is not the newest snapshot before
+    /// [`ReceivedContent::adopt`].
     ///
     /// # Errors
     /// If it is damaged or cannot be kept.
@@ -66,7 +67,7 @@ pub trait StoredSnapshot: Send {
     /// If it cannot be opened.
     fn content(&self) -> io::Result<Box<dyn Read + Send>>;
 
-    /// Reads everything: whether it is what was written. Asked before it is sent to a peer.
+    /// Reads everything: whether it is what was written.
     ///
     /// # Errors
     /// What is wrong, as for [`content`](Self::content).
@@ -77,19 +78,20 @@ pub trait StoredSnapshot: Send {
         }
     }
 
-    /// The bytes to send to a peer, which may be more than the content.
+    /// The bytes to send to a peer, which may be more than the content. Unless they are
+    /// [checked](SnapshotSource::Checked) as they are read, everything is [verified](Self::verify) before.
     ///
     /// # Errors
     /// If it cannot be opened.
     fn source(&self) -> io::Result<SnapshotSource>;
 }
 
-/// A verified snapshot from a peer.
+/// A snapshot from a peer.
 pub trait ReceivedContent: Send {
     /// What it holds.
     fn meta(&self) -> &SnapshotMeta;
 
-    /// What was written to it.
+    /// What was written to it. Reading what is not what was written fails.
     ///
     /// # Errors
     /// If it cannot be opened.
@@ -98,7 +100,8 @@ pub trait ReceivedContent: Send {
     /// Makes it durable and the newest one.
     ///
     /// # Errors
-    /// If that fails; the one before stays the newest.
+    /// If that fails, or something of it is not what was written, whether it was read or not; the one before stays the
+    /// newest.
     fn adopt(self: Box<Self>) -> Result<(), StorageError>;
 }
 
@@ -106,4 +109,10 @@ pub trait ReceivedContent: Send {
 pub(crate) fn damage_of(error: &io::Error) -> Option<StorageError> {
     let found = error.get_ref()?.downcast_ref::<StorageError>()?;
     (found.kind() == StorageErrorKind::Corrupt).then(|| found.clone())
+}
+
+/// What a read of a snapshot met.
+pub(crate) fn storage_error_of(error: &io::Error) -> StorageError {
+    let found = error.get_ref().and_then(|inner| inner.downcast_ref::<StorageError>());
+    found.cloned().unwrap_or_else(|| StorageError::new(StorageErrorKind::Io, error.to_string()))
 }

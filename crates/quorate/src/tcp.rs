@@ -13,8 +13,8 @@ use quorate_wire::Packet;
 
 use crate::blame;
 use crate::{
-    Identity, IdentityStore, Inbound, OutgoingSnapshot, PeerRefused, RaftNetwork, ReceivedSnapshot, SnapshotData,
-    SnapshotSource, StartError, TlsFiles,
+    CheckedContent, Identity, IdentityStore, Inbound, OutgoingSnapshot, PeerRefused, RaftNetwork, ReceivedSnapshot,
+    SnapshotData, SnapshotSource, StartError, TlsFiles,
 };
 
 /// Peers over TCP: what a node uses unless it is given another network.
@@ -107,6 +107,7 @@ impl RaftNetwork for TcpNetwork {
         let source = match source {
             SnapshotSource::File(file) => quorate_net::SnapshotSource::File(file),
             SnapshotSource::Memory(bytes) => quorate_net::SnapshotSource::Memory(bytes),
+            SnapshotSource::Checked(content) => quorate_net::SnapshotSource::Checked(Box::new(Content(content))),
         };
         let progress = quorate_net::Progress::new(move |bytes, total| progress.tell(bytes, total));
         self.transport.send_snapshot(to, quorate_net::OutgoingSnapshot { group, header, meta, source, progress }, done);
@@ -114,6 +115,20 @@ impl RaftNetwork for TcpNetwork {
 
     fn shutdown(&self) {
         self.transport.shutdown();
+    }
+}
+
+/// A snapshot that is checked as it is read.
+#[derive(Debug)]
+struct Content(Box<dyn CheckedContent>);
+
+impl quorate_net::CheckedContent for Content {
+    fn length(&self) -> u64 {
+        self.0.length()
+    }
+
+    fn append(&mut self, to: &mut Vec<u8>, offset: u64, most: usize) -> std::io::Result<()> {
+        self.0.append(to, offset, most)
     }
 }
 

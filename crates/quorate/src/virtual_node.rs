@@ -609,13 +609,16 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         let work = move || {
             let (to, stream, damaged) = (ship.to, ship.header.stream, Arc::clone(&shell));
             let report = move |outcome| shell.leave(Input::Event(Event::SnapshotSent { to, stream, outcome }));
-            match outgoing(&*snapshots, group, &ship) {
+            let unreadable = move |error: &StorageError| {
+                if error.kind() == StorageErrorKind::Corrupt {
+                    damaged.leave(Input::Event(Event::SnapshotDamaged));
+                }
+            };
+            match outgoing(&*snapshots, group, &ship, Box::new(unreadable.clone())) {
                 Ok(Some(snapshot)) => network.send_snapshot(to, snapshot, Box::new(report)),
                 Ok(None) => report(SendOutcome::Failed),
                 Err(error) => {
-                    if error.kind() == StorageErrorKind::Corrupt {
-                        damaged.leave(Input::Event(Event::SnapshotDamaged));
-                    }
+                    unreadable(&error);
                     report(SendOutcome::Failed);
                 }
             }

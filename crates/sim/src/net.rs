@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate::{Inbound, OutgoingSnapshot, RaftNetwork, SnapshotSource};
+use quorate::{Inbound, OutgoingSnapshot, RaftNetwork};
 use quorate_core::{AppendHeader, ClusterId, GroupId, Incarnation, NodeId, SendOutcome, SnapshotMeta, Starts, Vote};
 use quorate_wire::Packet;
 
@@ -396,7 +396,7 @@ impl RaftNetwork for Outbox {
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {
         let OutgoingSnapshot { group, header, meta, source, .. } = snapshot;
-        let SnapshotSource::Memory(bytes) = source else { return done(SendOutcome::Failed) };
+        let Ok(bytes) = source.read_all() else { return done(SendOutcome::Failed) };
         self.state.lock().shipments.push(Shipment { to, group, header, meta, bytes, done });
     }
 

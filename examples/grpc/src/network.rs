@@ -1,7 +1,6 @@
 //! [`GrpcNetwork`]: the library's messages as unary calls, one after the other to each peer.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -259,14 +258,8 @@ impl RaftNetwork for GrpcNetwork {
         let shared = Arc::clone(&self.shared);
         // Beside the queue: a large snapshot holds up no heartbeat.
         self.shared.runtime.spawn(async move {
-            let content = match &mut snapshot.source {
-                SnapshotSource::Memory(bytes) => Ok(bytes.to_vec()),
-                SnapshotSource::File(file) => {
-                    let mut bytes = Vec::new();
-                    file.read_to_end(&mut bytes).map(|_| bytes)
-                }
-            };
-            let Ok(content) = content else { return done(SendOutcome::Failed) };
+            let source = std::mem::replace(&mut snapshot.source, SnapshotSource::Memory(Bytes::new()));
+            let Ok(content) = source.read_all() else { return done(SendOutcome::Failed) };
             let sent = send_parts(&shared, &peer.channel, &snapshot, &content).await;
             done(if sent.is_ok() { SendOutcome::Delivered } else { SendOutcome::Failed });
         });

@@ -1,7 +1,6 @@
 //! A network inside one process: a packet is handed to the peer as it is, batches shared, nothing encoded.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -13,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::driver::Answer;
 use crate::group::Node;
-use crate::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData, SnapshotSource};
+use crate::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData};
 
 /// A network inside one process, for tests and benchmarks. Cheap to clone; nodes started with the same one
 /// reach each other.
@@ -171,15 +170,8 @@ impl RaftNetwork for MemoryEndpoint {
     }
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {
-        let data = match snapshot.source {
-            SnapshotSource::Memory(bytes) => Some(bytes),
-            SnapshotSource::File(mut file) => {
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes).ok().map(|_| Bytes::from(bytes))
-            }
-        };
-        let (Some(peer), Some(data)) = (self.peer(to), data) else { return done(SendOutcome::Failed) };
-        let OutgoingSnapshot { group, header, meta, .. } = snapshot;
+        let OutgoingSnapshot { group, header, meta, source, .. } = snapshot;
+        let (Some(peer), Ok(data)) = (self.peer(to), source.read_all()) else { return done(SendOutcome::Failed) };
         let received = ReceivedSnapshot { group, header, meta, data: SnapshotData::Memory(data) };
         peer.on_snapshot(self.me, self.incarnation, received);
         done(SendOutcome::Delivered);

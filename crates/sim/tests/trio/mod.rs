@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate::virtual_node::{Answer, Chore, VirtualNode, VirtualParts, storage_of};
-use quorate::{
-    Config, Inbound, OutgoingSnapshot, RaftNetwork, RaftStateMachine, ReceivedSnapshot, SnapshotData, SnapshotSource,
-};
+use quorate::{Config, Inbound, OutgoingSnapshot, RaftNetwork, RaftStateMachine, ReceivedSnapshot, SnapshotData};
 use quorate_core::{
     ClusterId, Event, GroupId, Incarnation, Instant, LeaderIdMode, LogId, Membership, Node, NodeId, RequestId,
     SendOutcome, Span, Starts,
@@ -246,8 +244,8 @@ impl Trio {
             }
             for (to, snapshot, done) in snapshots {
                 let OutgoingSnapshot { group, header, meta, source, .. } = snapshot;
-                match (&self.nodes[to.0 as usize - 1], source) {
-                    (Some(to), SnapshotSource::Memory(bytes)) => {
+                match (&self.nodes[to.0 as usize - 1], source.read_all()) {
+                    (Some(to), Ok(bytes)) => {
                         let mut incoming = to.handle.snapshots().receive(GROUP).unwrap();
                         incoming.append(&bytes).unwrap();
                         self.damaged_arrivals += usize::from(incoming.finish().is_err());

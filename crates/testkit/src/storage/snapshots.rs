@@ -187,14 +187,7 @@ fn sent<S: SnapshotStore>(store: &S, step: &str) -> Result<Bytes, Failure> {
     let failed = |error: String| Failure::new(Law::SnapshotTravels, step, "bytes to send", error);
     let stored = store.latest(GROUP).map_err(|error| failed(error.to_string()))?;
     let stored = stored.ok_or_else(|| failed("no snapshot".to_owned()))?;
-    match stored.source().map_err(|error| failed(error.to_string()))? {
-        SnapshotSource::Memory(bytes) => Ok(bytes),
-        SnapshotSource::File(mut file) => {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
-            Ok(bytes.into())
-        }
-    }
+    stored.source().and_then(SnapshotSource::read_all).map_err(|error| failed(error.to_string()))
 }
 
 fn travel<S: SnapshotStore>(open_at: OpenAt<'_, S>, places: &Places) -> Result<usize, Failure> {

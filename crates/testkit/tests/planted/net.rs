@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate::advanced::wire::BatchBuilder;
 use quorate::{
     ClusterId, EntryKind, Identity, Inbound, NodeId, OutgoingSnapshot, Packet, RaftNetwork, ReceivedSnapshot,
-    SendOutcome, SnapshotData, SnapshotSource,
+    SendOutcome, SnapshotData,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,15 +136,8 @@ impl RaftNetwork for End {
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot, done: Box<dyn FnOnce(SendOutcome) + Send>) {
         let Some((_, inbound)) = self.net.find(to) else { return done(SendOutcome::Failed) };
-        let data = match snapshot.source {
-            SnapshotSource::Memory(bytes) => bytes,
-            SnapshotSource::File(mut file) => {
-                let mut bytes = Vec::new();
-                std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
-                bytes.into()
-            }
-        };
-        let OutgoingSnapshot { group, header, meta, .. } = snapshot;
+        let OutgoingSnapshot { group, header, meta, source, .. } = snapshot;
+        let data = source.read_all().unwrap();
         let received = ReceivedSnapshot { group, header, meta, data: SnapshotData::Memory(data) };
         inbound.on_snapshot(self.me.node, self.me.incarnation, received);
         if self.net.flaw != Flaw::TransferForgotten {

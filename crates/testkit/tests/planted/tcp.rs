@@ -12,7 +12,7 @@ use quorate::advanced::core::{Message, ReadConfirmation, RequestId};
 use quorate::advanced::wire::{decode_append_header, decode_snapshot_meta, encode_append_header, encode_snapshot_meta};
 use quorate::{
     Batches, GroupId, Identity, Inbound, Incarnation, NodeId, OutgoingSnapshot, Packet, RaftNetwork, ReceivedSnapshot,
-    SendOutcome, SnapshotData, SnapshotSource,
+    SendOutcome, SnapshotData,
 };
 
 /// What is wrong with the network.
@@ -364,14 +364,7 @@ impl Link {
 
 /// Sends a snapshot on a connection of its own; says whether the peer has it.
 fn transfer(address: &str, me: Identity, snapshot: OutgoingSnapshot) -> io::Result<()> {
-    let content = match snapshot.source {
-        SnapshotSource::Memory(bytes) => bytes.to_vec(),
-        SnapshotSource::File(mut file) => {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            bytes
-        }
-    };
+    let content = snapshot.source.read_all()?.to_vec();
     let (mut header, mut meta) = (Vec::new(), Vec::new());
     encode_append_header(&snapshot.header, &mut header);
     encode_snapshot_meta(&snapshot.meta, &mut meta);

@@ -1,5 +1,7 @@
 //! Work of a node that may block, and so runs on a thread of its own: reading entries and sending snapshots for peers.
 
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,8 +11,10 @@ use super::Node;
 use crate::blame;
 use crate::driver::{Fetch, Input, Ship};
 use crate::events::SNAPSHOT;
+use crate::snapshot::storage_error_of;
 use crate::{
-    ClosedReason, OutgoingSnapshot, SnapshotProgress, SnapshotStore, StorageError, StorageErrorKind, TransferMetrics,
+    CheckedContent, ClosedReason, OutgoingSnapshot, SnapshotProgress, SnapshotSource, SnapshotStore, StorageError,
+    StorageErrorKind, TransferMetrics,
 };
 
 impl Node {
@@ -63,22 +67,31 @@ impl Node {
                 node.note_sending(to, Some((bytes, total)));
             })
         };
-        match blame::storage(|| outgoing(&*node.snapshots, node.group, ship)) {
+        let unreadable: Unreadable = {
+            let node = Arc::clone(node);
+            Box::new(move |error| node.note_unreadable(to, error))
+        };
+        match blame::storage(|| outgoing(&*node.snapshots, node.group, ship, unreadable)) {
             Ok(Some(snapshot)) => {
                 let snapshot = OutgoingSnapshot { progress, ..snapshot };
                 blame::network(|| node.network.send_snapshot(to, snapshot, Box::new(report)));
             }
             Ok(None) => report(SendOutcome::Failed),
             Err(error) => {
-                tracing::error!(
-                    name: "snapshot_unreadable", target: SNAPSHOT, node = node.me.0,
-                    group = node.group.0, peer = to.0, %error, "cannot read the snapshot for a peer"
-                );
-                if error.kind() == StorageErrorKind::Corrupt {
-                    node.leave(Input::Event(Event::SnapshotDamaged));
-                }
+                node.note_unreadable(to, &error);
                 report(SendOutcome::Failed);
             }
+        }
+    }
+
+    /// The snapshot for a peer cannot be read; if it is damaged, another one has to be built.
+    fn note_unreadable(&self, to: NodeId, error: &StorageError) {
+        tracing::error!(
+            name: "snapshot_unreadable", target: SNAPSHOT, node = self.me.0,
+            group = self.group.0, peer = to.0, %error, "cannot read the snapshot for a peer"
+        );
+        if error.kind() == StorageErrorKind::Corrupt {
+            self.leave(Input::Event(Event::SnapshotDamaged));
         }
     }
 
@@ -95,11 +108,16 @@ impl Node {
     }
 }
 
-/// The snapshot that a peer needs, if it is there. It is read twice: bytes that are not what was written are not sent.
+/// Told what is wrong with a snapshot that is being sent, once.
+pub(crate) type Unreadable = Box<dyn FnOnce(&StorageError) + Send + Sync>;
+
+/// The snapshot that a peer needs, if it is there. Bytes that are not what was written are not sent: either everything is
+/// verified here, and read a second time to be sent, or what is read is verified then, and `unreadable` told.
 pub(crate) fn outgoing(
     snapshots: &dyn SnapshotStore,
     group: GroupId,
     ship: &Ship,
+    unreadable: Unreadable,
 ) -> Result<Option<OutgoingSnapshot>, StorageError> {
     let Some(stored) = snapshots.latest(group)? else {
         let text = format!("the snapshot of {group} up to {} is gone", ship.at_least);
@@ -109,10 +127,44 @@ pub(crate) fn outgoing(
     if meta.last_log_id.index < ship.at_least.index {
         return Ok(None);
     }
-    if !bug(Bug::SendsUnverifiedSnapshot) {
-        stored.verify()?;
-    }
-    let source = stored.source()?;
+    let source = match stored.source()? {
+        SnapshotSource::Checked(content) => {
+            SnapshotSource::Checked(Box::new(Watched { content, unreadable: Some(unreadable) }))
+        }
+        source @ (SnapshotSource::File(_) | SnapshotSource::Memory(_)) => {
+            if !bug(Bug::SendsUnverifiedSnapshot) {
+                stored.verify()?;
+            }
+            source
+        }
+    };
     let progress = SnapshotProgress::default();
     Ok(Some(OutgoingSnapshot { group, header: ship.header, meta, source, progress }))
+}
+
+/// Tells what is wrong with what a network reads.
+struct Watched {
+    content: Box<dyn CheckedContent>,
+    unreadable: Option<Unreadable>,
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.content.fmt(f)
+    }
+}
+
+impl CheckedContent for Watched {
+    fn length(&self) -> u64 {
+        self.content.length()
+    }
+
+    fn append(&mut self, to: &mut Vec<u8>, offset: u64, most: usize) -> io::Result<()> {
+        let appended = blame::stored(|| Ok(self.content.append(to, offset, most)));
+        appended.unwrap_or_else(|panicked| Err(io::Error::other(panicked))).inspect_err(|error| {
+            if let Some(unreadable) = self.unreadable.take() {
+                unreadable(&storage_error_of(error));
+            }
+        })
+    }
 }
