@@ -17,7 +17,7 @@ use crate::frame::{Decoder, Frame};
 pub(crate) enum Stream {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
+    Tls(Box<crate::tls::Encrypted>),
 }
 
 macro_rules! either {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::{fmt, fs, io};
 
 use quorate_core::NodeId;
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::client::{Resumption, verify_server_name};
 use tokio_rustls::rustls::crypto::ring;
@@ -24,6 +25,11 @@ use crate::hello::{Refusal, RefusalCode};
 
 /// The name of this protocol inside TLS.
 const ALPN: &[u8] = b"quorate/1";
+/// Read from the socket at a time: four of the largest records. TLS itself asks for 4 KiB at a time, a system call each.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+
+/// Encrypted, over a socket that is read in large pieces.
+pub(crate) type Encrypted = TlsStream<BufReader<TcpStream>>;
 
 /// Certificates and key for mutual TLS, in PEM.
 ///
@@ -77,7 +83,14 @@ impl TlsOptions {
         check_name(&chain[0], &name)
             .map_err(|error| bad(&format!("this node's certificate is not for {own_name}"), &error))?;
 
-        let provider = Arc::new(ring::default_provider());
+        let mut provider = ring::default_provider();
+        // The first is the one that every TLS 1.3 must have (RFC 8446, 9.1); it costs a third less than keys of 256 bits.
+        provider.cipher_suites = vec![
+            ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            ring::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ];
+        let provider = Arc::new(provider);
         let roots = Arc::new(roots);
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
@@ -141,6 +154,10 @@ fn explain(error: io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
+fn buffered(tcp: TcpStream) -> BufReader<TcpStream> {
+    BufReader::with_capacity(READ_BUFFER_BYTES, tcp)
+}
+
 /// Both sides of TLS, ready for use.
 pub(crate) struct TlsContext {
     connector: TlsConnector,
@@ -150,18 +167,18 @@ pub(crate) struct TlsContext {
 
 impl TlsContext {
     /// Connects to a node; its certificate must be that node's.
-    pub(crate) async fn connect(&self, to: NodeId, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self, to: NodeId, tcp: TcpStream) -> io::Result<Encrypted> {
         let name = ServerName::try_from(node_name(&self.cluster_name, to)).map_err(io::Error::other)?;
-        Ok(self.connector.connect(name, tcp).await.map_err(explain)?.into())
+        Ok(self.connector.connect(name, buffered(tcp)).await.map_err(explain)?.into())
     }
 
     /// Accepts a node whose certificate our authorities signed.
-    pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        Ok(self.acceptor.accept(tcp).await.map_err(explain)?.into())
+    pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<Encrypted> {
+        Ok(self.acceptor.accept(buffered(tcp)).await.map_err(explain)?.into())
     }
 
     /// Checks that the certificate behind `stream` is that of the node which the hello claims.
-    pub(crate) fn check_certificate(&self, stream: &TlsStream<TcpStream>, claimed: NodeId) -> Result<(), Refusal> {
+    pub(crate) fn check_certificate(&self, stream: &Encrypted, claimed: NodeId) -> Result<(), Refusal> {
         let name = node_name(&self.cluster_name, claimed);
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let valid = ServerName::try_from(name.as_str())
