@@ -9,7 +9,7 @@ use quorate_core::{LogId, NodeId, ReadPolicy, Refusal};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
-use crate::group::Freshness;
+use crate::group::{Freshness, Question};
 use crate::raft::Group;
 use crate::{RaftStateMachine, ReadError, blame};
 
@@ -116,28 +116,48 @@ impl<S: RaftStateMachine> Group<S> {
         if let Some(at) = self.node.answer_at_once(policy) {
             return Ok((at, None));
         }
-        let started = Instant::now();
-        self.ask_until_known(policy, started).await.map(|at| (at, Some(started)))
+        let started = match self.node.ends_questions_within(self.host.config.read_timeout) {
+            // No timer and no clock on this path: a question without an answer is ended by the node's task.
+            true => {
+                let (answer, question) = self.ask(policy).await;
+                let refusal = match answer {
+                    Freshness::At(log_id) => return Ok((log_id, question.map(|question| question.since))),
+                    Freshness::Refused(refusal) => refusal,
+                    Freshness::Closed(reason) => return Err(ReadError::Closed(reason)),
+                };
+                let started = question.as_ref().map_or_else(Instant::now, |question| question.since);
+                self.refused(refusal, question.and_then(|question| question.followed), started).await?;
+                started
+            }
+            false => Instant::now(),
+        };
+        let at = Box::pin(self.ask_until_known(policy, started)).await?;
+        Ok((at, Some(started)))
     }
 
     /// Asks in turns, as often as it takes.
     async fn ask_until_known(&self, policy: ReadPolicy, started: Instant) -> Result<LogId, ReadError> {
         loop {
             let followed = self.node.leader();
-            let asked = tokio::time::timeout_at(self.read_deadline(started).into(), self.ask_freshness(policy)).await;
-            let refusal = match asked {
+            let refusal = match timeout_at(self.read_deadline(started).into(), self.ask_freshness(policy)).await {
                 Ok(Freshness::At(log_id)) => return Ok(log_id),
                 Ok(Freshness::Refused(refusal)) => refusal,
                 Ok(Freshness::Closed(reason)) => return Err(ReadError::Closed(reason)),
                 Err(_elapsed) => return Err(self.no_leader_to_read()),
             };
-            if refusal == Refusal::LeaseDisabled {
-                return Err(ReadError::LeaseDisabled);
-            }
-            // A question that was lost, or no leader yet: a read may be asked for as often as one likes.
-            if timeout_at(self.read_deadline(started).into(), self.may_ask_again(followed)).await.is_err() {
-                return Err(self.no_leader_to_read());
-            }
+            self.refused(refusal, followed, started).await?;
+        }
+    }
+
+    /// Waits until asking again can help: a question was lost, or there is no leader yet; a read may be asked for as often
+    /// as one likes. Fails if nothing can help in time.
+    async fn refused(&self, refusal: Refusal, by: Option<NodeId>, started: Instant) -> Result<(), ReadError> {
+        if refusal == Refusal::LeaseDisabled {
+            return Err(ReadError::LeaseDisabled);
+        }
+        match timeout_at(self.read_deadline(started).into(), self.may_ask_again(by)).await {
+            Ok(()) => Ok(()),
+            Err(_elapsed) => Err(self.no_leader_to_read()),
         }
     }
 
@@ -166,19 +186,23 @@ impl<S: RaftStateMachine> Group<S> {
     }
 
     pub(crate) async fn ask_freshness(&self, policy: ReadPolicy) -> Freshness {
-        let batch = match self.node.reads.join(policy) {
-            Ok(batch) => batch,
-            Err(reason) => return Freshness::Closed(reason),
-        };
-        let mut asked = false;
-        std::future::poll_fn(|context| {
-            let answer = batch.poll(context);
-            if answer.is_pending() && !std::mem::replace(&mut asked, true) {
-                self.node.step_there();
-                return Poll::Pending;
-            }
-            answer
+        self.ask(policy).await.0
+    }
+
+    /// Asks once, together with all who ask before the next turn. Without a question where nobody can be asked.
+    async fn ask(&self, policy: ReadPolicy) -> (Freshness, Option<Question>) {
+        let mut asked: Option<Question> = None;
+        let answer = std::future::poll_fn(|context| match &asked {
+            Some(question) => question.batch.poll(context),
+            None => match self.node.join_reads(policy, context.waker()) {
+                Ok(question) => {
+                    asked = Some(question);
+                    Poll::Pending
+                }
+                Err(reason) => Poll::Ready(Freshness::Closed(reason)),
+            },
         })
-        .await
+        .await;
+        (answer, asked)
     }
 }

@@ -1,16 +1,19 @@
 //! Reads that ask the core for freshness: one question for all calls that come in together.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use quorate_core::{LogId, ReadPolicy, Refusal};
+use quorate_core::{LogId, NodeId, ReadPolicy, Refusal};
 
 use super::waits::Fired;
 use crate::ClosedReason;
+
+/// A batch has room at first for as many callers as the last one had, but not for more than so many: 64 KiB.
+const MAX_ROOM: usize = 4096;
 
 /// The answer to a batch of reads.
 #[derive(Clone, Debug)]
@@ -21,16 +24,12 @@ pub(crate) enum Freshness {
     Closed(ClosedReason),
 }
 
-#[derive(Default)]
-struct State {
-    answer: Option<Freshness>,
-    wakers: Vec<Waker>,
-}
-
 /// Reads that came in together and get one answer.
 #[derive(Default)]
 pub(crate) struct ReadBatch {
-    state: Mutex<State>,
+    answer: OnceLock<Freshness>,
+    /// Who waits. The answer is set under this lock, so that nobody who finds none under it is forgotten.
+    wakers: Mutex<Vec<Waker>>,
 }
 
 impl ReadBatch {
@@ -43,33 +42,57 @@ impl ReadBatch {
     }
 
     fn answer(&self, answer: Freshness, fired: &mut Fired) {
-        let mut state = self.state.lock();
-        state.answer.get_or_insert(answer);
-        fired.wake_all(&mut state.wakers);
+        let mut wakers = self.wakers.lock();
+        self.answer.get_or_init(|| answer);
+        fired.wake_all(&mut wakers);
     }
 
     #[cfg(feature = "sim")]
     pub(crate) fn is_answered(&self) -> bool {
-        self.state.lock().answer.is_some()
+        self.answer.get().is_some()
     }
 
     pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Freshness> {
-        let mut state = self.state.lock();
-        if let Some(answer) = &state.answer {
+        if let Some(answer) = self.answer.get() {
+            return Poll::Ready(answer.clone());
+        }
+        let mut wakers = self.wakers.lock();
+        if let Some(answer) = self.answer.get() {
             return Poll::Ready(answer.clone());
         }
         // A call that is polled again for another reason leaves a second waker, which does no harm.
-        state.wakers.push(context.waker().clone());
+        wakers.push(context.waker().clone());
         Poll::Pending
     }
 }
 
+/// What a caller waits for.
+#[derive(Clone)]
+pub(crate) struct Question {
+    pub(crate) batch: Arc<ReadBatch>,
+    /// When the first of its callers came.
+    pub(crate) since: Instant,
+    /// Whom this node followed then.
+    pub(crate) followed: Option<NodeId>,
+}
+
+/// What a caller of a batch has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadDuty {
+    /// It opened the batch: have it taken.
+    Step,
+    /// Who opened it sees to that.
+    Nothing,
+}
+
 #[derive(Default)]
 struct Queue {
-    index: Option<Arc<ReadBatch>>,
-    lease: Option<Arc<ReadBatch>>,
+    index: Option<Question>,
+    lease: Option<Question>,
     /// By the maximum age that was asked for.
-    ages: BTreeMap<Duration, Arc<ReadBatch>>,
+    ages: BTreeMap<Duration, Question>,
+    /// Callers of the last batch by read index that was taken: the next one has about as many.
+    last_count: usize,
     closed: Option<ClosedReason>,
 }
 
@@ -82,20 +105,34 @@ pub(crate) struct ReadQueue {
 }
 
 impl ReadQueue {
-    /// Joins the reads that wait for the next turn.
-    pub(crate) fn join(&self, policy: ReadPolicy) -> Result<Arc<ReadBatch>, ClosedReason> {
+    /// Joins the reads that wait for the next turn; `leader` tells whom this node follows.
+    pub(crate) fn join(
+        &self,
+        policy: ReadPolicy,
+        waker: &Waker,
+        leader: impl FnOnce() -> Option<NodeId>,
+    ) -> Result<(Question, ReadDuty), ClosedReason> {
         let mut queue = self.queue.lock();
-        if let Some(reason) = &queue.closed {
+        let Queue { index, lease, ages, last_count, closed } = &mut *queue;
+        if let Some(reason) = closed {
             return Err(reason.clone());
         }
-        let open = match policy {
-            ReadPolicy::MaxAge(age) => queue.ages.entry(age).or_default(),
-            ReadPolicy::LeaseRead => queue.lease.get_or_insert_default(),
-            ReadPolicy::ReadIndex | ReadPolicy::Stale => queue.index.get_or_insert_default(),
+        let mut duty = ReadDuty::Nothing;
+        let open = || {
+            duty = ReadDuty::Step;
+            let wakers = Mutex::new(Vec::with_capacity(*last_count));
+            let batch = Arc::new(ReadBatch { answer: OnceLock::new(), wakers });
+            Question { batch, since: Instant::now(), followed: leader() }
         };
-        let batch = Arc::clone(open);
+        let question = match policy {
+            ReadPolicy::MaxAge(age) => ages.entry(age).or_insert_with(open),
+            ReadPolicy::LeaseRead => lease.get_or_insert_with(open),
+            ReadPolicy::ReadIndex | ReadPolicy::Stale => index.get_or_insert_with(open),
+        };
+        question.batch.wakers.lock().push(waker.clone());
+        let question = question.clone();
         self.any.store(true, Ordering::Release);
-        Ok(batch)
+        Ok((question, duty))
     }
 
     /// Whether anything waits.
@@ -109,13 +146,17 @@ impl ReadQueue {
             true => {
                 let mut queue = self.queue.lock();
                 self.any.store(false, Ordering::Relaxed);
-                (queue.index.take(), queue.lease.take(), std::mem::take(&mut queue.ages))
+                let Queue { index, lease, ages, last_count, .. } = &mut *queue;
+                if let Some(question) = index {
+                    *last_count = question.batch.wakers.lock().len().min(MAX_ROOM);
+                }
+                (index.take(), lease.take(), std::mem::take(ages))
             }
             false => (None, None, BTreeMap::new()),
         };
-        let index = index.map(|batch| (ReadPolicy::ReadIndex, batch));
-        let lease = lease.map(|batch| (ReadPolicy::LeaseRead, batch));
-        let ages = ages.into_iter().map(|(age, batch)| (ReadPolicy::MaxAge(age), batch));
+        let index = index.map(|question| (ReadPolicy::ReadIndex, question.batch));
+        let lease = lease.map(|question| (ReadPolicy::LeaseRead, question.batch));
+        let ages = ages.into_iter().map(|(age, question)| (ReadPolicy::MaxAge(age), question.batch));
         index.into_iter().chain(lease).chain(ages)
     }
 

@@ -1,4 +1,5 @@
-//! Reads that are answered on their caller's thread, without a turn: this node leads by a lease, or made sure lately.
+//! How a read is answered on its caller's thread, without a turn, where this node leads by a lease, or made sure lately; and
+//! how it joins those that the next turn takes.
 //!
 //! Whoever asks claims the pump's word for a look, unless a pump has it: then the question is a turn's, as any other. The
 //! core is asked what it would answer to [`Event::Read`](quorate_core::Event::Read) and does not change; the clocks are
@@ -7,11 +8,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Duration;
 
 use quorate_core::{LogId, ReadPolicy};
 
-use super::{Node, RUNNING, wall_nanos};
+use super::{EXPIRY_INTERVAL, Node, RUNNING, wall_nanos};
 use crate::driver::Input;
+use crate::group::{Question, ReadDuty};
 use crate::{ClosedReason, blame};
 
 impl Node {
@@ -51,5 +55,19 @@ impl Node {
             return None;
         }
         core.answer_at_once(now, policy)
+    }
+
+    /// Joins the reads that the next turn takes, and sees to it that there is one. The caller is woken with the answer.
+    pub(crate) fn join_reads(&self, policy: ReadPolicy, waker: &Waker) -> Result<Question, ClosedReason> {
+        let (question, duty) = self.reads.join(policy, waker, || self.leader())?;
+        if duty == ReadDuty::Step {
+            self.step_there();
+        }
+        Ok(question)
+    }
+
+    /// Whether a question that gets no answer is [given up](Self::expire) before this is over.
+    pub(crate) fn ends_questions_within(&self, limit: Duration) -> bool {
+        self.read_patience.saturating_add(2 * EXPIRY_INTERVAL) < limit
     }
 }
