@@ -92,6 +92,7 @@ pub const LACKS: &[Lack] = &[
             (Bug::AnswerWaitsForTheDisk, By::Script("durability/slow-disks-do-not-end-a-leadership")),
             (Bug::NoSecondAnswer, By::Script("durability/late-disk-answers-twice")),
             (Bug::TriggerDuringABuildIsLost, By::Script("published/openraft-1829-snapshot-due-during-a-build")),
+            (Bug::InstalledSnapshotIsWaitedFor, By::Script("snapshot/next-snapshot-follows-at-once")),
             (Bug::RaiseAboveTransfer, By::Script("transfer/patience-with-the-asked-for-vote-ends")),
         ],
     },
@@ -165,6 +166,11 @@ pub const LACKS: &[Lack] = &[
         what: "Random runs found what this bug makes again, once in several thousand seeds: a node without pre-votes and with \
                a shorter log must campaign beside the one voter that can win, again and again, after everything healed.",
         bugs: &[(Bug::PreVoteBehindWaits, By::Script("election/pre-vote-behind-asks-again-soon"))],
+    },
+    Lack {
+        what: "Random runs found what this bug makes again, twice in some sixty thousand seeds: of two voters one must be taken \
+               out between the acknowledgement of that change and that of the round that a read waits for.",
+        bugs: &[(Bug::ReadWaitsForWhoLeft, By::Script("reads/round-of-who-left"))],
     },
     Lack {
         what: "Random runs found what this bug makes again, twice in some twenty thousand seeds: a learner that lost entries \
