@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate::{Frozen, Payload, PayloadError, RaftStateMachine, ReadPolicy};
 
-use crate::check::Verdict;
+use crate::check::{Checked, Verdict};
 use crate::history::{Call, Freshness, History, Key, ListView, Nanos, Operation, Outcome};
 use crate::rng::Rng;
 use crate::workload::{Asked, Invoked, Op, Returned, Workload};
@@ -216,6 +216,9 @@ pub struct LedgerClients {
     pub steps: u64,
     /// Whether it was given up.
     pub undecided: bool,
+    /// Whether there was no end to hold the history against, so that it was searched for one that explains it; and what
+    /// came of that.
+    pub without_end: Option<Checked<Key>>,
     /// Calls for several writes of which some took effect, and some did not.
     pub in_part: u64,
     inline: bool,
@@ -368,6 +371,11 @@ impl Workload for LedgerClients {
 
     fn check_part(&mut self, part: &Ledger) -> Result<(), String> {
         crate::oracle::check_part(&self.history, part)
+    }
+
+    fn check_without_end(&mut self) -> Result<(), String> {
+        self.without_end = Some(crate::check::ledger::check_without_end(&self.history)?);
+        Ok(())
     }
 }
 

@@ -85,7 +85,7 @@ fn check_batch(batch: &[&Operation], pasts: &BTreeMap<Key, Past>) -> Result<(), 
 }
 
 /// Checks a state that may lack the newest writes: what is there was asked for, once, and is where clients were told
-/// that it is.
+/// that it is; and the answers that tell of nothing later agree with real time.
 ///
 /// # Errors
 /// Says what is wrong.
@@ -94,23 +94,35 @@ pub fn check_part(history: &History, part: &Ledger) -> Result<(), String> {
     for key in part.keys() {
         pasts.insert(key, past_of(history, key, part.values(key))?);
     }
+    let mut placed: BTreeMap<Key, Vec<(&Operation, u64)>> = BTreeMap::new();
     for operation in &history.operations {
-        let Some(past) = pasts.get(&operation.call.key()) else { continue };
-        let there = |version: u64| (version as usize) < past.views.len();
-        let inside = match (operation.call, operation.outcome) {
-            (_, Outcome::Appended { length }) => there(length),
-            (_, Outcome::List(view)) => there(view.length),
-            (Call::Put { value, .. }, Outcome::Put { .. })
-            | (Call::CompareAndSwap { value, .. }, Outcome::Swapped { swapped: true, .. }) => {
-                past.place.contains_key(&value)
-            }
-            _ => false,
-        };
-        if inside {
-            place(operation, past)?;
+        let key = operation.call.key();
+        let Some(past) = pasts.get(&key).filter(|past| is_inside(operation, past)) else { continue };
+        if let Some(version) = place(operation, past)? {
+            placed.entry(key).or_default().push((operation, version));
         }
     }
-    Ok(())
+    placed.values().try_for_each(|operations| check_real_time(operations))
+}
+
+/// Whether the answer is of a version that the state has. Of a write that nobody was answered, [`place`] asks that.
+fn is_inside(operation: &Operation, past: &Past) -> bool {
+    let there = |version: u64| (version as usize) < past.views.len();
+    let holds = |value: u64| past.place.contains_key(&value);
+    match (operation.call, operation.outcome) {
+        (_, Outcome::Unknown) => true,
+        (_, Outcome::NotApplied) => false,
+        (_, Outcome::Appended { length }) => there(length),
+        (_, Outcome::List(view)) => there(view.length),
+        (
+            Call::Put { value, .. } | Call::CompareAndSwap { value, .. },
+            Outcome::Put { .. } | Outcome::Swapped { swapped: true, .. },
+        ) => holds(value),
+        (_, Outcome::Swapped { swapped: false, previous: value } | Outcome::Register { value }) => {
+            value == 0 || holds(value)
+        }
+        (_, Outcome::Put { .. } | Outcome::Swapped { swapped: true, .. }) => false,
+    }
 }
 
 /// Every value was written by an operation that may have taken effect, once.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate::RaftStateMachine;
 use quorate_core::NodeId;
 
+use crate::check::Verdict;
 use crate::counters::Counters;
 use crate::edits::{Decision, Decisions};
 use crate::fault::{Fault, FaultCounts};
@@ -54,6 +55,8 @@ pub struct Report {
     pub search_steps: u64,
     /// Whether that search was given up.
     pub undecided: bool,
+    /// Whether the search in a history without an end was given up: of a cluster that lost too much to go on.
+    pub undecided_without_end: bool,
     /// How many decisions of each kind were made, or left out.
     pub decisions: Decisions,
     /// What else was counted; a name that is new appears in every total by itself.
@@ -110,6 +113,7 @@ fn run_ledger(options: Options, trace: bool, most_events: u64) -> (Report, Histo
     let clients = clients.max_age(options.election_timeout).freezing(options.frozen_snapshots);
     let (mut report, clients) = run_at_most(options, clients, trace, most_events);
     (report.search_steps, report.undecided) = (clients.steps, clients.undecided);
+    report.undecided_without_end = clients.without_end.is_some_and(|found| found.verdict != Verdict::Linearizable);
     report.hash ^= clients.history.hash();
     report.counters.add(situations::TAKEN_IN_PART, clients.in_part);
     (report, clients.history)
@@ -203,7 +207,8 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// Nodes that applied the same entries have the same state, and none has what clients cannot have been told of.
+    /// Nodes that applied the same entries have the same state, and none has what clients cannot have been told of, who
+    /// were told what some order explains.
     pub(crate) fn check_parts(&mut self) -> Result<(), String> {
         self.check_session_tables()?;
         let mut states: BTreeMap<u64, (NodeId, u64, Vec<u8>)> = BTreeMap::new();
@@ -224,7 +229,7 @@ impl<W: Workload> World<W> {
             let machine = self.read_state(bytes)?;
             self.clients.workload.check_part(&machine)?;
         }
-        Ok(())
+        self.clients.workload.check_without_end()
     }
 
     /// How many entries the node that lags most lacks.
@@ -413,6 +418,7 @@ impl<W: Workload> World<W> {
             decisions: self.decided(),
             search_steps: 0,
             undecided: false,
+            undecided_without_end: false,
             counters,
         }
     }

@@ -70,6 +70,8 @@ pub struct Summary {
     pub hashed: u64,
     /// The seeds whose search for a linearization was given up.
     pub undecided: Vec<u64>,
+    /// The same of histories without an end.
+    pub undecided_without_end: Vec<u64>,
     /// Runs that failed, the first of them.
     pub failures: Vec<Report>,
     /// How many failed.
@@ -92,6 +94,7 @@ impl Summary {
         self.totals.add(&counted(&report));
         self.hashed += u64::from(hashed);
         self.undecided.extend(report.undecided.then_some(report.options.seed));
+        self.undecided_without_end.extend(report.undecided_without_end.then_some(report.options.seed));
         if report.violation.is_some() {
             self.failed += 1;
             if self.failures.len() < MAX_FAILURES {
@@ -114,6 +117,10 @@ impl Summary {
         Must::all().filter(never).collect()
     }
 
+    fn all_undecided(&self) -> impl Iterator<Item = &u64> {
+        self.undecided.iter().chain(&self.undecided_without_end)
+    }
+
     /// The figures that a thorough search is told by.
     pub(crate) fn amounts_to(&self) -> Figures {
         let median = |name| self.totals.of(name).median;
@@ -126,13 +133,14 @@ impl Summary {
             linearized: self.totals.of(LINEARIZED).runs - self.undecided.len() as u64,
             given_up: self.undecided.len() as u64,
             stuck: self.totals.of(Goal::BeyondStuck.name()).runs,
+            stuck_given_up: self.undecided_without_end.len() as u64,
         }
     }
 
     /// What there is one of, with its name.
     fn figures(&self) -> Vec<(&'static str, String)> {
         let seconds = self.took.as_secs_f64().max(1e-9);
-        let Figures { committed, faults, linearized, given_up, stuck, .. } = self.amounts_to();
+        let Figures { committed, faults, linearized, given_up, stuck, stuck_given_up, .. } = self.amounts_to();
         vec![
             ("first seed", self.first_seed.to_string()),
             ("seeds", self.seeds.to_string()),
@@ -147,6 +155,7 @@ impl Summary {
             ("histories held against the oracle and linearized", linearized.to_string()),
             ("searches for a linearization given up", given_up.to_string()),
             ("histories without an end, of clusters that lost too much", stuck.to_string()),
+            ("searches for a linearization of these given up", stuck_given_up.to_string()),
             ("failures", self.failed.to_string()),
         ]
     }
@@ -163,7 +172,7 @@ impl Summary {
             let Total { sum, runs, median, most } = total;
             format!("counter\t{name}\t{sum}\t{runs}\t{median}\t{most}")
         }));
-        lines.extend(self.undecided.iter().map(|seed| format!("given-up\t{seed}")));
+        lines.extend(self.all_undecided().map(|seed| format!("given-up\t{seed}")));
         lines.extend(self.missing().into_iter().map(|must| format!("missing\t{}\t{}", must.kind(), must.name())));
         lines.extend(self.failures.iter().map(|report| {
             let violation = report.violation.as_deref().unwrap_or_default().replace(['\n', '\t'], " ");
@@ -197,7 +206,7 @@ impl fmt::Display for Summary {
             writeln!(f, "{:<16} {:>10} {:>14}", fault.name(), self.faults.of(*fault), without)?;
         }
         writeln!(f, "{}", self.totals)?;
-        for seed in &self.undecided {
+        for seed in self.all_undecided() {
             writeln!(f, "GIVEN UP seed {seed}: no order of its history was found, nor that there is none")?;
         }
         for report in &self.failures {
@@ -241,6 +250,7 @@ pub fn search(what: Search) -> Summary {
     let mut summary = summary.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     summary.took = started.elapsed();
     summary.undecided.sort_unstable();
+    summary.undecided_without_end.sort_unstable();
     summary.failures.sort_by_key(|report| report.options.seed);
     summary
 }

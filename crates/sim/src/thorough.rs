@@ -30,12 +30,14 @@ pub(crate) struct Figures {
     pub(crate) given_up: u64,
     /// Seeds that lost more than they promise to survive, and stood still: there is no end to hold a history against.
     pub(crate) stuck: u64,
+    /// Those of them whose search for an order of what was answered was given up.
+    pub(crate) stuck_given_up: u64,
 }
 
 impl Figures {
     /// Where it falls short.
     pub(crate) fn shortfalls(self) -> Vec<String> {
-        let Self { seeds, hours, committed, faults, failed, linearized, given_up, stuck } = self;
+        let Self { seeds, hours, committed, faults, failed, linearized, given_up, stuck, stuck_given_up } = self;
         let undecided = given_up + stuck;
         let demands = [
             (seeds >= MIN_SEEDS, format!("{seeds} seeds, and {MIN_SEEDS} at least are asked for")),
@@ -49,6 +51,10 @@ impl Figures {
             (
                 given_up <= MAX_GIVEN_UP,
                 format!("{given_up} histories were given up, of {seeds} seeds, and {MAX_GIVEN_UP} may be"),
+            ),
+            (
+                stuck_given_up <= MAX_GIVEN_UP,
+                format!("{stuck_given_up} histories without an end were given up, and {MAX_GIVEN_UP} may be"),
             ),
             (
                 linearized + undecided == seeds,
@@ -81,6 +87,7 @@ mod tests {
         linearized: 1_990,
         given_up: 1,
         stuck: 9,
+        stuck_given_up: 1,
     };
 
     #[test]
@@ -97,6 +104,7 @@ mod tests {
             (Figures { faults: 4, ..ENOUGH }, "a median of 4 faults"),
             (Figures { failed: 1, ..ENOUGH }, "1 seeds failed"),
             (Figures { linearized: 1_987, given_up: 4, ..ENOUGH }, "4 histories were given up"),
+            (Figures { stuck_given_up: 4, ..ENOUGH }, "4 histories without an end were given up"),
             (Figures { linearized: 1_989, ..ENOUGH }, "1989 histories linearized and 10 undecided"),
             (Figures { given_up: 0, ..ENOUGH }, "1990 histories linearized and 9 undecided"),
             (Figures { stuck: 0, ..ENOUGH }, "1990 histories linearized and 1 undecided"),

@@ -1,6 +1,7 @@
 //! What reads that are not linearizable promise all the same: an age, and never to go back.
 
 use quorate::RaftStateMachine;
+use quorate_sim::check::{Verdict, ledger};
 use quorate_sim::history::{Call, Freshness, ListView, Operation, Outcome};
 use quorate_sim::{History, Ledger, LedgerCommand, oracle};
 
@@ -86,4 +87,53 @@ fn a_state_that_lacks_the_newest_has_nothing_wrong_in_it() {
     assert!(says(oracle::check_part(&history, &state(&[1, 2, 3, 4])), "phantom"));
     // Without the first, the second is elsewhere.
     assert!(says(oracle::check_part(&history, &state(&[2])), "lost"));
+}
+
+/// Where a cluster stands still for good, what was answered until then is judged all the same.
+#[test]
+fn a_stale_answer_is_found_where_there_is_no_end() {
+    let verdict = |asked: &[(u64, Call, Outcome)]| {
+        let (mut history, _, _) = appended();
+        for (at, call, outcome) in asked.iter().copied() {
+            let id = history.operations.len() as u64;
+            history.operations.push(operation(id, at, call, outcome, 1));
+        }
+        ledger::check_without_end(&history).map(|checked| checked.verdict)
+    };
+    let views = appended().2;
+    let read = |at, view| (at, Call::ReadList { key: KEY, freshness: Freshness::Linearizable }, Outcome::List(view));
+    let open = |at, value| (at, Call::Append { key: KEY, value }, Outcome::Unknown);
+    assert_eq!(verdict(&[]), Ok(Verdict::Linearizable));
+    assert_eq!(verdict(&[read(500, views[3])]), Ok(Verdict::Linearizable));
+    assert!(verdict(&[read(500, views[2])]).is_err_and(|error| error.starts_with("not linearizable")), "stale");
+    // What nobody was answered may have taken effect or not, and later, but not before it was asked for.
+    let seen = views[3].append(9);
+    assert_eq!(verdict(&[open(400, 9), read(500, views[3])]), Ok(Verdict::Linearizable));
+    assert_eq!(verdict(&[open(400, 9), read(500, views[3]), read(600, seen)]), Ok(Verdict::Linearizable));
+    assert!(verdict(&[read(500, seen), open(600, 9)]).is_err(), "seen before it was asked for");
+    assert!(verdict(&[open(400, 9), read(500, seen), read(600, views[3])]).is_err(), "seen, and then not");
+}
+
+/// A state that lacks the newest tells the order of all before: also of reads that no order of answers alone would tell to be old.
+#[test]
+fn an_answer_against_real_time_is_found_beside_a_state_that_lacks_the_newest() {
+    let part = |values: &[u64], reads: &[(u64, Freshness, usize)]| {
+        let (mut history, _, views) = appended();
+        for (at, freshness, version) in reads.iter().copied() {
+            let (id, call) = (history.operations.len() as u64, Call::ReadList { key: KEY, freshness });
+            history.operations.push(operation(id, at, call, Outcome::List(views[version]), 1));
+        }
+        let mut state = Ledger::default();
+        for value in values.iter().copied() {
+            state.apply(LedgerCommand(Call::Append { key: KEY, value }));
+        }
+        oracle::check_part(&history, &state)
+    };
+    assert_eq!(part(&[1, 2], &[(230, Freshness::Linearizable, 2)]), Ok(()));
+    assert!(says(part(&[1, 2], &[(230, Freshness::Linearizable, 1)]), "not linearizable"));
+    assert!(says(part(&[1, 2], &[(500, Freshness::MaxAge(200), 1)]), "too old"));
+    let back = [(500, Freshness::Stale, 2), (600, Freshness::Stale, 1)];
+    assert!(says(part(&[1, 2], &back), "goes back"));
+    // What the state does not hold, it says nothing of.
+    assert_eq!(part(&[1], &back), Ok(()));
 }

@@ -363,14 +363,19 @@ fn explains(history: &[Timed<Call, Outcome>], order: &[usize]) -> bool {
 
 #[test]
 fn what_a_linearizable_object_answers_is_linearizable() {
-    let mut rng = Rng::new(1, 0);
+    let (mut rng, mut judged) = (Rng::new(1, 0), 0);
     for _ in 0..300 {
         let (clients, unknown) = (rng.between(1, 8) as u32, *rng.pick(&[0, 100, 300]));
         let (history, end) = generate(&mut rng, &KEYS, clients, 120, unknown);
         assert_eq!(oracle::check(&history, &end), Ok(()));
         let checked = ledger::check(&history, &end).expect("it is linearizable");
         assert_eq!(checked.verdict, Verdict::Linearizable);
+        assert_eq!(oracle::check_part(&history, &end), Ok(()));
+        // With nothing known of the end, a search may be too hard, but finds nothing wrong.
+        let checked = ledger::check_without_end(&history).expect("it is linearizable");
+        judged += usize::from(checked.verdict == Verdict::Linearizable);
     }
+    assert!(judged > 250, "{judged}");
 }
 
 #[test]
@@ -399,6 +404,8 @@ fn small_histories_get_the_verdict_of_brute_force() {
         let verdict = brute_force(&timed);
         assert_eq!(is_linearizable(&LedgerModel, &timed), verdict, "{timed:#?}");
         *if verdict { &mut good } else { &mut bad } += 1;
+        // So does the way in which a history is prepared at the end of which nothing is known.
+        assert_eq!(is_linearizable(&LedgerModel, &ledger::timed_without_end(&history)), verdict, "{history:#?}");
         // With the end in view, the other way to prepare a history comes to the verdict of brute force as well.
         let whole = ledger::timed(&history, &end);
         if whole.len() <= 6 {

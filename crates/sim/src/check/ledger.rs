@@ -53,6 +53,44 @@ impl Model for LedgerModel {
 /// Writes that nobody was answered are left out where nobody can have seen their effect: a list at its end has all that
 /// was appended, and a register's value that no answer names, and no swap expects, was overwritten before it mattered.
 pub fn timed(history: &History, end: &Ledger) -> Vec<Timed<Call, Outcome>> {
+    let named = named(history);
+    let mut timed: Vec<_> = history.operations.iter().filter_map(|operation| one(operation, &named, end)).collect();
+    let keys: BTreeSet<Key> = history.operations.iter().map(|operation| operation.call.key()).collect();
+    for key in keys.into_iter().chain(end.keys()).collect::<BTreeSet<_>>() {
+        let freshness = Freshness::Linearizable;
+        let (input, output) = match key < FIRST_REGISTER {
+            true => (Call::ReadList { key, freshness }, Outcome::List(end.list(key))),
+            false => (Call::ReadRegister { key, freshness }, Outcome::Register { value: end.register(key) }),
+        };
+        timed.push(Timed { input, output: Some(output), invoked_at: Nanos::MAX, returned_at: None });
+    }
+    timed
+}
+
+/// The same of a history at the end of which nothing is known: any write that nobody was answered may have taken effect at
+/// any time, or take it yet. One of a register is left out as in [`timed`].
+pub fn timed_without_end(history: &History) -> Vec<Timed<Call, Outcome>> {
+    let named = named(history);
+    let open = |operation: &Operation| {
+        let Operation { call, outcome, invoked_at, returned_at, .. } = *operation;
+        let known = Timed { input: call, output: Some(outcome), invoked_at, returned_at };
+        match (call, outcome) {
+            (_, Outcome::NotApplied) => None,
+            (Call::ReadList { freshness, .. } | Call::ReadRegister { freshness, .. }, outcome) => {
+                (freshness.is_linearizable() && outcome != Outcome::Unknown).then_some(known)
+            }
+            (Call::Append { .. }, Outcome::Unknown) => Some(Timed { output: None, ..known }),
+            (Call::Put { value, .. } | Call::CompareAndSwap { value, .. }, Outcome::Unknown) => {
+                named.contains(&value).then_some(Timed { output: None, ..known })
+            }
+            _ => Some(known),
+        }
+    };
+    history.operations.iter().filter_map(open).collect()
+}
+
+/// Values that an answer names, or that a swap expects.
+fn named(history: &History) -> BTreeSet<u64> {
     let mut named: BTreeSet<u64> = BTreeSet::new();
     for operation in &history.operations {
         if let Call::CompareAndSwap { expect, .. } = operation.call {
@@ -67,17 +105,7 @@ pub fn timed(history: &History, end: &Ledger) -> Vec<Timed<Call, Outcome>> {
             Outcome::Unknown | Outcome::NotApplied | Outcome::Appended { .. } | Outcome::List(_) => {}
         }
     }
-    let mut timed: Vec<_> = history.operations.iter().filter_map(|operation| one(operation, &named, end)).collect();
-    let keys: BTreeSet<Key> = history.operations.iter().map(|operation| operation.call.key()).collect();
-    for key in keys.into_iter().chain(end.keys()).collect::<BTreeSet<_>>() {
-        let freshness = Freshness::Linearizable;
-        let (input, output) = match key < FIRST_REGISTER {
-            true => (Call::ReadList { key, freshness }, Outcome::List(end.list(key))),
-            false => (Call::ReadRegister { key, freshness }, Outcome::Register { value: end.register(key) }),
-        };
-        timed.push(Timed { input, output: Some(output), invoked_at: Nanos::MAX, returned_at: None });
-    }
-    timed
+    named
 }
 
 fn one(operation: &Operation, named: &BTreeSet<u64>, end: &Ledger) -> Option<Timed<Call, Outcome>> {
@@ -106,8 +134,19 @@ fn one(operation: &Operation, named: &BTreeSet<u64>, end: &Ledger) -> Option<Tim
 /// # Errors
 /// Says which object's answers no order explains.
 pub fn check(history: &History, end: &Ledger) -> Result<Checked<Key>, String> {
-    let timed = timed(history, end);
-    let checked = linearizable(&LedgerModel, &timed, MAX_STEPS);
+    judge(&timed(history, end))
+}
+
+/// The same of a history at the end of which nothing is known.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_without_end(history: &History) -> Result<Checked<Key>, String> {
+    judge(&timed_without_end(history))
+}
+
+fn judge(timed: &[Timed<Call, Outcome>]) -> Result<Checked<Key>, String> {
+    let checked = linearizable(&LedgerModel, timed, MAX_STEPS);
     let Verdict::Violation { key, longest, stuck } = &checked.verdict else { return Ok(checked) };
     let after = longest.last().map_or(String::new(), |last| format!(", the last {}", say(&timed[*last])));
     Err(format!(
