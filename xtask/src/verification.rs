@@ -167,6 +167,8 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
     if part.args.contains(REPORT) {
         let _ = fs::remove_file(root.join(REPORT));
     }
+    // The simulator writes its report there itself.
+    fs::create_dir_all(root.join(OUTPUTS)).map_err(|error| format!("cannot make {OUTPUTS}: {error}"))?;
     let mut program = part.script.map_or_else(cargo, |script| Command::new(root.join(script)));
     let mut child = program
         .args(part.args.split_whitespace())
@@ -193,7 +195,6 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
         if status.success() { "well" } else { "FAILED" }
     );
     let file = part.file(root);
-    fs::create_dir_all(root.join(OUTPUTS)).map_err(|error| format!("cannot make {OUTPUTS}: {error}"))?;
     fs::write(&file, head + &output).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
     match status.success() {
         true => Ok(()),
@@ -201,7 +202,6 @@ fn perform(root: &Path, part: &Part, more: &[String]) -> Result<(), String> {
     }
 }
 
-/// Which state of the code this is.
 /// Names the code that is built here.
 pub(crate) fn commit(root: &Path) -> Result<String, String> {
     let git = |args: &[&str]| {
