@@ -216,6 +216,25 @@ fn a_search_that_takes_too_long_says_so() {
     assert_eq!(checked.steps, 20_001);
 }
 
+#[test]
+fn writes_that_nobody_was_told_of_are_not_tried_in_every_order() {
+    // Of forty such writes any subset may have taken effect, in any order: a search of those would never end.
+    let untold_writes = |asked| (1..=40).map(move |value| untold(asked, RegisterInput::Write(value)));
+    let swaps = (1..=40).map(|value| untold(0, RegisterInput::CompareAndSwap { expect: 0, value: 100 + value }));
+    let history = |reads: &[u64]| {
+        let reads = reads.iter().zip(1..).map(|(value, turn)| read(turn * 10, turn * 10 + 5, *value));
+        untold_writes(0).chain(swaps.clone()).chain(reads).collect::<Vec<_>>()
+    };
+    for (reads, expected) in [(&[7, 30, 0, 2][..], false), (&[7, 30, 140][..], false), (&[107, 30, 1][..], true)] {
+        let checked = linearizable(&Register, &history(reads), 20_000);
+        let linearizable = checked.verdict == Verdict::Linearizable;
+        assert!(
+            linearizable == expected && !matches!(checked.verdict, Verdict::Unknown { .. }),
+            "{reads:?}: {checked:?}"
+        );
+    }
+}
+
 // ---- histories of a simulated object ----
 
 /// A list and a register.

@@ -219,7 +219,10 @@ impl<'a, M: Model> Search<'a, M> {
             let next = self.model.step(&state, &asked.input, asked.output.as_ref());
             placed[operation / 64] ^= 1 << (operation % 64);
             match next {
-                Some(next) if tried.insert((placed.clone().into(), next.clone())) => {
+                Some(next)
+                    if !self.is_in_vain(&state, order.last(), operation, &next)
+                        && tried.insert((placed.clone().into(), next.clone())) =>
+                {
                     let before = std::mem::replace(&mut state, next);
                     order.push(Taken { operation, found: cursor, before });
                     self.take(operation, cursor);
@@ -232,6 +235,19 @@ impl<'a, M: Model> Search<'a, M> {
             }
         }
         Found::Order
+    }
+
+    /// Whether an order with this operation next is as good without an operation of unknown answer: this one changes nothing,
+    /// or the one before it made no difference to it. What is left out may take effect later, so such an order explains
+    /// nothing that the shorter one, which is tried as well, does not. Else all subsets of them would be tried.
+    fn is_in_vain(&self, state: &M::State, last: Option<&Taken<M::State>>, operation: usize, next: &M::State) -> bool {
+        let asked = self.operations[operation];
+        let changes_nothing = asked.output.is_none() && next == state;
+        let last = last.filter(|last| self.operations[last.operation].output.is_none());
+        changes_nothing
+            || last.is_some_and(|last| {
+                self.model.step(&last.before, &asked.input, asked.output.as_ref()).as_ref() == Some(next)
+            })
     }
 
     fn after(&self, cursor: Cursor) -> Cursor {
