@@ -43,4 +43,9 @@ pub const PATHS: &[Path] = &[
         run: put::in_batches,
     },
     Path { name: "put-64", what: "client_write by one of 64 clients, in the same way", run: put::many_clients },
+    Path {
+        name: "read-lease",
+        what: "a read by a lease, answered on the caller's thread, in the same way",
+        run: put::lease_reads,
+    },
 ];

@@ -1,11 +1,12 @@
-//! Writes through the public API: the driver, the queues, the applies and the callers' futures.
+//! Writes and reads through the public API: the driver, the queues, the applies and the callers' futures.
 
 use std::error::Error;
 use std::future::Future;
+use std::hint::black_box;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use quorate::{MemoryNetwork, Raft, RaftStateMachine, Raw};
+use quorate::{LeasePolicy, MemoryNetwork, Raft, RaftStateMachine, Raw, ReadPolicy, Settings};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::measured;
@@ -55,16 +56,27 @@ pub(super) fn many_clients() -> Result<u64, Box<dyn Error>> {
 pub(super) fn in_batches() -> Result<u64, Box<dyn Error>> {
     const BATCH: u64 = 64;
     const BATCHES: u64 = 150;
-    with_leader(|runtime, leader| {
+    with_leader(LeasePolicy::default(), |runtime, leader| {
         run(runtime, load_batches(leader, BATCH, WARM_UP.div_ceil(BATCH)))?;
         measured(|| run(runtime, load_batches(leader, BATCH, BATCHES)))
     })?;
     Ok(BATCH * BATCHES)
 }
 
+pub(super) fn lease_reads() -> Result<u64, Box<dyn Error>> {
+    const READS: u64 = 5_000;
+    with_leader(LeasePolicy::LeaseReads, |runtime, leader| {
+        // The first ones wait for the lease.
+        run(runtime, load(leader, 1, 100))?;
+        run(runtime, load_reads(leader, 100))?;
+        measured(|| run(runtime, load_reads(leader, READS)))
+    })?;
+    Ok(READS)
+}
+
 /// So many puts by each of so many clients, after a warm-up by the same.
 fn puts(clients: u64, each: u64) -> Result<u64, Box<dyn Error>> {
-    with_leader(|runtime, leader| {
+    with_leader(LeasePolicy::default(), |runtime, leader| {
         run(runtime, load(leader, clients, WARM_UP.div_ceil(clients)))?;
         measured(|| run(runtime, load(leader, clients, each)))
     })?;
@@ -73,11 +85,12 @@ fn puts(clients: u64, each: u64) -> Result<u64, Box<dyn Error>> {
 
 /// Does something with the leader of a cluster.
 fn with_leader(
+    lease: LeasePolicy,
     work: impl FnOnce(&Runtime, &Raft<Machine>) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let network = MemoryNetwork::fused();
-    let (nodes, leader) = run(&runtime, start(&network))?;
+    let (nodes, leader) = run(&runtime, start(&network, lease))?;
     work(&runtime, &leader)?;
     runtime.block_on(async {
         for node in &nodes {
@@ -92,11 +105,12 @@ fn run<T>(runtime: &Runtime, work: impl Future<Output = Outcome<T>>) -> Result<T
 }
 
 /// Three nodes, and the one that leads.
-async fn start(network: &MemoryNetwork) -> Outcome<(Vec<Raft<Machine>>, Raft<Machine>)> {
+async fn start(network: &MemoryNetwork, lease: LeasePolicy) -> Outcome<(Vec<Raft<Machine>>, Raft<Machine>)> {
     let peers: Vec<(u64, String)> = (1..=3).map(|id| (id, format!("node {id}"))).collect();
     let mut starting = Vec::new();
     for (id, _) in &peers {
-        let builder = Raft::<Machine>::builder(*id).peers(peers.clone()).in_memory(network);
+        let builder =
+            Raft::<Machine>::builder(*id).peers(peers.clone()).settings(Settings { lease }).in_memory(network);
         starting.push(tokio::spawn(builder.start(Machine::default())));
     }
     let mut nodes = Vec::new();
@@ -110,6 +124,17 @@ async fn start(network: &MemoryNetwork) -> Outcome<(Vec<Raft<Machine>>, Raft<Mac
     let place = nodes.iter().position(|node| node.node_id() == leader).ok_or("an unknown node leads")?;
     let leader = nodes[place].clone();
     Ok((nodes, leader))
+}
+
+async fn load_reads(leader: &Raft<Machine>, reads: u64) -> Outcome<()> {
+    let leader = leader.clone();
+    let client = async move {
+        for _ in 0..reads {
+            black_box(leader.read(ReadPolicy::LeaseRead, |machine| machine.applied).await?);
+        }
+        Outcome::Ok(())
+    };
+    tokio::spawn(client).await?
 }
 
 async fn load_batches(leader: &Raft<Machine>, batch: u64, batches: u64) -> Outcome<()> {
