@@ -9,13 +9,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use quorate_core::{LeaderId, LogId, NodeId};
 use quorate_wire::EntryKind;
+use smallvec::SmallVec;
 use tokio::time::timeout_at;
 
 use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
 use crate::deadline::{from_now, later};
 use crate::forward::{Attempt, Stop, told, written};
-use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Terms, Timer, entry_bytes};
+use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Runs, Terms, Timer, entry_bytes};
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::{SessionOutcome, check_session_entry};
@@ -31,6 +32,9 @@ thread_local! {
     /// Where commands are encoded, outside of any lock.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
+
+/// Of so many commands at once, the ends of their encodings are kept on the stack.
+const INLINE_ENDS: usize = 64;
 
 /// A scratch buffer that grew larger than this is not kept.
 const MAX_SCRATCH_BYTES: usize = 1 << 20;
@@ -383,11 +387,27 @@ impl<S: RaftStateMachine> Group<S> {
         if let Err(error) = self.check_open() {
             return commands.iter().map(|_| Err(error.clone())).collect();
         }
-        let began = Instant::now();
-        let mut results: Vec<Option<ClientWriteResult<S::Response>>> = Vec::with_capacity(commands.len());
+        let mut here = Here { results: Vec::new(), again: Vec::new(), since: None };
         if self.goes_here(only) {
-            self.write_many_here(&mut commands, only, deadline, &mut results).await;
+            self.write_many_here(&mut commands, only, deadline, &mut here).await;
         }
+        match here.again.is_empty() && here.results.len() == commands.len() {
+            true => here.results,
+            false => Box::pin(self.write_many_again(commands, only, deadline, here)).await,
+        }
+    }
+
+    /// Writes what this node did not take.
+    async fn write_many_again(
+        self: Arc<Self>,
+        commands: Vec<S::Command>,
+        only: Option<LeaderId>,
+        deadline: Option<Instant>,
+        here: Here<S::Response>,
+    ) -> Vec<ClientWriteResult<S::Response>> {
+        let began = here.since.unwrap_or_else(Instant::now);
+        let mut results: Vec<Option<_>> = here.results.into_iter().map(Some).collect();
+        here.again.into_iter().for_each(|place| results[place] = None);
         results.resize_with(commands.len(), || None);
         let mut rest = Vec::new();
         for (place, (command, result)) in commands.iter().zip(&mut results).enumerate() {
@@ -402,24 +422,24 @@ impl<S: RaftStateMachine> Group<S> {
         if !rest.is_empty() {
             let deadline = deadline.unwrap_or_else(|| later(began, self.host.config.write_timeout));
             drop(commands);
-            Box::pin(self.write_rest(rest, only, deadline, &mut results)).await;
+            self.write_rest(rest, only, deadline, &mut results).await;
         }
         results.into_iter().map(|result| result.unwrap_or(Err(ClientWriteError::OutcomeUnknown))).collect()
     }
 
-    /// One result a command; `None` where it has to be tried again.
+    /// Puts the commands into the queue, as many as it takes, and waits for their results.
     async fn write_many_here(
         &self,
         commands: &mut [S::Command],
         only: Option<LeaderId>,
         deadline: Option<Instant>,
-        results: &mut Vec<Option<ClientWriteResult<S::Response>>>,
+        here: &mut Here<S::Response>,
     ) {
         let timer = if deadline.is_some() { Timer::Caller } else { Timer::Node };
         let mut refused = Vec::new();
-        let mut runs: Vec<(Joined<S::Response>, usize)> = Vec::new();
+        let mut runs = Runs::new();
         with_scratch(|scratch| {
-            let mut ends = Vec::with_capacity(commands.len());
+            let mut ends: SmallVec<[usize; INLINE_ENDS]> = SmallVec::with_capacity(commands.len());
             for (place, command) in commands.iter().enumerate() {
                 match self.encode(command, scratch) {
                     Ok(()) => ends.push(scratch.len()),
@@ -433,36 +453,46 @@ impl<S: RaftStateMachine> Group<S> {
                 false => refused.clear(),
             }
         });
+        here.since = runs.first().map(|(run, _)| run.waits.since);
+        let count = commands.len();
         let mut refused = refused.into_iter().peekable();
+        let Here { results, again, .. } = here;
         self.results_of(runs, deadline, |result| {
+            // Not before there are some: many calls wait at once.
+            results.reserve_exact(count - results.len());
             while let Some((_, error)) = refused.next_if(|(place, _)| *place <= results.len()) {
-                results.push(Some(Err(error)));
+                results.push(Err(error));
             }
             results.push(match result {
-                Ok((log_id, response)) => Some(Ok(ClientWriteResponse { log_id, response })),
+                Ok((log_id, response)) => Ok(ClientWriteResponse { log_id, response }),
                 Err(Failure::Replaced) if let Some(wanted) = only => {
-                    Some(Err(ClientWriteError::LeaderChanged { wanted, leader: self.node.leader() }))
+                    Err(ClientWriteError::LeaderChanged { wanted, leader: self.node.leader() })
                 }
-                Err(Failure::NotLeader(_) | Failure::Replaced) => None,
-                Err(failure) => Some(Err(self.error_of(failure))),
+                Err(failure) => {
+                    if matches!(failure, Failure::NotLeader(_) | Failure::Replaced) {
+                        again.push(results.len());
+                    }
+                    Err(self.error_of(failure))
+                }
             });
         })
         .await;
         for (place, error) in refused {
             // A queue that is closed took none of those before it.
-            results.resize_with(place, || None);
-            results.push(Some(Err(error)));
+            again.extend(results.len()..place);
+            results.resize_with(place, || Err(ClientWriteError::OutcomeUnknown));
+            results.push(Err(error));
         }
     }
 
     /// Waits for runs of commands in the queue, until the deadline if there is one, and hands over how each of them ended.
     pub(crate) async fn results_of(
         &self,
-        mut runs: Vec<(Joined<S::Response>, usize)>,
+        mut runs: Runs<S::Response>,
         deadline: Option<Instant>,
         mut take: impl FnMut(Result<(LogId, S::Response), Failure>),
     ) {
-        let mut tickets: Option<Vec<(Ticket<'_, S>, usize)>> = None;
+        let mut tickets: Option<SmallVec<[(Ticket<'_, S>, usize); 1]>> = None;
         let all = std::future::poll_fn(|context| {
             let first = tickets.is_none();
             let tickets = tickets.get_or_insert_with(|| {
@@ -486,6 +516,16 @@ impl<S: RaftStateMachine> Group<S> {
             ticket.joined.waits.take_each(ticket.joined.cell, *count, &mut take);
         }
     }
+}
+
+/// What became of commands that were put into this node's queue together.
+struct Here<R> {
+    /// One result a command, of the first so many of them.
+    results: Vec<ClientWriteResult<R>>,
+    /// Places of those that certainly entered no log, and are tried again.
+    again: Vec<usize>,
+    /// When they were put there, if they were.
+    since: Option<Instant>,
 }
 
 /// A caller's place in the queue.

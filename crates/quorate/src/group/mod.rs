@@ -23,7 +23,7 @@ pub(crate) use content::{Restored, read_header, restore, restored_by, write_head
 #[cfg(feature = "sim")]
 pub(crate) use node::blocking::outgoing;
 pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock};
-pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Taken, entry_bytes};
+pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Runs, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, Question, ReadBatch, ReadDuty};
 pub(crate) use terms::{CommitSlot, CommitWaits, OnCommit, Terms, Timer, forget};
 pub(crate) use waits::{Failure, Fired, KEPT_ROOM, Permit, Responder, Room, WaitList, Waits};

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use quorate_core::LeaderId;
 use quorate_wire::{BatchBuilder, ENTRY_OVERHEAD_BYTES, EntryKind};
+use smallvec::SmallVec;
 
 use super::terms::{Commits, Terms, Timer, forget};
 use super::waits::{Failure, Fired, Permit, Responder, WaitList, Waits, Window};
@@ -116,6 +117,9 @@ pub(crate) struct Joined<R> {
     pub(crate) duty: Duty,
 }
 
+/// Where each run of commands that were added together waits, and its length. Most often they fit one batch.
+pub(crate) type Runs<R> = SmallVec<[(Joined<R>, usize); 1]>;
+
 /// What a caller has to do so that its batch is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Duty {
@@ -216,14 +220,8 @@ impl<R: Send + 'static> ProposalQueue<R> {
 
     /// Adds commands whose bytes were taken from the window: the parts of `payloads` that end at `ends`. Returns
     /// where each run of them waits, and its length; nothing if the queue is closed.
-    pub(crate) fn push_many(
-        &self,
-        payloads: &[u8],
-        ends: &[usize],
-        only: Option<LeaderId>,
-        timer: Timer,
-    ) -> Vec<(Joined<R>, usize)> {
-        let mut runs: Vec<(Joined<R>, usize)> = Vec::new();
+    pub(crate) fn push_many(&self, payloads: &[u8], ends: &[usize], only: Option<LeaderId>, timer: Timer) -> Runs<R> {
+        let mut runs = Runs::new();
         let mut count;
         let mut queue = self.queue.lock();
         if queue.closed.is_some() {
