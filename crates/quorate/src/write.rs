@@ -16,7 +16,7 @@ use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
 use crate::deadline::{from_now, later};
 use crate::forward::{Attempt, Stop, told, written};
-use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Runs, Terms, Timer, entry_bytes};
+use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Runs, Terms, Timer, entry_bytes, wait_awake};
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::{SessionOutcome, check_session_entry};
@@ -134,7 +134,7 @@ impl<S: RaftStateMachine> Group<S> {
             });
             match self.proposals.push_remote(EntryKind::Command, scratch, &asked, responder) {
                 Ok(Duty::Nothing) => Ok(()),
-                Ok(Duty::ComeBack | Duty::StepNow | Duty::Wake) => {
+                Ok(Duty::ComeBack | Duty::StepNow | Duty::StepHalf | Duty::Wake) => {
                     self.node.step_there();
                     Ok(())
                 }
@@ -568,6 +568,13 @@ impl<'a, S: RaftStateMachine> Ticket<'a, S> {
             Duty::StepNow => {
                 self.joined.duty = Duty::Nothing;
                 self.group.node.step_here();
+                self.wait_awake();
+            }
+            Duty::StepHalf => {
+                self.joined.duty = Duty::Nothing;
+                if self.group.node.is_stood_by() {
+                    self.group.node.step_here();
+                }
             }
             Duty::Wake => self.group.node.step_there(),
         }
@@ -579,11 +586,26 @@ impl<'a, S: RaftStateMachine> Ticket<'a, S> {
             return;
         }
         self.joined.duty = Duty::Nothing;
-        if self.joined.waits.is_taken() {
+        if self.joined.waits.taken() > 0 {
             return;
         }
         // Measured: the turn costs this thread less than waking another does, and it wakes its neighbours cheaply.
         self.group.node.step_here();
+        self.wait_awake();
+    }
+
+    /// Waits a little for the answer to what this thread's turn asked of the peers, if a thread that is awake steps these, and
+    /// no other call could have its answer meanwhile.
+    fn wait_awake(&self) {
+        let (node, window, patience) = (&self.group.node, &self.group.proposals.window, &self.group.proposals.patience);
+        if !node.is_stood_by() || !patience.pays() {
+            return;
+        }
+        let is_over = || match self.joined.waits.taken() {
+            0 => false,
+            bytes => window.used() != bytes,
+        };
+        patience.learn(wait_awake(Instant::now(), is_over));
     }
 }
 

@@ -1,4 +1,5 @@
-//! Nodes that are stepped by the thread that sends to them: a packet is taken in within the turn of the peer that sends it.
+//! Nodes that are stepped by the thread that sends to them: a packet is taken in within the turn of the peer that sends it; and
+//! beside them, nodes that are stepped by a thread that stands by.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
@@ -174,10 +175,9 @@ async fn judge(nodes: &[Raft<Ledger>], writers: Vec<tokio::task::JoinHandle<Told
     assert!(known > 0, "nothing was written");
 }
 
-#[test]
-fn leadership_goes_round_between_threads_that_all_step_every_node() {
-    in_time(3, || async {
-        let nodes = start_on(&MemoryNetwork::fused(), 3, patient()).await;
+fn leadership_goes_round(network: fn() -> MemoryNetwork) {
+    in_time(3, move || async move {
+        let nodes = start_on(&network(), 3, patient()).await;
         let (over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let writers = write_by_each(&nodes, &over, &count);
         let mut last = leader(&nodes).await.node_id();
@@ -195,9 +195,18 @@ fn leadership_goes_round_between_threads_that_all_step_every_node() {
 }
 
 #[test]
-fn cut_connections_lose_nothing_between_threads_that_all_step_every_node() {
-    in_time(3, || async {
-        let network = MemoryNetwork::fused();
+fn leadership_goes_round_between_threads_that_all_step_every_node() {
+    leadership_goes_round(MemoryNetwork::fused);
+}
+
+#[test]
+fn leadership_goes_round_beside_a_thread_that_stands_by() {
+    leadership_goes_round(MemoryNetwork::new);
+}
+
+fn cut_connections_lose_nothing(network: fn() -> MemoryNetwork) {
+    in_time(3, move || async move {
+        let network = network();
         let nodes = start_on(&network, 3, Config::default()).await;
         let (over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let writers = write_by_each(&nodes, &over, &count);
@@ -221,6 +230,36 @@ fn cut_connections_lose_nothing_between_threads_that_all_step_every_node() {
         }
         over.store(true, Ordering::Relaxed);
         judge(&nodes, writers).await;
+        stop(nodes).await;
+    });
+}
+
+#[test]
+fn cut_connections_lose_nothing_between_threads_that_all_step_every_node() {
+    cut_connections_lose_nothing(MemoryNetwork::fused);
+}
+
+#[test]
+fn cut_connections_lose_nothing_beside_a_thread_that_stands_by() {
+    cut_connections_lose_nothing(MemoryNetwork::new);
+}
+
+#[test]
+fn a_caller_alone_is_answered_beside_a_thread_that_stands_by() {
+    in_time(2, || async {
+        let nodes = start_on(&MemoryNetwork::new(), 3, patient()).await;
+        let leader = leader(&nodes).await;
+        let writer = tokio::spawn(async move {
+            for number in 1..=3_000 {
+                assert_eq!(leader.client_write(number.to_string()).await.unwrap().response, number);
+            }
+            for first in (3_001..6_000).step_by(4) {
+                let answers = leader.client_write_many((first..first + 4).map(|number| number.to_string()).collect());
+                let answers: Vec<_> = answers.await.into_iter().map(|answer| answer.unwrap().response).collect();
+                assert_eq!(answers, [first, first + 1, first + 2, first + 3]);
+            }
+        });
+        writer.await.unwrap();
         stop(nodes).await;
     });
 }

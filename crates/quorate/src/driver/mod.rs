@@ -520,7 +520,7 @@ impl Driver {
             if self.broken {
                 return;
             }
-            if self.proposed.len() >= self.max_proposed {
+            if self.proposed.len() >= self.max_proposed || self.waits_for_more() {
                 return self.proposals.set_held(true);
             }
             let Some(taken) = self.proposals.take() else { return };
@@ -530,6 +530,14 @@ impl Driver {
             // Storage that completes at once is reported in the same turn.
             self.report_completions(now, effects);
         }
+    }
+
+    /// Whether the next batch of writes is smaller than the one under way, in memory, where that is committed after some ten
+    /// microseconds: so few would cost as much as many, and many that come in turns would go on in small batches for ever.
+    fn waits_for_more(&self) -> bool {
+        let in_memory = self.memory.is_some() && self.links.is_some();
+        let Some(last) = self.proposed.back().filter(|_| in_memory) else { return false };
+        (1..last.entries).contains(&self.proposals.next_count())
     }
 
     #[inline(never)]

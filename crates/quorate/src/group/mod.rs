@@ -22,6 +22,7 @@ pub use commands::Shown;
 pub(crate) use content::{Restored, read_header, restore, restored_by, write_header};
 #[cfg(feature = "sim")]
 pub(crate) use node::blocking::outgoing;
+pub(crate) use node::standby::{Standby, wait_awake};
 pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock};
 pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Runs, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, Question, ReadBatch, ReadDuty};

@@ -9,6 +9,7 @@ mod at_once;
 pub(crate) mod blocking;
 mod end;
 mod seen;
+pub(crate) mod standby;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::Span;
 
+use self::standby::{Standby, StandsBy, may_wait_awake};
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
 use crate::blame::{self, Caught};
@@ -34,7 +36,9 @@ use crate::events::NODE;
 use crate::group::reads::ReadQueue;
 use crate::meters::{Depths, GroupMeters};
 use crate::metrics::{TransfersShown, metrics_of};
-use crate::{ClosedReason, Completions, RaftLogStorage, RaftMetrics, RaftNetwork, SnapshotStore, StorageError};
+use crate::{
+    ClosedReason, Completions, MemoryEndpoint, RaftLogStorage, RaftMetrics, RaftNetwork, SnapshotStore, StorageError,
+};
 
 /// Nobody steps the driver and nothing is left to do.
 const IDLE: u8 = 0;
@@ -194,6 +198,7 @@ impl Mark {
 
 /// One group on one node.
 pub(crate) struct Node {
+    this: Weak<Self>,
     pub(crate) me: NodeId,
     pub(crate) group: GroupId,
     pub(crate) clock: Clock,
@@ -211,6 +216,8 @@ pub(crate) struct Node {
     inbox: Mutex<Inbox>,
     seat: Mutex<Seat>,
     signal: Notify,
+    /// Where it is left to a thread that is awake, if there is one.
+    standby: Option<Arc<Standby>>,
     /// When the task's timer fires, in core nanoseconds.
     armed: AtomicU64,
     /// When it should, in core nanoseconds.
@@ -280,7 +287,11 @@ impl Node {
         let clock = ClockWatch::new(now.as_nanos(), wall_nanos(&parts.wall));
         let membership = Arc::new(driver.core().membership().clone());
         let membership_log_id = driver.core().membership_log_id();
-        Arc::new(Self {
+        // What waits for more than other nodes in memory waits too long for a thread to stay awake.
+        let is_in_memory = parts.storage.as_memory().is_some() && may_wait_awake(&parts.runtime);
+        let standby = parts.network.as_memory().filter(|_| is_in_memory).and_then(MemoryEndpoint::standby);
+        Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
             me: parts.me,
             group: parts.group,
             clock: parts.clock,
@@ -296,6 +307,7 @@ impl Node {
             word: AtomicU8::new(IDLE),
             inbox: Mutex::default(),
             signal: Notify::new(),
+            standby,
             armed: AtomicU64::new(u64::MAX),
             due: AtomicU64::new(u64::MAX),
             leads: AtomicBool::new(false),
@@ -450,10 +462,17 @@ impl Node {
                 _ => word,
             };
             match self.word.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(IDLE) => return self.signal.notify_one(),
+                Ok(IDLE) => return self.rouse(),
                 Ok(_) => return,
                 Err(now) => word = now,
             }
+        }
+    }
+
+    /// Has this scheduled node stepped by a thread that is awake, or by its task.
+    fn rouse(&self) {
+        if !self.standby.as_ref().is_some_and(|standby| standby.leave(&self.this)) {
+            self.signal.notify_one();
         }
     }
 
@@ -729,9 +748,17 @@ impl Node {
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
         // Deadlines mostly move away: the timer is set again only when it fired, or would fire too late.
-        let mut armed = None;
+        let (mut armed, mut stands_by) = (None, None::<StandsBy<'_>>);
         while self.closed.get().is_none() {
-            self.step_here();
+            // Before anything is stepped: what that leaves to others is left to this thread.
+            stands_by = stands_by.or_else(|| self.standby.as_ref()?.begin());
+            stands_by = match stands_by {
+                Some(here) => here.serve(&self).then_some(here),
+                None => {
+                    self.step_here();
+                    None
+                }
+            };
             if armed.is_some_and(|at| self.clock.now() >= at) {
                 // Under load the signal is always ready, and the timer would never have its turn.
                 armed = None;
@@ -746,6 +773,10 @@ impl Node {
                 if self.due.load(Ordering::SeqCst) < wake.as_nanos() {
                     continue;
                 }
+            }
+            if stands_by.is_some() {
+                tokio::task::yield_now().await;
+                continue;
             }
             tokio::select! {
                 biased;

@@ -14,6 +14,7 @@ use quorate_core::LeaderId;
 use quorate_wire::{BatchBuilder, ENTRY_OVERHEAD_BYTES, EntryKind};
 use smallvec::SmallVec;
 
+use super::node::standby::Patience;
 use super::terms::{Commits, Terms, Timer, forget};
 use super::waits::{Failure, Fired, Permit, Responder, WaitList, Waits, Window};
 use crate::ClosedReason;
@@ -33,6 +34,9 @@ const MAX_ALONE: Duration = Duration::from_millis(2);
 /// So many batches later it is tried again, if a step did not answer its caller.
 const NOT_AT_ONCE: i32 = 256;
 
+/// A batch of fewer than twice so many is not taken in halves: a turn costs as much as eight calls.
+const MIN_HALF: usize = 8;
+
 /// Builders, and lists of callers, that are kept for the next batches.
 const MAX_SPARES: usize = 2;
 
@@ -50,6 +54,9 @@ pub(crate) struct Taken {
 pub(crate) trait Proposals: Send + Sync {
     /// The oldest batch.
     fn take(&self) -> Option<Taken>;
+
+    /// Commands in the oldest batch; 0 if there is none.
+    fn next_count(&self) -> u64;
 
     /// Says whether the driver leaves batches in the queue until some that it took are committed. Until then
     /// nobody needs to be woken for the queue: the driver comes back by itself.
@@ -101,6 +108,8 @@ pub(crate) struct ProposalQueue<R> {
     /// Batches in the queue; lets a turn see without the lock that there are none.
     waiting: AtomicUsize,
     pub(crate) window: Arc<Window>,
+    /// Of callers that wait awake.
+    pub(crate) patience: Patience,
     /// Tells when a batch was opened.
     clock: fn() -> Instant,
 }
@@ -129,6 +138,9 @@ pub(crate) enum Duty {
     ComeBack,
     /// It opened the batch, and nobody joins these days: have it taken.
     StepNow,
+    /// With it the batch is half as large as the last one, and nothing is under way: have it taken if a thread that is awake
+    /// answers it, so that the other half is collected meanwhile.
+    StepHalf,
     /// Another thread's caller opened the batch, and nobody knows when it comes back: have it taken.
     Wake,
 }
@@ -187,6 +199,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             held: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             window: Arc::default(),
+            patience: Patience::default(),
             clock,
         }
     }
@@ -264,13 +277,18 @@ impl<R: Send + 'static> ProposalQueue<R> {
             self.window.give(entry_bytes(payload.len()));
             return Err(reason);
         }
+        let half = queue.last_count / 2;
         let open = self.open(&mut queue, payload.len(), terms.only);
         open.builder.push(kind, payload);
         let cell = join(&open.waits);
         if let Some(slot) = &terms.on_commit {
             open.commits.push((cell, Arc::clone(slot)));
         }
+        let bytes = open.builder.bytes();
         let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty: open.duty(cell) };
+        if joined.duty == Duty::Nothing && cell + 1 == half && half >= MIN_HALF && self.window.used() == bytes {
+            joined.duty = Duty::StepHalf;
+        }
         // The batch was opened by this call, so this is its time: no clock is read for it.
         if joined.duty == Duty::ComeBack && !queue.gives_way(joined.waits.since) {
             joined.duty = Duty::StepNow;
@@ -337,7 +355,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
                 1 => 0,
                 _ => queue.alone.min(-ALONE),
             };
-            open.waits.set_taken();
+            open.waits.set_taken(open.builder.bytes());
             open
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -352,6 +370,13 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
         match self.waiting.load(Ordering::SeqCst) {
             0 => None,
             _ => self.take_oldest(),
+        }
+    }
+
+    fn next_count(&self) -> u64 {
+        match self.waiting.load(Ordering::SeqCst) {
+            0 => 0,
+            _ => self.queue.lock().batches.front().map_or(0, |open| open.builder.count()),
         }
     }
 
@@ -439,7 +464,7 @@ mod tests {
         queue.leave(&mut second.waits);
         drop(second);
         let again = join(&queue);
-        assert_eq!((Arc::as_ptr(&again.waits), again.cell, again.waits.is_taken()), (list, 0, false));
+        assert_eq!((Arc::as_ptr(&again.waits), again.cell, again.waits.taken()), (list, 0, 0));
         assert!(again.waits.since >= other.waits.since, "it began anew");
     }
 

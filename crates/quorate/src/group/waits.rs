@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -70,8 +70,8 @@ impl<R> Cell<R> {
 /// The list of one proposal.
 pub(crate) struct WaitList<R> {
     cells: Mutex<Vec<Cell<R>>>,
-    /// Whether the driver took the batch.
-    taken: AtomicBool,
+    /// Bytes of the batch, once the driver took it; 0 before.
+    taken: AtomicUsize,
     /// When the first caller joined.
     pub(crate) since: Instant,
 }
@@ -188,7 +188,7 @@ pub(crate) trait Waits: Send + Sync {
 impl<R: Send + 'static> WaitList<R> {
     /// An empty list that will have about `count` cells.
     pub(crate) fn new(count: usize, since: Instant) -> Self {
-        Self { cells: Mutex::new(Vec::with_capacity(count)), taken: AtomicBool::new(false), since }
+        Self { cells: Mutex::new(Vec::with_capacity(count)), taken: AtomicUsize::new(0), since }
     }
 
     /// Lets go of what is in it, unless somebody else still holds the list; returns whether it may be used again.
@@ -207,7 +207,7 @@ impl<R: Send + 'static> WaitList<R> {
     /// An emptied list again, as a new one; `None` if somebody else still holds it.
     pub(crate) fn reopen(mut list: Arc<Self>, since: Instant) -> Option<Arc<Self>> {
         let open = Arc::get_mut(&mut list)?;
-        *open.taken.get_mut() = false;
+        *open.taken.get_mut() = 0;
         open.since = since;
         Some(list)
     }
@@ -235,12 +235,13 @@ impl<R: Send + 'static> WaitList<R> {
         cells.len() - 1
     }
 
-    pub(crate) fn set_taken(&self) {
-        self.taken.store(true, Ordering::Release);
+    /// The driver took the batch, which has so many bytes.
+    pub(crate) fn set_taken(&self, bytes: usize) {
+        self.taken.store(bytes, Ordering::Release);
     }
 
-    /// Whether the driver took the batch.
-    pub(crate) fn is_taken(&self) -> bool {
+    /// Bytes of the batch, once the driver took it; 0 before.
+    pub(crate) fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }
 

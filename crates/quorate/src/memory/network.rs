@@ -11,7 +11,7 @@ use quorate_wire::Packet;
 use smallvec::SmallVec;
 
 use crate::driver::Answer;
-use crate::group::Node;
+use crate::group::{Node, Standby};
 use crate::{Inbound, OutgoingSnapshot, RaftNetwork, ReceivedSnapshot, SnapshotData};
 
 /// A network inside one process, for tests and benchmarks. Cheap to clone; nodes started with the same one
@@ -32,6 +32,7 @@ struct Shared {
     fused: AtomicBool,
     /// Grows whenever another node may be reached, or not any more.
     changes: AtomicU64,
+    standby: Arc<Standby>,
 }
 
 impl Shared {
@@ -55,7 +56,8 @@ impl std::fmt::Debug for MemoryNetwork {
 }
 
 impl MemoryNetwork {
-    /// A network without nodes, whose nodes are each stepped by a task of their own.
+    /// A network without nodes, whose nodes are stepped by tasks of their runtimes. Under load one of these threads stays
+    /// awake for them, and a caller waits for it awake for some microseconds, where that has proved shorter than to sleep.
     pub fn new() -> Self {
         Self::default()
     }
@@ -127,6 +129,11 @@ impl MemoryEndpoint {
     /// The groups of this node's host are others than before.
     pub(crate) fn groups_changed(&self) {
         self.shared.changed();
+    }
+
+    /// Where this network's nodes are left to a thread that is awake, if they are not stepped by who sends.
+    pub(crate) fn standby(&self) -> Option<Arc<Standby>> {
+        (!self.is_fused()).then(|| Arc::clone(&self.shared.standby))
     }
 
     pub(crate) fn is_fused(&self) -> bool {

@@ -1,0 +1,293 @@
+//! A thread that stands by: it steps, one after the other, nodes of a network in memory that are left to their tasks, and
+//! looks for more for a short while before it sleeps.
+//!
+//! A message takes a node in memory a microsecond or two. To wake a sleeping thread for it takes all threads together some
+//! twenty, and is done several times a write where each node is left to a task of its own. So whoever has stepped a node
+//! that was left to it goes on with the others', as long as there are any, and waits for them awake for about as long as a
+//! wake costs: what comes meanwhile wakes nobody. Where that does not pay, it is tried less and less often.
+//!
+//! It decides only who steps when; what is stepped, and in which turns, is the pump's. A node that waits here is
+//! `SCHEDULED` as if its task was woken, and is handed over to that task when the thread that stands by goes away. In one
+//! poll of a task the thread stays no longer than [`SLICE`], for the runtime has other tasks.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::{IDLE, Node};
+
+/// Longest in one poll: what tokio asks of its tasks, times a few, for it costs a wake to come back.
+const SLICE: Duration = Duration::from_micros(250);
+/// Waiting awake costs no more than what it saves: what all threads together take for a wake, measured 20 to 25 µs.
+const MAX_WAIT: Duration = Duration::from_micros(25);
+/// A clock is read once in so many looks, and so many steps.
+const LOOKS: usize = 16;
+/// So many nodes may wait: those of one group. What more there is to do is worth more threads.
+const MAX_LEFT: usize = 2;
+/// In vain so often in a row, it is tried once in 2 to that power times.
+const MAX_MISSES: u32 = 10;
+
+/// Whether threads of this process run beside each other: else who waits awake keeps others from what it waits for.
+static HAS_CORES: LazyLock<bool> =
+    LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|cores| cores > NonZero::<usize>::MIN));
+
+thread_local! {
+    /// Whether this thread stands by.
+    static STANDING_BY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Where the nodes of a network are left to a thread that stands by, if there is one.
+#[derive(Default)]
+pub(crate) struct Standby {
+    /// Lets others see without the lock whether a thread stands by.
+    there: AtomicBool,
+    /// Nodes that wait; lets the thread look without the lock.
+    left: AtomicUsize,
+    lists: Mutex<Lists>,
+    patience: Patience,
+}
+
+#[derive(Default)]
+struct Lists {
+    /// Whether a thread stands by.
+    there: bool,
+    /// Left by the thread that stands by: most often one that was answered.
+    soon: VecDeque<Weak<Node>>,
+    /// Left by others.
+    later: VecDeque<Weak<Node>>,
+    /// The last one that was taken out was in `soon`.
+    was_soon: bool,
+}
+
+impl Lists {
+    /// The next one. A leader that was answered by one of its followers need not wait for the other one's turn; but it must
+    /// not keep that from its turn for ever either.
+    fn next(&mut self) -> Option<Weak<Node>> {
+        let next = match self.was_soon {
+            true => self.later.pop_front().map(|node| (node, false)).or_else(|| Some((self.soon.pop_front()?, true))),
+            false => self.soon.pop_front().map(|node| (node, true)).or_else(|| Some((self.later.pop_front()?, false))),
+        };
+        let (node, is_soon) = next?;
+        self.was_soon = is_soon;
+        Some(node)
+    }
+}
+
+/// A task's thread stands by, until this is dropped, whatever happens: what is left then goes to the nodes' tasks.
+pub(super) struct StandsBy<'a>(&'a Standby);
+
+impl Drop for StandsBy<'_> {
+    fn drop(&mut self) {
+        let (soon, later) = {
+            let mut lists = self.0.lists.lock();
+            lists.there = false;
+            self.0.there.store(false, Ordering::Relaxed);
+            self.0.left.store(0, Ordering::Relaxed);
+            (std::mem::take(&mut lists.soon), std::mem::take(&mut lists.later))
+        };
+        for node in soon.into_iter().chain(later).filter_map(|node| node.upgrade()) {
+            node.signal.notify_one();
+            node.let_go();
+        }
+    }
+}
+
+/// This thread steps what is left to it, until this is dropped.
+struct Serves;
+
+impl Drop for Serves {
+    fn drop(&mut self) {
+        STANDING_BY.set(false);
+    }
+}
+
+impl StandsBy<'_> {
+    /// Steps this task's node, then what is left to the thread, and waits for more. Tells whether its time in this poll is
+    /// over; else nothing came.
+    pub(super) fn serve(&self, own: &Arc<Node>) -> bool {
+        let (began, mut steps) = (Instant::now(), 0_usize);
+        STANDING_BY.set(true);
+        let _serves = Serves;
+        own.step_here();
+        loop {
+            while let Some(node) = self.0.take() {
+                node.step_left();
+                steps += 1;
+                if steps.is_multiple_of(LOOKS) && began.elapsed() >= SLICE {
+                    return true;
+                }
+            }
+            let now = Instant::now();
+            if now.duration_since(began) >= SLICE {
+                return true;
+            }
+            let came = wait_awake(now, || self.0.left.load(Ordering::Acquire) > 0);
+            self.0.patience.learn(came);
+            if !came {
+                return false;
+            }
+        }
+    }
+}
+
+impl Standby {
+    /// Whether a thread that is awake steps what is left to it.
+    pub(crate) fn is_there(&self) -> bool {
+        self.there.load(Ordering::Relaxed)
+    }
+
+    /// Leaves a scheduled node to the thread that stands by; tells whether there is one.
+    pub(super) fn leave(&self, node: &Weak<Node>) -> bool {
+        if !self.is_there() {
+            return false;
+        }
+        let mut lists = self.lists.lock();
+        if !lists.there || lists.soon.len() + lists.later.len() >= MAX_LEFT {
+            return false;
+        }
+        match STANDING_BY.get() {
+            true => lists.soon.push_back(Weak::clone(node)),
+            false => lists.later.push_back(Weak::clone(node)),
+        }
+        self.left.store(lists.soon.len() + lists.later.len(), Ordering::Release);
+        true
+    }
+
+    /// Has this task's thread stand by, unless another one does or it does not pay.
+    pub(super) fn begin(&self) -> Option<StandsBy<'_>> {
+        if self.is_there() || !self.patience.pays() {
+            return None;
+        }
+        let mut lists = self.lists.lock();
+        if std::mem::replace(&mut lists.there, true) {
+            return None;
+        }
+        self.there.store(true, Ordering::Relaxed);
+        Some(StandsBy(self))
+    }
+
+    fn take(&self) -> Option<Arc<Node>> {
+        while self.left.load(Ordering::Relaxed) > 0 {
+            let mut lists = self.lists.lock();
+            let next = lists.next();
+            self.left.store(lists.soon.len() + lists.later.len(), Ordering::Relaxed);
+            drop(lists);
+            if let Some(node) = next.and_then(|node| node.upgrade()) {
+                return Some(node);
+            }
+        }
+        None
+    }
+}
+
+impl Node {
+    /// Whether a thread that is awake steps this node's peers.
+    pub(crate) fn is_stood_by(&self) -> bool {
+        self.standby.as_ref().is_some_and(|standby| standby.is_there())
+    }
+
+    /// Steps what was left to somebody, unless it was stepped since.
+    fn step_left(self: Arc<Self>) {
+        match self.word.load(Ordering::Acquire) != IDLE && self.claim() {
+            true => self.pump_from_here(),
+            false => self.let_go(),
+        }
+    }
+}
+
+/// Whether it pays to wait awake.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    /// Not for so many times.
+    skip: AtomicU32,
+    /// In vain so often, of late.
+    misses: AtomicU32,
+}
+
+impl Patience {
+    /// Whether to wait this time.
+    pub(crate) fn pays(&self) -> bool {
+        let skip = self.skip.load(Ordering::Relaxed);
+        self.skip.store(skip.saturating_sub(1), Ordering::Relaxed);
+        skip == 0
+    }
+
+    /// Takes in whether it was worth it.
+    pub(crate) fn learn(&self, came: bool) {
+        let misses = self.misses.load(Ordering::Relaxed);
+        if came {
+            if misses > 0 {
+                self.misses.store(misses / 2, Ordering::Relaxed);
+            }
+        } else {
+            let misses = (misses + 1).min(MAX_MISSES);
+            self.misses.store(misses, Ordering::Relaxed);
+            self.skip.store((1 << misses) - 1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Waits for something as long as a wake costs, from `since` on; tells whether it came.
+pub(crate) fn wait_awake(since: Instant, came: impl Fn() -> bool) -> bool {
+    loop {
+        for _ in 0..LOOKS {
+            if came() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if since.elapsed() >= MAX_WAIT {
+            return false;
+        }
+    }
+}
+
+/// Whether somebody may wait awake for what a runtime's threads do.
+pub(crate) fn may_wait_awake(runtime: &tokio::runtime::Handle) -> bool {
+    *HAS_CORES && runtime.metrics().num_workers() > 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_thread_left_itself_goes_first_but_not_twice_in_a_row() {
+        let mut lists = Lists::default();
+        lists.later.extend([Weak::new(), Weak::new()]);
+        lists.soon.extend([Weak::new(), Weak::new(), Weak::new()]);
+        let mut left = Vec::new();
+        while lists.next().is_some() {
+            left.push((lists.soon.len(), lists.later.len()));
+        }
+        assert_eq!(left, [(2, 2), (2, 1), (1, 1), (1, 0), (0, 0)]);
+    }
+
+    #[test]
+    fn what_does_not_pay_is_tried_less_and_less_often() {
+        let patience = Patience::default();
+        let tries = |times: usize| (0..times).filter(|_| patience.pays()).count();
+        assert_eq!(tries(5), 5, "until something is learned");
+        for skipped in [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023, 1023] {
+            patience.learn(false);
+            assert_eq!(tries(skipped), 0);
+            assert_eq!(tries(1), 1);
+        }
+        for _ in 0..5 {
+            patience.learn(true);
+        }
+        patience.learn(false);
+        assert_eq!((tries(1), tries(1)), (0, 1), "what pays again is tried again");
+    }
+
+    #[test]
+    fn a_thread_that_waits_awake_goes_to_sleep() {
+        assert!(wait_awake(Instant::now(), || true));
+        assert!(!wait_awake(Instant::now(), || false));
+    }
+}
