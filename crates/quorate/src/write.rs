@@ -492,7 +492,7 @@ impl<S: RaftStateMachine> Group<S> {
         deadline: Option<Instant>,
         mut take: impl FnMut(Result<(LogId, S::Response), Failure>),
     ) {
-        let mut tickets: Option<SmallVec<[(Ticket<'_, S>, usize); 1]>> = None;
+        let mut tickets: Option<Tickets<'_, S>> = None;
         let all = std::future::poll_fn(|context| {
             let first = tickets.is_none();
             let tickets = tickets.get_or_insert_with(|| {
@@ -527,6 +527,9 @@ struct Here<R> {
     /// When they were put there, if they were.
     since: Option<Instant>,
 }
+
+/// Places of one caller, each of so many commands in a row. Most often there is one.
+type Tickets<'a, S> = SmallVec<[(Ticket<'a, S>, usize); 1]>;
 
 /// A caller's place in the queue.
 pub(crate) struct Ticket<'a, S: RaftStateMachine> {

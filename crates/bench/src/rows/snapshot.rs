@@ -125,8 +125,9 @@ pub(crate) fn r2(options: &Options, report: &mut Report) -> Result<(), String> {
     });
     made.map_err(|error| format!("cannot make {}: {error}", source.display()))?;
     let mut next = 1;
-    let rows: [(&str, fn(Joined) -> Duration); 2] = [
-        ("snapshot to a new node, until it is durable there", |joined| joined.durable),
+    let durable: fn(Joined) -> Duration = |joined| joined.durable;
+    let rows = [
+        ("snapshot to a new node, until it is durable there", durable),
         ("the same, until its state is restored", |joined| joined.restored),
     ];
     for (what, until) in rows {
