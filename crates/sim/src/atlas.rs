@@ -77,7 +77,7 @@ impl<W: Workload> World<W> {
         self.on_process_gone(at);
         let bits = self.disk_rng.bits();
         let place = &mut self.places[at];
-        place.disk = SimDisk::new(Rng::new(bits, 100 + place.id.0));
+        place.disk = SimDisk::new(Rng::new(bits, 100 + place.id.0), self.options.faults);
         place.incarnation = Incarnation(u128::from(place.id.0) << 64 | u128::from(bits | 1));
         place.cluster = self.cluster;
         place.possible = None;

@@ -256,7 +256,7 @@ impl<S: RaftStateMachine, T: Send + 'static> Workload for Closures<S, T> {
             Machines::Blank(_) => S::restore(&mut snapshot),
             Machines::Opened(open) => {
                 // On a disk of its own; nobody goes on from there.
-                let disk = Arc::new(SimDisk::new(Rng::new(0, 0)));
+                let disk = Arc::new(SimDisk::new(Rng::new(0, 0), FaultSet::NONE));
                 let mut machine = open(disk, Path::new(MACHINE_DIRECTORY))?;
                 machine.install(&mut snapshot, Checkpoint::from_bytes(Vec::new()))?;
                 Ok(machine)

@@ -414,7 +414,7 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// The last fault, at the moment at which everything heals, in half of the runs: most others end with a leader that serves,
+    /// The last fault, at the moment at which everything heals, in about four runs of ten: most others end with a leader that serves,
     /// and show nothing of elections. The leader dies, or everybody.
     pub(crate) fn last_blow(&mut self) {
         let mut chance = Rng::new(self.options.seed, 13);

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use quorate_wal::{Disk, DiskFile, DiskLock};
 
 use crate::digest::Digest;
+use crate::fault::{Fault, FaultSet};
 use crate::rng::Rng;
 
 const SECTOR_BYTES: usize = 512;
@@ -27,7 +28,8 @@ pub(crate) enum Crash {
     KeepAll,
     /// Nothing that was not synced.
     DropAll,
-    /// Some sectors; one of them may be torn in the middle.
+    /// Some sectors. With the kinds of faults that say so, one of them may be torn in the middle, and a file longer than what is
+    /// in it.
     Some,
 }
 
@@ -145,16 +147,16 @@ impl File {
         }
     }
 
-    fn stop(&mut self, crash: Crash, rng: &mut Rng, damage: &mut Damage) {
+    fn stop(&mut self, crash: Crash, kinds: FaultSet, rng: &mut Rng, damage: &mut Damage) {
         let parts: Vec<Range<usize>> = self.unsynced.drain(..).chain(self.doomed.drain(..)).collect();
         match crash {
             Crash::KeepAll => {}
             Crash::DropAll | Crash::Some => {
                 let grew = self.live.length > self.durable.length;
                 for part in parts {
-                    self.stop_part(part, crash, rng, damage);
+                    self.stop_part(part, crash, kinds, rng, damage);
                 }
-                if grew && crash == Crash::Some && rng.chance(800) {
+                if grew && crash == Crash::Some && kinds.has(Fault::ZeroTail) && rng.chance(800) {
                     // The length was written back, the content was not.
                     damage.zero_tails += 1;
                     let length = self.live.length;
@@ -165,13 +167,13 @@ impl File {
         }
     }
 
-    fn stop_part(&mut self, part: Range<usize>, crash: Crash, rng: &mut Rng, damage: &mut Damage) {
+    fn stop_part(&mut self, part: Range<usize>, crash: Crash, kinds: FaultSet, rng: &mut Rng, damage: &mut Damage) {
         let mut at = part.start;
         while at < part.end {
             let end = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(part.end);
             match if crash == Crash::DropAll { 0 } else { rng.below(6) } {
                 0..=1 => damage.lost_sectors += 1,
-                2..=3 if end - at > 1 => {
+                2..=3 if end - at > 1 && kinds.has(Fault::TornSector) => {
                     damage.torn_sectors += 1;
                     let torn = at + 1 + rng.below((end - at) as u64 - 1) as usize;
                     self.durable.copy_part(&self.live, at..torn);
@@ -223,6 +225,7 @@ struct Inner {
     dirs: BTreeSet<PathBuf>,
     locks: BTreeSet<PathBuf>,
     rng: Rng,
+    kinds: FaultSet,
     armed: Option<Armed>,
     /// So many calls of that kind are still let through.
     spared: u64,
@@ -248,7 +251,8 @@ pub(crate) struct SimDisk {
 }
 
 impl SimDisk {
-    pub(crate) fn new(rng: Rng) -> Self {
+    /// Of the kinds of faults, it asks for those that a power cut has: half-written sectors, lengths without content.
+    pub(crate) fn new(rng: Rng, kinds: FaultSet) -> Self {
         let inner = Inner {
             files: Vec::new(),
             names: BTreeMap::new(),
@@ -257,6 +261,7 @@ impl SimDisk {
             dirs: BTreeSet::from([PathBuf::from("/")]),
             locks: BTreeSet::new(),
             rng,
+            kinds,
             armed: None,
             spared: 0,
             dies_in: None,
@@ -314,7 +319,7 @@ impl SimDisk {
         let used: BTreeSet<usize> = inner.names.values().copied().collect();
         for (number, file) in inner.files.iter_mut().enumerate() {
             match used.contains(&number) {
-                true => file.stop(crash, &mut inner.rng, &mut inner.damage),
+                true => file.stop(crash, inner.kinds, &mut inner.rng, &mut inner.damage),
                 false => *file = File::default(),
             }
         }
@@ -726,7 +731,7 @@ mod tests {
 
     #[test]
     fn a_power_cut_leaves_what_was_synced() {
-        let disk = SimDisk::new(Rng::new(1, 1));
+        let disk = SimDisk::new(Rng::new(1, 1), FaultSet::ALL);
         let file = disk.create(Path::new("/a")).unwrap();
         disk.sync_dir(Path::new("/")).unwrap();
         file.write_at(b"one", 0).unwrap();
@@ -738,8 +743,29 @@ mod tests {
     }
 
     #[test]
+    fn a_power_cut_does_nothing_of_a_kind_that_is_left_out() {
+        let all = [FaultSet::NONE, FaultSet::NONE.with(Fault::TornSector), FaultSet::NONE.with(Fault::ZeroTail)];
+        let counted = all.map(|kinds| {
+            let mut counted = Damage::default();
+            for seed in 0..100 {
+                let disk = SimDisk::new(Rng::new(seed, 1), kinds);
+                let file = disk.create(Path::new("/a")).unwrap();
+                disk.sync_dir(Path::new("/")).unwrap();
+                file.write_at(&[1; 4 * SECTOR_BYTES], 0).unwrap();
+                disk.stop(Crash::Some);
+                let damage = disk.take_damage();
+                counted.lost_sectors += damage.lost_sectors;
+                counted.torn_sectors += damage.torn_sectors;
+                counted.zero_tails += damage.zero_tails;
+            }
+            [counted.lost_sectors, counted.torn_sectors, counted.zero_tails].map(|times| times > 0)
+        });
+        assert_eq!(counted, [[true, false, false], [true, true, false], [true, false, true]]);
+    }
+
+    #[test]
     fn a_killed_process_leaves_everything() {
-        let disk = SimDisk::new(Rng::new(1, 1));
+        let disk = SimDisk::new(Rng::new(1, 1), FaultSet::ALL);
         disk.create(Path::new("/a")).unwrap().write_at(b"one", 0).unwrap();
         disk.stop(Crash::KeepAll);
         assert_eq!(read(&disk, "/a").unwrap(), b"one");
@@ -747,7 +773,7 @@ mod tests {
 
     #[test]
     fn a_failed_sync_is_never_made_good_by_the_next() {
-        let disk = SimDisk::new(Rng::new(1, 1));
+        let disk = SimDisk::new(Rng::new(1, 1), FaultSet::ALL);
         let file = disk.create(Path::new("/a")).unwrap();
         disk.sync_dir(Path::new("/")).unwrap();
         file.write_at(b"one", 0).unwrap();
@@ -761,7 +787,7 @@ mod tests {
 
     #[test]
     fn a_bad_sector_fails_every_read_until_it_is_written_to() {
-        let disk = SimDisk::new(Rng::new(1, 1));
+        let disk = SimDisk::new(Rng::new(1, 1), FaultSet::ALL);
         assert!(disk.go_bad(0).is_none() && !disk.has_bad_sector(), "there is nothing that could go bad");
         let file = disk.create(Path::new("/a")).unwrap();
         file.write_at(&[1; SECTOR_BYTES], 0).unwrap();
@@ -782,7 +808,7 @@ mod tests {
 
     #[test]
     fn a_bad_sector_stays_as_long_as_a_power_cut_may_bring_its_file_back() {
-        let disk = SimDisk::new(Rng::new(1, 1));
+        let disk = SimDisk::new(Rng::new(1, 1), FaultSet::ALL);
         let (path, root) = (Path::new("/a"), Path::new("/"));
         let file = disk.create(path).unwrap();
         file.write_at(&[1; SECTOR_BYTES], 0).unwrap();
@@ -799,7 +825,7 @@ mod tests {
 
     #[test]
     fn a_file_that_moved_has_its_old_name_no_more_when_both_directories_are_synced() {
-        let disk = SimDisk::new(Rng::new(1, 1));
+        let disk = SimDisk::new(Rng::new(1, 1), FaultSet::ALL);
         let (old, new) = (Path::new("/old/a"), Path::new("/new/b"));
         let [from, to] = [old, new].map(|path| path.parent().unwrap());
         [from, to].iter().for_each(|dir| disk.create_dir_all(dir).unwrap());
@@ -824,7 +850,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_spoiled_by_what_changes_it_and_by_nothing_else() {
-        let disk = SimDisk::new(Rng::new(1, 1));
+        let disk = SimDisk::new(Rng::new(1, 1), FaultSet::ALL);
         let file = disk.create(Path::new("/a")).unwrap();
         let page = [1; SECTOR_BYTES * 2];
         for armed in [Armed::Write, Armed::Sync] {
@@ -836,7 +862,7 @@ mod tests {
         disk.stop(Crash::DropAll);
         assert!(!disk.is_spoiled(), "what was armed never struck");
         let struck = |armed: Armed| {
-            let disk = SimDisk::new(Rng::new(1, 1));
+            let disk = SimDisk::new(Rng::new(1, 1), FaultSet::ALL);
             let file = disk.create(Path::new("/a")).unwrap();
             file.write_at(&page, 0).unwrap();
             disk.arm(Some(armed));
@@ -844,7 +870,7 @@ mod tests {
             (disk.is_spoiled(), disk.copy().is_spoiled())
         };
         assert_eq!([struck(Armed::LostWrite), struck(Armed::Misdirected)], [(true, true); 2]);
-        let disk = SimDisk::new(Rng::new(1, 1));
+        let disk = SimDisk::new(Rng::new(1, 1), FaultSet::ALL);
         let file = disk.create(Path::new("/a")).unwrap();
         assert!(disk.flip(0, true).is_none() && !disk.is_spoiled(), "there is nothing to flip");
         file.write_at(&page, 0).unwrap();

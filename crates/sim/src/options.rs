@@ -95,7 +95,7 @@ impl Options {
         let mut rng = Rng::new(seed, 0);
         let election_timeout = Duration::from_millis(*rng.pick(&[150, 300, 1000, 1000, 2000, 2000, 4000]));
         let faults = Fault::ALL.iter().copied().filter(|_| rng.chance(550)).collect();
-        let voters = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
+        let voters = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7]);
         let mut options = Self {
             seed,
             voters,

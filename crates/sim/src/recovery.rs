@@ -11,6 +11,7 @@ use quorate_wal::{Disk, ForcedRecovery};
 
 use crate::chaos::Cure;
 use crate::disk::Crash;
+use crate::fault::Fault;
 use crate::machine::with_book;
 use crate::net::{Carries, Flight};
 use crate::options::Options;
@@ -116,7 +117,7 @@ impl<W: Workload> World<W> {
     /// Everything stops at the same moment, some of it for good.
     fn stop_everybody(&mut self, chance: &mut Rng) {
         for at in 0..self.places.len() {
-            let crash = *chance.pick(&[Crash::KeepAll, Crash::Some, Crash::Some]);
+            let crash = self.crash_of(*chance.pick(&[Crash::KeepAll, Crash::Some, Crash::Some]));
             if self.places[at].running.is_some() {
                 self.stop(at, crash);
             }
@@ -124,6 +125,14 @@ impl<W: Workload> World<W> {
             self.places[at].cut_off = None;
             self.places[at].disk.arm(None);
             self.places[at].disk.leave_space(None);
+        }
+    }
+
+    /// A stop that loses what was not synced, if this run has such stops, or else one that loses nothing.
+    fn crash_of(&self, crash: Crash) -> Crash {
+        match self.options.faults.has(Fault::LostUnsynced) {
+            true => crash,
+            false => Crash::KeepAll,
         }
     }
 
@@ -163,8 +172,9 @@ impl<W: Workload> World<W> {
             let incarnation = Incarnation(u128::from(id.0) << 64 | u128::from(self.disk_rng.bits() | 1));
             let wanted = forced(&decided, incarnation, time).map_err(|error| format!("recovery: {error}"))?;
             let result = force(&disk, &decided, incarnation, time);
-            // The power fails now at the latest, and takes what was not synced.
-            self.places[at].disk.stop(if chance.chance(500) { Crash::Some } else { Crash::DropAll });
+            // The power fails now at the latest, and takes what was not synced, or only the process ends.
+            let crash = self.crash_of(if chance.chance(500) { Crash::Some } else { Crash::DropAll });
+            self.places[at].disk.stop(crash);
             let interrupted = result.is_err();
             self.counters.add(INTERRUPTED, u64::from(interrupted));
             match result {

@@ -280,7 +280,7 @@ impl<W: Workload> World<W> {
         }
         self.places.push(Place {
             id,
-            disk: SimDisk::new(Rng::new(self.options.seed, 100 + id.0)),
+            disk: SimDisk::new(Rng::new(self.options.seed, 100 + id.0), self.options.faults),
             incarnation,
             cluster: self.cluster,
             boot: 0,
