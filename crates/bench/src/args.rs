@@ -27,7 +27,8 @@ Run it with --release, on a machine that does nothing else.
   --bytes SIZE           what R1 and R2 move: 4GiB, 256MiB               [4GiB]
   --client-threads N     worker threads of the clients' runtime          [1]
   --server-threads N     worker threads of the servers' runtime          [2]
-  --openraft-network W   rpc: one append at a time; stream: pipelined    [stream]
+  --openraft-network W   rpc: one append at a time; stream: pipelined    [each tried, with one server thread and with
+                         all, before the pairs; the best of them is measured]
   --openraft-snapshot N  entries between its snapshots, 0 for never      [100000]
   --etcd PATH            the opponent's binary                           [etcd]
   --engines PATH         other logs, for D6 and R1, built by `cargo build --release` in tests/log-engines
@@ -86,8 +87,8 @@ pub(crate) struct Options {
     pub(crate) client_threads: usize,
     /// Worker threads of the servers' runtime.
     pub(crate) server_threads: usize,
-    /// How OpenRaft's nodes are joined.
-    pub(crate) openraft_appends: Appends,
+    /// How OpenRaft's nodes are joined, if it is said.
+    pub(crate) openraft_appends: Option<Appends>,
     /// Entries between OpenRaft's snapshots; 0 is never.
     pub(crate) openraft_snapshot: u64,
     /// The opponent's binary.
@@ -114,7 +115,7 @@ impl Default for Options {
             bytes: 4 << 30,
             client_threads: 1,
             server_threads: 2,
-            openraft_appends: Appends::Stream,
+            openraft_appends: None,
             openraft_snapshot: 100_000,
             etcd: PathBuf::from("etcd"),
             engines: PathBuf::from("tests/log-engines/target/release/log-engines"),
@@ -174,8 +175,8 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String>
             "--openraft-snapshot" => options.openraft_snapshot = value.parse().map_err(|_| bad())?,
             "--openraft-network" => {
                 options.openraft_appends = match value.as_str() {
-                    "rpc" => Appends::Rpc,
-                    "stream" => Appends::Stream,
+                    "rpc" => Some(Appends::Rpc),
+                    "stream" => Some(Appends::Stream),
                     _ => return Err(bad()),
                 }
             }
@@ -226,7 +227,7 @@ mod tests {
         assert_eq!(options.tables.iter().map(|table| table.id).collect::<Vec<_>>(), ["M1", "M4"]);
         let named = Named { pairs: Some(3), measure: Some(Duration::from_millis(500)) };
         assert_eq!(options.named, named);
-        assert_eq!((options.openraft_appends, options.bytes), (Appends::Rpc, 16 << 20));
+        assert_eq!((options.openraft_appends, options.bytes), (Some(Appends::Rpc), 16 << 20));
         assert_eq!(options.rate, Some(5000.0));
 
         assert_eq!(options.words.len(), 10);

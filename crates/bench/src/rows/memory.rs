@@ -4,7 +4,7 @@
 use quorate::MemoryNetwork;
 
 use crate::args::Options;
-use crate::measure::{Contender, Goal, Load, RowPlan, Trial, allocations, measure_row, measure_row_and_count};
+use crate::measure::{Client, Contender, Goal, Load, RowPlan, Trial, allocations, measure_row, measure_row_and_count};
 use crate::report::{Better, Report};
 use crate::sides::{echo, library, openraft};
 
@@ -62,6 +62,21 @@ fn say_opponent(options: &Options, report: &mut Report) {
     }
 }
 
+/// The options with what suits OpenRaft best under this load; the report tells what that is.
+pub(super) fn their_best<C: Client>(
+    options: &Options,
+    report: &mut Report,
+    load: Load<'_>,
+    client: impl Fn(openraft::Node) -> C,
+    worth: impl Fn(&Trial) -> f64,
+) -> Result<Options, String> {
+    let (best, said) = openraft::at_its_best(options, load, client, worth)?;
+    if !report.settings.contains(&said) {
+        report.settings.push(said);
+    }
+    Ok(best)
+}
+
 fn puts(
     options: &Options,
     report: &mut Report,
@@ -76,9 +91,10 @@ fn puts(
     let goal = Some(Goal::Ratio { must, aim });
     let plan = RowPlan { id, what, unit: "put/s", better: Better::Higher, goal };
     let load = Load::in_process(clients);
+    let best = their_best(options, report, load, openraft::Put, |trial| trial.value)?;
     let mut sides = vec![
         Contender::ours("quorate", || library::in_memory(options, &network(form), load, library::Put::new)),
-        Contender::beside("openraft", || openraft::trial(options, load, openraft::Put)),
+        Contender::beside("openraft", || openraft::trial(&best, load, openraft::Put)),
     ];
     match form {
         Form::Tasks => sides.push(Contender::limit("echo", || echo::trial(options, load))),
@@ -106,12 +122,13 @@ pub(crate) fn m6(options: &Options, report: &mut Report) -> Result<(), String> {
         };
         let ours = |node| library::Many { node, entries };
         let theirs = |node| openraft::Many { node, entries };
+        let best = their_best(options, report, load, theirs, |trial| trial.value)?;
         let row = measure_row(
             options,
             plan,
             vec![
                 Contender::ours("quorate", || library::in_memory(options, &network(Form::Tasks), load, ours)),
-                Contender::beside("openraft", || openraft::trial(options, load, theirs)),
+                Contender::beside("openraft", || openraft::trial(&best, load, theirs)),
                 Contender::limit("echo", || echo::of_batches(options, load, entries)),
             ],
         )?;
@@ -133,12 +150,14 @@ pub(crate) fn m7(options: &Options, report: &mut Report) -> Result<(), String> {
             goal: Some(Goal::Ratio { must, aim }),
         };
         let ours = || library::in_memory(options, &network(Form::Tasks), load, library::Put::new).map(by_cpu);
+        let least = |trial: &Trial| -trial.cpu_ns.unwrap_or(f64::INFINITY);
+        let best = their_best(options, report, load, openraft::Put, least)?;
         let row = measure_row(
             options,
             plan,
             vec![
                 Contender::ours("quorate", ours),
-                Contender::beside("openraft", || openraft::trial(options, load, openraft::Put).map(by_cpu)),
+                Contender::beside("openraft", || openraft::trial(&best, load, openraft::Put).map(by_cpu)),
                 Contender::limit("echo", || echo::trial(options, load).map(by_cpu)),
             ],
         )?;

@@ -12,15 +12,14 @@ const SNAPSHOT_BY_DEFAULT: u64 = 5000;
 
 pub(crate) fn openraft_settings(options: &Options, report: &mut Report) -> Result<(), String> {
     report.versions.push(openraft::about(options).0);
-    report.settings.push("the server threads are those of each row; other tables give OpenRaft what --server-threads, --openraft-network and --openraft-snapshot say".to_owned());
-    let mut kinds: Vec<(String, Options)> =
-        [(1, Appends::Rpc), (1, Appends::Stream), (2, Appends::Rpc), (2, Appends::Stream)]
-            .into_iter()
-            .map(|(threads, appends)| {
-                let name = format!("--server-threads {threads}, appends by {appends:?}");
-                (name, Options { server_threads: threads, openraft_appends: appends, ..options.clone() })
-            })
-            .collect();
+    report.settings.push("the server threads are those of each row; other tables take those that are best in a trial before their pairs, unless --openraft-network says one, and snapshots as --openraft-snapshot says".to_owned());
+    let mut kinds: Vec<(String, Options)> = openraft::settings(options)
+        .into_iter()
+        .map(|(threads, appends)| {
+            let name = format!("--server-threads {threads}, appends by {appends:?}");
+            (name, Options { server_threads: threads, openraft_appends: Some(appends), ..options.clone() })
+        })
+        .collect();
     // As many clients as M1, M2 and M5 have.
     for clients in [1, 64, MOST_CLIENTS] {
         let load = Load::in_process(clients);
@@ -29,7 +28,7 @@ pub(crate) fn openraft_settings(options: &Options, report: &mut Report) -> Resul
             let name = format!("--server-threads 2, appends by Stream, --openraft-snapshot {SNAPSHOT_BY_DEFAULT}");
             let often = Options {
                 openraft_snapshot: SNAPSHOT_BY_DEFAULT,
-                openraft_appends: Appends::Stream,
+                openraft_appends: Some(Appends::Stream),
                 ..options.clone()
             };
             kinds.push((name, Options { server_threads: 2, ..often }));

@@ -8,6 +8,7 @@ use quorate::{LeasePolicy, MemoryNetwork, RaftStateMachine as _, Raw, ReadPolicy
 use crate::args::Options;
 use crate::measure::{Contender, Goal, Load, RowPlan, Trial, client_runtime, measure_row};
 use crate::report::{Better, Report};
+use crate::rows::memory::their_best;
 use crate::sides::library::{Cluster, Link, Look, Machine, Put, Setup};
 use crate::sides::{echo, library, openraft};
 
@@ -91,7 +92,8 @@ pub(crate) fn l2(options: &Options, report: &mut Report) -> Result<(), String> {
         let look = |node| Look { node, policy: ReadPolicy::ReadIndex };
         let reads = || library::in_memory(options, &MemoryNetwork::new(), load, look);
         let puts = || library::in_memory(options, &MemoryNetwork::new(), load, Put::new);
-        let theirs = || openraft::trial(options, load, openraft::Look);
+        let best = their_best(options, report, load, openraft::Look, |trial| trial.value)?;
+        let theirs = || openraft::trial(&best, load, openraft::Look);
         let limit = || echo::trial(options, load);
         let own =
             vec![Contender::ours("reads", reads), Contender::beside("puts", puts), Contender::limit("echo", limit)];

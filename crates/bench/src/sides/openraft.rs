@@ -355,10 +355,45 @@ impl Client for Look {
 /// Version, and how it is set.
 pub(crate) fn about(options: &Options) -> (String, String) {
     let settings = format!(
-        "openraft: appends by {:?}, up to 1024 entries each, snapshot every {} entries, OneshotResponder, a deque as its log, heartbeats (and with them the limit of an append's time) of {HEARTBEAT_MS} ms, election timeouts of {ELECTION_MIN_MS} to {ELECTION_MAX_MS} ms; OR has it under other settings",
-        options.openraft_appends, options.openraft_snapshot
+        "openraft: up to 1024 entries an append, snapshot every {} entries, OneshotResponder, a deque as its log, heartbeats (and with them the limit of an append's time) of {HEARTBEAT_MS} ms, election timeouts of {ELECTION_MIN_MS} to {ELECTION_MAX_MS} ms; OR has it under other settings",
+        options.openraft_snapshot
     );
     ("openraft 0.10.0-alpha.37".to_owned(), settings)
+}
+
+/// The options with OpenRaft's best settings for this load, and words that say which: of its two networks, with one server
+/// thread and with as many as Quorate has, those with which one trial was worth most. What the options name stays.
+pub(crate) fn at_its_best<C: Client>(
+    options: &Options,
+    load: Load<'_>,
+    client: impl Fn(Node) -> C,
+    worth: impl Fn(&Trial) -> f64,
+) -> Result<(Options, String), String> {
+    let words = |threads, appends, why| {
+        format!("openraft with {} clients: {threads} server threads, appends by {appends:?}{why}", load.clients)
+    };
+    if let Some(appends) = options.openraft_appends {
+        return Ok((options.clone(), words(options.server_threads, appends, "")));
+    }
+    let mut most = f64::NEG_INFINITY;
+    let mut best = (options.clone(), String::new());
+    for (server_threads, appends) in settings(options) {
+        let set = Options { server_threads, openraft_appends: Some(appends), ..options.clone() };
+        // A closed loop tells settings apart also where the row's is open.
+        let worth = worth(&trial(&Options { rate: None, ..set.clone() }, load, &client)?);
+        if worth > most {
+            most = worth;
+            best = (set, words(server_threads, appends, ", the best of four settings in a trial before"));
+        }
+    }
+    Ok(best)
+}
+
+/// What OpenRaft is tried with: server threads, and how appends travel.
+pub(crate) fn settings(options: &Options) -> Vec<(usize, Appends)> {
+    let mut threads = vec![1, options.server_threads];
+    threads.dedup();
+    threads.into_iter().flat_map(|threads| [(threads, Appends::Rpc), (threads, Appends::Stream)]).collect()
 }
 
 /// One trial: a fresh cluster, warmed up, measured, shut down.
@@ -391,7 +426,7 @@ async fn cluster(options: &Options) -> Result<Vec<Node>, Box<dyn std::error::Err
         ..Config::default()
     };
     let config = Arc::new(config.validate()?);
-    let router = Router { nodes: Arc::default(), appends: options.openraft_appends };
+    let router = Router { nodes: Arc::default(), appends: options.openraft_appends.unwrap_or(Appends::Stream) };
     let mut nodes = Vec::new();
     for id in 1..=3 {
         nodes.push(Node::new(id, config.clone(), router.clone(), Log::default(), Machine::default()).await?);
