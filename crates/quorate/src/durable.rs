@@ -317,7 +317,7 @@ impl ReceivedContent for Received {
     }
 
     fn content(&self) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.received.content()))
+        Ok(Box::new(Content(self.received.content())))
     }
 
     fn adopt(self: Box<Self>) -> Result<(), StorageError> {

@@ -149,6 +149,7 @@ impl SnapshotSource {
                 file.read_to_end(&mut bytes)?;
             }
             SnapshotSource::Checked(mut content) => {
+                bytes.reserve_exact(usize::try_from(content.length()).map_err(io::Error::other)?);
                 while (bytes.len() as u64) < content.length() {
                     let offset = bytes.len();
                     content.append(&mut bytes, offset as u64, READ_BYTES)?;

@@ -214,7 +214,8 @@ impl<S: RaftStateMachine> Raft<S> {
     /// leader how far it must have applied, and reads its own state then.
     ///
     /// A read waits across a change of leaders, and until this node has applied far enough, up to
-    /// [`Config::read_timeout`](crate::Config::read_timeout); once `read` has begun it takes as long as it takes. Applies
+    /// [`Config::read_timeout`](crate::Config::read_timeout), while the runtime runs that the node was started on; if that is
+    /// gone, until the node is shut down. Once `read` has begun it takes as long as it takes. Applies
     /// wait for it: it may call this library, but must not wait for what that does. A panic of `read` reaches the caller.
     ///
     #[cfg_attr(feature = "serde", doc = "```")]

@@ -453,7 +453,8 @@ impl<S: RaftStateMachine> Group<S> {
                 false => refused.clear(),
             }
         });
-        here.since = runs.first().map(|(run, _)| run.waits.since);
+        // Who joins a batch may come long after who opened it.
+        here.since = runs.first().map(|(run, _)| if run.cell == 0 { run.waits.since } else { Instant::now() });
         let count = commands.len();
         let mut refused = refused.into_iter().peekable();
         let Here { results, again, .. } = here;

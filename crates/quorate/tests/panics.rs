@@ -34,6 +34,16 @@ impl Trap {
         *self.0.lock().unwrap() = place;
     }
 
+    /// Whether this is set, which it then is no more.
+    fn take(&self, place: &str) -> bool {
+        let mut set = self.0.lock().unwrap();
+        let is_set = *set == place;
+        if is_set {
+            *set = "";
+        }
+        is_set
+    }
+
     fn at(&self, group: GroupId, place: &str) {
         let set = *self.0.lock().unwrap();
         assert!(group != GroupId(2) || set != place, "the trap in {place}");
@@ -83,6 +93,9 @@ struct Bytes<T>(T, GroupId, Trap);
 impl<T: Read> Read for Bytes<T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.2.at(self.1, "read of a snapshot");
+        if self.2.take("damage") {
+            return Err(io::Error::other(StorageError::new(StorageErrorKind::Corrupt, "unbearable")));
+        }
         self.0.read(buffer)
     }
 }
@@ -207,7 +220,7 @@ impl RaftNetwork for Network {
     }
 }
 
-/// Words. A snapshot that holds "poison" cannot be taken in without a panic.
+/// Words. A snapshot that holds "poison" cannot be taken in without a panic, nor one that cannot be read.
 #[derive(Default)]
 struct Words {
     words: Vec<String>,
@@ -218,7 +231,10 @@ struct Words {
 impl Words {
     fn read(input: &mut dyn Read) -> io::Result<Vec<String>> {
         let mut text = String::new();
-        input.read_to_string(&mut text)?;
+        if let Err(error) = input.read_to_string(&mut text) {
+            assert!(!error.to_string().contains("unbearable"), "it is not read");
+            return Err(error);
+        }
         assert!(!text.contains("poison"), "the trap in a snapshot");
         Ok(text.split_whitespace().map(str::to_owned).collect())
     }
@@ -525,6 +541,25 @@ async fn a_store_that_panics_on_a_leaders_snapshot_ends_the_group_that_takes_it_
             first.shutdown().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_panics_where_a_leaders_snapshot_cannot_be_read_is_not_blamed() {
+    let (trap, network) = (Trap::default(), MemoryNetwork::new());
+    let (first, second) = (host(&network, 1, 1, &Trap::default()).await, host(&network, 2, 0, &trap).await);
+    let leading = group(&first, 2, Words::default()).await;
+    leading.wait(PATIENCE).leader().await.unwrap();
+    leading.client_write(word("a")).await.unwrap();
+    let last = leading.trigger().snapshot().await.unwrap();
+    leading.trigger().purge_log(last.index).await.unwrap();
+    let newcomer = group(&second, 2, Words::default()).await;
+    trap.set("damage");
+    leading.add_learner(2, Node::at("memory:2"), CatchUp::Skip).await.unwrap();
+    // It is sent again.
+    newcomer.wait(PATIENCE).applied_index_at_least(last.index).await.unwrap();
+    assert!(!trap.take("damage"), "it was met");
+    second.shutdown().await;
+    first.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -95,10 +95,10 @@ impl State {
         free && self.baton.gathering.as_ref().is_none_or(gathered)
     }
 
-    /// Whether there is something to do that no waiting thread will do with its own write.
+    /// Whether there is something to do that no waiting thread will do with its own write: on a full disk they all wait.
     fn is_for_the_logs_thread(&self) -> bool {
         let of_thread = |queued: &Queued| matches!(queued.asker, Asker::Thread);
-        self.dirty && !(self.baton.writing > 0 && self.queue.iter().any(of_thread))
+        self.dirty && (self.full || !(self.baton.writing > 0 && self.queue.iter().any(of_thread)))
     }
 
     /// Whether nobody knows of a write any more: who took it panicked.

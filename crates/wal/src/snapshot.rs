@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use quorate_core::{Bug, ClusterId, GroupId, SnapshotMeta, bug};
 use quorate_wire::{decode_snapshot_meta, encode_snapshot_meta};
@@ -166,10 +166,14 @@ impl SnapshotStore {
     /// Gives a received snapshot its final name; it is verified, durable, and the newest if none is newer, when this returns.
     ///
     /// # Errors
-    /// [`WalError::Corrupt`] if what was not verified before is damaged, or what the disk says; then it is removed.
+    /// [`WalError::Corrupt`] if what was not verified before is damaged, or what the disk says, or said to a reader of its
+    /// content, who may have taken that for the end; then it is removed.
     pub fn adopt(&self, received: ReceivedSnapshot) -> Result<SnapshotFile, WalError> {
-        let ReceivedSnapshot { temporary, group, file, verified } = received;
-        file.verify_from(verified.load(Ordering::Acquire))?;
+        let ReceivedSnapshot { temporary, group, file, progress } = received;
+        if let Some(error) = progress.failed.get() {
+            return Err(error.clone());
+        }
+        file.verify_from(progress.verified.load(Ordering::Acquire))?;
         self.publish(temporary, group, file)
     }
 
@@ -476,7 +480,7 @@ impl SnapshotFile {
 
     /// What the state machine wrote, verified chunk by chunk before it is handed out.
     pub fn content(&self) -> SnapshotReader {
-        SnapshotReader { snapshot: self.clone(), next: 0, chunk: Vec::new(), at: 0, verified: Arc::default() }
+        SnapshotReader { snapshot: self.clone(), next: 0, chunk: Vec::new(), at: 0, progress: Arc::default() }
     }
 
     /// Reads and verifies everything.
@@ -521,17 +525,30 @@ pub struct SnapshotReader {
     next: usize,
     chunk: Vec<u8>,
     at: usize,
-    /// How many chunks from the first on some reader of this snapshot has verified.
-    verified: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
+}
+
+/// What readers of a snapshot's content have seen.
+#[derive(Debug, Default)]
+struct Progress {
+    /// How many chunks from the first on some of them has verified.
+    verified: AtomicUsize,
+    /// What the first one that failed met.
+    failed: OnceLock<WalError>,
 }
 
 impl Read for SnapshotReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at == self.chunk.len() && self.next < self.snapshot.chunks.len() {
-            self.snapshot.read_chunk(self.next, &mut self.chunk).map_err(io::Error::other)?;
-            self.next += 1;
-            self.verified.fetch_max(self.next, Ordering::AcqRel);
             self.at = 0;
+            if let Err(error) = self.snapshot.read_chunk(self.next, &mut self.chunk) {
+                // Who goes on after an error reads this chunk again, and nothing that was not verified.
+                self.chunk.clear();
+                let _first = self.progress.failed.set(error.clone());
+                return Err(io::Error::other(error));
+            }
+            self.next += 1;
+            self.progress.verified.fetch_max(self.next, Ordering::AcqRel);
         }
         let some = buffer.len().min(self.chunk.len() - self.at);
         buffer[..some].copy_from_slice(&self.chunk[self.at..self.at + some]);
@@ -646,7 +663,8 @@ impl IncomingSnapshot {
     fn synced(self, file: SnapshotFile, verified: usize) -> Result<ReceivedSnapshot, WalError> {
         let Self { temporary, group, .. } = self;
         file.file.sync_data().map_err(WalError::io("sync", &temporary.path))?;
-        Ok(ReceivedSnapshot { temporary, group, file, verified: Arc::new(AtomicUsize::new(verified)) })
+        let progress = Progress { verified: AtomicUsize::new(verified), failed: OnceLock::new() };
+        Ok(ReceivedSnapshot { temporary, group, file, progress: Arc::new(progress) })
     }
 }
 
@@ -661,8 +679,7 @@ pub struct ReceivedSnapshot {
     temporary: Temporary,
     group: GroupId,
     file: SnapshotFile,
-    /// How many chunks from the first on are verified.
-    verified: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
 }
 
 impl ReceivedSnapshot {
@@ -673,7 +690,7 @@ impl ReceivedSnapshot {
 
     /// What the sender's state machine wrote, verified chunk by chunk before it is handed out.
     pub fn content(&self) -> SnapshotReader {
-        SnapshotReader { verified: Arc::clone(&self.verified), ..self.file.content() }
+        SnapshotReader { progress: Arc::clone(&self.progress), ..self.file.content() }
     }
 }
 

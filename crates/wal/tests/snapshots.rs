@@ -189,6 +189,38 @@ fn a_crash_while_a_peers_file_is_taken_over_leaves_the_old_snapshot_or_the_new_o
     assert!(store.take_over(GROUP, &path).unwrap().is_none(), "there is no such file");
 }
 
+/// A machine may take an error for the end, or go on. Neither shows it what was not verified, and what it made of that is
+/// not kept, should the disk read well the next time.
+#[test]
+fn after_a_read_that_failed_nothing_unverified_is_read_and_nothing_adopted() {
+    let sender = Rig::begin(&MemDisk::new(), 64 << 10);
+    let sent = write(&sender, 9, &content(SNAPSHOT_CHUNK_BYTES + 5)).unwrap();
+    let mut bytes = vec![0; sent.len() as usize];
+    assert_eq!(sent.read_at(0, &mut bytes).unwrap(), bytes.len());
+    let disk = MemDisk::new();
+    let rig = Rig::begin(&disk, 64 << 10);
+    let store = rig.handle.snapshots();
+    let path = Path::new("/data/incoming/group-4-1.incoming");
+    for damaged in [70, SNAPSHOT_CHUNK_BYTES + 66] {
+        let mut other = bytes.clone();
+        other[damaged] ^= 1;
+        let file = disk.create(path).unwrap();
+        file.write_at(&other, 0).unwrap();
+        let received = store.take_over(GROUP, path).unwrap().expect("it is on this disk");
+        let (mut reader, mut read) = (received.content(), Vec::new());
+        reader.read_to_end(&mut read).unwrap_err();
+        let before = read.len();
+        for _ in 0..2 {
+            reader.read(&mut [0; 16]).unwrap_err();
+        }
+        file.write_at(&bytes, 0).unwrap();
+        reader.read_to_end(&mut read).unwrap();
+        assert!(read == content(SNAPSHOT_CHUNK_BYTES + 5), "{damaged}: {before} bytes before it failed");
+        let error = store.adopt(received).unwrap_err().to_string();
+        assert!(error.contains("group-4-1.incoming"), "{error}");
+    }
+}
+
 /// A large one is read once: what a machine was restored from is not read again to adopt it, the rest is.
 #[test]
 fn damage_behind_what_was_read_keeps_a_snapshot_from_being_adopted() {

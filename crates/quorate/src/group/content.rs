@@ -7,7 +7,8 @@ use std::io::{self, Read, Write};
 use quorate_core::{Bug, bug};
 
 use crate::session::{SessionLimits, SessionTable};
-use crate::{RaftStateMachine, blame};
+use crate::snapshot::damage_of;
+use crate::{RaftStateMachine, StorageError, blame};
 
 /// Starts the content of every snapshot: magic and version.
 const MAGIC: [u8; 8] = *b"QRMsnap\x02";
@@ -94,6 +95,28 @@ impl std::error::Error for Panicked {}
 
 fn invalid(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// A snapshot's content that notes whether a read met damage: a state machine may take that for the end of its bytes.
+pub(crate) struct Watched {
+    content: blame::Stored<Box<dyn Read + Send>>,
+    pub(crate) damage: Option<StorageError>,
+}
+
+impl Watched {
+    pub(crate) fn new(content: Box<dyn Read + Send>) -> Self {
+        Self { content: blame::Stored(content), damage: None }
+    }
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.content.read(buffer);
+        if let Some(damage) = result.as_ref().err().and_then(damage_of) {
+            self.damage = Some(damage);
+        }
+        result
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub(crate) use clock::ClockWatch;
 pub use commands::Commands;
 #[cfg(feature = "sim")]
 pub use commands::Shown;
-pub(crate) use content::{Restored, read_header, restore, restored_by, write_header};
+pub(crate) use content::{Restored, Watched, read_header, restore, restored_by, write_header};
 #[cfg(feature = "sim")]
 pub(crate) use node::blocking::outgoing;
 pub(crate) use node::standby::{Standby, wait_awake};

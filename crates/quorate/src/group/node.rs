@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::Span;
 
-use self::standby::{Standby, StandsBy, may_wait_awake};
+use self::standby::{Standby, StandsBy, give_way, may_wait_awake};
 use super::clock::ClockWatch;
 use super::{Fired, Proposals, Shell, Work};
 use crate::blame::{self, Caught};
@@ -775,7 +775,7 @@ impl Node {
                 }
             }
             if stands_by.is_some() {
-                tokio::task::yield_now().await;
+                give_way().await;
                 continue;
             }
             tokio::select! {

@@ -1,15 +1,14 @@
 //! The snapshot that a group starts from, and what is done about damaged ones (docs/design/003).
 
-use std::io::{self, Read};
+use std::io;
 
 use quorate_core::{Bug, GroupId, Incarnation, LogId, LogIds, Membership, NodeId, Recovered, SnapshotMeta, bug};
 
 use super::start::{Disks, Kept};
 use crate::blame;
 use crate::events::STORAGE;
-use crate::group::{Book, Restored, install_into, read_header, restore};
+use crate::group::{Book, Restored, Watched, install_into, read_header, restore};
 use crate::session::{SessionLimits, SessionTable};
-use crate::snapshot::damage_of;
 use crate::{RaftStateMachine, SnapshotStore, StartError, StorageError, StorageErrorKind};
 
 /// A snapshot that is not what was written.
@@ -118,7 +117,7 @@ fn try_restore<S: RaftStateMachine>(
     };
     let meta = blame::storage(|| stored.meta().clone());
     let content = blame::storage(|| stored.content()).map_err(StartError::Restore)?;
-    let mut content = Watched { content: blame::Stored(content), damage: None };
+    let mut content = Watched::new(content);
     let restored = match kept {
         Kept::InMemory => restore(&mut content).map(|Restored { state, time, sessions }| {
             *machine = state;
@@ -147,22 +146,6 @@ fn try_restore<S: RaftStateMachine>(
         // Whatever the state machine made of it.
         Some(error) => Ok(Err(Damaged { error, meta: Some(meta) })),
         None => Ok(Ok(Some(restored.map_err(StartError::Restore)?))),
-    }
-}
-
-/// Notes whether a read met damage: a state machine may take that for the end of its bytes.
-struct Watched {
-    content: blame::Stored<Box<dyn Read + Send>>,
-    damage: Option<StorageError>,
-}
-
-impl Read for Watched {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let result = self.content.read(buffer);
-        if let Some(damage) = result.as_ref().err().and_then(damage_of) {
-            self.damage = Some(damage);
-        }
-        result
     }
 }
 

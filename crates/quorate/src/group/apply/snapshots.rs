@@ -10,7 +10,7 @@ use crate::blame;
 use crate::driver::Input;
 use crate::events::SNAPSHOT;
 use crate::group::book::Book;
-use crate::group::content::{has_panicked, read_header, restore, restored_by, write_header};
+use crate::group::content::{Watched, has_panicked, read_header, restore, restored_by, write_header};
 use crate::group::{Failure, Fired};
 use crate::session::SessionTable;
 use crate::{RaftStateMachine, SnapshotData, StorageError, StorageErrorKind};
@@ -43,8 +43,13 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
                 .and_then(|received| blame::storage(|| received.adopt()))
                 .map(|()| self.install_kept(machine, &meta)),
             false => received.and_then(|received| {
-                let bytes = blame::Stored(blame::storage(|| received.content())?);
-                let restored = match restore(&mut UntilOver { over: &self.over, bytes }) {
+                let mut content = Watched::new(blame::storage(|| received.content())?);
+                let restored = restore(&mut UntilOver { over: &self.over, bytes: &mut content });
+                if let Some(damage) = content.damage {
+                    // Whatever the state machine made of it.
+                    return Err(damage);
+                }
+                let restored = match restored {
                     Ok(restored) => restored,
                     // The old state stands; but a machine that panics is not asked again and again.
                     Err(error) if has_panicked(&error) => return Ok(Err(error)),

@@ -12,9 +12,11 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -25,8 +27,10 @@ use super::{IDLE, Node};
 const SLICE: Duration = Duration::from_micros(250);
 /// Waiting awake costs no more than what it saves: what all threads together take for a wake, measured 20 to 25 µs.
 const MAX_WAIT: Duration = Duration::from_micros(25);
-/// A clock is read once in so many looks, and so many steps.
+/// A clock is read once in so many looks.
 const LOOKS: usize = 16;
+/// As many steps: each may take many turns, and apply what they commit.
+const STEPS: usize = 4;
 /// So many nodes may wait: those of one group. What more there is to do is worth more threads.
 const MAX_LEFT: usize = 2;
 /// In vain so often in a row, it is tried once in 2 to that power times.
@@ -118,7 +122,7 @@ impl StandsBy<'_> {
             while let Some(node) = self.0.take() {
                 node.step_left();
                 steps += 1;
-                if steps.is_multiple_of(LOOKS) && began.elapsed() >= SLICE {
+                if steps.is_multiple_of(STEPS) && began.elapsed() >= SLICE {
                     return true;
                 }
             }
@@ -247,6 +251,20 @@ pub(crate) fn wait_awake(since: Instant, came: impl Fn() -> bool) -> bool {
     }
 }
 
+/// Lets the runtime's other tasks go first. Any of its threads may go on here: `yield_now` would leave the task to this one,
+/// and the nodes that are left to it with it, for as long as another task blocks the thread.
+pub(super) async fn give_way() {
+    let mut gave = false;
+    poll_fn(|context| match std::mem::replace(&mut gave, true) {
+        true => Poll::Ready(()),
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
 /// Whether somebody may wait awake for what a runtime's threads do.
 pub(crate) fn may_wait_awake(runtime: &tokio::runtime::Handle) -> bool {
     *HAS_CORES && runtime.metrics().num_workers() > 1
@@ -289,5 +307,19 @@ mod tests {
     fn a_thread_that_waits_awake_goes_to_sleep() {
         assert!(wait_awake(Instant::now(), || true));
         assert!(!wait_awake(Instant::now(), || false));
+    }
+
+    #[test]
+    fn who_gives_way_goes_on_beside_a_task_that_blocks_its_thread() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let went_on = runtime.block_on(runtime.spawn(async {
+            let (go_on, gone_on) = std::sync::mpsc::channel();
+            // The next task of this thread.
+            let blocks = tokio::spawn(async move { gone_on.recv_timeout(Duration::from_secs(10)) });
+            give_way().await;
+            let _gave_up = go_on.send(());
+            blocks.await.unwrap()
+        }));
+        assert_eq!(went_on.unwrap(), Ok(()));
     }
 }
