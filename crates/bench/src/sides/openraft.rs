@@ -370,7 +370,9 @@ pub(crate) fn at_its_best<C: Client>(
     worth: impl Fn(&Trial) -> f64,
 ) -> Result<(Options, String), String> {
     let words = |threads, appends, why| {
-        format!("openraft with {} clients: {threads} server threads, appends by {appends:?}{why}", load.clients)
+        let clients = if load.clients == 1 { "1 client".to_owned() } else { format!("{} clients", load.clients) };
+        let threads = if threads == 1 { "1 server thread".to_owned() } else { format!("{threads} server threads") };
+        format!("openraft with {clients}: {threads}, appends by {appends:?}{why}")
     };
     if let Some(appends) = options.openraft_appends {
         return Ok((options.clone(), words(options.server_threads, appends, "")));
