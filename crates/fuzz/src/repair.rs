@@ -114,7 +114,7 @@ pub(crate) fn snapshot(bytes: &mut [u8]) -> Option<()> {
     let length = length_at(bytes, trailer + 4)?;
     // What was inserted or removed before the end moves the manifest, and the file has another length.
     let place = |bytes: &mut [u8], at: usize| -> Option<()> {
-        let end = at.checked_add(length)?.checked_sub(4)?;
+        let end = at.checked_add(length)?.checked_sub(4).filter(|end| *end <= bytes.len())?;
         let meta = length_at(bytes, at + 4)?;
         let mut chunk_at = at + 24 + meta;
         for (number, from) in (64..at).step_by(1 << 20).enumerate() {

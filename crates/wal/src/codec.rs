@@ -54,7 +54,7 @@ pub(crate) fn log_id_at(bytes: &[u8], at: usize) -> LogId {
     LogId::new(leader_id, u64_at(bytes, at + 16))
 }
 
-/// `value` rounded up to a multiple of `unit`.
+/// `value` rounded up to a multiple of `unit`, or the greatest number: it may have been read from a disk.
 pub(crate) fn round_up(value: u64, unit: u64) -> u64 {
-    value.div_ceil(unit) * unit
+    value.div_ceil(unit).saturating_mul(unit)
 }
