@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate::{Frozen, Payload, PayloadError, RaftStateMachine, ReadPolicy};
 
+use crate::check::ledger::Parts;
 use crate::check::{Checked, Verdict};
 use crate::history::{Call, Freshness, History, Key, ListView, Nanos, Operation, Outcome};
 use crate::rng::Rng;
@@ -221,6 +222,8 @@ pub struct LedgerClients {
     pub without_end: Option<Checked<Key>>,
     /// Calls for several writes of which some took effect, and some did not.
     pub in_part: u64,
+    /// The longest past of each object that a node has, of those looked at since.
+    parts: Parts,
     inline: bool,
     freezes: bool,
     reads: u32,
@@ -370,11 +373,21 @@ impl Workload for LedgerClients {
     }
 
     fn check_part(&mut self, part: &Ledger) -> Result<(), String> {
+        for key in part.keys() {
+            let (values, longest) = (part.values(key), self.parts.entry(key).or_default());
+            let common = values.len().min(longest.len());
+            if values[..common] != longest[..common] {
+                return Err(format!("two nodes hold other values of key {key}: {values:?}, and {longest:?}"));
+            }
+            if values.len() > longest.len() {
+                *longest = values.to_vec();
+            }
+        }
         crate::oracle::check_part(&self.history, part)
     }
 
     fn check_without_end(&mut self) -> Result<(), String> {
-        let checked = crate::check::ledger::check_without_end(&self.history)?;
+        let checked = crate::check::ledger::check_without_end(&self.history, &std::mem::take(&mut self.parts))?;
         // Of several searches, one that was given up is not hidden by the next.
         if self.without_end.as_ref().is_none_or(|before| before.verdict == Verdict::Linearizable) {
             self.without_end = Some(checked);

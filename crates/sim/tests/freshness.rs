@@ -1,7 +1,8 @@
 //! What reads that are not linearizable promise all the same: an age, and never to go back.
 
 use quorate::RaftStateMachine;
-use quorate_sim::check::{Verdict, ledger};
+use quorate_sim::check::Verdict;
+use quorate_sim::check::ledger::{self, Parts};
 use quorate_sim::history::{Call, Freshness, ListView, Operation, Outcome};
 use quorate_sim::{History, Ledger, LedgerCommand, oracle};
 
@@ -98,7 +99,7 @@ fn a_stale_answer_is_found_where_there_is_no_end() {
             let id = history.operations.len() as u64;
             history.operations.push(operation(id, at, call, outcome, 1));
         }
-        ledger::check_without_end(&history).map(|checked| checked.verdict)
+        ledger::check_without_end(&history, &Parts::new()).map(|checked| checked.verdict)
     };
     let views = appended().2;
     let read = |at, view| (at, Call::ReadList { key: KEY, freshness: Freshness::Linearizable }, Outcome::List(view));

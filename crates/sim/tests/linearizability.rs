@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 
 use quorate::RaftStateMachine;
-use quorate_sim::check::ledger::{self, LedgerModel};
+use quorate_sim::check::ledger::{self, LedgerModel, Parts};
 use quorate_sim::check::models::{
     AppendList, AppendListInput, AppendListOutput, KeyValue, KeyValueDeed, KeyValueInput, OnceCounter,
     OnceCounterInput, Register, RegisterInput, RegisterOutput,
 };
 use quorate_sim::check::{Model, Timed, Verdict, linearizable};
-use quorate_sim::history::{Call, Freshness, Operation, Outcome};
+use quorate_sim::history::{Call, Freshness, Key, Operation, Outcome};
 use quorate_sim::{FIRST_REGISTER, History, Ledger, LedgerCommand, Rng, oracle};
 
 const STEPS: u64 = 5_000_000;
@@ -380,9 +380,16 @@ fn explains(history: &[Timed<Call, Outcome>], order: &[usize]) -> bool {
         })
 }
 
+/// What a node that lags may have of each object.
+fn cut(rng: &mut Rng, end: &Ledger) -> Parts {
+    let part = |key| end.values(key)[..rng.between(0, end.values(key).len() as u64) as usize].to_vec();
+    let keys: Vec<Key> = end.keys().collect();
+    keys.iter().copied().zip(keys.iter().copied().map(part)).collect()
+}
+
 #[test]
 fn what_a_linearizable_object_answers_is_linearizable() {
-    let (mut rng, mut judged) = (Rng::new(1, 0), 0);
+    let (mut rng, mut judged, mut judged_by_parts) = (Rng::new(1, 0), 0, 0);
     for _ in 0..300 {
         let (clients, unknown) = (rng.between(1, 8) as u32, *rng.pick(&[0, 100, 300]));
         let (history, end) = generate(&mut rng, &KEYS, clients, 120, unknown);
@@ -391,10 +398,12 @@ fn what_a_linearizable_object_answers_is_linearizable() {
         assert_eq!(checked.verdict, Verdict::Linearizable);
         assert_eq!(oracle::check_part(&history, &end), Ok(()));
         // With nothing known of the end, a search may be too hard, but finds nothing wrong.
-        let checked = ledger::check_without_end(&history).expect("it is linearizable");
+        let checked = ledger::check_without_end(&history, &Parts::new()).expect("it is linearizable");
         judged += usize::from(checked.verdict == Verdict::Linearizable);
+        let checked = ledger::check_without_end(&history, &cut(&mut rng, &end)).expect("it is linearizable");
+        judged_by_parts += usize::from(checked.verdict == Verdict::Linearizable);
     }
-    assert!(judged > 250, "{judged}");
+    assert!(judged > 250 && judged_by_parts > 280, "{judged}, {judged_by_parts}");
 }
 
 #[test]
@@ -424,9 +433,14 @@ fn small_histories_get_the_verdict_of_brute_force() {
         assert_eq!(is_linearizable(&LedgerModel, &timed), verdict, "{timed:#?}");
         *if verdict { &mut good } else { &mut bad } += 1;
         // So does the way in which a history is prepared at the end of which nothing is known.
-        assert_eq!(is_linearizable(&LedgerModel, &ledger::timed_without_end(&history)), verdict, "{history:#?}");
+        let without_end = |parts: &Parts| is_linearizable(&LedgerModel, &ledger::timed_without_end(&history, parts));
+        assert_eq!(without_end(&Parts::new()), verdict, "{history:#?}");
+        // What is known of a part rules orders out, and none that the end allows.
+        let by_part = without_end(&cut(&mut rng, &end));
+        assert!(verdict || !by_part, "{history:#?}");
         // With the end in view, the other way to prepare a history comes to the verdict of brute force as well.
         let whole = ledger::timed(&history, &end);
+        assert!(by_part || !is_linearizable(&LedgerModel, &whole), "{history:#?}");
         if whole.len() <= 6 {
             assert_eq!(is_linearizable(&LedgerModel, &whole), brute_force(&whole), "{whole:#?}");
         }

@@ -5,7 +5,7 @@ use quorate_core::{LeaderId, LogId, NodeId};
 /// Bytes of an encoded log id: term, node id, index.
 pub(crate) const LOG_ID_BYTES: usize = 24;
 
-/// No counter of a disk (boots, syncs, segments, records) comes this far; a greater one is damage, and could not go on.
+/// No counter of a disk (boots, syncs, segments, records) comes this far; one that does is damage, and could not go on.
 pub(crate) const MAX_COUNTER: u64 = u64::MAX >> 1;
 
 /// Whether a log id may stand in a file: terms and indexes have successors (FORMAT.md, "Conventions").

@@ -143,7 +143,7 @@ fn parse(copy: &[u8], mark: &Mark) -> Copy {
     }
     let end = HEAD_BYTES.saturating_add(u32_at(copy, 12) as usize).min(copy.len() - CHECKSUM_BYTES);
     let (stored, computed) = (u32_at(copy, end), crc32c::crc32c_append(mark.seed, &copy[..end]));
-    if copy[0..8] != mark.magic || stored != computed || u64_at(copy, 16) > MAX_COUNTER {
+    if copy[0..8] != mark.magic || stored != computed || u64_at(copy, 16) >= MAX_COUNTER {
         return Copy::Damaged { stored, computed };
     }
     match u32_at(copy, 8) {

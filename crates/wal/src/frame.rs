@@ -137,7 +137,7 @@ impl FrameHeader {
         if u64_at(bytes, 16) != segment || u64_at(bytes, 32) != offset {
             return Err(Bad::because("the frame belongs to another place"));
         }
-        if u64_at(bytes, 56) > MAX_COUNTER {
+        if u64_at(bytes, 56) >= MAX_COUNTER {
             return Err(Bad::because("the frame's sync has a number that no log reaches"));
         }
         let Some(kind) = FrameKind::from_byte(bytes[4]) else {
@@ -346,7 +346,7 @@ impl Mark {
         if stored != crc32c::crc32c_append(seed, &bytes[..end]) || u64_at(bytes, 16) != segment {
             return None;
         }
-        if u64_at(bytes, 8) > MAX_COUNTER || u64_at(bytes, 32) > MAX_COUNTER {
+        if u64_at(bytes, 8) >= MAX_COUNTER || u64_at(bytes, 32) >= MAX_COUNTER {
             return None;
         }
         let row = |i: usize| MARK_HEAD_BYTES + i * MARK_ROW_BYTES;

@@ -79,7 +79,7 @@ impl Identity {
             1 => LeaderIdMode::Standard,
             other => return Err(WalError::damaged(path, 72, format!("unknown leader id mode {other}"))),
         };
-        if u64_at(body, 40) > MAX_COUNTER {
+        if u64_at(body, 40) >= MAX_COUNTER {
             return Err(WalError::damaged(path, 64, "the boot counter is one that no disk reaches"));
         }
         Ok(Self {

@@ -76,7 +76,7 @@ impl DamageNote {
         let ends: BTreeMap<GroupId, LogId> = rows.map(|row| (GroupId(u64_at(row, 0)), log_id_at(row, 8))).collect();
         let whole = ends.len() as u64 == u64_at(bytes, 64) && HEAD_BYTES + ends.len() * ROW_BYTES == end;
         let sound = ends.values().all(|last| is_ordinary(*last) && last.index <= MAX_INDEX)
-            && durable.segment <= MAX_COUNTER
+            && durable.segment < MAX_COUNTER
             && durable.offset <= MAX_COUNTER;
         if !whole || !sound {
             return Err(WalError::damaged(path, 0, "not a note of what was durable, though its checksum is right"));

@@ -130,7 +130,7 @@ pub(crate) fn file_name(number: u64) -> String {
 /// The number in a segment file's name.
 pub(crate) fn number_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok().filter(|number| *number <= MAX_COUNTER)
+    u64::from_str_radix(digits, 16).ok().filter(|number| *number < MAX_COUNTER)
 }
 
 /// The error of making a file: "no space" is no failure of the log.

@@ -339,7 +339,7 @@ fn parse(copy: &[u8], identity: &Identity) -> Found {
     if stored != computed || u32_at(copy, 0) != COPY_MAGIC || u32_at(copy, 4) != VERSION {
         return Found::Damaged { stored, computed };
     }
-    if u64_at(copy, 32) > MAX_COUNTER || u64_at(copy, 40) == u64::MAX || !is_ordinary(log_id_at(copy, 72)) {
+    if u64_at(copy, 32) >= MAX_COUNTER || u64_at(copy, 40) == u64::MAX || !is_ordinary(log_id_at(copy, 72)) {
         return Found::Damaged { stored, computed };
     }
     if u128_at(copy, 16) != identity.cluster.0 {

@@ -1,6 +1,6 @@
 //! The default workload's history as [`linearizable`] takes it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Checked, Model, Timed, Verdict, linearizable};
 use crate::history::{Call, Freshness, History, Key, ListView, Nanos, Operation, Outcome};
@@ -67,26 +67,66 @@ pub fn timed(history: &History, end: &Ledger) -> Vec<Timed<Call, Outcome>> {
     timed
 }
 
-/// The same of a history at the end of which nothing is known: any write that nobody was answered may have taken effect at
-/// any time, or take it yet. One of a register is left out as in [`timed`].
-pub fn timed_without_end(history: &History) -> Vec<Timed<Call, Outcome>> {
+/// The values that each object is known to have had, in order, up to some point that its end may be beyond.
+pub type Parts = BTreeMap<Key, Vec<u64>>;
+
+/// The same of a history at the end of which no more is known than `parts`: of any other write that nobody was answered,
+/// that it may have taken effect at any time, or take it yet. One of a register is left out as in [`timed`], and one of a
+/// list of which no answer tells more than the part: it took effect after everything that was answered, if it did.
+pub fn timed_without_end(history: &History, parts: &Parts) -> Vec<Timed<Call, Outcome>> {
     let named = named(history);
+    let told = told(history);
     let open = |operation: &Operation| {
         let Operation { call, outcome, invoked_at, returned_at, .. } = *operation;
         let known = Timed { input: call, output: Some(outcome), invoked_at, returned_at };
+        let part = parts.get(&call.key()).map_or(&[][..], Vec::as_slice);
         match (call, outcome) {
             (_, Outcome::NotApplied) => None,
             (Call::ReadList { freshness, .. } | Call::ReadRegister { freshness, .. }, outcome) => {
                 (freshness.is_linearizable() && outcome != Outcome::Unknown).then_some(known)
             }
-            (Call::Append { .. }, Outcome::Unknown) => Some(Timed { output: None, ..known }),
-            (Call::Put { value, .. } | Call::CompareAndSwap { value, .. }, Outcome::Unknown) => {
-                named.contains(&value).then_some(Timed { output: None, ..known })
+            (
+                Call::Append { value, .. } | Call::Put { value, .. } | Call::CompareAndSwap { value, .. },
+                Outcome::Unknown,
+            ) => {
+                if let Some(place) = part.iter().position(|known| *known == value) {
+                    let output = Some(answer_at(call, part, place));
+                    return Some(Timed { output, returned_at: None, ..known });
+                }
+                let matters = match call {
+                    Call::Append { key, .. } => told.get(&key).is_some_and(|length| *length > part.len() as u64),
+                    _ => named.contains(&value),
+                };
+                matters.then_some(Timed { output: None, ..known })
             }
             _ => Some(known),
         }
     };
     history.operations.iter().filter_map(open).collect()
+}
+
+/// What a write is answered whose value is the one in this place.
+fn answer_at(call: Call, values: &[u64], place: usize) -> Outcome {
+    let previous = place.checked_sub(1).map_or(0, |before| values[before]);
+    match call {
+        Call::Put { .. } => Outcome::Put { previous },
+        Call::CompareAndSwap { .. } => Outcome::Swapped { swapped: true, previous },
+        Call::Append { .. } | Call::ReadList { .. } | Call::ReadRegister { .. } => {
+            Outcome::Appended { length: place as u64 + 1 }
+        }
+    }
+}
+
+/// The greatest length of each list that an answer tells.
+fn told(history: &History) -> BTreeMap<Key, u64> {
+    let mut told = BTreeMap::new();
+    for operation in &history.operations {
+        if let Outcome::Appended { length } | Outcome::List(ListView { length, .. }) = operation.outcome {
+            let greatest = told.entry(operation.call.key()).or_insert(0);
+            *greatest = length.max(*greatest);
+        }
+    }
+    told
 }
 
 /// Values that an answer names, or that a swap expects.
@@ -137,12 +177,12 @@ pub fn check(history: &History, end: &Ledger) -> Result<Checked<Key>, String> {
     judge(&timed(history, end))
 }
 
-/// The same of a history at the end of which nothing is known.
+/// The same of a history at the end of which no more is known than `parts`.
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_without_end(history: &History) -> Result<Checked<Key>, String> {
-    judge(&timed_without_end(history))
+pub fn check_without_end(history: &History, parts: &Parts) -> Result<Checked<Key>, String> {
+    judge(&timed_without_end(history, parts))
 }
 
 fn judge(timed: &[Timed<Call, Outcome>]) -> Result<Checked<Key>, String> {
