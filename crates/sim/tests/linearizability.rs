@@ -440,7 +440,8 @@ fn small_histories_get_the_verdict_of_brute_force() {
         assert!(verdict || !by_part, "{history:#?}");
         // With the end in view, the other way to prepare a history comes to the verdict of brute force as well.
         let whole = ledger::timed(&history, &end);
-        assert!(by_part || !is_linearizable(&LedgerModel, &whole), "{history:#?}");
+        // Of a register the end in view is its last value alone, and a part is all that it held so far.
+        assert!(by_part || key >= FIRST_REGISTER || !is_linearizable(&LedgerModel, &whole), "{history:#?}");
         if whole.len() <= 6 {
             assert_eq!(is_linearizable(&LedgerModel, &whole), brute_force(&whole), "{whole:#?}");
         }
