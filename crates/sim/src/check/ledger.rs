@@ -46,15 +46,23 @@ impl Model for LedgerModel {
         };
         output.is_none_or(|output| *output == answer).then_some(next)
     }
+
+    /// Lists only grow.
+    fn is_past(&self, state: &ListView, _input: &Call, output: &Outcome) -> bool {
+        match output {
+            Outcome::Appended { length } => state.length >= *length,
+            Outcome::List(seen) => state.length > seen.length || (state.length == seen.length && state != seen),
+            _ => false,
+        }
+    }
 }
 
 /// The operations of a history whose answers must be linearizable, and a look at every object at its end.
 ///
-/// Writes that nobody was answered are left out where nobody can have seen their effect: a list at its end has all that
-/// was appended, and a register's value that no answer names, and no swap expects, was overwritten before it mattered.
+/// The end holds each value that an object ever took, in order: of a write that nobody was answered it says what the
+/// answer would have been, or that there was no effect.
 pub fn timed(history: &History, end: &Ledger) -> Vec<Timed<Call, Outcome>> {
-    let named = named(history);
-    let mut timed: Vec<_> = history.operations.iter().filter_map(|operation| one(operation, &named, end)).collect();
+    let mut timed: Vec<_> = history.operations.iter().filter_map(|operation| one(operation, end)).collect();
     let keys: BTreeSet<Key> = history.operations.iter().map(|operation| operation.call.key()).collect();
     for key in keys.into_iter().chain(end.keys()).collect::<BTreeSet<_>>() {
         let freshness = Freshness::Linearizable;
@@ -148,7 +156,7 @@ fn named(history: &History) -> BTreeSet<u64> {
     named
 }
 
-fn one(operation: &Operation, named: &BTreeSet<u64>, end: &Ledger) -> Option<Timed<Call, Outcome>> {
+fn one(operation: &Operation, end: &Ledger) -> Option<Timed<Call, Outcome>> {
     let Operation { call, outcome, invoked_at, returned_at, .. } = *operation;
     let known = Timed { input: call, output: Some(outcome), invoked_at, returned_at };
     match (call, outcome) {
@@ -156,14 +164,13 @@ fn one(operation: &Operation, named: &BTreeSet<u64>, end: &Ledger) -> Option<Tim
         (Call::ReadList { freshness, .. } | Call::ReadRegister { freshness, .. }, outcome) => {
             (freshness.is_linearizable() && outcome != Outcome::Unknown).then_some(known)
         }
-        (Call::Append { key, value }, Outcome::Unknown) => {
-            let place = end.values(key).iter().position(|known| *known == value)?;
-            let output = Some(Outcome::Appended { length: place as u64 + 1 });
-            Some(Timed { output, returned_at: None, ..known })
-        }
-        (Call::Put { key, value } | Call::CompareAndSwap { key, value, .. }, Outcome::Unknown) => {
-            let seen = named.contains(&value) || end.register(key) == value;
-            seen.then_some(Timed { output: None, ..known })
+        (
+            Call::Append { key, value } | Call::Put { key, value } | Call::CompareAndSwap { key, value, .. },
+            Outcome::Unknown,
+        ) => {
+            let values = end.values(key);
+            let place = values.iter().position(|known| *known == value)?;
+            Some(Timed { output: Some(answer_at(call, values, place)), returned_at: None, ..known })
         }
         _ => Some(known),
     }

@@ -28,6 +28,13 @@ pub trait Model {
     /// What an object holds after an operation; `None` if it would have given another answer. Without an answer nobody
     /// knows it, so any would do.
     fn step(&self, state: &Self::State, input: &Self::Input, output: Option<&Self::Output>) -> Option<Self::State>;
+
+    /// Whether the object gives this answer in no state that it can get to from this one, as a list that only grows is
+    /// never short again. The search does not go on from a state that has left an answer behind.
+    fn is_past(&self, state: &Self::State, input: &Self::Input, output: &Self::Output) -> bool {
+        let _ = (state, input, output);
+        false
+    }
 }
 
 /// An operation of a history.
@@ -131,6 +138,9 @@ struct Taken<S> {
     operation: usize,
     found: Cursor,
     before: S,
+    /// It has its answer and changes nothing, so it stands here in some order if there is one: it may move to the front
+    /// of any that goes on from `before`.
+    only: bool,
 }
 
 /// Where the search looks for the next operation.
@@ -201,14 +211,18 @@ impl<'a, M: Model> Search<'a, M> {
                 }
             };
             let Some(operation) = candidate else {
-                let Some(taken) = order.pop() else {
-                    let (longest, stuck) = deepest.unwrap_or_default();
-                    return Found::None { longest, stuck };
+                cursor = loop {
+                    let Some(taken) = order.pop() else {
+                        let (longest, stuck) = deepest.unwrap_or_default();
+                        return Found::None { longest, stuck };
+                    };
+                    placed[taken.operation / 64] ^= 1 << (taken.operation % 64);
+                    self.put_back(taken.operation, taken.found);
+                    state = taken.before;
+                    if !taken.only {
+                        break self.after(taken.found);
+                    }
                 };
-                placed[taken.operation / 64] ^= 1 << (taken.operation % 64);
-                self.put_back(taken.operation, taken.found);
-                state = taken.before;
-                cursor = self.after(taken.found);
                 continue;
             };
             self.steps += 1;
@@ -221,10 +235,12 @@ impl<'a, M: Model> Search<'a, M> {
             match next {
                 Some(next)
                     if !self.is_in_vain(&state, order.last(), operation, &next)
+                        && !self.leaves_behind(operation, &next)
                         && tried.insert((placed.clone().into(), next.clone())) =>
                 {
+                    let only = asked.output.is_some() && next == state;
                     let before = std::mem::replace(&mut state, next);
-                    order.push(Taken { operation, found: cursor, before });
+                    order.push(Taken { operation, found: cursor, before, only });
                     self.take(operation, cursor);
                     cursor = Cursor::Known(self.known.first());
                 }
@@ -248,6 +264,16 @@ impl<'a, M: Model> Search<'a, M> {
             || last.is_some_and(|last| {
                 self.model.step(&last.before, &asked.input, asked.output.as_ref()).as_ref() == Some(next)
             })
+    }
+
+    /// Whether an answer is still to be given that cannot be given any more once this operation made this state.
+    fn leaves_behind(&self, operation: usize, next: &M::State) -> bool {
+        let places = std::iter::successors(Some(self.known.first()), |place| Some(self.known.next[*place]));
+        places.take_while(|place| *place != self.known.head()).map(|place| self.events[place]).any(|event| {
+            let asked = self.operations[event.operation];
+            let answer = asked.output.as_ref().filter(|_| !event.returns && event.operation != operation);
+            answer.is_some_and(|output| self.model.is_past(next, &asked.input, output))
+        })
     }
 
     fn after(&self, cursor: Cursor) -> Cursor {
