@@ -84,6 +84,11 @@ impl fmt::Display for Report {
         for (name, count) in self.counters.iter() {
             writeln!(f, "{name}: {count}")?;
         }
+        for (given_up, what) in [(self.undecided, "history"), (self.undecided_without_end, "history without an end")] {
+            if given_up {
+                writeln!(f, "GIVEN UP: no order of its {what} was found, nor that there is none")?;
+            }
+        }
         write!(f, "trace hash {:032x}", self.hash)?;
         match &self.violation {
             Some(violation) => write!(f, "\nVIOLATION {violation}"),

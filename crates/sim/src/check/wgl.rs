@@ -72,7 +72,7 @@ pub enum Verdict<K> {
         key: K,
         /// The longest order that explains answers, by place in the history.
         longest: Vec<usize>,
-        /// After that order, an operation that no order explains before it returned.
+        /// After that order, an operation whose answer does not fit any more.
         stuck: usize,
     },
     /// The search was given up.
@@ -138,9 +138,6 @@ struct Taken<S> {
     operation: usize,
     found: Cursor,
     before: S,
-    /// It has its answer and changes nothing, so it stands here in some order if there is one: it may move to the front
-    /// of any that goes on from `before`.
-    only: bool,
 }
 
 /// Where the search looks for the next operation.
@@ -211,18 +208,14 @@ impl<'a, M: Model> Search<'a, M> {
                 }
             };
             let Some(operation) = candidate else {
-                cursor = loop {
-                    let Some(taken) = order.pop() else {
-                        let (longest, stuck) = deepest.unwrap_or_default();
-                        return Found::None { longest, stuck };
-                    };
-                    placed[taken.operation / 64] ^= 1 << (taken.operation % 64);
-                    self.put_back(taken.operation, taken.found);
-                    state = taken.before;
-                    if !taken.only {
-                        break self.after(taken.found);
-                    }
+                let Some(taken) = order.pop() else {
+                    let (longest, stuck) = deepest.unwrap_or_default();
+                    return Found::None { longest, stuck };
                 };
+                placed[taken.operation / 64] ^= 1 << (taken.operation % 64);
+                self.put_back(taken.operation, taken.found);
+                state = taken.before;
+                cursor = self.after(taken.found);
                 continue;
             };
             self.steps += 1;
@@ -231,16 +224,22 @@ impl<'a, M: Model> Search<'a, M> {
             }
             let asked = self.operations[operation];
             let next = self.model.step(&state, &asked.input, asked.output.as_ref());
+            let left_behind = next.as_ref().and_then(|next| self.leaves_behind(operation, next));
+            if let Some(left) = left_behind
+                && deepest.as_ref().is_none_or(|(longest, _)| longest.len() <= order.len())
+            {
+                let longest = order.iter().map(|taken| taken.operation).chain([operation]).collect();
+                deepest = Some((longest, left));
+            }
             placed[operation / 64] ^= 1 << (operation % 64);
             match next {
                 Some(next)
                     if !self.is_in_vain(&state, order.last(), operation, &next)
-                        && !self.leaves_behind(operation, &next)
+                        && left_behind.is_none()
                         && tried.insert((placed.clone().into(), next.clone())) =>
                 {
-                    let only = asked.output.is_some() && next == state;
                     let before = std::mem::replace(&mut state, next);
-                    order.push(Taken { operation, found: cursor, before, only });
+                    order.push(Taken { operation, found: cursor, before });
                     self.take(operation, cursor);
                     cursor = Cursor::Known(self.known.first());
                 }
@@ -266,13 +265,14 @@ impl<'a, M: Model> Search<'a, M> {
             })
     }
 
-    /// Whether an answer is still to be given that cannot be given any more once this operation made this state.
-    fn leaves_behind(&self, operation: usize, next: &M::State) -> bool {
+    /// An operation whose answer is still to be given, and cannot be given any more once this operation made this state.
+    fn leaves_behind(&self, operation: usize, next: &M::State) -> Option<usize> {
         let places = std::iter::successors(Some(self.known.first()), |place| Some(self.known.next[*place]));
-        places.take_while(|place| *place != self.known.head()).map(|place| self.events[place]).any(|event| {
-            let asked = self.operations[event.operation];
-            let answer = asked.output.as_ref().filter(|_| !event.returns && event.operation != operation);
-            answer.is_some_and(|output| self.model.is_past(next, &asked.input, output))
+        let events = places.take_while(|place| *place != self.known.head()).map(|place| self.events[place]);
+        let others = events.filter(|event| !event.returns && event.operation != operation);
+        others.map(|event| event.operation).find(|other| {
+            let asked = self.operations[*other];
+            asked.output.as_ref().is_some_and(|output| self.model.is_past(next, &asked.input, output))
         })
     }
 
