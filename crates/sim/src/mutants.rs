@@ -342,7 +342,7 @@ impl Results {
         Self { code, ..self }
     }
 
-    fn note(&mut self, row: &Row) -> Result<(), String> {
+    fn note(&mut self, row: &Row, code: String) -> Result<(), String> {
         let check = match &row.outcome {
             Outcome::Caught { violation, .. } => Some(check_of(violation).to_owned()),
             Outcome::Hung { .. } => Some("a step that never ends".to_owned()),
@@ -351,7 +351,7 @@ impl Results {
             Outcome::Shown { .. } | Outcome::Missed => None,
             Outcome::Unsound { .. } => return Ok(()),
         };
-        let found = Found { seeds: row.seeds, check, code: self.code.clone() };
+        let found = Found { seeds: row.seeds, check, code };
         self.known.insert(row.bug.name().to_owned(), found);
         let Some(path) = &self.path else { return Ok(()) };
         let mut text = String::new();
@@ -385,7 +385,7 @@ impl Results {
     /// where earlier hunts stopped.
     fn hunt(&mut self, bug: Bug, how: Hunt) -> Result<Row, String> {
         let begun = Instant::now();
-        let Found { seeds: before, check, .. } = self.known.get(bug.name()).cloned().unwrap_or_default();
+        let Found { seeds: before, check, code: tried_on } = self.known.get(bug.name()).cloned().unwrap_or_default();
         if let Some(known) = check {
             let seed = how.first_seed + before.max(1) - 1;
             let again = match known.starts_with(SCENARIO) {
@@ -403,19 +403,21 @@ impl Results {
             };
             if let Some(outcome) = again {
                 let row = Row { bug, outcome, seeds: before, took: begun.elapsed() };
-                self.note(&row)?;
+                self.note(&row, self.code.clone())?;
                 return Ok(row);
             }
             let row = hunt(bug, how);
-            self.note(&row)?;
+            self.note(&row, self.code.clone())?;
             return Ok(row);
         }
         // Where no more seeds are asked for, the scenarios were played when the last of them was tried.
         let how = Hunt { scenarios: how.scenarios && before < how.seeds, ..how };
         let rest = Hunt { first_seed: how.first_seed + before, seeds: how.seeds.saturating_sub(before), ..how };
+        // What was tried on other code, and not since, says so.
+        let code = if rest.seeds == 0 { tried_on } else { self.code.clone() };
         let mut row = hunt(bug, rest);
         row.seeds += before;
-        self.note(&row)?;
+        self.note(&row, code)?;
         Ok(row)
     }
 }
