@@ -24,7 +24,7 @@ Run it with --release, on a machine that does nothing else.
   --json FILE            the result; of several tables a directory
   --svg FILE             a chart of it; of several tables a directory
   --dir DIRECTORY        where durable rows keep their files             [target/bench]
-  --bytes SIZE           what R1 and R2 move: 4GiB, 256MiB               [4GiB]
+  --bytes SIZE           what R1 and R2 move, and the most of C4 and C5: 4GiB, 256MiB, 4KiB at least   [4GiB]
   --client-threads N     worker threads of the clients' runtime          [1]
   --server-threads N     worker threads of the servers' runtime          [2]
   --openraft-network W   rpc: one append at a time; stream: pipelined    [each tried, with one server thread and with
@@ -33,6 +33,32 @@ Run it with --release, on a machine that does nothing else.
   --etcd PATH            the opponent's binary                           [etcd]
   --engines PATH         other logs, for D6 and R1, built by `cargo build --release` in tests/log-engines
                          [tests/log-engines/target/release/log-engines]";
+
+/// Those with a value, which are all.
+const OPTIONS: [&str; 15] = [
+    "--pairs",
+    "--seconds",
+    "--warmup",
+    "--rate",
+    "--deadline",
+    "--json",
+    "--svg",
+    "--dir",
+    "--bytes",
+    "--client-threads",
+    "--server-threads",
+    "--openraft-network",
+    "--openraft-snapshot",
+    "--etcd",
+    "--engines",
+];
+
+/// Operations a second of an open loop: one that is due every nanosecond is begun by no machine.
+const RATES: std::ops::RangeInclusive<f64> = 1.0..=1e9;
+/// What tables may move: from the least point of C5 to what no disk holds.
+const BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 60;
+/// More than there are cores in a machine.
+const MAX_THREADS: usize = 4096;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -129,10 +155,10 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String>
     let mut words = words.peekable();
     match words.peek().map(String::as_str) {
         None | Some("help" | "--help" | "-h") => return Ok(Task::Help),
-        Some("list") => return Ok(Task::List),
+        Some("list") => return alone(words.skip(1), 0).map(|_| Task::List),
         Some("page") => {
-            let directory = words.nth(1).map_or_else(|| PathBuf::from("docs/benchmarks"), PathBuf::from);
-            return Ok(Task::Page(directory));
+            let named = alone(words.skip(1), 1)?;
+            return Ok(Task::Page(named.map_or_else(|| PathBuf::from("docs/benchmarks"), PathBuf::from)));
         }
         Some(_) => {}
     }
@@ -151,6 +177,9 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String>
             options.tables.extend(found.into_iter().filter(|table| !known.contains(&table.id)));
             continue;
         }
+        if !OPTIONS.contains(&word.as_str()) {
+            return Err(format!("unknown option {word}"));
+        }
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let bad = || format!("{word} cannot be {value:?}");
         if !["--json", "--svg", "--deadline"].contains(&word.as_str()) {
@@ -160,7 +189,7 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String>
             "--pairs" => options.named.pairs = Some(positive(&value).ok_or_else(bad)?),
             "--seconds" => options.named.measure = Some(seconds(&value).ok_or_else(bad)?),
             "--warmup" => options.warmup = seconds(&value).ok_or_else(bad)?,
-            "--rate" => options.rate = Some(value.parse().ok().filter(|rate| *rate >= 1.0).ok_or_else(bad)?),
+            "--rate" => options.rate = Some(value.parse().ok().filter(|rate| RATES.contains(rate)).ok_or_else(bad)?),
             "--deadline" => {
                 let minutes =
                     positive(&value).and_then(|minutes| u64::try_from(minutes).ok()).and_then(|m| m.checked_mul(60));
@@ -170,8 +199,8 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String>
             "--svg" => options.svg = Some(value.into()),
             "--dir" => options.dir = value.into(),
             "--bytes" => options.bytes = bytes(&value).ok_or_else(bad)?,
-            "--client-threads" => options.client_threads = positive(&value).ok_or_else(bad)?,
-            "--server-threads" => options.server_threads = positive(&value).ok_or_else(bad)?,
+            "--client-threads" => options.client_threads = threads(&value).ok_or_else(bad)?,
+            "--server-threads" => options.server_threads = threads(&value).ok_or_else(bad)?,
             "--openraft-snapshot" => options.openraft_snapshot = value.parse().map_err(|_| bad())?,
             "--openraft-network" => {
                 options.openraft_appends = match value.as_str() {
@@ -181,14 +210,27 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Task, String>
                 }
             }
             "--etcd" => options.etcd = value.into(),
-            "--engines" => options.engines = value.into(),
-            _ => return Err(format!("unknown option {word}")),
+            // `--engines`: they are all known.
+            _ => options.engines = value.into(),
         }
     }
     if options.tables.is_empty() {
         return Err("no table was named".to_owned());
     }
     Ok(Task::Run(Box::new(options)))
+}
+
+/// At most one word, or none, behind a command.
+fn alone(mut words: impl Iterator<Item = String>, most: usize) -> Result<Option<String>, String> {
+    let named: Vec<String> = words.by_ref().take(most).collect();
+    match words.next().or_else(|| named.iter().find(|word| word.starts_with('-')).cloned()) {
+        Some(word) => Err(format!("{word:?} means nothing there")),
+        None => Ok(named.into_iter().next()),
+    }
+}
+
+fn threads(text: &str) -> Option<usize> {
+    positive(text).filter(|threads| *threads <= MAX_THREADS)
 }
 
 fn positive(text: &str) -> Option<usize> {
@@ -209,7 +251,7 @@ fn bytes(text: &str) -> Option<u64> {
         "GiB" => 1 << 30,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| *bytes > 0)
+    number.parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| BYTES.contains(bytes))
 }
 
 #[cfg(test)]
@@ -242,7 +284,22 @@ mod tests {
         assert!(parse_words("M1 --pairs").unwrap_err().contains("needs a value"));
         assert!(parse_words("--pairs 3").unwrap_err().contains("no table"));
         assert!(parse_words("disk").unwrap_err().contains("disk"));
-        assert!(parse_words("R1 --bytes 4GB").unwrap_err().contains("--bytes"));
+        for wrong in [
+            "R1 --bytes 4GB",
+            "R1 --bytes 1KiB",
+            "R1 --bytes 8589934592GiB",
+            "M2 --rate inf",
+            "M2 --rate 1e300",
+            "M2 --rate 0",
+            "M2 --server-threads 1000000",
+            "M2 --bogus",
+        ] {
+            let option = wrong.split(' ').nth(1).unwrap();
+            assert!(parse_words(wrong).unwrap_err().contains(option), "{wrong}");
+        }
+        for wrong in ["list junk", "page a b", "page --help"] {
+            assert!(parse_words(wrong).unwrap_err().contains("means nothing there"), "{wrong}");
+        }
     }
 
     #[test]

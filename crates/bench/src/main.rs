@@ -16,7 +16,7 @@ mod rows;
 mod sides;
 mod tables;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{Options, Task};
@@ -24,7 +24,14 @@ use report::Report;
 use tables::Table;
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Result<Vec<String>, _> = std::env::args_os().skip(1).map(std::ffi::OsString::into_string).collect();
+    let words = match words {
+        Ok(words) => words,
+        Err(word) => {
+            eprintln!("quorate-bench: {} is not UTF-8", word.display());
+            return ExitCode::from(2);
+        }
+    };
     if words.first().is_some_and(|word| word == sides::servers::NODE) {
         // A node of a cluster that a durable row has started: this same binary, as the server.
         return sides::servers::serve(words);
@@ -71,7 +78,14 @@ fn run(options: &Options, words: &str) -> Result<(), String> {
 
 fn run_one(table: &Table, options: &Options, words: &str) -> Result<(), String> {
     println!("== {}: {}", table.id, table.what);
-    let options = &table.options(options);
+    let (asked, options) = (options.rate, &table.options(options));
+    if asked.is_some() && options.rate.is_none() {
+        eprintln!("quorate-bench: {} has no open loop, and is measured without --rate", table.id);
+    }
+    // What cannot be written is better known now than after minutes of measuring.
+    for (path, ending) in [(&options.json, "json"), (&options.svg, "svg")] {
+        place(path.as_deref(), table, ending)?;
+    }
     let mut report = Report::new(table, options, words);
     let outcome = measure(table, options, &mut report);
     if let Err(problem) = &outcome {
@@ -104,11 +118,20 @@ fn measure(table: &Table, options: &Options, report: &mut Report) -> Result<(), 
 
 /// Writes to `path`, or to a file of the table's own below it.
 fn write(path: Option<&Path>, table: &Table, ending: &str, text: &str) -> Result<(), String> {
-    let Some(path) = path else { return Ok(()) };
+    let Some(file) = place(path, table, ending)? else { return Ok(()) };
+    std::fs::write(&file, text).map_err(|error| format!("cannot write {}: {error}", file.display()))
+}
+
+/// The file to write, in a directory that is there.
+fn place(path: Option<&Path>, table: &Table, ending: &str) -> Result<Option<PathBuf>, String> {
+    let Some(path) = path else { return Ok(None) };
     let is_directory = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
     let file = if is_directory { apart::file_in(path, table, ending) } else { path.to_owned() };
     if let Some(above) = file.parent().filter(|above| !above.as_os_str().is_empty()) {
         std::fs::create_dir_all(above).map_err(|error| format!("cannot make {}: {error}", above.display()))?;
     }
-    std::fs::write(&file, text).map_err(|error| format!("cannot write {}: {error}", file.display()))
+    match file.is_dir() {
+        true => Err(format!("cannot write {}: it is a directory", file.display())),
+        false => Ok(Some(file)),
+    }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Table {
     /// Whether its figures depend on how fast the disk syncs.
     pub(crate) durable: bool,
     trial: Trial,
+    /// Whether `--rate` means something to it: its trials are clients that may begin operations on time.
+    open_loop: bool,
     /// Pairs of trials a row, unless `--pairs` says otherwise.
     pairs: usize,
     /// Measured time of one trial, unless `--seconds` says otherwise.
@@ -50,7 +52,7 @@ const IN_MEMORY: &[&str] = &[
 
 const SERVERS: &[&str] = &[
     "anything about a real network: clients and members share one machine, its cores and its disk",
-    "a share of the limit beyond one client: the limit supposes that every sync carries a write of every client",
+    "how near the limit is with more than one client: it supposes that every sync carries a write of every client, which nobody does who answers as soon as a write is durable",
 ];
 
 const FLOOR: &[&str] = &["anything about a real network: the nodes are in one process and share one disk"];
@@ -98,20 +100,20 @@ const TABLES: &[Table] = &[
     memory_table("M4", "in-memory puts, 1024 clients", memory::m4),
     memory_table("M5", "in-memory puts, 4096 clients", memory::m5),
     memory_table("M6", "in-memory batches, 4096 clients", memory::m6),
-    memory_table("M7", "processor time of an in-memory put", memory::m7),
-    memory_table("M8", "allocations of an in-memory put", memory::m8),
-    brief(table("OR", "opponents", "OpenRaft's settings", IN_MEMORY, opponents::openraft_settings)),
+    closed(memory_table("M7", "processor time of an in-memory put", memory::m7)),
+    closed(memory_table("M8", "allocations of an in-memory put", memory::m8)),
+    closed(brief(table("OR", "opponents", "OpenRaft's settings", IN_MEMORY, opponents::openraft_settings))),
     durable_table("D1", "durable puts beside etcd, 1 client", SERVERS, servers::d1),
     durable_table("D2", "durable puts beside etcd, 64 clients", SERVERS, servers::d2),
     durable_table("D3", "durable puts beside etcd, 1000 clients", SERVERS, servers::d3),
     durable_table("DR", "linearizable reads beside etcd", SERVERS, servers::dr),
-    durable_table("D4", "latency of one durable put", FLOOR, floor::d4),
+    closed(durable_table("D4", "latency of one durable put", FLOOR, floor::d4)),
     of(Trial::Loop, durable_table("D5", "the log beside a raw loop on a recycled file", LOG, wal::d5)),
     of(Trial::Loop, durable_table("D6", "the log beside other logs for many groups", ENGINES, engines::d6)),
     of(OPENING, on_disk(table("R1", "recovery", "recovery of a large log", RECOVERY, recovery::r1))),
     of(TRANSFER, on_disk(table("R2", "recovery", "transfer of a large snapshot", NETWORK, snapshot::r2))),
     of(KILL, on_disk(table("R4", "recovery", "failover", FAILOVER, failover::r4))),
-    table("L1", "reads", "a lease read", IN_MEMORY, reads::l1),
+    closed(table("L1", "reads", "a lease read", IN_MEMORY, reads::l1)),
     table("L2", "reads", "reads by read index", IN_MEMORY, reads::l2),
     table("NT", "network", "the transport on loopback", NETWORK, network::tcp),
     table("N2", "network", "what TLS costs", NETWORK, network::n2),
@@ -136,7 +138,7 @@ const fn table(
     run: Run,
 ) -> Table {
     let measure = Duration::from_secs(2);
-    Table { id, group, what, durable: false, trial: Trial::Load, pairs: 7, measure, caveats, run }
+    Table { id, group, what, durable: false, trial: Trial::Load, open_loop: true, pairs: 7, measure, caveats, run }
 }
 
 const fn memory_table(id: &'static str, what: &'static str, run: Run) -> Table {
@@ -156,12 +158,17 @@ const fn brief(table: Table) -> Table {
     Table { pairs: 3, ..table }
 }
 
+/// Always a closed loop.
+const fn closed(table: Table) -> Table {
+    Table { open_loop: false, ..table }
+}
+
 const fn on_disk(table: Table) -> Table {
     Table { durable: true, ..table }
 }
 
 const fn of(trial: Trial, table: Table) -> Table {
-    Table { trial, ..table }
+    Table { trial, open_loop: matches!(trial, Trial::Load), ..table }
 }
 
 const fn lasting(measure: Duration, table: Table) -> Table {
@@ -172,7 +179,8 @@ impl Table {
     /// A run's options, with the table's own where the command line names none.
     pub(crate) fn options(&self, run: &Options) -> Options {
         let (pairs, measure) = (run.named.pairs.unwrap_or(self.pairs), run.named.measure.unwrap_or(self.measure));
-        Options { pairs, measure, ..run.clone() }
+        let rate = run.rate.filter(|_| self.open_loop);
+        Options { pairs, measure, rate, ..run.clone() }
     }
 
     /// How many trials a row has, and what one is.
@@ -222,6 +230,15 @@ mod tests {
         assert_eq!(named("C4")[0].options(&run).pairs, 3);
         run.named.measure = Some(Duration::from_secs(1));
         assert_eq!(overload.options(&run).measure, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_rate_is_for_tables_of_clients_alone() {
+        let run = Options { rate: Some(5_000.0), ..Options::default() };
+        let rate = |id| named(id)[0].options(&run).rate;
+        assert_eq!(["M2", "D1", "L2", "C1", "N2"].map(rate), [Some(5_000.0); 5]);
+        // Bytes, appends and allocations are no latencies, whatever their unit ends with.
+        assert_eq!(["M7", "M8", "L1", "D4", "D5", "D6", "R1", "R2", "OV"].map(rate), [None; 9]);
     }
 
     #[test]

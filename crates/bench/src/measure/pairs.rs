@@ -19,6 +19,16 @@ pub(crate) enum Goal {
     Aim(f64),
 }
 
+impl Goal {
+    /// Whether there is more to reach than what must be.
+    pub(crate) fn has_aim(self) -> bool {
+        match self {
+            Goal::Ratio { must, aim } | Goal::Value { must, aim } => must.total_cmp(&aim).is_ne(),
+            Goal::Aim(_) => true,
+        }
+    }
+}
+
 /// What a row is about.
 #[derive(Clone, Debug)]
 pub(crate) struct RowPlan<'a> {

@@ -167,15 +167,24 @@ impl Row {
         })
     }
 
+    /// What its goal is about: a ratio, or Quorate's own value.
+    fn measured(&self) -> Option<Spread> {
+        match self.goal? {
+            Goal::Ratio { .. } => self.ratio(self.compared_with()),
+            Goal::Value { .. } | Goal::Aim(_) => self.side(Role::Ours)?.values(),
+        }
+    }
+
+    /// Whose value is its ratio's other side: the opponent's, or the limit's where there is none.
+    fn compared_with(&self) -> Role {
+        if self.side(Role::Beside).is_some() { Role::Beside } else { Role::Limit }
+    }
+
     /// How the row stands beside its goal.
     fn verdict(&self) -> Option<Verdict> {
-        let (value, must, aim) = match self.goal? {
-            Goal::Ratio { must, aim } => {
-                let to = if self.side(Role::Beside).is_some() { Role::Beside } else { Role::Limit };
-                (self.ratio(to)?.median, must, aim)
-            }
-            Goal::Value { must, aim } => (self.side(Role::Ours)?.values()?.median, must, aim),
-            Goal::Aim(aim) => (self.side(Role::Ours)?.values()?.median, aim, aim),
+        let (value, must, aim) = match (self.goal?, self.measured()?.median) {
+            (Goal::Ratio { must, aim } | Goal::Value { must, aim }, value) => (value, must, aim),
+            (Goal::Aim(aim), value) => (value, aim, aim),
         };
         let reaches = |goal: f64| match self.better {
             Better::Higher => value >= goal,

@@ -1,12 +1,14 @@
-//! The README's table: of each of these tables the row where Quorate stands worst beside who it is measured with, made of
-//! the same files as the page, which has all rows, and the goals.
+//! The README's table: of each of these tables the row where Quorate stands worst beside its goal, made of the same files as
+//! the page, which has all rows.
 
 use std::collections::BTreeMap;
 
-use super::{Better, Report, Role, Row, Spread, text};
+use super::{Better, Report, Row, text};
+use crate::measure::Goal;
 
 /// The tables that the README tells of, in its order.
-const TOLD: [&str; 14] = ["M1", "M2", "M5", "M6", "L2", "D1", "D3", "D4", "D5", "D6", "R1", "R2", "R4", "N2"];
+const TOLD: [&str; 20] =
+    ["M1", "M2", "M3", "M4", "M5", "M6", "M7", "M8", "L1", "L2", "D1", "D2", "D3", "D4", "D5", "D6", "R1", "R2", "R4"];
 
 /// What stands between the README's marks.
 pub(crate) fn table_of(reports: &[Report]) -> String {
@@ -16,7 +18,7 @@ pub(crate) fn table_of(reports: &[Report]) -> String {
     let rows: Vec<String> = reports.iter().filter_map(|report| worst(report)).collect();
     let mut lines = Vec::new();
     if !rows.is_empty() {
-        lines.push("| row | beside | Quorate's to its (pairs) | better is |".to_owned());
+        lines.push("| row | beside | Quorate's to its (pairs) | goal |".to_owned());
         lines.push("|---|---|---|---|".to_owned());
         lines.extend(rows);
         lines.push(String::new());
@@ -30,31 +32,26 @@ pub(crate) fn table_of(reports: &[Report]) -> String {
     lines.join("\n")
 }
 
-/// Of the rows with a goal the one with the worst ratio.
+/// Of the rows with a goal the one that stands worst beside it.
 fn worst(report: &Report) -> Option<String> {
-    let told = report.rows.iter().filter_map(|row| Some((row, beside(row)?)));
-    let (row, (name, ratio)) =
-        told.min_by(|(a, (_, left)), (b, (_, right))| gain(a, *left).total_cmp(&gain(b, *right)))?;
-    let better = match row.better {
-        Better::Higher => "more",
-        Better::Lower => "less",
+    let told = report.rows.iter().filter_map(|row| Some((row, standing(row)?)));
+    let (row, _) = told.min_by(|(_, left), (_, right)| left.total_cmp(right))?;
+    let (name, value) = match (row.goal?, row.side(row.compared_with())) {
+        (Goal::Ratio { .. }, Some(side)) => (side.name.as_str(), text::spread(row.measured()?)),
+        _ => ("-", format!("{} by itself", text::spread(row.measured()?))),
     };
-    Some(format!("| {} {}, {} | {name} | {} | {better} |", row.id, row.what, row.unit, text::spread(ratio)))
+    Some(format!("| {} {}, {} | {name} | {value} | {} |", row.id, row.what, row.unit, text::goal(row)?))
 }
 
-/// Who it stands beside, and how. `None` of a row without a goal.
-fn beside(row: &Row) -> Option<(&str, Spread)> {
-    row.goal?;
-    let role = if row.side(Role::Beside).is_some() { Role::Beside } else { Role::Limit };
-    Some((&row.side(role)?.name, row.ratio(role)?))
-}
-
-/// More is better.
-fn gain(row: &Row, ratio: Spread) -> f64 {
-    match row.better {
-        Better::Higher => ratio.median,
-        Better::Lower => 1.0 / ratio.median,
-    }
+/// What was measured, to what must be; more is better.
+fn standing(row: &Row) -> Option<f64> {
+    let (measured, must) = match row.goal? {
+        Goal::Ratio { must, .. } | Goal::Value { must, .. } | Goal::Aim(must) => (row.measured()?.median, must),
+    };
+    Some(match row.better {
+        Better::Higher => measured / must,
+        Better::Lower => must / measured,
+    })
 }
 
 /// Commits and machines, and which tables are of each if there are several.
@@ -78,7 +75,7 @@ mod tests {
     use crate::report::tests::sample;
 
     #[test]
-    fn of_a_table_the_worst_row_with_a_goal_is_told() {
+    fn of_a_table_the_row_is_told_that_stands_worst_beside_its_goal() {
         let mut report = sample();
         report.table = "M5".into();
         let mut alone = report.rows[0].clone();
@@ -88,15 +85,25 @@ mod tests {
         alone.sides[0].trials.iter_mut().for_each(|trial| trial.value = 1.0);
         report.rows.push(alone);
         let table = table_of(&[report.clone()]);
-        assert!(table.contains("| M4 1024 clients, put/s | echo | 0.500 (0.500 to 0.500) | more |\n"), "{table}");
+        let told = "| M4 1024 clients, put/s | echo | 0.500 (0.500 to 0.500) | MUST MISSED (must >= 2.50x, aim 4x) |\n";
+        assert!(table.contains(told), "{table}");
         assert_eq!(table.matches("M4 1024").count(), 1, "{table}");
         assert!(
             table.contains("\nMeasured on commit 0123456789ab, 2 cores (a <processor>), Linux a kernel, a disk.\n")
         );
-        assert!(table.contains("Not measured yet: M1, M2, M6,"), "{table}");
+        assert!(table.contains("Not measured yet: M1, M2, M3,"), "{table}");
         // Where less is better, the greatest ratio is the worst.
         report.rows.iter_mut().for_each(|row| row.better = Better::Lower);
-        assert!(table_of(&[report]).contains("| openraft | 4 (3 to 10) | less |"));
+        assert!(table_of(&[report]).contains("| openraft | 4 (3 to 10) |"));
+    }
+
+    #[test]
+    fn a_goal_without_an_opponent_is_told_with_its_value() {
+        let mut report = sample();
+        report.rows[0].goal = Some(Goal::Value { must: 800.0, aim: 1000.0 });
+        let table = table_of(&[report]);
+        let told = "| - | 900 (800 to 1000) by itself | must reached (must >= 800, aim 1000) |";
+        assert!(table.contains(told), "{table}");
     }
 
     #[test]

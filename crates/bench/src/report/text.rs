@@ -71,7 +71,8 @@ fn verdict_line(row: &Row) -> String {
 /// The goal and how the row stands beside it.
 pub(crate) fn goal(row: &Row) -> Option<String> {
     let said = match row.verdict()? {
-        Verdict::Aim => "aim reached",
+        Verdict::Aim if row.goal?.has_aim() => "aim reached",
+        Verdict::Aim => "must reached",
         Verdict::Must => "must reached",
         Verdict::Missed => "MUST MISSED",
     };

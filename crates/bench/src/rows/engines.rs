@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -18,6 +17,7 @@ use crate::measure::disk::RecycledFile;
 use crate::measure::{Contender, Goal, Recorder, RowPlan, Trial, measure_row, process_cpu};
 use crate::report::{Better, Report};
 use crate::rows::wal::{CLUSTER, Log, WARM_BATCH, WARM_SEGMENTS, raw};
+use crate::sides::processes::ended_with_us;
 
 /// Bytes of a payload.
 const PAYLOAD: usize = 256;
@@ -80,7 +80,7 @@ fn group_of(number: u64) -> GroupId {
 
 /// The other logs that were built; the report names their versions. If there is no such program, says so loudly.
 pub(super) fn names(options: &Options, report: &mut Report) -> Result<Vec<String>, String> {
-    match Command::new(&options.engines).arg("list").output() {
+    match ended_with_us(&options.engines).arg("list").output() {
         Ok(said) => {
             let listed = String::from_utf8_lossy(&said.stdout);
             report.versions.extend(listed.lines().map(str::to_owned));
@@ -103,7 +103,7 @@ pub(super) fn call(
     dir: &Path,
     arguments: &[String],
 ) -> Result<String, String> {
-    let said = Command::new(&options.engines).args([engine, command]).arg(dir).args(arguments).output();
+    let said = ended_with_us(&options.engines).args([engine, command]).arg(dir).args(arguments).output();
     let said = said.map_err(|error| format!("{}: {error}", options.engines.display()))?;
     if !said.status.success() {
         return Err(String::from_utf8_lossy(&said.stderr).trim().to_owned());

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::measure::{Trial, resident_bytes};
 use crate::report::{Better, Report};
 use crate::rows::curves::{bytes_of, point};
 use crate::rows::wal::Log;
-use crate::sides::processes::own_program;
+use crate::sides::processes::{ended_with_us, own_program};
 
 /// The first argument of this binary when it is to open a log.
 pub(crate) const OPENER: &str = "opener-of-a-log";
@@ -74,7 +74,7 @@ pub(crate) fn entries(options: &Options, report: &mut Report) -> Result<(), Stri
 
 /// Opens the log in a process of its own.
 fn opened(dir: &Path, entries: u64, more: &[&str]) -> Result<Opened, String> {
-    let said = Command::new(own_program()).arg(OPENER).arg(dir).args(more).output();
+    let said = ended_with_us(&own_program()).arg(OPENER).arg(dir).args(more).output();
     let said = said.map_err(|error| format!("cannot start a process: {error}"))?;
     if !said.status.success() {
         return Err(String::from_utf8_lossy(&said.stderr).trim().to_owned());

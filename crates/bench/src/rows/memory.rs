@@ -8,7 +8,7 @@ use crate::measure::{Client, Contender, Goal, Load, RowPlan, Trial, allocations,
 use crate::report::{Better, Report};
 use crate::sides::{echo, library, openraft};
 
-/// Puts a second of M2's open loop: a quarter of what the slower side does in a closed one on two cores.
+/// Puts a second of M2's open loop: a tenth of what the slower side does in a closed one on two cores.
 const OPEN_RATE: f64 = 50_000.0;
 
 /// Who steps the followers.

@@ -192,7 +192,7 @@ pub(crate) fn in_memory<C: Client>(
 pub(crate) fn about() -> String {
     let Config { max_append_bytes, max_inflight_appends, snapshot_entries, keep_entries, .. } = Config::default();
     format!(
-        "quorate: as by default: appends of up to {} KiB, {max_inflight_appends} of them under way to a peer, snapshot every {snapshot_entries} entries, {keep_entries} kept; its state machine applies on the thread that steps its node",
+        "quorate: as by default: appends of up to {} KiB, {max_inflight_appends} of them under way to a peer, snapshot every {snapshot_entries} entries, {keep_entries} kept; but its state machine asks to apply on the thread that steps its node",
         max_append_bytes >> 10
     )
 }
