@@ -397,10 +397,16 @@ impl Step<'_> {
 
     fn check_reads(&self) {
         let (before, after) = (self.before, self.after);
-        // The step may have put a membership in force after it served the read.
+        // After it served the read the step may have put a membership in force, and dropped a peer that is not in it.
         let reached = |round: Round| {
+            let me = (after.config.node_id, after.config.incarnation);
+            let leaders = [after.leads_as(), before.leads_as()];
+            let acked = |id, disk| {
+                let of = leaders.iter().flatten().filter_map(|(leader, _)| leader.peer_as(id, disk));
+                if (id, disk) == me { Some(leaders[0]?.0.round) } else { of.map(|peer| peer.acked).max() }
+            };
             let in_force = [after.membership(), before.membership()];
-            in_force.into_iter().any(|now| after.round_reached_in(now).is_some_and(|reached| reached >= round))
+            in_force.into_iter().any(|now| now.commit_reached(acked).is_some_and(|reached| reached >= round))
         };
         if let Event::Read { request, policy: ReadPolicy::ReadIndex } = self.event {
             let answers = self.actions.iter().filter_map(|action| match action {

@@ -9,7 +9,6 @@ use crate::core::{Core, Role};
 use crate::event::{Action, Actions, CoreEntry, Note, Outcome, PeerState, Refusal, Source, StepDown};
 use crate::ids::{Incarnation, LeaderId, LogId, NodeId, RequestId, Round, StreamId, Vote};
 use crate::log::{LogIds, Span};
-use crate::membership::Membership;
 use crate::message::{Append, AppendAnswer, AppendHeader, AppendReply, Entries, Message, Phase};
 use crate::pieces::Pieces;
 use crate::progress::{Inflight, Mode, Progress};
@@ -546,14 +545,9 @@ impl Core {
 
     /// The greatest round that a commit quorum acknowledged.
     pub(crate) fn round_reached(&self) -> Option<Round> {
-        self.round_reached_in(self.membership())
-    }
-
-    /// The same by the quorums of another membership.
-    pub(crate) fn round_reached_in(&self, membership: &Membership) -> Option<Round> {
         let me = (self.config.node_id, self.config.incarnation);
         let Role::Leader(leader) = &self.role else { return None };
-        membership.commit_reached(|id, incarnation| match (id, incarnation) == me {
+        self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
             true => Some(leader.round),
             false => leader.peer_as(id, incarnation).map(|peer| peer.acked),
         })
