@@ -237,7 +237,12 @@ fn check_opened(disk: &MemDisk, on_damage: OnDamage, outcome: &mut Outcome) {
     if damaged || closed.is_err() {
         return;
     }
-    let (_core, handle) = open(disk, on_damage).expect("a log that was whole is opened again");
+    let again = open(disk, on_damage);
+    if matches!(&again, Err(WalError::Invalid { what }) if what.ends_with("at its end")) {
+        // Its counters begin just below the last number that a disk may count to, and nobody lost anything.
+        return;
+    }
+    let (_core, handle) = again.expect("a log that was whole is opened again");
     assert_eq!(handle.identity().starts.boot(), boot + 1, "each opening is counted");
     let (again, damaged) = look(&handle, outcome);
     assert!(!damaged, "what could be read is read again");

@@ -2,11 +2,15 @@
 
 use quorate_core::{LeaderId, LogId, NodeId};
 
+use crate::error::WalError;
+
 /// Bytes of an encoded log id: term, node id, index.
 pub(crate) const LOG_ID_BYTES: usize = 24;
 
 /// No counter of a disk (boots, syncs, segments, records) comes this far; one that does is damage, and could not go on.
 pub(crate) const MAX_COUNTER: u64 = u64::MAX >> 1;
+/// What is said instead of writing that number: no disk gets there by itself.
+pub(crate) const AT_ITS_END: WalError = WalError::Invalid { what: "a counter on this disk is at its end" };
 
 /// Whether a log id may stand in a file: terms and indexes have successors (FORMAT.md, "Conventions").
 pub(crate) fn is_ordinary(id: LogId) -> bool {

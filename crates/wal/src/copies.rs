@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use quorate_core::{Incarnation, NodeId};
 
-use crate::codec::{MAX_COUNTER, put_u32, put_u64, u32_at, u64_at};
+use crate::codec::{AT_ITS_END, MAX_COUNTER, put_u32, put_u64, u32_at, u64_at};
 use crate::disk::{Disk, DiskFile, read_up_to, write_all_at};
 use crate::error::WalError;
 
@@ -113,6 +113,10 @@ impl CopiedRecord {
         assert!(body.len() <= BODY_BYTES, "the record fits into a copy");
         if let Some(error) = &self.failed {
             return Err(error.clone());
+        }
+        // Rule: nothing is written that is refused when it is read.
+        if self.sequence + 1 >= MAX_COUNTER {
+            return Err(AT_ITS_END);
         }
         self.sequence += 1;
         let end = HEAD_BYTES + body.len();

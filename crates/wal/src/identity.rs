@@ -5,7 +5,7 @@ use std::path::Path;
 
 use quorate_core::{Bug, ClusterId, Incarnation, LeaderIdMode, NodeId, STARTS_KEPT, Start, StartOrder, Starts, bug};
 
-use crate::codec::{MAX_COUNTER, put_u64, put_u128, u64_at, u128_at};
+use crate::codec::{AT_ITS_END, MAX_COUNTER, put_u64, put_u128, u64_at, u128_at};
 use crate::copies::{BODY_BYTES, CopiedRecord, Mark};
 use crate::disk::Disk;
 use crate::error::WalError;
@@ -182,6 +182,9 @@ impl IdentityFile {
     /// Counts this opening, durably, with a random token of its own: by them peers tell an older copy of the disk.
     pub(crate) fn count_start(&mut self, token: u64) -> Result<(), WalError> {
         let mut starts = self.identity.starts.next(token);
+        if starts.boot() >= MAX_COUNTER {
+            return Err(AT_ITS_END);
+        }
         if bug(Bug::StartTokensForgotten) {
             starts = Starts::counted(starts.boot() - 1).next(token);
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use quorate_core::{Bug, GroupId, LeaderId, LogId, NodeId, Vote, bug};
 
 use crate::codec::{
-    MAX_COUNTER, is_ordinary, log_id_at, put_log_id, put_u32, put_u64, put_u128, u32_at, u64_at, u128_at,
+    AT_ITS_END, MAX_COUNTER, is_ordinary, log_id_at, put_log_id, put_u32, put_u64, put_u128, u32_at, u64_at, u128_at,
 };
 use crate::copies::VERSION;
 use crate::disk::{Disk, DiskFile, read_up_to, write_all_at};
@@ -264,6 +264,10 @@ impl VoteFiles {
         identity: &Identity,
         records: &BTreeMap<GroupId, VoteRecord>,
     ) -> Result<(), WalError> {
+        // Rule: nothing is written that is refused when it is read.
+        if records.values().any(|record| record.sequence >= MAX_COUNTER) {
+            return Err(AT_ITS_END);
+        }
         let (files, copies) = if bug(Bug::DiskVotesInOneCopy) { (1, 1) } else { (2, COPIES) };
         for file in 0..files {
             for (group, record) in records {
