@@ -38,6 +38,9 @@ const fn part(name: &'static str, args: &'static str, shows: &'static [&'static 
     Part { name, env: &[], script: None, args, more: "", shows }
 }
 
+/// How long the search of a whole page is at least.
+const SEARCH_MINUTES: f64 = 60.0;
+
 const PARTS: &[Part] = &[
     Part {
         name: "sim",
@@ -262,9 +265,7 @@ fn compose(root: &Path) -> Result<(), String> {
         let (code, ended) = (output.field("commit"), output.field("ended"));
         let minutes = output.field("seconds").parse::<f64>().unwrap_or(f64::NAN) / 60.0;
         let _ = writeln!(table, "| `{}` | `{code}` | {minutes:.1} | {ended} |", output.field("command"));
-        if ended != "well" {
-            problems.push(format!("`{}` failed", part.name));
-        }
+        problems.extend(shortcoming(part.name, code, minutes, ended));
         let shown = match output.result(part) {
             Ok(lines) => format!("    {}", lines.join("\n    ")),
             Err(problem) => {
@@ -302,6 +303,18 @@ fn compose(root: &Path) -> Result<(), String> {
     match problems.is_empty() {
         true => Ok(()),
         false => Err(format!("the page is not whole:\n  {}", problems.join("\n  "))),
+    }
+}
+
+/// What a run lacks that was made.
+fn shortcoming(name: &str, code: &str, minutes: f64, ended: &str) -> Option<String> {
+    match name {
+        _ if ended != "well" => Some(format!("`{name}` failed")),
+        _ if code.contains(' ') => Some(format!("`{name}` ran code that no commit names: {code}")),
+        "sim" if minutes.is_nan() || minutes < SEARCH_MINUTES => {
+            Some(format!("`{name}` searched for {minutes:.1} minutes, and {SEARCH_MINUTES} at least are asked for"))
+        }
+        _ => None,
     }
 }
 
@@ -425,6 +438,17 @@ mod tests {
         assert!(fill("a {{strange}} place", &values).unwrap_err().contains("strange"));
         values.insert("another", String::new());
         assert!(fill(TEMPLATE, &values).unwrap_err().contains("another"));
+    }
+
+    #[test]
+    fn a_run_counts_if_it_ended_well_was_of_a_commit_and_took_long_enough() {
+        assert_eq!(shortcoming("matrix", "0123456789ab", 1.0, "well"), None);
+        assert_eq!(shortcoming("sim", "0123456789ab", 60.1, "well"), None);
+        let lacks = |name, code, minutes, ended| shortcoming(name, code, minutes, ended).unwrap();
+        assert!(lacks("matrix", "0123456789ab", 1.0, "FAILED").contains("failed"));
+        assert!(lacks("matrix", "0123456789ab and changes on top", 1.0, "well").contains("no commit names"));
+        assert!(lacks("sim", "0123456789ab", 10.0, "well").contains("for 10.0 minutes"));
+        assert!(lacks("sim", "0123456789ab", f64::NAN, "well").contains("at least"));
     }
 
     #[test]
