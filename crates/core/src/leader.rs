@@ -530,14 +530,7 @@ impl Core {
 
     /// The moment after which a commit quorum followed this leader. Counted from *send* time.
     fn measure_quorum(&mut self) {
-        let (me, now) = ((self.config.node_id, self.config.incarnation), self.now);
-        let Role::Leader(leader) = &self.role else { return };
-        let acked = self.membership().commit_reached(|id, incarnation| {
-            if (id, incarnation) == me {
-                return Some(now);
-            }
-            leader.peer_as(id, incarnation).and_then(|peer| peer.acked_at)
-        });
+        let acked = self.quorum_reached(self.now, |peer| peer.acked_at);
         if let Role::Leader(leader) = &mut self.role {
             leader.quorum_acked = leader.quorum_acked.max(acked);
         }
@@ -545,32 +538,35 @@ impl Core {
 
     /// The greatest round that a commit quorum acknowledged.
     pub(crate) fn round_reached(&self) -> Option<Round> {
+        let Role::Leader(leader) = &self.role else { return None };
+        self.quorum_reached(leader.round, |peer| Some(peer.acked))
+    }
+
+    /// The greatest value that a commit quorum reached by the membership in force, this leader with `own` and a peer whose
+    /// word counts with what `of` says. Where any so many voters are a quorum they are counted, else the rule is asked.
+    #[inline]
+    pub(crate) fn quorum_reached<T: Ord + Copy>(&self, own: T, of: impl Fn(&Progress) -> Option<T>) -> Option<T> {
         let me = (self.config.node_id, self.config.incarnation);
         let Role::Leader(leader) = &self.role else { return None };
-        self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
-            true => Some(leader.round),
-            false => leader.peer_as(id, incarnation).map(|peer| peer.acked),
-        })
+        let by_rule = || {
+            self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
+                true => Some(own),
+                false => leader.peer_as(id, incarnation).and_then(&of),
+            })
+        };
+        let counted = leader.count_reached(Some(own), &of);
+        debug_assert!(counted.is_none_or(|reached| reached == by_rule()), "to count is to ask the rule");
+        counted.unwrap_or_else(by_rule)
     }
 
     /// Commits what a commit quorum holds durably, if it is of this leadership (dissertation 3.6.2).
     pub(crate) fn advance_commit(&mut self, out: &mut Actions) {
-        let me = (self.config.node_id, self.config.incarnation);
         let own = if bug(Bug::LeaderCountsBeforeFlush) { self.log.last().index } else { self.disk.index() };
         let Role::Leader(leader) = &self.role else { return };
         if bug(Bug::OneHungPeerStopsTheLeader) && leader.peers.iter().any(|peer| peer.inflight_appends() > 1) {
             return;
         }
-        let by_rule = || {
-            self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
-                true => Some(own),
-                false => leader.peer_as(id, incarnation).map(|peer| peer.matched.index),
-            })
-        };
-        let counted = leader.count_reached(own);
-        debug_assert!(counted.is_none_or(|reached| by_rule().unwrap_or(0) == reached), "to count is to ask the rule");
-        let reached = counted.or_else(by_rule);
-        let Some(mut reached) = reached else { return };
+        let Some(mut reached) = self.quorum_reached(own, |peer| Some(peer.matched.index)) else { return };
         if bug(Bug::LearnerCommits) {
             let mut matched: Vec<u64> = leader.peers.iter().map(|peer| peer.matched.index).chain([own]).collect();
             matched.sort_unstable();
@@ -613,16 +609,17 @@ impl Leader {
         self.is_quorum || self.peers.iter().any(|peer| peer.matched.index > commit)
     }
 
-    /// The greatest index that a commit quorum holds, this node up to `own`; 0: none does. `None` if its rule has to be
-    /// asked.
-    fn count_reached(&self, own: u64) -> Option<u64> {
+    /// The greatest value that a commit quorum reached, this node with `own` and a peer with what `of` says; the least value
+    /// is that of none. `None` if its rule has to be asked.
+    #[inline]
+    fn count_reached<T: Ord + Copy + Default>(&self, own: T, of: impl Fn(&Progress) -> T) -> Option<T> {
         let (need, votes) = self.count?;
         // The greatest first.
-        let mut held = [0; MAX_COUNTED];
-        held[0] = if votes { own } else { 0 };
+        let mut held = [T::default(); MAX_COUNTED];
+        held[0] = if votes { own } else { T::default() };
         for (place, peer) in (1..).zip(&self.peers) {
             let counts = peer.named.first().is_some_and(|disk| peer.counts_as(*disk));
-            *held.get_mut(place)? = if counts { peer.matched.index } else { 0 };
+            *held.get_mut(place)? = if counts { of(peer) } else { T::default() };
             for place in (1..=place).rev() {
                 if held[place - 1] >= held[place] {
                     break;

@@ -151,16 +151,11 @@ impl Core {
     /// Until when this leader's lease holds, on this node's clock. Counted anew each time, by the commit quorum of
     /// the membership in force: a lease counted under an earlier membership binds nobody who votes only in the next.
     pub(crate) fn lease_until(&self) -> Option<Instant> {
-        let Role::Leader(leader) = &self.role else { return None };
         if !self.uses_leases() || self.transfer_was_sent() && !bug(Bug::LeaseKeptAfterTransfer) {
             return None;
         }
-        let me = (self.config.node_id, self.config.incarnation);
-        let promised = self.membership().commit_reached(|id, incarnation| match (id, incarnation) == me {
-            // As long as it leads it elects nobody, and who campaigns does not lead.
-            true => Some(Instant::END),
-            false => leader.peer_as(id, incarnation).and_then(|peer| peer.promised_until),
-        })?;
+        // As long as it leads it elects nobody, and who campaigns does not lead.
+        let promised = self.quorum_reached(Instant::END, |peer| peer.promised_until)?;
         Some(promised - self.config.max_clock_drift)
     }
 
