@@ -617,6 +617,9 @@ impl Node {
     #[inline]
     fn step_driver(&self, seat: &mut Seat, lent: Option<Lent<'_>>) {
         self.clean();
+        if let Some(standby) = &self.standby {
+            standby.look(|| self.proposals.next_count());
+        }
         let applied = {
             let mut inbox = self.inbox.lock();
             std::mem::swap(&mut seat.inputs, &mut inbox.inputs);

@@ -6,6 +6,10 @@
 //! that was left to it goes on with the others', as long as there are any, and waits for them awake for about as long as a
 //! wake costs: what comes meanwhile wakes nobody. Where that does not pay, it is tried less and less often.
 //!
+//! It does not pay where many write at once: their batches cost more than a wake, grow while a thread sleeps, and the core
+//! that it would wait on is what the writers need. So a turn that finds more than a few commands ends it, and it is tried
+//! less and less often too. Measured with 1,024 writers on two cores: 1,300 ns of all threads a write, and 540 without.
+//!
 //! It decides only who steps when; what is stepped, and in which turns, is the pump's. A node that waits here is
 //! `SCHEDULED` as if its task was woken, and is handed over to that task when the thread that stands by goes away. In one
 //! poll of a task the thread stays no longer than [`SLICE`], for the runtime has other tasks.
@@ -33,6 +37,8 @@ const LOOKS: usize = 16;
 const STEPS: usize = 4;
 /// So many nodes may wait: those of one group. What more there is to do is worth more threads.
 const MAX_LEFT: usize = 2;
+/// More commands than that in a batch are a crowd's: with 64 writers it costs more than it saves, with one it saves most.
+const FEW: u64 = 8;
 /// In vain so often in a row, it is tried once in 2 to that power times.
 const MAX_MISSES: u32 = 10;
 
@@ -54,6 +60,10 @@ pub(crate) struct Standby {
     left: AtomicUsize,
     lists: Mutex<Lists>,
     patience: Patience,
+    /// A turn found more than a few commands while a thread stood by.
+    is_crowded: AtomicBool,
+    /// Whether it is tried again after that: an end for a crowd is in vain, a whole slice without one is not.
+    solitude: Patience,
 }
 
 #[derive(Default)]
@@ -112,7 +122,7 @@ impl Drop for Serves {
 
 impl StandsBy<'_> {
     /// Steps this task's node, then what is left to the thread, and waits for more. Tells whether its time in this poll is
-    /// over; else nothing came.
+    /// over; else nothing came, or too much.
     pub(super) fn serve(&self, own: &Arc<Node>) -> bool {
         let (began, mut steps) = (Instant::now(), 0_usize);
         STANDING_BY.set(true);
@@ -121,13 +131,21 @@ impl StandsBy<'_> {
         loop {
             while let Some(node) = self.0.take() {
                 node.step_left();
+                if self.0.ends_for_a_crowd() {
+                    return false;
+                }
                 steps += 1;
                 if steps.is_multiple_of(STEPS) && began.elapsed() >= SLICE {
+                    self.0.solitude.learn(true);
                     return true;
                 }
             }
+            if self.0.ends_for_a_crowd() {
+                return false;
+            }
             let now = Instant::now();
             if now.duration_since(began) >= SLICE {
+                self.0.solitude.learn(true);
                 return true;
             }
             let came = wait_awake(now, || self.0.left.load(Ordering::Acquire) > 0);
@@ -143,6 +161,23 @@ impl Standby {
     /// Whether a thread that is awake steps what is left to it.
     pub(crate) fn is_there(&self) -> bool {
         self.there.load(Ordering::Relaxed)
+    }
+
+    /// Takes in how many commands a turn finds, if a thread stands by.
+    #[inline]
+    pub(super) fn look(&self, commands: impl FnOnce() -> u64) {
+        if self.is_there() && commands() > FEW {
+            self.is_crowded.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn ends_for_a_crowd(&self) -> bool {
+        let is_crowded = self.is_crowded.load(Ordering::Relaxed);
+        if is_crowded {
+            self.is_crowded.store(false, Ordering::Relaxed);
+            self.solitude.learn(false);
+        }
+        is_crowded
     }
 
     /// Leaves a scheduled node to the thread that stands by; tells whether there is one.
@@ -164,7 +199,7 @@ impl Standby {
 
     /// Has this task's thread stand by, unless another one does or it does not pay.
     pub(super) fn begin(&self) -> Option<StandsBy<'_>> {
-        if self.is_there() || !self.patience.pays() {
+        if self.is_there() || !self.patience.pays() || !self.solitude.pays() {
             return None;
         }
         let mut lists = self.lists.lock();
@@ -301,6 +336,23 @@ mod tests {
         }
         patience.learn(false);
         assert_eq!((tries(1), tries(1)), (0, 1), "what pays again is tried again");
+    }
+
+    #[test]
+    fn nobody_stands_by_for_a_crowd() {
+        let standby = Standby::default();
+        let tries = |times: usize| (0..times).filter(|_| standby.begin().is_some()).count();
+        standby.look(|| unreachable!("nobody counts while no thread stands by"));
+        for skipped in [1, 3, 7] {
+            let here = standby.begin();
+            standby.look(|| FEW);
+            assert!(here.is_some() && !standby.ends_for_a_crowd());
+            standby.look(|| FEW + 1);
+            assert!(standby.ends_for_a_crowd() && !standby.ends_for_a_crowd(), "it is said once");
+            drop(here);
+            assert_eq!(tries(skipped), 0);
+        }
+        assert_eq!(tries(2), 2, "it is tried again");
     }
 
     #[test]
