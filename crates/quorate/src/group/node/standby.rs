@@ -8,7 +8,8 @@
 //!
 //! It does not pay where many write at once: their batches cost more than a wake, grow while a thread sleeps, and the core
 //! that it would wait on is what the writers need. So a turn that finds more than a few commands ends it, and it is tried
-//! less and less often too. Measured with 1,024 writers on two cores: 1,300 ns of all threads a write, and 540 without.
+//! less and less often too. Measured with 1,024 writers on two cores: 1,300 ns of all threads a write; 560 since
+//! (table M4 of docs/benchmarks.md).
 //!
 //! It decides only who steps when; what is stepped, and in which turns, is the pump's. A node that waits here is
 //! `SCHEDULED` as if its task was woken, and is handed over to that task when the thread that stands by goes away. In one
