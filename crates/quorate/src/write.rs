@@ -601,6 +601,9 @@ impl<'a, S: RaftStateMachine> Ticket<'a, S> {
     /// Waits a little for the answer to what this thread's turn asked of the peers, if a thread that is awake steps these, and
     /// no other call could have its answer meanwhile.
     fn wait_awake(&self) {
+        if !self.joined.is_single || self.joined.waits.count() > 1 {
+            return;
+        }
         let (node, window, patience) = (&self.group.node, &self.group.proposals.window, &self.group.proposals.patience);
         if !node.is_stood_by() || !patience.pays() {
             return;

@@ -34,6 +34,9 @@ const MAX_ALONE: Duration = Duration::from_millis(2);
 /// So many batches later it is tried again, if a step did not answer its caller.
 const NOT_AT_ONCE: i32 = 256;
 
+/// Who comes after so many batches with one command each has its thread for itself.
+const SINGLES: u32 = 4;
+
 /// A batch of fewer than twice so many is not taken in halves: a turn costs as much as eight calls.
 const MIN_HALF: usize = 8;
 
@@ -95,6 +98,8 @@ struct Queue<R> {
     /// Grows by one with every batch of one command, from -[`ALONE`] to `ALONE`, then from 0 again: above 0, nobody joins
     /// these days.
     alone: i32,
+    /// Batches of one command in a row, up to [`SINGLES`].
+    singles: u32,
     /// When the last caller came that let others join.
     gave_way: Instant,
     closed: Option<ClosedReason>,
@@ -124,6 +129,8 @@ pub(crate) struct Joined<R> {
     pub(crate) waits: Arc<WaitList<R>>,
     pub(crate) cell: usize,
     pub(crate) duty: Duty,
+    /// It opened the batch, and of late nobody joined one.
+    pub(crate) is_single: bool,
 }
 
 /// Where each run of commands that were added together waits, and its length. Most often they fit one batch.
@@ -191,6 +198,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             spare_waits: Vec::new(),
             last_count: 0,
             alone: -ALONE,
+            singles: 0,
             gave_way: clock(),
             closed: None,
         };
@@ -254,7 +262,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             }
             let cell = open.waits.join_many(count, timer);
             let (waits, duty) = (Arc::clone(&open.waits), open.duty(cell));
-            runs.push((Joined { waits, cell, duty }, count));
+            runs.push((Joined { waits, cell, duty, is_single: false }, count));
         }
         drop(queue);
         if self.is_held() {
@@ -277,7 +285,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             self.window.give(entry_bytes(payload.len()));
             return Err(reason);
         }
-        let half = queue.last_count / 2;
+        let (half, is_single) = (queue.last_count / 2, queue.singles == SINGLES);
         let open = self.open(&mut queue, payload.len(), terms.only);
         open.builder.push(kind, payload);
         let cell = join(&open.waits);
@@ -285,7 +293,8 @@ impl<R: Send + 'static> ProposalQueue<R> {
             open.commits.push((cell, Arc::clone(slot)));
         }
         let bytes = open.builder.bytes();
-        let mut joined = Joined { waits: Arc::clone(&open.waits), cell, duty: open.duty(cell) };
+        let (waits, duty) = (Arc::clone(&open.waits), open.duty(cell));
+        let mut joined = Joined { waits, cell, duty, is_single: is_single && cell == 0 };
         if joined.duty == Duty::Nothing && cell + 1 == half && half >= MIN_HALF && self.window.used() == bytes {
             joined.duty = Duty::StepHalf;
         }
@@ -350,6 +359,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             let mut queue = self.queue.lock();
             let open = queue.batches.pop_front()?;
             queue.last_count = usize::try_from(open.builder.count()).unwrap_or(0);
+            queue.singles = if queue.last_count == 1 { SINGLES.min(queue.singles + 1) } else { 0 };
             queue.alone = match queue.last_count {
                 1 if queue.alone < ALONE => queue.alone + 1,
                 1 => 0,
@@ -482,6 +492,23 @@ mod tests {
         queue.was_not_at_once();
         assert!(all_are(NOT_AT_ONCE + 1, Duty::ComeBack) && all_are(1, Duty::StepNow), "much later");
     }
+
+    #[test]
+    fn who_came_alone_for_a_while_is_told_so_until_others_join() {
+        let queue = ProposalQueue::new();
+        let single = || {
+            let joined = join(&queue);
+            drop(queue.take().unwrap());
+            joined.is_single
+        };
+        for _ in 0..2 {
+            assert!((0..SINGLES).all(|_| !single()) && (0..3).all(|_| single()));
+            let two = [join(&queue).is_single, join(&queue).is_single];
+            assert_eq!(two, [true, false], "who joins is not the only one");
+            drop(queue.take());
+        }
+    }
+
     #[test]
     fn who_is_alone_and_slow_lets_others_join_before_long() {
         let queue = ProposalQueue::timed_by(|| SHOWN.get());

@@ -235,6 +235,11 @@ impl<R: Send + 'static> WaitList<R> {
         cells.len() - 1
     }
 
+    /// Callers that joined.
+    pub(crate) fn count(&self) -> usize {
+        self.cells.lock().len()
+    }
+
     /// The driver took the batch, which has so many bytes.
     pub(crate) fn set_taken(&self, bytes: usize) {
         self.taken.store(bytes, Ordering::Release);

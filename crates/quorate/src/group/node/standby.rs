@@ -6,10 +6,12 @@
 //! that was left to it goes on with the others', as long as there are any, and waits for them awake for about as long as a
 //! wake costs: what comes meanwhile wakes nobody. Where that does not pay, it is tried less and less often.
 //!
-//! It does not pay where many write at once: their batches cost more than a wake, grow while a thread sleeps, and the core
-//! that it would wait on is what the writers need. So a turn that finds more than a few commands ends it, and it is tried
-//! less and less often too. Measured with 1,024 writers on two cores: 1,300 ns of all threads a write; 560 since
-//! (table M4 of docs/benchmarks.md).
+//! It does not pay where a crowd writes at once: their batches cost more than a wake, grow while a thread sleeps, and the
+//! core that it would wait on is what the writers need. So a turn that finds many commands ends it, and it is tried less and
+//! less often too. A caller waits awake as well, for its own answer, but only one that has come alone for a while: its
+//! thread has nothing else to do, where that of many callers would keep them all waiting. Tables M1 to M5 of
+//! docs/benchmarks.md are what these bounds were measured by: with 64 callers on one thread, to stand by does 3 times as
+//! much as to sleep, and a third as much if callers wait awake too; with 1,024, to stand by does half as much.
 //!
 //! It decides only who steps when; what is stepped, and in which turns, is the pump's. A node that waits here is
 //! `SCHEDULED` as if its task was woken, and is handed over to that task when the thread that stands by goes away. In one
@@ -30,16 +32,18 @@ use super::{IDLE, Node};
 
 /// Longest in one poll: what tokio asks of its tasks, times a few, for it costs a wake to come back.
 const SLICE: Duration = Duration::from_micros(250);
-/// Waiting awake costs no more than what it saves: what all threads together take for a wake, measured 20 to 25 µs.
-const MAX_WAIT: Duration = Duration::from_micros(25);
+/// Waiting awake costs about what it saves: all threads together take 20 to 25 µs for a wake, and two are saved, this
+/// thread's and that of whoever is answered the sooner. Half of that ends too early for what 64 callers on one thread do
+/// between two batches.
+const MAX_WAIT: Duration = Duration::from_micros(50);
 /// A clock is read once in so many looks.
 const LOOKS: usize = 16;
 /// As many steps: each may take many turns, and apply what they commit.
 const STEPS: usize = 4;
 /// So many nodes may wait: those of one group. What more there is to do is worth more threads.
 const MAX_LEFT: usize = 2;
-/// More commands than that in a batch are a crowd's: with 64 writers it costs more than it saves, with one it saves most.
-const FEW: u64 = 8;
+/// More commands than that in a batch are a crowd's.
+const CROWD: u64 = 64;
 /// In vain so often in a row, it is tried once in 2 to that power times.
 const MAX_MISSES: u32 = 10;
 
@@ -61,7 +65,7 @@ pub(crate) struct Standby {
     left: AtomicUsize,
     lists: Mutex<Lists>,
     patience: Patience,
-    /// A turn found more than a few commands while a thread stood by.
+    /// A turn found a crowd's commands while a thread stood by.
     is_crowded: AtomicBool,
     /// Whether it is tried again after that: an end for a crowd is in vain, a whole slice without one is not.
     solitude: Patience,
@@ -167,7 +171,7 @@ impl Standby {
     /// Takes in how many commands a turn finds, if a thread stands by.
     #[inline]
     pub(super) fn look(&self, commands: impl FnOnce() -> u64) {
-        if self.is_there() && commands() > FEW {
+        if self.is_there() && commands() > CROWD {
             self.is_crowded.store(true, Ordering::Relaxed);
         }
     }
@@ -346,9 +350,9 @@ mod tests {
         standby.look(|| unreachable!("nobody counts while no thread stands by"));
         for skipped in [1, 3, 7] {
             let here = standby.begin();
-            standby.look(|| FEW);
+            standby.look(|| CROWD);
             assert!(here.is_some() && !standby.ends_for_a_crowd());
-            standby.look(|| FEW + 1);
+            standby.look(|| CROWD + 1);
             assert!(standby.ends_for_a_crowd() && !standby.ends_for_a_crowd(), "it is said once");
             drop(here);
             assert_eq!(tries(skipped), 0);
