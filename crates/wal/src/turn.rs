@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_core::{Bug, GroupId, Instant, LogId, LogIds, WriteId, bug};
 
@@ -34,6 +35,10 @@ const MAX_TURN_BYTES: u64 = 8 << 20;
 const RESERVE_BYTES: u64 = 32 << 10;
 /// Purged segments kept to be used again, instead of making new ones.
 const MAX_SPARES: usize = 2;
+/// Segments that are not needed any more are removed one in so long, unless there is no space: a file system may take the
+/// time of several writes for one, and all disks of a cluster have a snapshot's worth of them at about the same time.
+/// Measured with 5.6 GiB a node: removed at once, they kept every log from writing for three seconds.
+const REMOVE_PACE: Duration = Duration::from_millis(200);
 
 /// Bytes written again at a time when a log is opened.
 const REWRITE_BYTES: u64 = 1 << 20;
@@ -69,6 +74,8 @@ pub(crate) struct Writer {
     pub(crate) mark_due: Option<Instant>,
     /// While there is no space: when to try again.
     pub(crate) retry_at: Option<Instant>,
+    /// While segments wait to be removed: when the next one is.
+    pub(crate) remove_at: Option<Instant>,
     /// Whether making a segment ahead failed for want of space, so that it is not tried again until it is needed.
     pub(crate) no_ahead: bool,
 }
@@ -219,6 +226,9 @@ impl Writer {
 
     /// Does what is planned; what is done is taken out of the plan.
     fn perform(&mut self, shared: &Shared, plan: &mut Plan, now: Instant) -> Result<Wake, WalError> {
+        if self.remove_at.is_some_and(|at| now >= at) {
+            self.free_segments(shared, now)?;
+        }
         let log_work = !plan.writes.is_empty() || !plan.purges.is_empty();
         let any_work = log_work || !plan.votes.is_empty() || !plan.refused.is_empty();
         if log_work {
@@ -226,7 +236,7 @@ impl Writer {
             plan.purges.clear();
             plan.writes.clear();
             if shrinks {
-                self.free_segments(shared)?;
+                self.free_segments(shared, now)?;
             }
         }
         if !plan.votes.is_empty() {
@@ -235,8 +245,9 @@ impl Writer {
         }
         refuse(shared, std::mem::take(&mut plan.refused));
         if let (Some(bytes), false, None) = (plan.wanted, log_work, self.retry_at) {
-            match self.roll(shared, bytes) {
+            match self.roll(shared, bytes, now) {
                 Ok(()) => self.set_full(shared, None),
+                Err(WalError::Full { .. }) if self.remove_at.is_some() => self.free_all(shared, now)?,
                 Err(WalError::Full { .. }) => {
                     self.no_ahead = true;
                     self.set_full(shared, Some(now + self.options.retry_full_after));
@@ -248,7 +259,7 @@ impl Writer {
         if any_work || (plan.wanted.is_some() && self.retry_at.is_none()) {
             return Ok(Wake::Again);
         }
-        self.idle(now)
+        self.idle(shared, now)
     }
 
     fn set_full(&mut self, shared: &Shared, retry_at: Option<Instant>) {
@@ -257,9 +268,9 @@ impl Writer {
     }
 
     /// What there is to do when nothing is queued: the closing mark, and the next segment.
-    fn idle(&mut self, now: Instant) -> Result<Wake, WalError> {
+    fn idle(&mut self, shared: &Shared, now: Instant) -> Result<Wake, WalError> {
         match self.mark_due {
-            Some(due) if now < due => return Ok(self.retry_at.map_or(Wake::At(due), |at| Wake::At(at.min(due)))),
+            Some(due) if now < due => return Ok(self.next_wake()),
             Some(_) => self.closing_mark()?,
             None => {}
         }
@@ -267,11 +278,20 @@ impl Writer {
         if half_used && self.next.is_none() && !self.no_ahead {
             match self.make_next(self.options.segment_bytes) {
                 Ok(()) => self.retry_at = None,
+                Err(WalError::Full { .. }) if self.remove_at.is_some() => {
+                    self.free_all(shared, now)?;
+                    return Ok(Wake::Again);
+                }
                 Err(WalError::Full { .. }) => self.no_ahead = true,
                 Err(error) => return Err(error),
             }
         }
-        Ok(self.retry_at.map_or(Wake::Idle, Wake::At))
+        Ok(self.next_wake())
+    }
+
+    /// When an idle log has something to do.
+    fn next_wake(&self) -> Wake {
+        [self.mark_due, self.retry_at, self.remove_at].into_iter().flatten().min().map_or(Wake::Idle, Wake::At)
     }
 
     /// Says that everything written is durable, so that damage to the last batch is not taken for a torn one.
@@ -452,6 +472,7 @@ impl Writer {
             touched: Vec::new(),
             mark_due: None,
             retry_at: None,
+            remove_at: None,
             no_ahead: false,
         }
     }
@@ -509,7 +530,7 @@ impl Writer {
 
     /// Finishes the active segment and goes on in the next one, which will have room for `wanted` bytes. Space for
     /// the next is reserved before anything is changed.
-    fn roll(&mut self, shared: &Shared, wanted: u64) -> Result<(), WalError> {
+    fn roll(&mut self, shared: &Shared, wanted: u64, now: Instant) -> Result<(), WalError> {
         let Some(active) = &self.active else { return Ok(()) };
         let data_end = active.end;
         let base = Base { data_end, chain: active.chain, logs: written_logs(shared) };
@@ -529,7 +550,7 @@ impl Writer {
         let (durable, sync) = (active.durable, active.sync);
         self.segments.push_back(next.clone());
         self.activate(next, base, durable, sync)?;
-        self.free_segments(shared)
+        self.free_segments(shared, now)
     }
 
     /// Writes the footer and the trailer. Room for both was kept.
@@ -579,9 +600,9 @@ impl Writer {
         self.options.segment_bytes.max(least)
     }
 
-    /// Frees the oldest segments as long as no group has entries in them. One after the other, each durably: a gap
-    /// would be taken for a lost segment.
-    fn free_segments(&mut self, shared: &Shared) -> Result<(), WalError> {
+    /// Frees the oldest segments as long as no group has entries in them, those that become no spares at their
+    /// [pace](REMOVE_PACE). One after the other, each durably: a gap would be taken for a lost segment.
+    fn free_segments(&mut self, shared: &Shared, now: Instant) -> Result<(), WalError> {
         let Some(active) = self.active.as_ref().map(|active| active.segment.number) else { return Ok(()) };
         let needed = {
             let state = lock(&shared.state);
@@ -590,20 +611,36 @@ impl Writer {
         };
         let needed = if bug(Bug::DiskFreesTooEarly) { active.min(needed + 1) } else { needed };
         while self.segments.front().is_some_and(|oldest| oldest.number < needed) {
-            let Some(oldest) = self.segments.pop_front() else { break };
             // A reader may still hold the file: then it must not be written again.
-            let reusable = Arc::strong_count(&oldest) == 1 && oldest.bytes == self.options.segment_bytes;
-            if reusable && self.spares.len() < MAX_SPARES {
+            let reusable =
+                |oldest: &Arc<Segment>| Arc::strong_count(oldest) == 1 && oldest.bytes == self.options.segment_bytes;
+            let becomes_spare = self.spares.len() < MAX_SPARES && self.segments.front().is_some_and(reusable);
+            if !becomes_spare && self.remove_at.is_some_and(|at| now < at) {
+                return Ok(());
+            }
+            let Some(oldest) = self.segments.pop_front() else { break };
+            if becomes_spare {
                 let spare = self.dir.join(format!("spare-{:016x}.tmp", oldest.number));
                 self.disk.rename(&oldest.path, &spare).map_err(WalError::io("rename", &oldest.path))?;
                 self.spares.push(spare);
             } else {
                 self.disk.remove(&oldest.path).map_err(WalError::io("remove", &oldest.path))?;
+                self.remove_at = Some(now + REMOVE_PACE);
             }
             self.disk.sync_dir(&self.dir).map_err(WalError::io("sync", &self.dir))?;
             // There may be space now.
             self.retry_at = None;
             self.no_ahead = false;
+        }
+        self.remove_at = None;
+        Ok(())
+    }
+
+    /// Frees them now, for there is no space.
+    fn free_all(&mut self, shared: &Shared, now: Instant) -> Result<(), WalError> {
+        while self.remove_at.is_some() {
+            self.remove_at = None;
+            self.free_segments(shared, now)?;
         }
         Ok(())
     }

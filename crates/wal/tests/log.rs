@@ -264,6 +264,57 @@ fn on_a_full_disk_purging_makes_the_space() {
     assert_eq!(rig.read_all(GROUP, &state, 1 << 20).unwrap().len(), 2);
 }
 
+/// A log of nine segments of 32 KiB that needs only the last; the index of its last entry.
+fn needs_the_last_of_nine(disk: &MemDisk) -> (Rig, u64) {
+    let mut rig = Rig::begin(disk, 32 << 10);
+    rig.group(GROUP).unwrap();
+    let mut write = 0;
+    while segments(disk) < 9 {
+        write += 1;
+        rig.append(GROUP, write, 1, write, &[&[1; 1000]]);
+        rig.settle();
+    }
+    results(&rig);
+    rig.handle.purge(GROUP, log_id(1, write - 1));
+    rig.settle();
+    (rig, write)
+}
+
+fn segments(disk: &MemDisk) -> usize {
+    let files = disk.files();
+    (1..=20).filter(|number| files.iter().any(|(path, _)| *path == segment(*number))).count()
+}
+
+#[test]
+fn segments_that_nobody_needs_are_removed_one_after_the_other() {
+    let disk = MemDisk::new();
+    let (mut rig, write) = needs_the_last_of_nine(&disk);
+    // Two are spares, and one was removed.
+    for left in (1..=6).rev() {
+        assert_eq!(segments(&disk), left);
+        let after = disk.crashed(Crash::DropAll);
+        let again = Rig::open(&after, options(32 << 10)).unwrap();
+        assert_eq!(again.group(GROUP).unwrap().log.last(), log_id(1, write), "any number of them may be left");
+        let wake = rig.pass(Duration::from_millis(100));
+        assert_eq!((segments(&disk), matches!(wake, Wake::At(_))), (left, left > 1), "not yet, but by itself");
+        rig.pass(Duration::from_millis(100));
+    }
+    assert_eq!(segments(&disk), 1, "the active one");
+}
+
+#[test]
+fn segments_that_nobody_needs_are_removed_at_once_where_there_is_no_space() {
+    let disk = MemDisk::new();
+    let (mut rig, write) = needs_the_last_of_nine(&disk);
+    assert_eq!(segments(&disk), 6);
+    disk.set_capacity(Some(disk.used() + (20 << 10)));
+    // No spare is as large.
+    rig.append(GROUP, write + 1, 1, write + 1, &[&[2; 80 << 10]]);
+    rig.settle();
+    assert_eq!(results(&rig), [(write + 1, Ok(()))]);
+    assert!(!rig.handle.is_full());
+}
+
 #[test]
 fn a_write_larger_than_a_segment_gets_a_segment_of_its_size() {
     let disk = MemDisk::new();
