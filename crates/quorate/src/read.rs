@@ -9,7 +9,7 @@ use quorate_core::{LogId, NodeId, ReadPolicy, Refusal};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
-use crate::group::{Freshness, Question};
+use crate::group::{Freshness, Node, Question};
 use crate::raft::Group;
 use crate::{RaftStateMachine, ReadError, blame};
 
@@ -192,11 +192,16 @@ impl<S: RaftStateMachine> Group<S> {
     /// Asks once, together with all who ask before the next turn. Without a question where nobody can be asked.
     async fn ask(&self, policy: ReadPolicy) -> (Freshness, Option<Question>) {
         let mut asked: Option<Question> = None;
+        let mut returns = Returns { node: &self.node, is_due: false };
         let answer = std::future::poll_fn(|context| match &asked {
-            Some(question) => question.batch.poll(context),
+            Some(question) => {
+                returns.come_back();
+                question.batch.poll(context)
+            }
             None => match self.node.join_reads(policy, context.waker()) {
-                Ok(question) => {
+                Ok((question, comes_back)) => {
                     asked = Some(question);
+                    returns.is_due = comes_back;
                     Poll::Pending
                 }
                 Err(reason) => Poll::Ready(Freshness::Closed(reason)),
@@ -204,5 +209,29 @@ impl<S: RaftStateMachine> Group<S> {
         })
         .await;
         (answer, asked)
+    }
+}
+
+/// Whoever opened a batch of reads: others rely on its coming back.
+struct Returns<'a> {
+    node: &'a Arc<Node>,
+    is_due: bool,
+}
+
+impl Returns<'_> {
+    /// It was polled again, after the others on its thread: now the batch is taken, unless a turn came before.
+    fn come_back(&mut self) {
+        if std::mem::take(&mut self.is_due) && self.node.reads.any() {
+            self.node.step_here();
+        }
+    }
+}
+
+impl Drop for Returns<'_> {
+    fn drop(&mut self) {
+        // The caller gave up.
+        if self.is_due {
+            self.node.step_there();
+        }
     }
 }

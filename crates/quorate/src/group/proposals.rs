@@ -159,6 +159,11 @@ thread_local! {
     static THREAD: u64 = NEXT_THREAD.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Tells this thread from others.
+pub(super) fn this_thread() -> u64 {
+    THREAD.with(|id| *id)
+}
+
 impl<R> Open<R> {
     /// Whether a payload of this length fits into the batch too.
     fn has_room(&self, payload: usize) -> bool {
@@ -169,7 +174,7 @@ impl<R> Open<R> {
     fn duty(&self, cell: usize) -> Duty {
         match cell {
             0 => Duty::ComeBack,
-            _ if self.thread == THREAD.with(|id| *id) => Duty::Nothing,
+            _ if self.thread == this_thread() => Duty::Nothing,
             _ => Duty::Wake,
         }
     }
@@ -348,7 +353,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             waits: again.unwrap_or_else(|| Arc::new(WaitList::new(queue.last_count, now))),
             only,
             commits: Commits::new(),
-            thread: THREAD.with(|id| *id),
+            thread: this_thread(),
         });
         self.waiting.fetch_add(1, Ordering::SeqCst);
     }

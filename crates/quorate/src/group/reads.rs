@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use quorate_core::{LogId, NodeId, ReadPolicy, Refusal};
 
+use super::proposals::this_thread;
 use super::waits::Fired;
 use crate::ClosedReason;
 
@@ -74,15 +75,19 @@ pub(crate) struct Question {
     pub(crate) since: Instant,
     /// Whom this node followed then.
     pub(crate) followed: Option<NodeId>,
+    /// The thread of that caller.
+    thread: u64,
 }
 
 /// What a caller of a batch has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadDuty {
-    /// It opened the batch: have it taken.
-    Step,
-    /// Who opened it sees to that.
+    /// It opened the batch: let others on this thread join, then have it taken.
+    ComeBack,
+    /// Nothing: who opened it on this thread comes back.
     Nothing,
+    /// Another thread's caller opened the batch, and nobody knows when it comes back: have it taken.
+    Wake,
 }
 
 #[derive(Default)]
@@ -117,12 +122,12 @@ impl ReadQueue {
         if let Some(reason) = closed {
             return Err(reason.clone());
         }
-        let mut duty = ReadDuty::Nothing;
+        let (thread, mut opened) = (this_thread(), false);
         let open = || {
-            duty = ReadDuty::Step;
+            opened = true;
             let wakers = Mutex::new(Vec::with_capacity(*last_count));
             let batch = Arc::new(ReadBatch { answer: OnceLock::new(), wakers });
-            Question { batch, since: Instant::now(), followed: leader() }
+            Question { batch, since: Instant::now(), followed: leader(), thread }
         };
         let question = match policy {
             ReadPolicy::MaxAge(age) => ages.entry(age).or_insert_with(open),
@@ -131,6 +136,11 @@ impl ReadQueue {
         };
         question.batch.wakers.lock().push(waker.clone());
         let question = question.clone();
+        let duty = match question.thread == thread {
+            _ if opened => ReadDuty::ComeBack,
+            true => ReadDuty::Nothing,
+            false => ReadDuty::Wake,
+        };
         self.any.store(true, Ordering::Release);
         Ok((question, duty))
     }

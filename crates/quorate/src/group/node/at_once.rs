@@ -57,13 +57,16 @@ impl Node {
         core.answer_at_once(now, policy)
     }
 
-    /// Joins the reads that the next turn takes, and sees to it that there is one. The caller is woken with the answer.
-    pub(crate) fn join_reads(&self, policy: ReadPolicy, waker: &Waker) -> Result<Question, ClosedReason> {
+    /// Joins the reads that the next turn takes. The caller is woken with the answer; tells whether it has to come back
+    /// before, and see to that turn.
+    pub(crate) fn join_reads(&self, policy: ReadPolicy, waker: &Waker) -> Result<(Question, bool), ClosedReason> {
         let (question, duty) = self.reads.join(policy, waker, || self.leader())?;
-        if duty == ReadDuty::Step {
-            self.step_there();
+        match duty {
+            ReadDuty::ComeBack => waker.wake_by_ref(),
+            ReadDuty::Nothing => {}
+            ReadDuty::Wake => self.step_there(),
         }
-        Ok(question)
+        Ok((question, duty == ReadDuty::ComeBack))
     }
 
     /// Whether a question that gets no answer is [given up](Self::expire) before this is over.
