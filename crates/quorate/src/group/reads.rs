@@ -177,3 +177,21 @@ impl ReadQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_opened_a_batch_comes_back_and_another_thread_does_not_wait_for_that() {
+        let queue = ReadQueue::default();
+        let join = || queue.join(ReadPolicy::ReadIndex, Waker::noop(), || None).unwrap();
+        let ((first, opened), (second, joined)) = (join(), join());
+        assert_eq!((opened, joined), (ReadDuty::ComeBack, ReadDuty::Nothing));
+        assert!(Arc::ptr_eq(&first.batch, &second.batch));
+        let other = std::thread::scope(|scope| scope.spawn(|| join().1).join().unwrap());
+        assert_eq!(other, ReadDuty::Wake);
+        assert_eq!(queue.take().count(), 1);
+        assert_eq!(join().1, ReadDuty::ComeBack, "the next batch");
+    }
+}
