@@ -306,8 +306,10 @@ pub(crate) struct Driver {
     proposed: VecDeque<Proposed>,
     /// Most of them.
     max_proposed: usize,
-    /// The core's deadline, as of the last turn.
+    /// When the next turn is due, as of the last one.
     due: Option<Instant>,
+    /// While this node reads what came as it stood still: until when nothing is taken for overdue.
+    catches_up: Option<Instant>,
     /// Who wants to know that a write is committed.
     commit_waits: CommitWaits,
     waiting: BTreeMap<RequestId, Waiting>,
@@ -352,6 +354,7 @@ impl Driver {
             group: parts.group,
             cluster: parts.cluster,
             due: core.deadline(),
+            catches_up: None,
             core,
             storage: parts.storage,
             memory,
@@ -485,22 +488,49 @@ impl Driver {
         if let Some(log_id) = self.applied.take() {
             self.step(now, Event::Applied(log_id), effects);
         }
-        self.due = self.core.deadline();
+        let was_due = std::mem::replace(&mut self.due, self.core.deadline());
         if self.due.is_some_and(|due| due <= now.at) {
-            self.step(now, Event::Timeout, effects);
-            self.report_completions(now, effects);
-            self.due = self.core.deadline();
+            self.on_due(now, was_due, effects);
+        } else {
+            self.catches_up = None;
         }
         self.commit_waits.tell(&self.core, &mut effects.fired);
         self.flush_replies(lent);
         if !self.answers.is_empty() {
             // Who is told an acknowledgement in this turn may answer something that was sent to it before.
             self.step_caused(now, effects);
-            self.due = self.core.deadline();
+            self.due = self.next_due();
             self.commit_waits.tell(&self.core, &mut effects.fired);
             self.flush_replies(None);
         }
         self.sent = None;
+    }
+
+    /// The core's deadline is over.
+    ///
+    /// A node that is stepped a heartbeat after its turn `was_due` stood still itself, and so may have its machine: what
+    /// peers sent meanwhile may not be read yet. Before it takes its leader or its quorum for gone, it reads for as long
+    /// as a heartbeat; a leader asks its peers anew for that. Nothing is promised by that which time could break: leases
+    /// are counted by whoever gave them.
+    fn on_due(&mut self, now: Now, was_due: Option<Instant>, effects: &mut Effects) {
+        let config = self.core.config();
+        let (beat, beats) = (config.heartbeat_interval, config.tick.is_on() && config.heartbeat.is_on());
+        let stood_still = was_due.is_some_and(|due| now.at.since(due) >= beat);
+        if self.catches_up.is_none() && stood_still {
+            self.catches_up = Some(now.at + beat);
+            if self.core.is_leader() && beats {
+                self.step(now, Event::Heartbeat, effects);
+            }
+        } else if self.catches_up.is_none_or(|until| until <= now.at) {
+            self.catches_up = None;
+            self.step(now, Event::Timeout, effects);
+        }
+        self.report_completions(now, effects);
+        self.due = self.next_due();
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.core.deadline().map(|due| self.catches_up.map_or(due, |until| due.max(until)))
     }
 
     /// Takes writes out of the queue, as long as they could be sent.

@@ -137,3 +137,43 @@ fn a_node_that_ends_once_everything_healed_for_what_was_done_before_is_started_a
     assert_eq!(down(true), 0);
     assert!(down(false) > 0, "somebody looks after it later");
 }
+
+#[test]
+fn nodes_that_all_stood_still_keep_their_leader() {
+    let mut world = cluster(3);
+    let vote = |world: &World<LedgerClients>| {
+        let leader = world.leader().expect("one leads");
+        world.places[leader].running.as_ref().expect("it runs").node.core().vote()
+    };
+    let before = vote(&world);
+    for round in 0..50 {
+        // At another place between two heartbeats each time.
+        elapse(&mut world, 1);
+        let a_little = world.options.election_timeout.as_nanos() as u64 * round / 97;
+        let begin = world.now + a_little;
+        world.run_until(begin, |_| false);
+        let until = world.now + world.nanos(3);
+        (0..3).for_each(|at| world.pause(at, until));
+        elapse(&mut world, 8);
+        assert_eq!(vote(&world), before, "round {round}");
+    }
+}
+
+#[test]
+fn who_stood_still_finds_out_that_the_others_are_gone() {
+    let mut world = cluster(3);
+    let leader = world.leader().expect("one leads");
+    let until = world.now + world.nanos(3);
+    (0..3).for_each(|at| world.pause(at, until));
+    elapse(&mut world, 2);
+    stop(&mut world, leader);
+    elapse(&mut world, 8);
+    assert!(world.leader().is_some_and(|next| next != leader));
+    let last = world.leader().expect("one leads");
+    let until = world.now + world.nanos(3);
+    (0..3).filter(|at| *at != leader).for_each(|at| world.pause(at, until));
+    elapse(&mut world, 2);
+    (0..3).filter(|at| ![leader, last].contains(at)).for_each(|at| stop(&mut world, at));
+    elapse(&mut world, 8);
+    assert_eq!(world.leader(), None, "without a quorum nobody leads");
+}
