@@ -257,22 +257,15 @@ impl<S: RaftStateMachine> Group<S> {
         let deadline = deadline.unwrap_or_else(|| from_now(self.host.config.write_timeout));
         terms.timer = Timer::Caller;
         let mut leaders = self.node.watch_leader();
-        let mut encoded = Vec::new();
-        self.encode(&command, &mut encoded)?;
-        let encoded = Bytes::from(encoded);
+        // Encoded again where it goes: thousands of callers may wait for room, and each of them has its command already.
+        let mut encoded = Bytes::new();
+        let bytes = entry_bytes(with_scratch(|scratch| self.encode(&command, scratch).map(|()| scratch.len()))?);
         loop {
             match last {
                 None => {}
                 Some(Stop::Error(error)) => return Err(error),
-                Some(Stop::NoRoom) => {
-                    let bytes = entry_bytes(encoded.len());
-                    let free = self.proposals.window.take_when_free(bytes, self.limit());
-                    if timeout_at(deadline.into(), free).await.is_err() {
-                        return Err(ClientWriteError::Overloaded);
-                    }
-                    // Given back if the caller stops waiting for a leader.
-                    permit = Some(Permit { window: Arc::clone(&self.proposals.window), bytes });
-                }
+                // Given back if the caller stops waiting for a leader.
+                Some(Stop::NoRoom) => permit = Some(self.room(bytes, deadline).await?),
                 Some(Stop::Failed(Failure::Replaced)) if let Some(wanted) = terms.only => {
                     return Err(ClientWriteError::LeaderChanged { wanted, leader: self.node.leader() });
                 }
@@ -299,17 +292,25 @@ impl<S: RaftStateMachine> Group<S> {
             };
             let attempt = if leader == self.node.me {
                 // From here on the queue gives the bytes back: the write is put there before anything is waited for.
-                let room = permit.take().map_or(Room::Take, |mut permit: Permit| {
-                    permit.bytes = 0;
-                    Room::Taken
-                });
+                let room = permit.take().map_or(Room::Take, Permit::hand_on);
                 let here = self.write_here(&mut command, &terms, room);
                 timeout_at(deadline.into(), here).await.map(|attempt| attempt.map_err(|(stop, _)| stop))
             } else {
-                // Counted if there is room, so that a node which drains waits for the answer.
-                let (window, bytes) = (&self.proposals.window, entry_bytes(encoded.len()));
-                if permit.is_none() && window.take(bytes, self.limit()) {
+                // Counted here as well: there are never more of them under way than fit, and a node which drains waits for
+                // the answers.
+                if permit.is_none() {
+                    let window = &self.proposals.window;
+                    if !window.take(bytes, self.limit()) {
+                        // Another node may lead by the time there is room.
+                        last = Some(Stop::NoRoom);
+                        continue;
+                    }
                     permit = Some(Permit { window: Arc::clone(window), bytes });
+                }
+                if encoded.is_empty() {
+                    let mut bytes = Vec::with_capacity(bytes);
+                    self.encode(&command, &mut bytes)?;
+                    encoded = bytes.into();
                 }
                 let there = self.write_there(leader, EntryKind::Command, terms.only, encoded.clone());
                 timeout_at(deadline.into(), there).await
@@ -323,6 +324,12 @@ impl<S: RaftStateMachine> Group<S> {
                 Err(_elapsed) => return Err(ClientWriteError::OutcomeUnknown),
             }
         }
+    }
+
+    /// Room in the window, as soon as it is this caller's turn.
+    pub(crate) async fn room(&self, bytes: usize, deadline: Instant) -> Result<Permit, ClientWriteError> {
+        let room = self.proposals.window.take_in_line(bytes, self.limit());
+        timeout_at(deadline.into(), room).await.map_err(|_elapsed| ClientWriteError::Overloaded)
     }
 
     /// That the leader which the write is for leads no more, if that is certain: this node is closed, or accepted a
@@ -366,7 +373,7 @@ impl<S: RaftStateMachine> Group<S> {
         let question = |id, low| Call::Write { group, id, low, entry, only, payload };
         let mut asked = self.host.calls.ask(&*self.host.network, leader, question);
         if asked.unsent {
-            return Err(Stop::Failed(Failure::NotLeader(None)));
+            return Err(Stop::Failed(Failure::NotLeader(Some(leader))));
         }
         let Some(Call::Written { written, .. }) = asked.answer().await else {
             return Err(Stop::Failed(Failure::Unknown));
@@ -645,7 +652,7 @@ impl<S: RaftStateMachine> Port for Group<S> {
         if let Err(text) = self.check(entry, &payload) {
             return reply(Written::Malformed { text });
         }
-        if !self.proposals.window.take(entry_bytes(payload.len()), self.limit()) {
+        if !self.proposals.window.take_forwarded(entry_bytes(payload.len()), self.limit()) {
             return reply(Written::Busy);
         }
         let node = Arc::clone(&self.node);

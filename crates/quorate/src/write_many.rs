@@ -41,12 +41,16 @@ impl<S: RaftStateMachine> Group<S> {
     ) {
         let mut leaders = self.node.watch_leader();
         let terms = Terms { only, ..Terms::default() };
-        let mut full = false;
         while !rest.is_empty() {
             if Instant::now() >= deadline {
-                let late = self.no_leader();
-                return fail(&rest, if full { &ClientWriteError::Overloaded } else { &late }, results);
+                return fail(&rest, &self.no_leader(), results);
             }
+            // Another node may lead by the time there is room: only then is it asked who does.
+            let count = front(&rest);
+            let bytes = rest[..count].iter().map(|(_, payload)| entry_bytes(payload.len())).sum();
+            let Ok(permit) = self.room(bytes, deadline).await else {
+                return fail(&rest, &ClientWriteError::Overloaded, results);
+            };
             let leader = match only {
                 Some(leader_id) => {
                     leaders.borrow_and_update();
@@ -58,13 +62,11 @@ impl<S: RaftStateMachine> Group<S> {
                 Ok(leader) => leader,
                 Err(error) => return fail(&rest, &error, results),
             };
-            let count = front(&rest);
             let attempts = match leader == self.node.me {
-                true => self.many_here(&rest[..count], only, deadline).await,
-                false => self.many_there(leader, &rest[..count], only, deadline).await,
+                true => self.many_here(&rest[..count], only, deadline, permit).await,
+                false => self.many_there(leader, &rest[..count], only, deadline, permit).await,
             };
             let (mut again, later) = (Vec::new(), rest.split_off(count));
-            full = false;
             for ((place, payload), attempt) in rest.into_iter().zip(attempts) {
                 results[place] = Some(match attempt {
                     Ok((log_id, response)) => Ok(ClientWriteResponse { log_id, response }),
@@ -72,8 +74,7 @@ impl<S: RaftStateMachine> Group<S> {
                     Err(Stop::Failed(Failure::Replaced)) if let Some(wanted) = only => {
                         Err(ClientWriteError::LeaderChanged { wanted, leader: self.node.leader() })
                     }
-                    Err(stop @ (Stop::NoRoom | Stop::Failed(Failure::NotLeader(_) | Failure::Replaced))) => {
-                        full |= matches!(stop, Stop::NoRoom);
+                    Err(Stop::NoRoom | Stop::Failed(Failure::NotLeader(_) | Failure::Replaced)) => {
                         again.push((place, payload));
                         continue;
                     }
@@ -96,13 +97,11 @@ impl<S: RaftStateMachine> Group<S> {
         commands: &[Placed],
         only: Option<LeaderId>,
         deadline: Instant,
+        permit: Permit,
     ) -> Vec<Attempt<S::Response>> {
         let (payloads, mut ends) = (concat(commands), Vec::with_capacity(commands.len()));
         commands.iter().for_each(|(_, payload)| ends.push(ends.last().copied().unwrap_or(0) + payload.len()));
-        let bytes = entry_bytes(0) * ends.len() + payloads.len();
-        if !self.proposals.window.take(bytes, self.limit()) {
-            return commands.iter().map(|_| Err(Stop::NoRoom)).collect();
-        }
+        permit.hand_on();
         let runs = self.proposals.push_many(&payloads, &ends, only, Timer::Caller);
         let mut attempts: Vec<Attempt<S::Response>> = Vec::with_capacity(commands.len());
         self.results_of(runs, Some(deadline), |result| attempts.push(result.map_err(Stop::Failed))).await;
@@ -111,29 +110,28 @@ impl<S: RaftStateMachine> Group<S> {
         attempts
     }
 
-    /// Sends commands to the leader and waits for its answer.
+    /// Sends commands to the leader and waits for its answer. Until then they are counted here as well, so that a node which
+    /// drains waits for it.
     async fn many_there(
         &self,
         leader: NodeId,
         commands: &[Placed],
         only: Option<LeaderId>,
         deadline: Instant,
+        permit: Permit,
     ) -> Vec<Attempt<S::Response>> {
         let all = |failure: Failure| commands.iter().map(|_| Err(Stop::Failed(failure.clone()))).collect();
         let payloads: Vec<Bytes> = commands.iter().map(|(_, payload)| payload.clone()).collect();
-        let bytes = payloads.iter().map(|payload| entry_bytes(payload.len())).sum();
-        // Counted if there is room, so that a node which drains waits for the answer.
-        let window = &self.proposals.window;
-        let _permit = window.take(bytes, self.limit()).then(|| Permit { window: Arc::clone(window), bytes });
         let group = self.node.group;
         let question = |id, low| Call::WriteMany { group, id, low, only, payloads };
         let mut asked = self.host.calls.ask(&*self.host.network, leader, question);
         if asked.unsent {
-            return all(Failure::NotLeader(None));
+            return all(Failure::NotLeader(Some(leader)));
         }
         let Ok(Some(Call::WrittenMany { written, .. })) = timeout_at(deadline.into(), asked.answer()).await else {
             return all(Failure::Unknown);
         };
+        drop(permit);
         if written.len() != commands.len() {
             return all(Failure::Unknown);
         }
@@ -156,7 +154,7 @@ impl<S: RaftStateMachine> Group<S> {
             return reply(all(Written::NotLeader { leader: self.node.leader() }));
         }
         let bytes = payloads.iter().map(|payload| entry_bytes(payload.len())).sum();
-        if !self.proposals.window.take(bytes, self.limit()) {
+        if !self.proposals.window.take_forwarded(bytes, self.limit()) {
             return reply(all(Written::Busy));
         }
         let node = Arc::clone(&self.node);

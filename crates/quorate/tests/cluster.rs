@@ -177,6 +177,38 @@ async fn a_full_window_is_overload_at_the_deadline_and_at_once_without_patience(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_callers_share_a_small_window_on_every_node_and_nobody_is_forgotten() {
+    // A window takes a few commands; a hundred times as many stand in line.
+    let config = Config { max_command_bytes: 1000, proposal_window_bytes: 4000, ..Config::default() };
+    let (_network, nodes) = start(3, config).await;
+    leader(&nodes).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for (at, node) in nodes.iter().enumerate() {
+        let deadline = Instant::now() + PATIENCE;
+        for number in 0..100 {
+            let name = |what: &str| format!("{what}-{at}-{number}-{}", "x".repeat(number * 9));
+            let one = node.client_write_with(name("one"), deadline);
+            callers.spawn(async move { vec![one.await.map(drop)] });
+            if number % 10 == 0 {
+                let many = node.write_many((0..5).map(|part| name(&format!("many{part}"))).collect());
+                callers.spawn(async move {
+                    many.deadline(PATIENCE).await.into_iter().map(|result| result.map(drop)).collect()
+                });
+            }
+        }
+    }
+    let results = callers.join_all().await.concat();
+    assert_eq!(results.len(), 3 * (100 + 10 * 5));
+    assert!(results.iter().all(Result::is_ok), "{:?}", results.iter().find(|result| result.is_err()));
+    let mut applied = nodes[0].read(ReadPolicy::ReadIndex, |ledger| ledger.commands()).await.unwrap();
+    applied.sort();
+    applied.dedup();
+    assert_eq!(applied.len(), results.len(), "each of them once");
+    // Nothing of the windows is kept: a node that drains has answered all there was.
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_in_apply_closes_the_group_and_answers_everybody() {
     let (_network, nodes) = start(1, Config::default()).await;
     let node = &nodes[0];

@@ -101,8 +101,6 @@ fn bound_mib() -> (f64, String) {
     let parts = [
         // Counted until they are applied, so that their way through the leader's log is in it.
         ("the leader's proposals", config.proposal_window_bytes as u64),
-        // Who waits for room, or once did, keeps its command encoded, to try again: all of them, at worst.
-        ("encoded commands of callers", (CLIENTS * COMMAND) as u64),
         ("recent entries of three nodes", 3 * config.tail_cache_bytes as u64),
         // In the queue of the leader's connection, and in what the peer has read.
         ("entries under way to two peers", 2 * 2 * config.max_inflight_bytes),

@@ -10,6 +10,7 @@ mod proposals;
 mod reads;
 mod terms;
 mod waits;
+mod window;
 
 pub(crate) use apply::{ApplyParts, ApplyQueue, Shell, Work, install_into};
 pub(crate) use book::Book;
@@ -27,4 +28,5 @@ pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock};
 pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Runs, Taken, entry_bytes};
 pub(crate) use reads::{Freshness, Question, ReadBatch, ReadDuty};
 pub(crate) use terms::{CommitSlot, CommitWaits, OnCommit, Terms, Timer, forget};
-pub(crate) use waits::{Failure, Fired, KEPT_ROOM, Permit, Responder, Room, WaitList, Waits};
+pub(crate) use waits::{Failure, Fired, KEPT_ROOM, Responder, WaitList, Waits};
+pub(crate) use window::{Permit, Room};

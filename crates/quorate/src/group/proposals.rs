@@ -16,7 +16,8 @@ use smallvec::SmallVec;
 
 use super::node::standby::Patience;
 use super::terms::{Commits, Terms, Timer, forget};
-use super::waits::{Failure, Fired, Permit, Responder, WaitList, Waits, Window};
+use super::waits::{Failure, Fired, Responder, WaitList, Waits};
+use super::window::{Permit, Window};
 use crate::ClosedReason;
 
 /// A batch takes no more commands once it has this many bytes: what fits one append.
@@ -40,7 +41,9 @@ const SINGLES: u32 = 4;
 /// A batch of fewer than twice so many is not taken in halves: a turn costs as much as eight calls.
 const MIN_HALF: usize = 8;
 
-/// Builders, and lists of callers, that are kept for the next batches.
+/// Lists of callers that are kept for the next batches: thousands of callers come in bursts of several batches.
+const MAX_SPARE_LISTS: usize = 16;
+/// Builders that are kept for them.
 const MAX_SPARES: usize = 2;
 
 /// A batch on its way into the log.
@@ -326,7 +329,7 @@ impl<R: Send + 'static> ProposalQueue<R> {
             return;
         }
         let mut queue = self.queue.lock();
-        if queue.spare_waits.len() < MAX_SPARES {
+        if queue.spare_waits.len() < MAX_SPARE_LISTS {
             queue.spare_waits.push(Arc::clone(waits));
         }
     }
@@ -429,14 +432,18 @@ impl<R: Send + 'static> Proposals for ProposalQueue<R> {
     }
 
     fn expire(&self, before: Instant, fired: &mut Fired) {
+        let mut bytes = 0;
         let mut queue = self.queue.lock();
         while queue.batches.front().is_some_and(|open| open.waits.since < before) {
             let Some(open) = queue.batches.pop_front() else { break };
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.window.give(open.builder.bytes());
+            bytes += open.builder.bytes();
             open.waits.fail(0, &Failure::NotLeader(None), fired);
             forget(open.commits, fired);
         }
+        drop(queue);
+        // It wakes callers, which no lock may see.
+        self.window.give(bytes);
     }
 }
 

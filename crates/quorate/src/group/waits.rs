@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use quorate_core::{LeaderId, LogId, NodeId};
-use tokio::sync::Notify;
 
 use super::terms::Timer;
+use super::window::Permit;
 use crate::session::SessionOutcome;
 use crate::{ClosedReason, blame};
 
@@ -330,86 +330,5 @@ impl<R: Send + 'static> Waits for WaitList<R> {
 
     fn since(&self) -> Instant {
         self.since
-    }
-}
-
-/// Whether a write's bytes were already taken from the window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    Take,
-    Taken,
-}
-
-/// Bytes of writes that wait, and the callers that wait for fewer of them.
-#[derive(Debug, Default)]
-pub(crate) struct Window {
-    used: AtomicUsize,
-    /// Callers that wait for room.
-    waiting: AtomicUsize,
-    room: Notify,
-}
-
-impl Window {
-    /// Takes `bytes` of `limit` if they fit; a single larger write fits an empty window.
-    pub(crate) fn take(&self, bytes: usize, limit: usize) -> bool {
-        let fits = |used: usize| (used == 0 || used + bytes <= limit).then_some(used + bytes);
-        self.used.fetch_update(Ordering::SeqCst, Ordering::Relaxed, fits).is_ok()
-    }
-
-    /// Bytes that are taken.
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn give(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.room.notify_waiters();
-        }
-    }
-
-    /// Waits until nothing waits any more.
-    pub(crate) async fn until_empty(&self) {
-        self.until(|| self.used.load(Ordering::SeqCst) == 0).await;
-    }
-
-    /// Waits until `bytes` could be taken.
-    pub(crate) async fn take_when_free(&self, bytes: usize, limit: usize) {
-        self.until(|| self.take(bytes, limit)).await;
-    }
-
-    /// Looks again whenever something was given back, until `done`.
-    async fn until(&self, done: impl Fn() -> bool) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let _leaves = Leaves(&self.waiting);
-        loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            if done() {
-                return;
-            }
-            room.await;
-        }
-    }
-}
-
-struct Leaves<'a>(&'a AtomicUsize);
-
-impl Drop for Leaves<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Bytes taken from a window; given back when dropped.
-pub(crate) struct Permit {
-    pub(crate) window: Arc<Window>,
-    pub(crate) bytes: usize,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.window.give(self.bytes);
     }
 }

@@ -77,7 +77,8 @@ impl<S: RaftStateMachine> Group<S> {
                 }
                 Ended::Answered(Err(Stop::NoRoom)) => {
                     *unknown = before;
-                    permit = Some(self.wait_for_room(payload.len(), deadline, *unknown).await?);
+                    let room = self.room(entry_bytes(payload.len()), deadline).await;
+                    permit = Some(room.map_err(|error| certain(error, *unknown))?);
                     continue;
                 }
                 Ended::Answered(Err(Stop::Failed(failure @ (Failure::NotLeader(_) | Failure::Replaced)))) => {
@@ -122,10 +123,7 @@ impl<S: RaftStateMachine> Group<S> {
                 return self.write_there(leader, entry, None, payload).await;
             }
             // From here on the queue gives the bytes back: the entry is put there before anything is waited for.
-            let room = permit.take().map_or(Room::Take, |mut permit| {
-                permit.bytes = 0;
-                Room::Taken
-            });
+            let room = permit.take().map_or(Room::Take, Permit::hand_on);
             self.submit_here(entry, &payload, room).await
         };
         tokio::select! {
@@ -151,15 +149,6 @@ impl<S: RaftStateMachine> Group<S> {
             Some(ticket) => ticket.poll(context).map_err(Stop::Failed),
         })
         .await
-    }
-
-    async fn wait_for_room(&self, payload: usize, deadline: Instant, unknown: bool) -> Result<Permit, SessionError> {
-        let bytes = entry_bytes(payload);
-        let free = self.proposals.window.take_when_free(bytes, self.limit());
-        match timeout_at(deadline.into(), free).await {
-            Ok(()) => Ok(Permit { window: Arc::clone(&self.proposals.window), bytes }),
-            Err(_elapsed) => Err(certain(ClientWriteError::Overloaded, unknown)),
-        }
     }
 
     /// As long as a write may take.

@@ -1,6 +1,6 @@
 use quorate_core::LeaderId;
 
-use super::super::waits::Window;
+use super::super::window::Window;
 use super::*;
 use crate::group::Terms;
 use crate::memory::{MemorySnapshots, MemoryStorage};
