@@ -3,7 +3,7 @@
 //! whoever asked for it.
 
 use std::collections::BTreeMap;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::{Duration, Instant as SystemInstant};
 
 use quorate_core::{GroupId, Instant};
@@ -24,10 +24,15 @@ pub(crate) struct Baton {
     sleep: Sleep,
     /// Threads inside [`Shared::write`].
     writing: usize,
-    /// Threads that wait for a turn to end or to begin: some of those, and the log's.
-    waiting: usize,
+    /// Those of them that sleep, by their write's number. Each is woken for itself: a waker that all of them share would
+    /// wake as many for nothing as it wakes for a result.
+    sleeping: BTreeMap<u64, Arc<Condvar>>,
+    /// Whether the log's thread waits for a turn to end.
+    thread_waits: bool,
     /// Results that their threads have not taken yet, by the write's number.
     finished: BTreeMap<u64, Result<(), WalError>>,
+    /// Who slept until then, to be woken once the turn is over.
+    woken: Vec<Arc<Condvar>>,
     /// Whom the next turn waits for.
     gathering: Option<Gathering>,
     /// Turns that will not wait for anybody, and how many it was last time.
@@ -61,6 +66,7 @@ impl Baton {
     /// Keeps what became of a write until its thread takes it.
     pub(crate) fn finish(&mut self, number: u64, result: Result<(), WalError>) {
         self.finished.insert(number, result);
+        self.woken.extend(self.sleeping.remove(&number));
     }
 
     /// After a turn that took so long and left so many writes in the queue.
@@ -101,6 +107,25 @@ impl State {
         self.dirty && (self.full || !(self.baton.writing > 0 && self.queue.iter().any(of_thread)))
     }
 
+    /// After a turn, whom to wake: those with a result, and one who takes the next turn or waits until it may begin.
+    fn awakened(&mut self) -> Vec<Arc<Condvar>> {
+        let mut woken = std::mem::take(&mut self.baton.woken);
+        let of_thread = |queued: &&Queued| matches!(queued.asker, Asker::Thread);
+        let unwatched = self.baton.gathering.as_ref().is_some_and(|gathering| !gathering.watched);
+        if unwatched || self.may_begin() {
+            let sleeping = &self.baton.sleeping;
+            woken.extend(self.queue.iter().filter(of_thread).find_map(|queued| sleeping.get(&queued.number)).cloned());
+        }
+        woken
+    }
+
+    /// Everybody who sleeps.
+    fn all_awakened(&mut self) -> Vec<Arc<Condvar>> {
+        let mut woken = std::mem::take(&mut self.baton.woken);
+        woken.extend(self.baton.sleeping.values().cloned());
+        woken
+    }
+
     /// Whether nobody knows of a write any more: who took it panicked.
     fn is_lost(&self, number: u64) -> bool {
         !self.baton.taken && !self.queue.iter().rev().any(|queued| queued.number == number)
@@ -116,12 +141,15 @@ pub(crate) struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    /// Waits until nobody else takes a turn. For the log's thread.
-    pub(crate) fn wait(shared: &'a Shared) -> Self {
+    /// Waits until nobody else takes a turn. For the log's thread. While threads write, their turns do all there is to
+    /// do, and it does not insist: it looks again in such times, or when it alone can go on.
+    pub(crate) fn wait(shared: &'a Shared, look_again: Duration) -> Self {
         let mut state = lock(&shared.state);
         while state.baton.taken {
-            state = shared.wait_for_turn(state);
+            state.baton.thread_waits = true;
+            state = shared.turned.wait_timeout(state, look_again).unwrap_or_else(PoisonError::into_inner).0;
         }
+        state.baton.thread_waits = false;
         Self::begin(shared, &mut state)
     }
 
@@ -151,14 +179,18 @@ impl Drop for Turn<'_> {
             state.baton.gather(self.begun.elapsed(), queued);
         }
         state.baton.taken = false;
-        if state.baton.waiting > 0 {
-            self.shared.turned.notify_all();
+        if state.baton.thread_waits && (state.baton.writing == 0 || state.stopping || state.is_for_the_logs_thread()) {
+            self.shared.turned.notify_one();
         }
+        let woken = if self.wake.is_some() { state.awakened() } else { state.all_awakened() };
         // It goes on, or learns when the closing mark is due.
         let unbounded = state.baton.sleep == Sleep::Unbounded && self.wake != Some(Wake::Idle);
         if unbounded || state.is_for_the_logs_thread() {
             self.shared.wake_thread(&state);
         }
+        drop(state);
+        // Who is woken wants that lock.
+        woken.iter().for_each(|sleeper| sleeper.notify_one());
     }
 }
 
@@ -193,22 +225,29 @@ impl Shared {
         }
     }
 
-    /// Waits until a turn is over, or is to begin.
-    fn wait_for_turn<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    /// Waits until this write has a result, or is to take a turn.
+    fn wait_for_turn<'a>(&'a self, number: u64, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let watched = state.baton.gathering.as_mut().filter(|gathering| !gathering.watched).map(|gathering| {
             gathering.watched = true;
             gathering.until.saturating_duration_since(SystemInstant::now())
         });
-        state.baton.waiting += 1;
+        let sleeper = Arc::new(Condvar::new());
+        state.baton.sleeping.insert(number, Arc::clone(&sleeper));
         state = match watched {
-            Some(time) => self.turned.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
-            None => self.turned.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => sleeper.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
+            None => sleeper.wait(state).unwrap_or_else(PoisonError::into_inner),
         };
-        state.baton.waiting -= 1;
+        state.baton.sleeping.remove(&number);
         if let (Some(_), Some(gathering)) = (watched, &mut state.baton.gathering) {
             gathering.watched = false;
         }
         state
+    }
+
+    /// Lets every thread that waits look again: nobody takes turns any more.
+    pub(crate) fn wake_all(&self) {
+        let woken = lock(&self.state).all_awakened();
+        woken.iter().for_each(|sleeper| sleeper.notify_one());
     }
 
     /// Submits a write and waits for it; takes turns meanwhile if nobody else does.
@@ -232,7 +271,7 @@ impl Shared {
                 drop(turn);
                 state = lock(&self.state);
             } else {
-                state = self.wait_for_turn(state);
+                state = self.wait_for_turn(number, state);
             }
         }
     }

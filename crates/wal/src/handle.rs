@@ -84,7 +84,7 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     /// Signalled when there is something for the log's thread.
     pub(crate) work: Condvar,
-    /// Signalled when a turn is over.
+    /// Signalled when a turn is over and the log's thread, which waits for that, is to take the next one.
     pub(crate) turned: Condvar,
     pub(crate) identity: Mutex<IdentityFile>,
     pub(crate) peers: Mutex<PeersFile>,

@@ -16,7 +16,7 @@ use crate::open::WalCore;
 use crate::options::WalOptions;
 use crate::turn::Wake;
 
-/// How long the log's thread sleeps while others take its turns: as long as the closing mark waits by default.
+/// How long the log's thread leaves others to take its turns: as long as the closing mark waits by default.
 const AMONG_THREADS: time::Duration = time::Duration::from_millis(5);
 
 /// A log with its own thread. Dropped, it is shut down.
@@ -107,7 +107,7 @@ impl Drop for Wal {
 fn run(core: WalCore, clock: Clock) -> Result<(), WalError> {
     let shared = Arc::clone(core.shared());
     loop {
-        let mut turn = Turn::wait(&shared);
+        let mut turn = Turn::wait(&shared, AMONG_THREADS);
         let wake = turn.take(|| clock.now());
         if lock(&shared.state).stopping {
             // Nobody takes a turn after this one.

@@ -687,7 +687,7 @@ fn fail(shared: &Shared, plan: Plan, error: &WalError) {
 /// Fails everything that waits, because the log is shut down.
 pub(crate) fn fail_waiting(shared: &Shared, error: &WalError) {
     fail(shared, Plan::default(), error);
-    shared.turned.notify_all();
+    shared.wake_all();
 }
 
 fn refuse(shared: &Shared, items: Vec<Queued>) {
