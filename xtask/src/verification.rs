@@ -150,12 +150,16 @@ impl Part {
 
     /// The command as a person types it.
     fn typed(&self, more: &[String]) -> String {
-        let more = self.arguments(more);
+        let typed = format!("{} {}", self.typed_alone(), self.arguments(more).join(" "));
+        typed.trim_end().trim_end_matches(" --").to_owned()
+    }
+
+    /// The same without what follows its own arguments.
+    fn typed_alone(&self) -> String {
         let env = self.env.iter().map(|(name, value)| format!("{name}={value} "));
         let typed = self.args.replace("run --quiet --package xtask --", "xtask").replace("--quiet ", "");
         let program = self.script.unwrap_or("cargo");
-        let words = format!("{}{program} {typed} {}", env.collect::<String>(), more.join(" "));
-        words.trim_end().trim_end_matches(" --").to_owned()
+        format!("{}{program} {typed}", env.collect::<String>())
     }
 }
 
@@ -247,16 +251,24 @@ impl Output {
     }
 }
 
-/// Writes the page; fails if a part was not run, failed or has no result, which the page then says as well.
+/// Writes the page; fails if a part was not run, failed or has no result, which the page then says as well. What was not
+/// run anew stays as the page has it, with the commit that it was of.
 fn compose(root: &Path) -> Result<(), String> {
     let read =
         |path: &Path| fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let earlier = fs::read_to_string(root.join(PAGE)).ok().and_then(|page| Earlier::parse(&page)).unwrap_or_default();
     let mut values = BTreeMap::new();
     let (mut problems, mut outputs) = (Vec::new(), BTreeMap::new());
     let mut table = "| run | code | minutes, with building | ended |\n|---|---|---|---|\n".to_owned();
-    for part in PARTS {
+    for (number, part) in PARTS.iter().enumerate() {
         let output = fs::read_to_string(part.file(root)).ok().and_then(|text| Output::parse(&text));
         let Some(output) = output else {
+            if let Some((run, shown)) = earlier.runs.get(number).zip(earlier.values.get(part.name)) {
+                let _ = writeln!(table, "{}", run.row);
+                problems.extend(shortcoming(part.name, &run.code, run.minutes, &run.ended));
+                values.insert(part.name, shown.clone());
+                continue;
+            }
             problems.push(format!("`{}` was not run: `cargo xtask verification run {}`", part.name, part.name));
             let _ = writeln!(table, "| `{}` | | | NOT RUN |", part.typed(&[]));
             values.insert(part.name, format!("*Not run for this page:* `{}`", part.typed(&[])));
@@ -283,13 +295,16 @@ fn compose(root: &Path) -> Result<(), String> {
             values.extend([("figures", figures), ("faults", faults), ("counters", counters)]);
         }
         Err(problem) => {
-            for name in ["figures", "faults", "counters"] {
-                values.insert(name, "*Not run for this page.*".to_owned());
-            }
-            problems.push(problem);
+            let kept = |name: &str| earlier.values.get(name).filter(|_| !outputs.contains_key("sim"));
+            let names = ["figures", "faults", "counters"];
+            problems.extend(names.iter().all(|name| kept(name).is_none()).then_some(problem));
+            let nothing = "*Not run for this page.*".to_owned();
+            values.extend(names.map(|name| (name, kept(name).unwrap_or(&nothing).clone())));
         }
     }
-    values.insert("means", means(&|name| outputs.get(name).map(|output: &Output| output.body.as_str())));
+    let kept = earlier.values.get("means").filter(|_| MEANS.iter().any(|(_, part, _)| !outputs.contains_key(part)));
+    let anew = || means(&|name| outputs.get(name).map(|output: &Output| output.body.as_str()));
+    values.insert("means", kept.cloned().unwrap_or_else(anew));
     let missing = match problems.is_empty() {
         true => "Nothing: every run below was made, and ended well.".to_owned(),
         false => format!("- {}", problems.join("\n- ")),
@@ -303,6 +318,45 @@ fn compose(root: &Path) -> Result<(), String> {
     match problems.is_empty() {
         true => Ok(()),
         false => Err(format!("the page is not whole:\n  {}", problems.join("\n  "))),
+    }
+}
+
+/// What the page said before: results by name, and runs in the order of the parts.
+#[derive(Default)]
+struct Earlier {
+    values: BTreeMap<&'static str, String>,
+    runs: Vec<Run>,
+}
+
+/// A row of the page's table.
+struct Run {
+    row: String,
+    code: String,
+    minutes: f64,
+    ended: String,
+}
+
+impl Earlier {
+    /// `None` for a page of another template or with another list of parts, or one on which a run is missing.
+    fn parse(page: &str) -> Option<Self> {
+        let values = taken_apart(TEMPLATE, page)?;
+        let runs = values.get("runs")?.lines().skip(2).map(Run::parse).collect::<Option<Vec<_>>>()?;
+        let is_whole = runs.len() == PARTS.len() && PARTS.iter().zip(&runs).all(|(part, run)| run.is_of(part));
+        is_whole.then_some(Self { values, runs })
+    }
+}
+
+impl Run {
+    fn parse(row: &str) -> Option<Self> {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [_, code, minutes, ended] = cells[..] else { return None };
+        let (code, minutes) = (code.trim_matches('`').to_owned(), minutes.parse().ok()?);
+        Some(Self { row: row.to_owned(), code, minutes, ended: ended.to_owned() })
+    }
+
+    /// Whether the row's command is this part's, whatever arguments it was given beyond its own.
+    fn is_of(&self, part: &Part) -> bool {
+        self.row.starts_with(&format!("| `{}", part.typed_alone().trim_end_matches(" --")))
     }
 }
 
@@ -424,6 +478,24 @@ fn fill(template: &str, values: &BTreeMap<&str, String>) -> Result<String, Strin
     }
 }
 
+/// What [`fill`] put into the template's places; `None` if the page was not made of it.
+fn taken_apart<'a>(template: &'a str, page: &str) -> Option<BTreeMap<&'a str, String>> {
+    let mut values = BTreeMap::new();
+    let (before, mut template) = template.split_once("{{")?;
+    let mut page = page.strip_prefix(before)?;
+    loop {
+        let (name, after) = template.split_once("}}")?;
+        let (between, next) = after.split_once("{{").map_or((after, None), |(text, next)| (text, Some(next)));
+        let (value, rest) = match next {
+            Some(_) => page.split_once(between)?,
+            None => (page.strip_suffix(between)?, ""),
+        };
+        values.insert(name, value.to_owned());
+        let Some(next) = next else { return Some(values) };
+        (template, page) = (next, rest);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -459,6 +531,24 @@ mod tests {
         assert_eq!(output.result(part_named("matrix").unwrap()).unwrap(), ["3 scenarios, 0 failures"]);
         assert!(output.result(part_named("explore").unwrap()).unwrap_err().contains("distinct states"));
         assert_eq!(Output::parse("no head"), None);
+    }
+
+    #[test]
+    fn what_is_not_run_anew_stays_on_the_page() {
+        let page = fs::read_to_string(root().join(PAGE)).unwrap();
+        let earlier = Earlier::parse(&page).expect("the page was made of this template");
+        assert_eq!(fill(TEMPLATE, &taken_apart(TEMPLATE, &page).unwrap()).unwrap(), page);
+        for (part, run) in PARTS.iter().zip(&earlier.runs) {
+            assert!(
+                !earlier.values[part.name].is_empty() && !run.code.is_empty() && run.minutes > 0.0,
+                "{}",
+                part.name
+            );
+        }
+        assert!(Earlier::parse(&page.replace("sim --matrix", "sim --other")).is_none(), "another list of parts");
+        assert!(Earlier::parse("# Another page").is_none());
+        let values = taken_apart("a {{x}} b\n{{y}}\n", "a 1\n2 b\n3 b\n\n").unwrap();
+        assert_eq!(values, BTreeMap::from([("x", "1\n2".to_owned()), ("y", "3 b\n".to_owned())]));
     }
 
     #[test]
