@@ -92,11 +92,12 @@ fn in_memory(options: &Options, nodes: u64, clients: usize) -> Result<Trial, Str
     Cluster::start(options, &setup)?.measure(options, Load::in_process(clients), Put::new)
 }
 
-/// A state of 4 KiB to 4 GiB, 16 times as much from point to point: how long its snapshot takes until it is durable.
+/// A state of 1 KiB to 4 GiB: how long its snapshot takes until it is durable.
 pub(crate) fn states(options: &Options, report: &mut Report) -> Result<(), String> {
     report.settings.push("a cluster of one node; the state machine writes blocks of 1 MiB".to_owned());
-    let (sizes, beyond): (Vec<u64>, Vec<u64>) =
-        (0..6).map(|step| (4 << 10) << (4 * step)).partition(|bytes| *bytes <= options.bytes);
+    let (sizes, beyond): (Vec<u64>, Vec<u64>) = [1 << 10, 16 << 10, 256 << 10, 4 << 20, 64 << 20, 1 << 30, 4 << 30]
+        .into_iter()
+        .partition(|bytes| *bytes <= options.bytes);
     report.leave_out(options, beyond.into_iter().map(bytes_text));
     for bytes in sizes {
         let leader = Leader::start(options, bytes)?;
