@@ -186,6 +186,30 @@ mod tests {
         assert!(told.starts_with("healthy disk: node 2 mends its disk, which nothing damaged"), "{told}");
     }
 
+    /// An operator takes only a disk that is at rest, and one whose segments wait to be removed is: hundreds may wait for
+    /// minutes.
+    #[test]
+    fn a_disk_is_at_rest_while_superfluous_segments_wait() {
+        let mut world = cluster_with(3, |options| {
+            (options.reads, options.deferrals, options.segment_bytes) = (0, 0, 16 << 10);
+            let config = &mut options.config;
+            (config.snapshot_entries, config.keep_entries, config.max_kept_bytes) = (20, 0, 0);
+            (config.snapshot_bytes, config.snapshot_interval) = (0, Duration::ZERO);
+        });
+        serve(&mut world, 300);
+        let at = world.up().find(|at| world.leader() != Some(*at)).expect("one follows");
+        let removes = |world: &World<LedgerClients>| {
+            let running = world.places[at].running.as_ref().expect("it runs");
+            running.wal_at.is_some_and(|next| next > world.now)
+        };
+        let until = world.now + world.nanos(2);
+        assert!(world.run_until(until, |world| world.places[at].is_disk_idle()));
+        assert!(removes(&world), "segments wait to be removed");
+        world.places[at].hurt.ever = true;
+        world.scrub(at);
+        assert!(world.places[at].hurt.scrubs, "it is stopped, to be read");
+    }
+
     /// What was given up stands in the log before the write that says so. Damage between the two leaves the front of it, and
     /// the promise.
     #[test]

@@ -492,7 +492,7 @@ impl<W: Workload> Place<W> {
 
     /// Whether its log has nothing to write, and has said that everything is durable.
     pub(crate) fn is_disk_idle(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.wal_at.is_none() && !running.wal.has_work())
+        self.running.as_ref().is_some_and(|running| running.wal.is_settled())
     }
 }
 

@@ -69,6 +69,14 @@ impl WalCore {
         lock(&self.shared.state).dirty
     }
 
+    /// Whether nothing is left to be written, and the log has said that everything is durable. Superfluous segments may
+    /// still wait to be removed.
+    pub fn is_settled(&self) -> bool {
+        let writer = lock(&self.shared.writer);
+        let state = lock(&self.shared.state);
+        writer.is_settled() && state.queue.is_empty() && !state.dirty
+    }
+
     /// Writes what is queued, says that everything is durable, and closes the log. Writes that wait for space fail.
     ///
     /// # Errors

@@ -295,6 +295,11 @@ impl Writer {
         [self.mark_due, self.retry_at, self.remove_at].into_iter().flatten().min().map_or(Wake::Idle, Wake::At)
     }
 
+    /// Whether it owes no mark and waits for no space.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.mark_due.is_none() && self.retry_at.is_none()
+    }
+
     /// Says that everything written is durable, so that damage to the last batch is not taken for a torn one.
     pub(crate) fn closing_mark(&mut self) -> Result<(), WalError> {
         self.mark_due = None;
