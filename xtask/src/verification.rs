@@ -51,6 +51,15 @@ const PARTS: &[Part] = &[
         more: "--budget 1h --jobs 2",
         shows: &["simulated cluster-hours under load, "],
     },
+    // What `.ci/run` searches, of any commit that figures are to rest on.
+    Part {
+        name: "sample",
+        env: &[],
+        script: None,
+        args: "run --quiet --profile ci --package quorate-server --bin quorate -- sim --every-fault --thorough",
+        more: "--seeds 8000 --jobs 2",
+        shows: &["simulated cluster-hours under load, "],
+    },
     part(
         "matrix",
         "run --quiet --profile ci --package quorate-server --bin quorate -- sim --matrix",
@@ -152,6 +161,11 @@ impl Part {
     fn typed(&self, more: &[String]) -> String {
         let typed = format!("{} {}", self.typed_alone(), self.arguments(more).join(" "));
         typed.trim_end().trim_end_matches(" --").to_owned()
+    }
+
+    /// Whether a row of the page's table is this part's, whatever arguments it was given beyond its own.
+    fn is_of(&self, row: &str) -> bool {
+        row.starts_with(&format!("| `{}", self.typed_alone().trim_end_matches(" --")))
     }
 
     /// The same without what follows its own arguments.
@@ -263,7 +277,8 @@ fn compose(root: &Path) -> Result<(), String> {
     for (number, part) in PARTS.iter().enumerate() {
         let output = fs::read_to_string(part.file(root)).ok().and_then(|text| Output::parse(&text));
         let Some(output) = output else {
-            if let Some((run, shown)) = earlier.runs.get(number).zip(earlier.values.get(part.name)) {
+            let run = earlier.runs.get(number).and_then(Option::as_ref);
+            if let Some((run, shown)) = run.zip(earlier.values.get(part.name)) {
                 let _ = writeln!(table, "{}", run.row);
                 problems.extend(shortcoming(part.name, &run.code, run.minutes, &run.ended));
                 values.insert(part.name, shown.clone());
@@ -325,7 +340,8 @@ fn compose(root: &Path) -> Result<(), String> {
 #[derive(Default)]
 struct Earlier {
     values: BTreeMap<&'static str, String>,
-    runs: Vec<Run>,
+    /// `None` for what was not run.
+    runs: Vec<Option<Run>>,
 }
 
 /// A row of the page's table.
@@ -337,12 +353,13 @@ struct Run {
 }
 
 impl Earlier {
-    /// `None` for a page of another template or with another list of parts, or one on which a run is missing.
+    /// `None` for a page of another template or with another list of parts.
     fn parse(page: &str) -> Option<Self> {
         let values = taken_apart(TEMPLATE, page)?;
-        let runs = values.get("runs")?.lines().skip(2).map(Run::parse).collect::<Option<Vec<_>>>()?;
-        let is_whole = runs.len() == PARTS.len() && PARTS.iter().zip(&runs).all(|(part, run)| run.is_of(part));
-        is_whole.then_some(Self { values, runs })
+        let rows: Vec<&str> = values.get("runs")?.lines().skip(2).collect();
+        let fits = rows.len() == PARTS.len() && PARTS.iter().zip(&rows).all(|(part, row)| part.is_of(row));
+        let runs = rows.into_iter().map(Run::parse).collect();
+        fits.then_some(Self { values, runs })
     }
 }
 
@@ -352,11 +369,6 @@ impl Run {
         let [_, code, minutes, ended] = cells[..] else { return None };
         let (code, minutes) = (code.trim_matches('`').to_owned(), minutes.parse().ok()?);
         Some(Self { row: row.to_owned(), code, minutes, ended: ended.to_owned() })
-    }
-
-    /// Whether the row's command is this part's, whatever arguments it was given beyond its own.
-    fn is_of(&self, part: &Part) -> bool {
-        self.row.starts_with(&format!("| `{}", part.typed_alone().trim_end_matches(" --")))
     }
 }
 
@@ -539,12 +551,10 @@ mod tests {
         let earlier = Earlier::parse(&page).expect("the page was made of this template");
         assert_eq!(fill(TEMPLATE, &taken_apart(TEMPLATE, &page).unwrap()).unwrap(), page);
         for (part, run) in PARTS.iter().zip(&earlier.runs) {
-            assert!(
-                !earlier.values[part.name].is_empty() && !run.code.is_empty() && run.minutes > 0.0,
-                "{}",
-                part.name
-            );
+            let is_told = run.as_ref().is_none_or(|run| !run.code.is_empty() && run.minutes > 0.0);
+            assert!(is_told && !earlier.values[part.name].is_empty(), "{}", part.name);
         }
+        assert!(Run::parse("| `cargo xtask mutants` | | | NOT RUN |").is_none());
         assert!(Earlier::parse(&page.replace("sim --matrix", "sim --other")).is_none(), "another list of parts");
         assert!(Earlier::parse("# Another page").is_none());
         let values = taken_apart("a {{x}} b\n{{y}}\n", "a 1\n2 b\n3 b\n\n").unwrap();

@@ -20,19 +20,24 @@ struct Run<'a> {
 
 /// The page's line for figures of this commit. `page` is the page of verification.
 pub(super) fn line(page: &str, commit: &str) -> String {
-    let said = RUNS.map(|(what, word)| match find(page, word) {
+    let said = RUNS.map(|(what, word)| match find(page, word, commit) {
         Some(run) => format!("{what} {}", told(&run, commit)),
         None => format!("{what} was not run"),
     });
     format!("{BEGINS}{}.", said.join("; "))
 }
 
-/// A row of its table `| run | code | minutes | ended |`; `None` if there is no such row, or it says that it was not run.
-fn find<'a>(page: &'a str, word: &str) -> Option<Run<'a>> {
-    let row = page.lines().find(|line| line.starts_with("| `") && line.contains(word))?;
-    let mut cells = row.split('|').map(str::trim).skip(2);
-    let (code, minutes, ended) = (cells.next()?.trim_matches('`'), cells.next()?, cells.next()?);
-    (!code.is_empty()).then_some(Run { code, minutes, ended })
+/// A row of its table `| run | code | minutes | ended |`: of several the one of this commit, else the first; `None` if
+/// there is none, or it says that it was not run.
+fn find<'a>(page: &'a str, word: &str, commit: &str) -> Option<Run<'a>> {
+    let read = |row: &'a str| {
+        let mut cells = row.split('|').map(str::trim).skip(2);
+        let (code, minutes, ended) = (cells.next()?.trim_matches('`'), cells.next()?, cells.next()?);
+        (!code.is_empty()).then_some(Run { code, minutes, ended })
+    };
+    let rows = page.lines().filter(|line| line.starts_with("| `") && line.contains(word));
+    let runs: Vec<Run<'a>> = rows.filter_map(read).collect();
+    runs.iter().find(|run| run.code == commit).or(runs.first()).cloned()
 }
 
 fn told(run: &Run<'_>, commit: &str) -> String {
@@ -66,6 +71,16 @@ mod tests {
         assert!(other.contains("search of 0123456789ab, not of this commit, ended well"), "{other}");
         let failed = line(&PAGE.replace("well", "FAILED"), "0123456789ab");
         assert!(failed.contains("of this commit FAILED"), "{failed}");
+    }
+
+    #[test]
+    fn of_several_searches_that_of_this_commit_counts() {
+        let row = "| `cargo run --bin quorate -- sim --every-fault --seeds 8000` | `bbbbbbbbbbbb` | 6.0 | well |\n";
+        let page = format!("{PAGE}{row}");
+        assert!(line(&page, "bbbbbbbbbbbb").contains("search of this commit ended well (6.0 minutes)"));
+        assert!(line(&page, "0123456789ab").contains("search of this commit ended well (60.1 minutes)"));
+        assert!(line(&page, "cccccccccccc").contains("search of 0123456789ab, not of this commit, ended well"));
+        assert!(line(&page.replace("6.0 | well", "6.0 | FAILED"), "bbbbbbbbbbbb").contains("of this commit FAILED"));
     }
 
     #[test]
