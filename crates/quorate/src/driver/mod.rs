@@ -4,6 +4,7 @@
 //! What has to happen outside (applies, wake-ups, blocking reads) comes out as [`Effects`]; storage and network are
 //! called directly, because `submit` and `send` only enqueue (law 20).
 
+mod due;
 mod note;
 mod perform;
 mod tail;
@@ -448,12 +449,6 @@ impl Driver {
         &self.core
     }
 
-    /// When the next turn is due, if nothing else causes one.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        // A blank node cannot campaign: it has no membership.
-        self.due
-    }
-
     /// Takes in what came and does what follows from it: first what was `applied`, then the inputs, then what was lent.
     /// Leaves `inputs` empty.
     pub(crate) fn turn(
@@ -504,33 +499,6 @@ impl Driver {
             self.flush_replies(None);
         }
         self.sent = None;
-    }
-
-    /// The core's deadline is over.
-    ///
-    /// A node that is stepped a heartbeat after its turn `was_due` stood still itself, and so may have its machine: what
-    /// peers sent meanwhile may not be read yet. Before it takes its leader or its quorum for gone, it reads for as long
-    /// as a heartbeat; a leader asks its peers anew for that. Nothing is promised by that which time could break: leases
-    /// are counted by whoever gave them.
-    fn on_due(&mut self, now: Now, was_due: Option<Instant>, effects: &mut Effects) {
-        let config = self.core.config();
-        let (beat, beats) = (config.heartbeat_interval, config.tick.is_on() && config.heartbeat.is_on());
-        let stood_still = was_due.is_some_and(|due| now.at.since(due) >= beat);
-        if self.catches_up.is_none() && stood_still {
-            self.catches_up = Some(now.at + beat);
-            if self.core.is_leader() && beats {
-                self.step(now, Event::Heartbeat, effects);
-            }
-        } else if self.catches_up.is_none_or(|until| until <= now.at) {
-            self.catches_up = None;
-            self.step(now, Event::Timeout, effects);
-        }
-        self.report_completions(now, effects);
-        self.due = self.next_due();
-    }
-
-    fn next_due(&self) -> Option<Instant> {
-        self.core.deadline().map(|due| self.catches_up.map_or(due, |until| due.max(until)))
     }
 
     /// Takes writes out of the queue, as long as they could be sent.
