@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use quorate_core::{LogId, SnapshotMeta};
-use quorate_wire::Batch;
+use quorate_wire::{Batch, Entry, EntryKind};
 
-use crate::group::{Book, Commands, install_into, read_header, write_header};
+use crate::group::{Applied, Book, Commands, install_into, read_header, write_header};
 use crate::{Frozen, LastApplied, RaftStateMachine};
 
 /// A state machine and what a node knows beside it, without the node: applies batches, takes snapshots, starts from them,
@@ -55,11 +55,17 @@ impl<S: RaftStateMachine> Replay<S> {
     /// # Errors
     /// If the machine cannot apply it, or leaves commands without a response. Do not go on then.
     pub fn apply(&mut self, batch: &Batch) -> io::Result<Vec<(LogId, S::Response)>> {
-        let mut results = Vec::new();
+        let (before, mut results) = (self.book.applied.index, Vec::new());
         let mut commands = Commands::new(batch, &mut self.book, Some((0, &mut results)));
         let told = self.state.apply_batch(&mut commands);
         commands.finish(told).map_err(io::Error::other)?;
-        Ok(results.into_iter().filter_map(Result::ok).collect())
+        // Nobody is told of a membership.
+        let told = batch.iter().filter(|entry| entry.log_id.index > before && entry.kind != EntryKind::Membership);
+        let response = |(entry, result): (Entry<'_>, Applied<S::Response>)| match result {
+            Ok(response) => Some((entry.log_id, response)),
+            Err(outcome) => outcome.ok(),
+        };
+        Ok(told.zip(results).filter_map(response).collect())
     }
 
     /// What a snapshot taken now holds.

@@ -18,10 +18,10 @@ use tracing::level_filters::LevelFilter;
 use self::halt::Apart;
 pub(crate) use self::snapshots::install_into;
 use super::book::Book;
-use super::commands::{Applied, Commands};
+use super::commands::Commands;
 use super::content::Restored;
 use super::node::Applies;
-use super::{Failure, Fired, KEPT_ROOM, Permit, WaitList, Waits};
+use super::{Applied, Failure, Fired, KEPT_ROOM, Permit, WaitList, Waits};
 use crate::blame;
 use crate::driver::{ApplyJob, Awaited, Input};
 use crate::events::NODE;
@@ -611,7 +611,7 @@ impl<S: RaftStateMachine> ApplyQueue<S> {
             if let Some(list) = head.waits.as_any().downcast_ref::<WaitList<S::Response>>()
                 && !bug(Bug::AppliedIsNotAnswered)
             {
-                list.complete(head.cell(), results.by_ref().take(count), fired);
+                list.complete(head.first, head.cell(), results.by_ref().take(count), fired);
             }
             head.next = end;
             if head.next < head.end {

@@ -9,13 +9,10 @@ use quorate_wire::{
     decode_session_ids,
 };
 
-use super::Failure;
 use super::book::{Book, Checkpoint};
+use super::{Applied, Failure, Outcome};
 use crate::session::{Answer, LogPlace, SessionOutcome, SessionRefusal, Verdict};
 use crate::{EntryContext, Payload, PayloadError, RaftStateMachine, blame};
-
-/// What whoever waits for an entry is told.
-pub(crate) type Applied<R> = Result<(LogId, R), Failure>;
 
 /// Committed commands to apply, in log order, each followed by its response: what
 /// [`RaftStateMachine::apply_batch`] gets.
@@ -211,7 +208,7 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
             self.remember(header, log_id, &response);
         }
         self.book.applied = log_id;
-        self.tell(log_id, || Ok((log_id, response)));
+        self.tell(log_id, || Ok(response));
     }
 
     #[cold]
@@ -326,7 +323,7 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
             EntryKind::SessionCommand => {
                 let header = SessionHeader::decode(entry.payload).map_err(malformed)?;
                 match sessions.command(at, header) {
-                    Verdict::Answered(answer) => self.tell(entry.log_id, || answered(answer)),
+                    Verdict::Answered(answer) => self.tell(entry.log_id, || Err(Box::new(answered(answer)))),
                     Verdict::Refused(refusal) => self.refused(entry, refusal),
                     Verdict::Apply => return Ok(Some(header)),
                 }
@@ -339,16 +336,20 @@ impl<'a, S: RaftStateMachine> Commands<'a, S> {
     }
 
     fn done(&mut self, entry: &Entry<'a>) {
-        self.tell(entry.log_id, || Err(Failure::Session(SessionOutcome::Done(entry.log_id))));
+        self.conclude(entry, SessionOutcome::Done(entry.log_id));
     }
 
     fn refused(&mut self, entry: &Entry<'a>, refusal: SessionRefusal) {
-        self.tell(entry.log_id, || Err(Failure::Session(SessionOutcome::Refused(refusal))));
+        self.conclude(entry, SessionOutcome::Refused(refusal));
+    }
+
+    fn conclude(&mut self, entry: &Entry<'a>, outcome: SessionOutcome) {
+        self.tell(entry.log_id, || Err(Box::new(Err(Failure::Session(outcome)))));
     }
 }
 
 /// The answer that was kept of a command that had been applied before.
-fn answered<R: Payload>(answer: Answer) -> Applied<R> {
+fn answered<R: Payload>(answer: Answer) -> Outcome<R> {
     let Answer { log_id, response } = answer;
     let unreadable = || Failure::Session(SessionOutcome::Unreadable(log_id));
     let response = response.ok_or_else(unreadable)?;

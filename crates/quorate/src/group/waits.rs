@@ -36,16 +36,48 @@ pub(crate) enum Failure {
     Session(SessionOutcome),
 }
 
+/// How an entry ended that someone waits for.
+pub(crate) type Outcome<R> = Result<(LogId, R), Failure>;
+
+/// What whoever waits for an entry that was applied is told: the response, whose log id follows from its place, or
+/// another outcome. Thousands of these pass from one processor to another at once, so they are no larger than most need.
+pub(crate) type Applied<R> = Result<R, Box<Outcome<R>>>;
+
 /// Called when a forwarded write ends.
-pub(crate) type Responder<R> = Box<dyn FnOnce(Result<(LogId, R), Failure>) + Send>;
+pub(crate) type Responder<R> = Box<dyn FnOnce(Outcome<R>) + Send>;
 
 enum Cell<R> {
     /// Someone polls; `None` if a later cell of the same caller has the waker.
     Waiting(Option<Waker>, Timer),
     /// A peer's call.
     Remote(Responder<R>, Timer),
-    Done(Result<(LogId, R), Failure>),
+    Done(R),
+    Other(Box<Outcome<R>>),
     Taken,
+}
+
+/// The cells of a list.
+struct Cells<R> {
+    list: Vec<Cell<R>>,
+    /// Of the entry of the first one, once there is a response.
+    first: LogId,
+}
+
+impl<R> Cells<R> {
+    /// Takes a result.
+    fn take(&mut self, at: usize) -> Outcome<R> {
+        let log_id = entry_at(self.first, at);
+        match self.list.get_mut(at).map(|cell| std::mem::replace(cell, Cell::Taken)) {
+            Some(Cell::Done(response)) => Ok((log_id, response)),
+            Some(Cell::Other(outcome)) => *outcome,
+            None | Some(Cell::Waiting(..) | Cell::Remote(..) | Cell::Taken) => Err(Failure::Unknown),
+        }
+    }
+}
+
+/// The log id of the entry of a cell.
+fn entry_at(first: LogId, cell: usize) -> LogId {
+    LogId::new(first.leader_id, first.index + cell as u64)
 }
 
 impl<R> Cell<R> {
@@ -58,18 +90,11 @@ impl<R> Cell<R> {
         }
         Poll::Pending
     }
-
-    fn take(&mut self) -> Result<(LogId, R), Failure> {
-        match std::mem::replace(self, Cell::Taken) {
-            Cell::Done(result) => result,
-            Cell::Waiting(..) | Cell::Remote(..) | Cell::Taken => Err(Failure::Unknown),
-        }
-    }
 }
 
 /// The list of one proposal.
 pub(crate) struct WaitList<R> {
-    cells: Mutex<Vec<Cell<R>>>,
+    cells: Mutex<Cells<R>>,
     /// Bytes of the batch, once the driver took it; 0 before.
     taken: AtomicUsize,
     /// When the first caller joined.
@@ -188,7 +213,8 @@ pub(crate) trait Waits: Send + Sync {
 impl<R: Send + 'static> WaitList<R> {
     /// An empty list that will have about `count` cells.
     pub(crate) fn new(count: usize, since: Instant) -> Self {
-        Self { cells: Mutex::new(Vec::with_capacity(count)), taken: AtomicUsize::new(0), since }
+        let cells = Mutex::new(Cells { list: Vec::with_capacity(count), first: LogId::ZERO });
+        Self { cells, taken: AtomicUsize::new(0), since }
     }
 
     /// Lets go of what is in it, unless somebody else still holds the list; returns whether it may be used again.
@@ -198,7 +224,7 @@ impl<R: Send + 'static> WaitList<R> {
             return false;
         }
         Arc::get_mut(list).is_some_and(|list| {
-            let cells = list.cells.get_mut();
+            let cells = &mut list.cells.get_mut().list;
             cells.clear();
             cells.capacity() <= KEPT_ROOM
         })
@@ -214,7 +240,7 @@ impl<R: Send + 'static> WaitList<R> {
 
     /// Adds a caller that polls; returns its cell. The first one is not woken before it has [polled](Self::poll).
     pub(crate) fn join(&self, waker: &Waker, timer: Timer) -> usize {
-        let mut cells = self.cells.lock();
+        let cells = &mut self.cells.lock().list;
         let cell = cells.len();
         cells.push(Cell::Waiting((cell > 0).then(|| waker.clone()), timer));
         cell
@@ -222,7 +248,7 @@ impl<R: Send + 'static> WaitList<R> {
 
     /// Adds `count` cells of one caller, which polls for the last of them; returns the first.
     pub(crate) fn join_many(&self, count: usize, timer: Timer) -> usize {
-        let mut cells = self.cells.lock();
+        let cells = &mut self.cells.lock().list;
         let first = cells.len();
         cells.resize_with(first + count, || Cell::Waiting(None, timer));
         first
@@ -230,14 +256,14 @@ impl<R: Send + 'static> WaitList<R> {
 
     /// Adds a peer's call; returns its cell.
     pub(crate) fn join_remote(&self, responder: Responder<R>, timer: Timer) -> usize {
-        let mut cells = self.cells.lock();
+        let cells = &mut self.cells.lock().list;
         cells.push(Cell::Remote(responder, timer));
         cells.len() - 1
     }
 
     /// Callers that joined.
     pub(crate) fn count(&self) -> usize {
-        self.cells.lock().len()
+        self.cells.lock().list.len()
     }
 
     /// The driver took the batch, which has so many bytes.
@@ -250,61 +276,66 @@ impl<R: Send + 'static> WaitList<R> {
         self.taken.load(Ordering::Acquire)
     }
 
-    /// Answers consecutive cells from `from` on.
+    /// Answers consecutive cells from `from` on; `first` is the log id of the entry of the first cell of all.
     pub(crate) fn complete(
         &self,
+        first: LogId,
         from: usize,
-        results: impl Iterator<Item = Result<(LogId, R), Failure>>,
+        results: impl Iterator<Item = Applied<R>>,
         fired: &mut Fired,
     ) {
         let to_do = fired.due();
         let mut cells = self.cells.lock();
-        for (cell, result) in cells.iter_mut().skip(from).zip(results) {
-            set(cell, result, to_do);
+        cells.first = first;
+        for ((place, cell), result) in cells.list.iter_mut().enumerate().skip(from).zip(results) {
+            set(cell, result, || entry_at(first, place), to_do);
         }
     }
 
     /// The result of a cell, or remembers the waker.
-    pub(crate) fn poll(&self, cell: usize, context: &mut Context<'_>) -> Poll<Result<(LogId, R), Failure>> {
+    pub(crate) fn poll(&self, cell: usize, context: &mut Context<'_>) -> Poll<Outcome<R>> {
         let mut old = None;
         let mut cells = self.cells.lock();
-        let Some(cell) = cells.get_mut(cell) else { return Poll::Ready(Err(Failure::Unknown)) };
-        cell.wait(context, &mut old).map(|()| cell.take())
+        let Some(waits) = cells.list.get_mut(cell) else { return Poll::Ready(Err(Failure::Unknown)) };
+        waits.wait(context, &mut old).map(|()| cells.take(cell))
     }
 
     /// Whether a cell has its result, or remembers the waker.
     pub(crate) fn poll_done(&self, cell: usize, context: &mut Context<'_>) -> Poll<()> {
         let mut old = None;
-        self.cells.lock().get_mut(cell).map_or(Poll::Ready(()), |cell| cell.wait(context, &mut old))
+        self.cells.lock().list.get_mut(cell).map_or(Poll::Ready(()), |cell| cell.wait(context, &mut old))
     }
 
     /// Takes the results of `count` cells from `from` on.
-    pub(crate) fn take_each(&self, from: usize, count: usize, mut take: impl FnMut(Result<(LogId, R), Failure>)) {
+    pub(crate) fn take_each(&self, from: usize, count: usize, mut take: impl FnMut(Outcome<R>)) {
         let mut cells = self.cells.lock();
-        cells.iter_mut().skip(from).take(count).for_each(|cell| take(cell.take()));
+        (from..from + count).for_each(|cell| take(cells.take(cell)));
     }
 }
 
-fn set<R: Send + 'static>(cell: &mut Cell<R>, result: Result<(LogId, R), Failure>, to_do: &mut ToDo) {
+fn set<R: Send + 'static>(cell: &mut Cell<R>, result: Applied<R>, log_id: impl FnOnce() -> LogId, to_do: &mut ToDo) {
     match cell {
         Cell::Waiting(waker, _) => {
             to_do.wakers.extend(waker.take());
-            *cell = Cell::Done(result);
+            *cell = match result {
+                Ok(response) => Cell::Done(response),
+                Err(outcome) => Cell::Other(outcome),
+            };
         }
         Cell::Remote(..) => {
             if let Cell::Remote(responder, _) = std::mem::replace(cell, Cell::Taken) {
-                to_do.calls.push(Box::new(move || responder(result)));
+                let outcome = result.map_or_else(|outcome| *outcome, |response| Ok((log_id(), response)));
+                to_do.calls.push(Box::new(move || responder(outcome)));
             }
         }
-        Cell::Done(_) | Cell::Taken => forget(result, to_do),
+        // Nobody takes this result any more. A response is the user's: it is dropped once no lock is held (law 20).
+        Cell::Done(_) | Cell::Other(_) | Cell::Taken => to_do.calls.push(Box::new(move || drop(result))),
     }
 }
 
-/// Nobody takes this result any more. A response is the user's: it is dropped once no lock is held (law 20).
-fn forget<R: Send + 'static>(result: Result<(LogId, R), Failure>, to_do: &mut ToDo) {
-    if let Ok((_, response)) = result {
-        to_do.calls.push(Box::new(move || drop(response)));
-    }
+/// As [`set`], without a response.
+fn set_failed<R: Send + 'static>(cell: &mut Cell<R>, failure: Failure, to_do: &mut ToDo) {
+    set(cell, Err(Box::new(Err(failure))), LogId::default, to_do);
 }
 
 impl<R: Send + 'static> Waits for WaitList<R> {
@@ -313,17 +344,17 @@ impl<R: Send + 'static> Waits for WaitList<R> {
     }
 
     fn fail(&self, from: usize, failure: &Failure, fired: &mut Fired) {
-        for cell in self.cells.lock().iter_mut().skip(from) {
+        for cell in self.cells.lock().list.iter_mut().skip(from) {
             if matches!(cell, Cell::Waiting(..) | Cell::Remote(..)) {
-                set(cell, Err(failure.clone()), fired.due());
+                set_failed(cell, failure.clone(), fired.due());
             }
         }
     }
 
     fn expire(&self, from: usize, fired: &mut Fired) {
-        for cell in self.cells.lock().iter_mut().skip(from) {
+        for cell in self.cells.lock().list.iter_mut().skip(from) {
             if matches!(cell, Cell::Waiting(_, Timer::Node) | Cell::Remote(_, Timer::Node)) {
-                set(cell, Err(Failure::Unknown), fired.due());
+                set_failed(cell, Failure::Unknown, fired.due());
             }
         }
     }
