@@ -48,6 +48,7 @@ pub mod virtual_node;
 mod write;
 mod write_builder;
 mod write_many;
+mod writing;
 
 pub use asynchronous::{AsyncStateMachine, Asynchronous};
 pub use builder::Builder;

@@ -122,8 +122,7 @@ impl<S: RaftStateMachine> Raft<S> {
         &self,
         command: S::Command,
     ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
-        let group = Arc::clone(&self.group);
-        async move { group.write(command, Terms::default(), None).await }
+        Arc::clone(&self.group).write(command, Terms::default(), None)
     }
 
     /// As [`client_write`](Self::client_write), up to another deadline.
@@ -135,8 +134,7 @@ impl<S: RaftStateMachine> Raft<S> {
         command: S::Command,
         deadline: Instant,
     ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
-        let group = Arc::clone(&self.group);
-        async move { group.write(command, Terms::default(), Some(deadline)).await }
+        Arc::clone(&self.group).write(command, Terms::default(), Some(deadline))
     }
 
     /// As [`client_write`](Self::client_write), but fails at once if this node does not lead or has no room.
@@ -174,8 +172,7 @@ impl<S: RaftStateMachine> Raft<S> {
         &self,
         commands: Vec<S::Command>,
     ) -> impl Future<Output = Vec<ClientWriteResult<S::Response>>> + Send + use<S> {
-        let group = Arc::clone(&self.group);
-        async move { group.write_many(commands, None, None).await }
+        Arc::clone(&self.group).write_many(commands, None, None)
     }
 
     /// Describes a write of which more is asked: only under a given leader, told when it is committed, or not waited
@@ -247,8 +244,7 @@ impl<S: RaftStateMachine> Raft<S> {
         policy: ReadPolicy,
         read: impl FnOnce(&S) -> T + Send + 'static,
     ) -> impl Future<Output = Result<T, ReadError>> + Send {
-        let group = Arc::clone(&self.group);
-        async move { group.read(policy, read).await }
+        Arc::clone(&self.group).read(policy, read)
     }
 
     /// As [`read`](Self::read), but `visit` may await: to ship a consistent picture of the state somewhere, say.

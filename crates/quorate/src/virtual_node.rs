@@ -511,7 +511,7 @@ impl<S: RaftStateMachine> VirtualNode<S> {
         if policy == ReadPolicy::Stale {
             return self.applies.read(0, look);
         }
-        let batch = Arc::new(ReadBatch::default());
+        let batch = ReadBatch::new(1, None);
         self.expiry.get_or_insert(now + self.read_patience);
         self.reads.push(PendingRead { call, batch: Arc::clone(&batch), look });
         self.shell.leave(Input::Read { policy, batch });

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,10 +16,11 @@ use crate::call::{Call, CallId, Written};
 use crate::calls::answer;
 use crate::deadline::{from_now, later};
 use crate::forward::{Attempt, Stop, told, written};
-use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Runs, Terms, Timer, entry_bytes, wait_awake};
+use crate::group::{Duty, Failure, Joined, Node, Permit, Responder, Room, Runs, Terms, Timer, entry_bytes};
 use crate::host::Port;
 use crate::raft::{ClientWriteResponse, ClientWriteResult, Group, RETRY_PAUSE};
 use crate::session::{SessionOutcome, check_session_entry};
+use crate::writing::{Ticket, Write, WriteMany};
 use crate::{ClientWriteError, ClosedReason, Payload, PayloadError, RaftStateMachine, blame};
 
 /// Told how a write ended.
@@ -54,27 +55,14 @@ fn with_scratch<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 
 impl<S: RaftStateMachine> Group<S> {
     /// Writes on this node or through the leader, up to the deadline.
-    pub(crate) async fn write(
+    pub(crate) fn write(
         self: Arc<Self>,
-        mut command: S::Command,
+        command: S::Command,
         terms: Terms,
         deadline: Option<Instant>,
-    ) -> ClientWriteResult<S::Response> {
-        self.check_open()?;
-        if deadline.is_some() || !self.goes_here(terms.only) {
-            return Box::pin(self.write_with_patience(command, terms, deadline, None, None)).await;
-        }
-        // No timer and no clock on this path: who waits too long is answered by the node's task.
-        match self.write_here(&mut command, &terms, Room::Take).await {
-            Ok((log_id, response)) => {
-                terms.committed(log_id);
-                Ok(ClientWriteResponse { log_id, response })
-            }
-            Err((stop, since)) => {
-                let deadline = later(since.unwrap_or_else(Instant::now), self.host.config.write_timeout);
-                Box::pin(self.write_with_patience(command, terms, Some(deadline), Some(stop), None)).await
-            }
-        }
+    ) -> impl Future<Output = ClientWriteResult<S::Response>> + Send + use<S> {
+        let mut write = Write::new(self, command, terms, deadline);
+        std::future::poll_fn(move |context| write.poll(context))
     }
 
     /// A node that drains takes no new writes, or it would never have answered all of them.
@@ -194,12 +182,17 @@ impl<S: RaftStateMachine> Group<S> {
 
     /// Puts the command into the queue and waits for its response. The command is lent as mutable because a
     /// shared reference could not be kept across threads.
-    async fn write_here(&self, command: &mut S::Command, terms: &Terms, room: Room) -> AttemptHere<S::Response> {
-        let mut ticket: Option<Ticket<'_, S>> = None;
+    async fn write_here(
+        self: &Arc<Self>,
+        command: &mut S::Command,
+        terms: &Terms,
+        room: Room,
+    ) -> AttemptHere<S::Response> {
+        let mut ticket: Option<Ticket<S>> = None;
         std::future::poll_fn(|context| {
             let told = match &mut ticket {
                 None => match self.enqueue(command, terms, room, context.waker()) {
-                    Ok(joined) => ticket.insert(Ticket::new(self, joined)).poll_first(context),
+                    Ok(joined) => ticket.insert(Ticket::new(Arc::clone(self), joined)).poll_first(context),
                     Err(stop) => return Poll::Ready(Err((stop, None))),
                 },
                 Some(ticket) => ticket.poll(context),
@@ -211,7 +204,7 @@ impl<S: RaftStateMachine> Group<S> {
     }
 
     /// Encodes the command and puts it into the queue.
-    fn enqueue(
+    pub(crate) fn enqueue(
         &self,
         command: &mut S::Command,
         terms: &Terms,
@@ -246,7 +239,7 @@ impl<S: RaftStateMachine> Group<S> {
     // ---- with patience ----
 
     /// Tries until the command is applied, its outcome is unknown, or the deadline passes.
-    async fn write_with_patience(
+    pub(crate) async fn write_with_patience(
         self: Arc<Self>,
         mut command: S::Command,
         mut terms: Terms,
@@ -385,27 +378,18 @@ impl<S: RaftStateMachine> Group<S> {
 
     /// Writes commands in their order, with one wake-up for all that fit one batch; what this node cannot take goes to the
     /// leader. All of them are answered by the deadline.
-    pub(crate) async fn write_many(
+    pub(crate) fn write_many(
         self: Arc<Self>,
-        mut commands: Vec<S::Command>,
+        commands: Vec<S::Command>,
         only: Option<LeaderId>,
         deadline: Option<Instant>,
-    ) -> Vec<ClientWriteResult<S::Response>> {
-        if let Err(error) = self.check_open() {
-            return commands.iter().map(|_| Err(error.clone())).collect();
-        }
-        let mut here = Here { results: Vec::new(), again: Vec::new(), since: None };
-        if self.goes_here(only) {
-            self.write_many_here(&mut commands, only, deadline, &mut here).await;
-        }
-        match here.again.is_empty() && here.results.len() == commands.len() {
-            true => here.results,
-            false => Box::pin(self.write_many_again(commands, only, deadline, here)).await,
-        }
+    ) -> impl Future<Output = Vec<ClientWriteResult<S::Response>>> + Send + use<S> {
+        let mut write = WriteMany::new(self, commands, only, deadline);
+        std::future::poll_fn(move |context| write.poll(context))
     }
 
     /// Writes what this node did not take.
-    async fn write_many_again(
+    pub(crate) async fn write_many_again(
         self: Arc<Self>,
         commands: Vec<S::Command>,
         only: Option<LeaderId>,
@@ -434,17 +418,14 @@ impl<S: RaftStateMachine> Group<S> {
         results.into_iter().map(|result| result.unwrap_or(Err(ClientWriteError::OutcomeUnknown))).collect()
     }
 
-    /// Puts the commands into the queue, as many as it takes, and waits for their results.
-    async fn write_many_here(
+    /// Puts the commands into the queue, all that can be encoded or none; returns where they wait, and which cannot.
+    pub(crate) fn enqueue_many(
         &self,
-        commands: &mut [S::Command],
+        commands: &[S::Command],
         only: Option<LeaderId>,
-        deadline: Option<Instant>,
-        here: &mut Here<S::Response>,
-    ) {
-        let timer = if deadline.is_some() { Timer::Caller } else { Timer::Node };
-        let mut refused = Vec::new();
-        let mut runs = Runs::new();
+        timer: Timer,
+    ) -> (Runs<S::Response>, Refused) {
+        let (mut runs, mut refused) = (Runs::new(), Refused::new());
         with_scratch(|scratch| {
             let mut ends: SmallVec<[usize; INLINE_ENDS]> = SmallVec::with_capacity(commands.len());
             for (place, command) in commands.iter().enumerate() {
@@ -460,56 +441,57 @@ impl<S: RaftStateMachine> Group<S> {
                 false => refused.clear(),
             }
         });
-        // Who joins a batch may come long after who opened it.
-        here.since = runs.first().map(|(run, _)| if run.cell == 0 { run.waits.since } else { Instant::now() });
-        let count = commands.len();
+        (runs, refused)
+    }
+
+    /// Waits for commands that were put into the queue, and writes what has to be written again.
+    pub(crate) async fn write_many_queued(
+        self: Arc<Self>,
+        commands: Vec<S::Command>,
+        only: Option<LeaderId>,
+        deadline: Option<Instant>,
+        runs: Runs<S::Response>,
+        refused: Refused,
+    ) -> Vec<ClientWriteResult<S::Response>> {
+        let mut here = Here::new(commands.len(), runs.first().map(|(run, _)| run.waits.since));
         let mut refused = refused.into_iter().peekable();
-        let Here { results, again, .. } = here;
         self.results_of(runs, deadline, |result| {
-            // Not before there are some: many calls wait at once.
-            results.reserve_exact(count - results.len());
-            while let Some((_, error)) = refused.next_if(|(place, _)| *place <= results.len()) {
-                results.push(Err(error));
+            while let Some((_, error)) = refused.next_if(|(place, _)| *place <= here.results.len()) {
+                here.results.push(Err(error));
             }
-            results.push(match result {
-                Ok((log_id, response)) => Ok(ClientWriteResponse { log_id, response }),
-                Err(Failure::Replaced) if let Some(wanted) = only => {
-                    Err(ClientWriteError::LeaderChanged { wanted, leader: self.node.leader() })
-                }
-                Err(failure) => {
-                    if matches!(failure, Failure::NotLeader(_) | Failure::Replaced) {
-                        again.push(results.len());
-                    }
-                    Err(self.error_of(failure))
-                }
-            });
+            here.add(&self, only, result);
         })
         .await;
         for (place, error) in refused {
             // A queue that is closed took none of those before it.
-            again.extend(results.len()..place);
-            results.resize_with(place, || Err(ClientWriteError::OutcomeUnknown));
-            results.push(Err(error));
+            here.again.extend(here.results.len()..place);
+            here.results.resize_with(place, || Err(ClientWriteError::OutcomeUnknown));
+            here.results.push(Err(error));
+        }
+        match here.again.is_empty() && here.results.len() == commands.len() {
+            true => here.results,
+            false => self.write_many_again(commands, only, deadline, here).await,
         }
     }
 
     /// Waits for runs of commands in the queue, until the deadline if there is one, and hands over how each of them ended.
     pub(crate) async fn results_of(
-        &self,
+        self: &Arc<Self>,
         mut runs: Runs<S::Response>,
         deadline: Option<Instant>,
         mut take: impl FnMut(Result<(LogId, S::Response), Failure>),
     ) {
-        let mut tickets: Option<Tickets<'_, S>> = None;
+        let mut tickets: Option<Tickets<S>> = None;
         let all = std::future::poll_fn(|context| {
             let first = tickets.is_none();
             let tickets = tickets.get_or_insert_with(|| {
-                std::mem::take(&mut runs).into_iter().map(|(run, count)| (Ticket::new(self, run), count)).collect()
+                let runs = std::mem::take(&mut runs).into_iter();
+                runs.map(|(run, count)| (Ticket::new(Arc::clone(self), run), count)).collect()
             });
             for (ticket, _) in tickets.iter_mut() {
                 if first { ticket.begin(context) } else { ticket.come_back() }
             }
-            let last_done = |(ticket, count): &(Ticket<'_, S>, usize)| {
+            let last_done = |(ticket, count): &(Ticket<S>, usize)| {
                 ticket.joined.waits.poll_done(ticket.joined.cell + count - 1, context).is_pending()
             };
             let pending = tickets.iter().map(last_done).fold(false, |any, pending| any | pending);
@@ -526,112 +508,53 @@ impl<S: RaftStateMachine> Group<S> {
     }
 }
 
-/// What became of commands that were put into this node's queue together.
-struct Here<R> {
+/// Places of commands that cannot be encoded, and why.
+pub(crate) type Refused = Vec<(usize, ClientWriteError)>;
+
+/// What became of commands that were put into this node's queue together; of none, by default.
+pub(crate) struct Here<R> {
     /// One result a command, of the first so many of them.
-    results: Vec<ClientWriteResult<R>>,
+    pub(crate) results: Vec<ClientWriteResult<R>>,
     /// Places of those that certainly entered no log, and are tried again.
-    again: Vec<usize>,
+    pub(crate) again: Vec<usize>,
     /// When they were put there, if they were.
     since: Option<Instant>,
 }
 
-/// Places of one caller, each of so many commands in a row. Most often there is one.
-type Tickets<'a, S> = SmallVec<[(Ticket<'a, S>, usize); 1]>;
-
-/// A caller's place in the queue.
-pub(crate) struct Ticket<'a, S: RaftStateMachine> {
-    group: &'a Group<S>,
-    pub(crate) joined: Joined<S::Response>,
+impl<R> Default for Here<R> {
+    fn default() -> Self {
+        Self::new(0, None)
+    }
 }
 
-impl<'a, S: RaftStateMachine> Ticket<'a, S> {
-    pub(crate) fn new(group: &'a Group<S>, joined: Joined<S::Response>) -> Self {
-        Self { group, joined }
+impl<R> Here<R> {
+    /// Of so many commands.
+    pub(crate) fn new(count: usize, since: Option<Instant>) -> Self {
+        Self { results: Vec::with_capacity(count), again: Vec::new(), since }
     }
 
-    /// The result, of a caller that was [pushed](crate::group::ProposalQueue::push) in this poll.
-    pub(crate) fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<(LogId, S::Response), Failure>> {
-        let duty = self.joined.duty;
-        self.begin(context);
-        // It is polled again in any case, or its waker is in the list.
-        if duty == Duty::ComeBack || self.joined.cell > 0 {
-            return Poll::Pending;
-        }
-        let told = self.joined.waits.poll(self.joined.cell, context);
-        if duty == Duty::StepNow && told.is_pending() {
-            self.group.proposals.was_not_at_once();
-        }
-        told
-    }
-
-    /// The result, of a caller that is polled again.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(LogId, S::Response), Failure>> {
-        self.come_back();
-        self.joined.waits.poll(self.joined.cell, context)
-    }
-
-    /// What a caller that has just joined does.
-    fn begin(&mut self, context: &Context<'_>) {
-        match self.joined.duty {
-            Duty::Nothing => {}
-            Duty::ComeBack => context.waker().wake_by_ref(),
-            Duty::StepNow => {
-                self.joined.duty = Duty::Nothing;
-                self.group.node.step_here();
-                self.wait_awake();
+    /// How the next one ended.
+    pub(crate) fn add<S>(&mut self, group: &Group<S>, only: Option<LeaderId>, result: Result<(LogId, R), Failure>)
+    where
+        S: RaftStateMachine<Response = R>,
+    {
+        self.results.push(match result {
+            Ok((log_id, response)) => Ok(ClientWriteResponse { log_id, response }),
+            Err(Failure::Replaced) if let Some(wanted) = only => {
+                Err(ClientWriteError::LeaderChanged { wanted, leader: group.node.leader() })
             }
-            Duty::StepHalf => {
-                self.joined.duty = Duty::Nothing;
-                if self.group.node.is_stood_by() {
-                    self.group.node.step_here();
+            Err(failure) => {
+                if matches!(failure, Failure::NotLeader(_) | Failure::Replaced) {
+                    self.again.push(self.results.len());
                 }
+                Err(group.error_of(failure))
             }
-            Duty::Wake => self.group.node.step_there(),
-        }
-    }
-
-    /// Who opened the batch was polled again, after the others on its thread: now it is taken.
-    fn come_back(&mut self) {
-        if self.joined.duty != Duty::ComeBack {
-            return;
-        }
-        self.joined.duty = Duty::Nothing;
-        if self.joined.waits.taken() > 0 {
-            return;
-        }
-        // Measured: the turn costs this thread less than waking another does, and it wakes its neighbours cheaply.
-        self.group.node.step_here();
-        self.wait_awake();
-    }
-
-    /// Waits a little for the answer to what this thread's turn asked of the peers, if a thread that is awake steps these, and
-    /// no other call could have its answer meanwhile.
-    fn wait_awake(&self) {
-        if !self.joined.is_single || self.joined.waits.count() > 1 {
-            return;
-        }
-        let (node, window, patience) = (&self.group.node, &self.group.proposals.window, &self.group.proposals.patience);
-        if !node.is_stood_by() || !patience.pays() {
-            return;
-        }
-        let is_over = || match self.joined.waits.taken() {
-            0 => false,
-            bytes => window.used() != bytes,
-        };
-        patience.learn(wait_awake(Instant::now(), is_over));
+        });
     }
 }
 
-impl<S: RaftStateMachine> Drop for Ticket<'_, S> {
-    fn drop(&mut self) {
-        // The caller gave up, but others rely on its coming back.
-        if self.joined.duty == Duty::ComeBack {
-            self.group.node.step_there();
-        }
-        self.group.proposals.leave(&mut self.joined.waits);
-    }
-}
+/// Places of one caller, each of so many commands in a row. Most often there is one.
+type Tickets<S> = SmallVec<[(Ticket<S>, usize); 1]>;
 
 impl<S: RaftStateMachine> Port for Group<S> {
     fn node(&self) -> &Arc<Node> {

@@ -93,7 +93,7 @@ impl<S: RaftStateMachine> Group<S> {
 
     /// Puts commands into this node's queue, all or none.
     async fn many_here(
-        &self,
+        self: &Arc<Self>,
         commands: &[Placed],
         only: Option<LeaderId>,
         deadline: Instant,

@@ -26,7 +26,7 @@ pub(crate) use node::blocking::outgoing;
 pub(crate) use node::standby::{Standby, wait_awake};
 pub(crate) use node::{Applies, Clock, Node, NodeParts, Reports, WallClock};
 pub(crate) use proposals::{Duty, Joined, ProposalQueue, Proposals, Runs, Taken, entry_bytes};
-pub(crate) use reads::{Freshness, Question, ReadBatch, ReadDuty};
+pub(crate) use reads::{Freshness, ReadBatch, ReadDuty};
 pub(crate) use terms::{CommitSlot, CommitWaits, OnCommit, Terms, Timer, forget};
 pub(crate) use waits::{Applied, Failure, Fired, KEPT_ROOM, Outcome, Responder, WaitList, Waits};
 pub(crate) use window::{Permit, Room};

@@ -39,7 +39,7 @@ const NOT_AT_ONCE: i32 = 256;
 const SINGLES: u32 = 4;
 
 /// A batch of fewer than twice so many is not taken in halves: a turn costs as much as eight calls.
-const MIN_HALF: usize = 8;
+pub(super) const MIN_HALF: usize = 8;
 
 /// Lists of callers that are kept for the next batches: thousands of callers come in bursts of several batches.
 const MAX_SPARE_LISTS: usize = 16;

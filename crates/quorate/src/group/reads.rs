@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use quorate_core::{LogId, NodeId, ReadPolicy, Refusal};
 
-use super::proposals::this_thread;
+use super::proposals::{MIN_HALF, this_thread};
 use super::waits::Fired;
 use crate::ClosedReason;
 
@@ -25,15 +25,26 @@ pub(crate) enum Freshness {
     Closed(ClosedReason),
 }
 
-/// Reads that came in together and get one answer.
-#[derive(Default)]
+/// Reads that came in together and get one answer. Whoever waits for it holds no more than this: thousands may.
 pub(crate) struct ReadBatch {
     answer: OnceLock<Freshness>,
     /// Who waits. The answer is set under this lock, so that nobody who finds none under it is forgotten.
     wakers: Mutex<Vec<Waker>>,
+    /// When the first of its callers came.
+    pub(crate) since: Instant,
+    /// Whom this node followed then.
+    pub(crate) followed: Option<NodeId>,
+    /// The thread of that caller.
+    thread: u64,
 }
 
 impl ReadBatch {
+    /// Opened by this thread, with room for so many; `followed` is whom this node follows.
+    pub(crate) fn new(room: usize, followed: Option<NodeId>) -> Arc<Self> {
+        let wakers = Mutex::new(Vec::with_capacity(room));
+        Arc::new(Self { answer: OnceLock::new(), wakers, since: Instant::now(), followed, thread: this_thread() })
+    }
+
     pub(crate) fn finish(&self, result: Result<LogId, Refusal>, fired: &mut Fired) {
         self.answer(result.map_or_else(Freshness::Refused, Freshness::At), fired);
     }
@@ -67,18 +78,6 @@ impl ReadBatch {
     }
 }
 
-/// What a caller waits for.
-#[derive(Clone)]
-pub(crate) struct Question {
-    pub(crate) batch: Arc<ReadBatch>,
-    /// When the first of its callers came.
-    pub(crate) since: Instant,
-    /// Whom this node followed then.
-    pub(crate) followed: Option<NodeId>,
-    /// The thread of that caller.
-    thread: u64,
-}
-
 /// What a caller of a batch has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadDuty {
@@ -86,19 +85,31 @@ pub(crate) enum ReadDuty {
     ComeBack,
     /// Nothing: who opened it on this thread comes back.
     Nothing,
+    /// With it the batch is half as large as the last one, and none is under way: have it taken if a thread that is awake
+    /// answers it, so that the other half is collected meanwhile.
+    StepHalf,
     /// Another thread's caller opened the batch, and nobody knows when it comes back: have it taken.
     Wake,
 }
 
 #[derive(Default)]
 struct Queue {
-    index: Option<Question>,
-    lease: Option<Question>,
+    index: Option<Arc<ReadBatch>>,
+    lease: Option<Arc<ReadBatch>>,
     /// By the maximum age that was asked for.
-    ages: BTreeMap<Duration, Question>,
+    ages: BTreeMap<Duration, Arc<ReadBatch>>,
     /// Callers of the last batch by read index that was taken: the next one has about as many.
     last_count: usize,
+    /// The last batch by read index that was taken.
+    last: Weak<ReadBatch>,
     closed: Option<ClosedReason>,
+}
+
+impl Queue {
+    /// Whether the last batch by read index has no answer yet.
+    fn is_under_way(&self) -> bool {
+        self.last.upgrade().is_some_and(|batch| batch.answer.get().is_none())
+    }
 }
 
 /// Reads that wait for the next turn.
@@ -116,33 +127,37 @@ impl ReadQueue {
         policy: ReadPolicy,
         waker: &Waker,
         leader: impl FnOnce() -> Option<NodeId>,
-    ) -> Result<(Question, ReadDuty), ClosedReason> {
+    ) -> Result<(Arc<ReadBatch>, ReadDuty), ClosedReason> {
         let mut queue = self.queue.lock();
-        let Queue { index, lease, ages, last_count, closed } = &mut *queue;
+        let Queue { index, lease, ages, last_count, closed, .. } = &mut *queue;
         if let Some(reason) = closed {
             return Err(reason.clone());
         }
-        let (thread, mut opened) = (this_thread(), false);
+        let mut opened = false;
         let open = || {
             opened = true;
-            let wakers = Mutex::new(Vec::with_capacity(*last_count));
-            let batch = Arc::new(ReadBatch { answer: OnceLock::new(), wakers });
-            Question { batch, since: Instant::now(), followed: leader(), thread }
+            ReadBatch::new(*last_count, leader())
         };
-        let question = match policy {
+        let batch = match policy {
             ReadPolicy::MaxAge(age) => ages.entry(age).or_insert_with(open),
             ReadPolicy::LeaseRead => lease.get_or_insert_with(open),
             ReadPolicy::ReadIndex | ReadPolicy::Stale => index.get_or_insert_with(open),
         };
-        question.batch.wakers.lock().push(waker.clone());
-        let question = question.clone();
-        let duty = match question.thread == thread {
+        let count = {
+            let mut wakers = batch.wakers.lock();
+            wakers.push(waker.clone());
+            wakers.len()
+        };
+        let (batch, half) = (Arc::clone(batch), *last_count / 2);
+        let is_half = policy == ReadPolicy::ReadIndex && count == half && half >= MIN_HALF;
+        let duty = match batch.thread == this_thread() {
             _ if opened => ReadDuty::ComeBack,
+            true if is_half && !queue.is_under_way() => ReadDuty::StepHalf,
             true => ReadDuty::Nothing,
             false => ReadDuty::Wake,
         };
         self.any.store(true, Ordering::Release);
-        Ok((question, duty))
+        Ok((batch, duty))
     }
 
     /// Whether anything waits.
@@ -156,17 +171,18 @@ impl ReadQueue {
             true => {
                 let mut queue = self.queue.lock();
                 self.any.store(false, Ordering::Relaxed);
-                let Queue { index, lease, ages, last_count, .. } = &mut *queue;
-                if let Some(question) = index {
-                    *last_count = question.batch.wakers.lock().len().min(MAX_ROOM);
+                let Queue { index, lease, ages, last_count, last, .. } = &mut *queue;
+                if let Some(batch) = index {
+                    *last_count = batch.wakers.lock().len().min(MAX_ROOM);
+                    *last = Arc::downgrade(batch);
                 }
                 (index.take(), lease.take(), std::mem::take(ages))
             }
             false => (None, None, BTreeMap::new()),
         };
-        let index = index.map(|question| (ReadPolicy::ReadIndex, question.batch));
-        let lease = lease.map(|question| (ReadPolicy::LeaseRead, question.batch));
-        let ages = ages.into_iter().map(|(age, question)| (ReadPolicy::MaxAge(age), question.batch));
+        let index = index.map(|batch| (ReadPolicy::ReadIndex, batch));
+        let lease = lease.map(|batch| (ReadPolicy::LeaseRead, batch));
+        let ages = ages.into_iter().map(|(age, batch)| (ReadPolicy::MaxAge(age), batch));
         index.into_iter().chain(lease).chain(ages)
     }
 
@@ -188,10 +204,32 @@ mod tests {
         let join = || queue.join(ReadPolicy::ReadIndex, Waker::noop(), || None).unwrap();
         let ((first, opened), (second, joined)) = (join(), join());
         assert_eq!((opened, joined), (ReadDuty::ComeBack, ReadDuty::Nothing));
-        assert!(Arc::ptr_eq(&first.batch, &second.batch));
+        assert!(Arc::ptr_eq(&first, &second));
         let other = std::thread::scope(|scope| scope.spawn(|| join().1).join().unwrap());
         assert_eq!(other, ReadDuty::Wake);
         assert_eq!(queue.take().count(), 1);
         assert_eq!(join().1, ReadDuty::ComeBack, "the next batch");
+    }
+
+    #[test]
+    fn half_of_a_batch_is_taken_unless_one_is_under_way() {
+        let queue = ReadQueue::default();
+        let join = || queue.join(ReadPolicy::ReadIndex, Waker::noop(), || None).unwrap();
+        let duties = |count: usize| -> Vec<ReadDuty> { (0..count).map(|_| join().1).collect() };
+        let half_at = |duties: &[ReadDuty]| duties.iter().position(|duty| *duty == ReadDuty::StepHalf);
+        assert_eq!(half_at(&duties(2 * MIN_HALF)), None, "nothing is known of the batch before");
+        let (_, first) = queue.take().next().unwrap();
+        assert_eq!(half_at(&duties(2 * MIN_HALF)), None, "the first one has no answer");
+        let (_, second) = queue.take().next().unwrap();
+        for batch in [first, second] {
+            batch.finish(Ok(LogId::ZERO), &mut Fired::default());
+        }
+        assert_eq!(half_at(&duties(2 * MIN_HALF)), Some(MIN_HALF - 1));
+        queue.take().for_each(drop);
+        assert_eq!(half_at(&duties(2 * MIN_HALF)), Some(MIN_HALF - 1), "all who asked gave up");
+        queue.take().for_each(drop);
+        duties(2 * MIN_HALF - 2);
+        queue.take().for_each(drop);
+        assert_eq!(half_at(&duties(2 * MIN_HALF)), None, "half of so few is not worth a turn");
     }
 }

@@ -15,7 +15,7 @@ use super::{SessionOutcome, SessionRefusal};
 use crate::forward::{Attempt, Stop};
 use crate::group::{Failure, Permit, Room, Terms, Timer, entry_bytes};
 use crate::raft::{Group, RETRY_PAUSE};
-use crate::write::Ticket;
+use crate::writing::Ticket;
 use crate::{ClientWriteError, PayloadError, RaftStateMachine, SessionError};
 
 /// Each attempt may take twice as long as the one before, up to this many times the first: a slow leader is not
@@ -109,7 +109,7 @@ impl<S: RaftStateMachine> Group<S> {
     }
 
     async fn attempt(
-        &self,
+        self: &Arc<Self>,
         leader: NodeId,
         entry: EntryKind,
         payload: Bytes,
@@ -135,15 +135,18 @@ impl<S: RaftStateMachine> Group<S> {
     }
 
     /// The caller looks at the clock.
-    async fn submit_here(&self, entry: EntryKind, payload: &[u8], room: Room) -> Attempt<S::Response> {
+    async fn submit_here(self: &Arc<Self>, entry: EntryKind, payload: &[u8], room: Room) -> Attempt<S::Response> {
         let terms = Terms { timer: Timer::Caller, ..Terms::default() };
         if room == Room::Take && !self.proposals.window.take(entry_bytes(payload.len()), self.limit()) {
             return Err(Stop::NoRoom);
         }
-        let mut ticket: Option<Ticket<'_, S>> = None;
+        let mut ticket: Option<Ticket<S>> = None;
         std::future::poll_fn(|context| match &mut ticket {
             None => match self.proposals.push(entry, payload, &terms, context.waker()) {
-                Ok(joined) => ticket.insert(Ticket::new(self, joined)).poll_first(context).map_err(Stop::Failed),
+                Ok(joined) => {
+                    let ticket = ticket.insert(Ticket::new(Arc::clone(self), joined));
+                    ticket.poll_first(context).map_err(Stop::Failed)
+                }
                 Err(reason) => Poll::Ready(Err(Stop::Error(ClientWriteError::Closed(reason)))),
             },
             Some(ticket) => ticket.poll(context).map_err(Stop::Failed),

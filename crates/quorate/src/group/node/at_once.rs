@@ -15,7 +15,7 @@ use quorate_core::{LogId, ReadPolicy};
 
 use super::{EXPIRY_INTERVAL, Node, RUNNING, wall_nanos};
 use crate::driver::Input;
-use crate::group::{Question, ReadDuty};
+use crate::group::{ReadBatch, ReadDuty};
 use crate::{ClosedReason, blame};
 
 impl Node {
@@ -59,14 +59,20 @@ impl Node {
 
     /// Joins the reads that the next turn takes. The caller is woken with the answer; tells whether it has to come back
     /// before, and see to that turn.
-    pub(crate) fn join_reads(&self, policy: ReadPolicy, waker: &Waker) -> Result<(Question, bool), ClosedReason> {
-        let (question, duty) = self.reads.join(policy, waker, || self.leader())?;
+    pub(crate) fn join_reads(
+        self: &Arc<Self>,
+        policy: ReadPolicy,
+        waker: &Waker,
+    ) -> Result<(Arc<ReadBatch>, bool), ClosedReason> {
+        let (batch, duty) = self.reads.join(policy, waker, || self.leader())?;
         match duty {
             ReadDuty::ComeBack => waker.wake_by_ref(),
             ReadDuty::Nothing => {}
+            ReadDuty::StepHalf if !self.is_stood_by() => {}
+            ReadDuty::StepHalf => self.step_here(),
             ReadDuty::Wake => self.step_there(),
         }
-        Ok((question, duty == ReadDuty::ComeBack))
+        Ok((batch, duty == ReadDuty::ComeBack))
     }
 
     /// Whether a question that gets no answer is [given up](Self::expire) before this is over.
