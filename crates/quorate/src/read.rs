@@ -118,7 +118,10 @@ impl<S: RaftStateMachine> Group<S> {
             None => Instant::now(),
         };
         let at = self.ask_until_known(policy, started).await?;
-        self.read_at(at, started, read).await
+        match self.applies.try_read(at.index, read) {
+            Ok(seen) => Ok((at, seen)),
+            Err(read) => self.read_at(at, started, read).await,
+        }
     }
 
     /// Asks in turns, as often as it takes.

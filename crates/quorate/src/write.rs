@@ -453,9 +453,12 @@ impl<S: RaftStateMachine> Group<S> {
         runs: Runs<S::Response>,
         refused: Refused,
     ) -> Vec<ClientWriteResult<S::Response>> {
-        let mut here = Here::new(commands.len(), runs.first().map(|(run, _)| run.waits.since));
+        let count = commands.len();
+        let mut here = Here::new(0, runs.first().map(|(run, _)| run.since));
         let mut refused = refused.into_iter().peekable();
         self.results_of(runs, deadline, |result| {
+            // Not before there are some: many calls wait at once.
+            here.results.reserve_exact(count - here.results.len());
             while let Some((_, error)) = refused.next_if(|(place, _)| *place <= here.results.len()) {
                 here.results.push(Err(error));
             }
@@ -468,7 +471,7 @@ impl<S: RaftStateMachine> Group<S> {
             here.results.resize_with(place, || Err(ClientWriteError::OutcomeUnknown));
             here.results.push(Err(error));
         }
-        match here.again.is_empty() && here.results.len() == commands.len() {
+        match here.again.is_empty() && here.results.len() == count {
             true => here.results,
             false => self.write_many_again(commands, only, deadline, here).await,
         }
@@ -528,7 +531,7 @@ impl<R> Default for Here<R> {
 }
 
 impl<R> Here<R> {
-    /// Of so many commands.
+    /// With room for so many results.
     pub(crate) fn new(count: usize, since: Option<Instant>) -> Self {
         Self { results: Vec::with_capacity(count), again: Vec::new(), since }
     }

@@ -83,7 +83,10 @@ impl<S: RaftStateMachine> Write<S> {
 
     fn begin(&mut self, context: &mut Context<'_>) -> Poll<ClientWriteResult<S::Response>> {
         let (group, deadline) = self.stage.begin();
-        group.check_open()?;
+        if let Err(error) = group.check_open() {
+            self.forget();
+            return Poll::Ready(Err(error));
+        }
         let Some(command) = &mut self.command else { return Poll::Pending };
         if deadline.is_some() || !group.goes_here(self.terms.only) {
             return self.go_on(group, deadline, None, context);
@@ -111,15 +114,22 @@ impl<S: RaftStateMachine> Write<S> {
             Ok((log_id, response)) => {
                 drop(stage);
                 self.terms.committed(log_id);
+                self.forget();
                 Poll::Ready(Ok(ClientWriteResponse { log_id, response }))
             }
             Err(failure) => {
                 let Stage::Queued(ticket) = stage else { return Poll::Pending };
-                let (group, since) = (Arc::clone(&ticket.group), ticket.joined.waits.since);
+                let (group, since) = (Arc::clone(&ticket.group), ticket.joined.since);
                 drop(ticket);
                 self.try_again(group, since, Stop::Failed(failure), context)
             }
         }
+    }
+
+    /// Lets go of what is the user's: it is not kept until the future is dropped.
+    fn forget(&mut self) {
+        self.command = None;
+        self.terms.on_commit = None;
     }
 
     fn try_again(
@@ -178,7 +188,8 @@ impl<S: RaftStateMachine> WriteMany<S> {
     fn begin(&mut self, context: &mut Context<'_>) -> Poll<Vec<ClientWriteResult<S::Response>>> {
         let (group, deadline) = self.stage.begin();
         if let Err(error) = group.check_open() {
-            return Poll::Ready(self.commands.iter().map(|_| Err(error.clone())).collect());
+            let commands = std::mem::take(&mut self.commands);
+            return Poll::Ready(commands.iter().map(|_| Err(error.clone())).collect());
         }
         if !group.goes_here(self.only) {
             return self.go_on(group, deadline, Here::default(), context);
@@ -206,10 +217,12 @@ impl<S: RaftStateMachine> WriteMany<S> {
         let Joined { waits, cell, .. } = &ticket.joined;
         ready!(waits.poll_done(cell + count - 1, context));
         let Stage::Queued(ticket) = replace(&mut self.stage, Stage::Over) else { return Poll::Pending };
-        let (mut here, only) = (Here::new(count, Some(ticket.joined.waits.since)), self.only);
+        let (mut here, only) = (Here::new(count, Some(ticket.joined.since)), self.only);
         let Joined { waits, cell, .. } = &ticket.joined;
         waits.take_each(*cell, count, |result| here.add(&ticket.group, only, result));
         if here.again.is_empty() {
+            // Not kept until the future is dropped: they are the user's.
+            drop(std::mem::take(&mut self.commands));
             return Poll::Ready(here.results);
         }
         let group = Arc::clone(&ticket.group);

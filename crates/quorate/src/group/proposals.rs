@@ -131,6 +131,8 @@ pub(crate) fn entry_bytes(payload: usize) -> usize {
 pub(crate) struct Joined<R> {
     pub(crate) waits: Arc<WaitList<R>>,
     pub(crate) cell: usize,
+    /// When it came; of one command that joined a batch, when that was opened.
+    pub(crate) since: Instant,
     pub(crate) duty: Duty,
     /// It opened the batch, and of late nobody joined one.
     pub(crate) is_single: bool,
@@ -270,11 +272,17 @@ impl<R: Send + 'static> ProposalQueue<R> {
             }
             let cell = open.waits.join_many(count, timer);
             let (waits, duty) = (Arc::clone(&open.waits), open.duty(cell));
-            runs.push((Joined { waits, cell, duty, is_single: false }, count));
+            let since = waits.since;
+            runs.push((Joined { waits, cell, since, duty, is_single: false }, count));
         }
         drop(queue);
         if self.is_held() {
-            runs.iter_mut().for_each(|(run, _)| run.duty = Duty::Nothing);
+            // A batch may wait for long then, and be joined by who has just come.
+            let now = (self.clock)();
+            for (run, _) in &mut runs {
+                run.duty = Duty::Nothing;
+                run.since = if run.cell == 0 { run.since } else { now };
+            }
         }
         runs
     }
@@ -302,12 +310,13 @@ impl<R: Send + 'static> ProposalQueue<R> {
         }
         let bytes = open.builder.bytes();
         let (waits, duty) = (Arc::clone(&open.waits), open.duty(cell));
-        let mut joined = Joined { waits, cell, duty, is_single: is_single && cell == 0 };
+        let since = waits.since;
+        let mut joined = Joined { waits, cell, since, duty, is_single: is_single && cell == 0 };
         if joined.duty == Duty::Nothing && cell + 1 == half && half >= MIN_HALF && self.window.used() == bytes {
             joined.duty = Duty::StepHalf;
         }
         // The batch was opened by this call, so this is its time: no clock is read for it.
-        if joined.duty == Duty::ComeBack && !queue.gives_way(joined.waits.since) {
+        if joined.duty == Duty::ComeBack && !queue.gives_way(joined.since) {
             joined.duty = Duty::StepNow;
         }
         drop(queue);
@@ -468,6 +477,22 @@ mod tests {
 
     fn join(queue: &ProposalQueue<u64>) -> Joined<u64> {
         queue.push(EntryKind::Command, b"x", &Terms::default(), Waker::noop()).unwrap()
+    }
+
+    /// Who is refused by an older batch may try again for as long as if it had been the first of one.
+    #[test]
+    fn who_joins_a_batch_that_is_held_came_when_it_came() {
+        let queue = ProposalQueue::<u64>::timed_by(|| SHOWN.get());
+        let opened = SHOWN.get();
+        let first = join(&queue);
+        queue.set_held(true);
+        SHOWN.set(opened + Duration::from_secs(4));
+        let many = queue.push_many(b"ab", &[1, 2], None, Timer::Node);
+        assert_eq!((first.since, many[0].0.waits.since), (opened, opened));
+        assert_eq!(many[0].0.since, SHOWN.get());
+        drop(queue.take());
+        let opener = queue.push_many(b"ab", &[1, 2], None, Timer::Node);
+        assert_eq!((opener[0].0.cell, opener[0].0.since), (0, SHOWN.get()));
     }
 
     #[test]

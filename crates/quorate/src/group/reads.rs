@@ -1,7 +1,7 @@
 //! Reads that ask the core for freshness: one question for all calls that come in together.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ pub(crate) struct ReadBatch {
     answer: OnceLock<Freshness>,
     /// Who waits. The answer is set under this lock, so that nobody who finds none under it is forgotten.
     wakers: Mutex<Vec<Waker>>,
+    /// Callers that joined; changed under the queue's lock.
+    joined: AtomicUsize,
     /// When the first of its callers came.
     pub(crate) since: Instant,
     /// Whom this node followed then.
@@ -42,7 +44,8 @@ impl ReadBatch {
     /// Opened by this thread, with room for so many; `followed` is whom this node follows.
     pub(crate) fn new(room: usize, followed: Option<NodeId>) -> Arc<Self> {
         let wakers = Mutex::new(Vec::with_capacity(room));
-        Arc::new(Self { answer: OnceLock::new(), wakers, since: Instant::now(), followed, thread: this_thread() })
+        let (answer, joined, since) = (OnceLock::new(), AtomicUsize::new(0), Instant::now());
+        Arc::new(Self { answer, wakers, joined, since, followed, thread: this_thread() })
     }
 
     pub(crate) fn finish(&self, result: Result<LogId, Refusal>, fired: &mut Fired) {
@@ -105,13 +108,6 @@ struct Queue {
     closed: Option<ClosedReason>,
 }
 
-impl Queue {
-    /// Whether the last batch by read index has no answer yet.
-    fn is_under_way(&self) -> bool {
-        self.last.upgrade().is_some_and(|batch| batch.answer.get().is_none())
-    }
-}
-
 /// Reads that wait for the next turn.
 #[derive(Default)]
 pub(crate) struct ReadQueue {
@@ -128,8 +124,10 @@ impl ReadQueue {
         waker: &Waker,
         leader: impl FnOnce() -> Option<NodeId>,
     ) -> Result<(Arc<ReadBatch>, ReadDuty), ClosedReason> {
+        // Let go of after the lock: who waits in it may be the last to know of it.
+        let mut before = None;
         let mut queue = self.queue.lock();
-        let Queue { index, lease, ages, last_count, closed, .. } = &mut *queue;
+        let Queue { index, lease, ages, last_count, last, closed } = &mut *queue;
         if let Some(reason) = closed {
             return Err(reason.clone());
         }
@@ -143,16 +141,18 @@ impl ReadQueue {
             ReadPolicy::LeaseRead => lease.get_or_insert_with(open),
             ReadPolicy::ReadIndex | ReadPolicy::Stale => index.get_or_insert_with(open),
         };
-        let count = {
-            let mut wakers = batch.wakers.lock();
-            wakers.push(waker.clone());
-            wakers.len()
-        };
+        batch.wakers.lock().push(waker.clone());
+        let count = batch.joined.load(Ordering::Relaxed) + 1;
+        batch.joined.store(count, Ordering::Relaxed);
         let (batch, half) = (Arc::clone(batch), *last_count / 2);
         let is_half = policy == ReadPolicy::ReadIndex && count == half && half >= MIN_HALF;
+        if is_half {
+            before = last.upgrade();
+        }
+        let is_under_way = before.as_ref().is_some_and(|batch| batch.answer.get().is_none());
         let duty = match batch.thread == this_thread() {
             _ if opened => ReadDuty::ComeBack,
-            true if is_half && !queue.is_under_way() => ReadDuty::StepHalf,
+            true if is_half && !is_under_way => ReadDuty::StepHalf,
             true => ReadDuty::Nothing,
             false => ReadDuty::Wake,
         };
@@ -173,7 +173,7 @@ impl ReadQueue {
                 self.any.store(false, Ordering::Relaxed);
                 let Queue { index, lease, ages, last_count, last, .. } = &mut *queue;
                 if let Some(batch) = index {
-                    *last_count = batch.wakers.lock().len().min(MAX_ROOM);
+                    *last_count = batch.joined.load(Ordering::Relaxed).min(MAX_ROOM);
                     *last = Arc::downgrade(batch);
                 }
                 (index.take(), lease.take(), std::mem::take(ages))
