@@ -113,6 +113,7 @@ mod rocks {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_recycle_log_file_num(4);
+        options.set_enable_pipelined_write(true);
         Ok(DB::open(&options, dir)?)
     }
 
@@ -124,7 +125,7 @@ mod rocks {
             }
             let mut durable = WriteOptions::default();
             durable.set_sync(true);
-            Ok(self.write_opt(&batch, &durable)?)
+            Ok(self.write_opt(batch, &durable)?)
         }
 
         /// What is in tables is not in the log any more, whatever becomes of it there.
