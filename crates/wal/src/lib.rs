@@ -29,7 +29,9 @@
 //! damaged log is made into), `note.rs` (what a process that reads damage leaves to the next), `group.rs` (the index), `handle.rs` (what callers see). [`WalCore`]
 //! is all of it without a thread; `shell.rs` adds the thread and decides nothing; `baton.rs` lets threads that wait for a
 //! write take turns in its stead.
+//! `disk.rs` is the only door to the file system; `ahead.rs` and `past_cache.rs` are what the real one does beside.
 
+mod ahead;
 mod baton;
 mod codec;
 mod copies;

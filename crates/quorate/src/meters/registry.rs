@@ -233,7 +233,12 @@ impl Page<'_> {
         let fsyncs = self.hosts.iter().map(|it| host(it, MetricValue::Times(it.fsync.latencies()))).collect();
         self.add("quorate_fsync_seconds", "Syncs of files, of all groups of the node", MetricKind::Histogram, fsyncs);
         let written = self.hosts.iter().map(|it| host(it, MetricValue::Number(it.written_bytes.value()))).collect();
-        self.add("quorate_written_bytes_total", "Bytes written to files", MetricKind::Counter, written);
+        self.add(
+            "quorate_written_bytes_total",
+            "Bytes written to files, without zeros for what is to come",
+            MetricKind::Counter,
+            written,
+        );
     }
 
     fn elections(&mut self) {
