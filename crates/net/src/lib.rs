@@ -17,6 +17,7 @@ pub(crate) const EVENTS: &str = "quorate::network";
 mod accept;
 mod backoff;
 mod dial;
+mod direct;
 mod error;
 mod frame;
 mod hello;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +19,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
 use crate::ReceivedData;
+use crate::direct::{BLOCK_BYTES, DirectFile};
 use crate::error::Break;
 use crate::hello::PeerHello;
 use crate::snapshot::{Begin, Point, blocking, finished};
@@ -114,7 +115,9 @@ pub(crate) enum Sink {
 /// A file that is being written. One chunk is written, and what was written before is made durable, while the next one
 /// arrives.
 pub(crate) struct Filling {
-    file: Arc<File>,
+    file: Arc<DirectFile>,
+    /// Where the next content goes.
+    at: u64,
     /// Also held by whatever is under way, for the next transfer must not begin before that is over.
     part: Arc<Part>,
     writing: Option<JoinHandle<io::Result<()>>>,
@@ -147,11 +150,11 @@ impl Sink {
                 }
             }
             let path = dir.join(name);
-            let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
-            let has = measure(&mut file, length)?;
+            let file = DirectFile::open(&path)?;
+            let has = measure(file.file(), length)?;
             let part = Arc::new(Part { path: Mutex::new(Some(path)), spoilt: Spoilt::default(), _turn: turn });
             let file = Arc::new(file);
-            Ok((Sink::File(Filling { file, part, writing: None, syncing: None, unsynced: 0 }), has))
+            Ok((Sink::File(Filling { file, at: has.offset, part, writing: None, syncing: None, unsynced: 0 }), has))
         });
         opened.await.map_err(not_written)
     }
@@ -169,10 +172,8 @@ impl Sink {
         match self {
             Sink::Memory(bytes) => bytes.clear(),
             Sink::File(filling) => {
-                let cleared = filling.begin(|mut file| {
-                    file.set_len(0)?;
-                    file.seek(io::SeekFrom::Start(0)).map(|_| ())
-                });
+                filling.at = 0;
+                let cleared = filling.begin(|file| file.file().set_len(0));
                 finished(cleared).await.map_err(not_written)?;
             }
         }
@@ -209,18 +210,20 @@ impl Filling {
             self.synced().await?;
         }
         if self.unsynced >= SYNC_BYTES && self.syncing.is_none() {
-            self.syncing = Some(self.begin(|file| file.sync_data()));
+            self.syncing = Some(self.begin(|file| file.file().sync_data()));
             self.unsynced = 0;
         }
         self.unsynced += content.len();
-        self.writing = Some(self.begin(move |mut file| file.write_all(&content)));
+        let at = self.at;
+        self.at += content.len() as u64;
+        self.writing = Some(self.begin(move |file| file.write_all_at(&content, at)));
         Ok(())
     }
 
     async fn finish(mut self, name: String) -> io::Result<PathBuf> {
         self.written().await?;
         self.synced().await?;
-        finished(self.begin(|file| file.sync_all())).await?;
+        finished(self.begin(|file| file.file().sync_all())).await?;
         let Self { part, .. } = self;
         blocking(move || {
             let mut path = part.path.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,7 +236,7 @@ impl Filling {
     }
 
     /// Begins work on the file. A full disk is not helped by keeping the part; after a failed sync nothing is known of it.
-    fn begin(&self, work: impl FnOnce(&File) -> io::Result<()> + Send + 'static) -> JoinHandle<io::Result<()>> {
+    fn begin(&self, work: impl FnOnce(&DirectFile) -> io::Result<()> + Send + 'static) -> JoinHandle<io::Result<()>> {
         let (file, part) = (Arc::clone(&self.file), Arc::clone(&self.part));
         spawn_blocking(move || work(&file).inspect_err(|_| part.spoilt.spoil()))
     }
@@ -253,10 +256,13 @@ impl Filling {
     }
 }
 
-/// Length and checksum of what is there, at most `length` bytes of it; the next write goes behind it.
-fn measure(file: &mut File, length: u64) -> io::Result<Point> {
-    if file.metadata()?.len() > length {
+/// Length and checksum of what is there of `length` bytes: whole blocks, so that what follows can be written past the cache.
+fn measure(mut file: &File, length: u64) -> io::Result<Point> {
+    let present = file.metadata()?.len();
+    if present > length {
         file.set_len(0)?;
+    } else if present < length {
+        file.set_len(present - present % BLOCK_BYTES as u64)?;
     }
     let (mut has, mut buffer) = (Point::default(), vec![0; READ_BYTES]);
     loop {

@@ -284,6 +284,8 @@ async fn write_all<W: AsyncWrite + Unpin>(
     let (length, mut at) = (source.length, start);
     let rate = inner.options.snapshot_max_bytes_per_second;
     let chunk_bytes = rate.map_or(CHUNK_BYTES, |rate| (rate as usize / 10).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES));
+    // Whole blocks, which the receiver can write past its cache.
+    let chunk_bytes = chunk_bytes - chunk_bytes % LEAST_CHUNK_BYTES;
     let read = |source: Source, from, room| spawn_blocking(move || source.chunk(from, chunk_bytes, version, room));
     progress.tell(at.offset, length);
     let (mut room, mut ahead) = (Vec::new(), (at.offset < length).then(|| read(source, at, Vec::new())));

@@ -239,6 +239,24 @@ async fn a_broken_transfer_goes_on_where_it_ended_also_after_a_restart_of_the_re
 }
 
 #[tokio::test]
+async fn a_part_that_ends_within_a_block_goes_on_at_its_start() {
+    let dir = Dir::new("odd");
+    let (one, two) = (Node::start(options(identity(1))).await, receiver(Some(&dir.0)).await);
+    let content = Bytes::from(noise(2 << 20, 9));
+    break_off(&one, &two, &dir, &content).await;
+    two.net.shutdown();
+    let [path] = dir.files().try_into().unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(600_001).unwrap();
+    let mut two = receiver(Some(&dir.0)).await;
+    one.knows(&two, 2);
+    let (told, progress) = listener();
+    assert_eq!(outcome_with(&one, SnapshotSource::Memory(content.clone()), progress).await, SendOutcome::Delivered);
+    assert_eq!(told_to(&told).0, (600_001 / 4096 * 4096, 2 << 20));
+    let ReceivedData::File(path) = two.snapshot().await.data else { panic!("a file") };
+    assert!(fs::read(&path).unwrap() == content, "the content is equal");
+}
+
+#[tokio::test]
 async fn a_snapshot_of_other_bytes_is_not_mixed_with_what_arrived() {
     let dir = Dir::new("mixed");
     let (one, mut two) = (Node::start(options(identity(1))).await, receiver(Some(&dir.0)).await);
