@@ -3,11 +3,14 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
+#[cfg(target_os = "linux")]
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::ahead::Ahead;
+use crate::past_cache::PastCache;
 
 /// Most buffers that one `pwritev` takes (`IOV_MAX` of Linux).
 const MAX_BUFFERS: usize = 1024;
@@ -113,6 +116,18 @@ pub trait DiskFile: Debug + Send + Sync {
     /// # Errors
     /// As the system says.
     fn length(&self) -> io::Result<u64>;
+
+    /// A hint that these bytes will be read soon; does nothing unless a disk has use for it.
+    fn will_read(&self, _offset: u64, _length: u64) {}
+
+    /// As [`read_at`](Self::read_at), of much that nobody is going to read again soon, by one reader: a disk may keep it out
+    /// of its cache, and may have fetched it when an earlier part was asked for. So the file must not change meanwhile.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn read_once_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buffer, offset)
+    }
 }
 
 /// Fills `buffer` from `offset`; an error if the file ends before.
@@ -258,11 +273,13 @@ struct RealFile {
     file: File,
     /// Held while something is written, so that zeros never overtake it.
     ahead: Mutex<Ahead>,
+    /// The same file, to be read past the cache, once that was asked for.
+    past_cache: OnceLock<Option<PastCache>>,
 }
 
 impl RealFile {
     fn new(file: File) -> Self {
-        Self { file, ahead: Mutex::default() }
+        Self { file, ahead: Mutex::default(), past_cache: OnceLock::new() }
     }
 
     fn ahead(&self) -> MutexGuard<'_, Ahead> {
@@ -348,6 +365,20 @@ impl DiskFile for RealFile {
     fn length(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
+
+    #[cfg(target_os = "linux")]
+    fn will_read(&self, offset: u64, length: u64) {
+        // Only a hint, which a file system need not know.
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
+    }
+
+    fn read_once_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let past_cache = self.past_cache.get_or_init(|| PastCache::open(&self.file));
+        match past_cache.as_ref().and_then(|past_cache| past_cache.read(buffer, offset)) {
+            Some(read) => Ok(read),
+            None => self.read_at(buffer, offset),
+        }
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -404,5 +435,21 @@ mod tests {
         write_all_at(&*file, &[1; 512], 0).unwrap();
         write_all_at(&*file, &[1; 512], 512).unwrap();
         assert_eq!(other.metadata().unwrap().len(), 1024, "what is no longer reserved gets none");
+    }
+
+    #[test]
+    fn what_is_read_once_and_what_is_read_through_the_cache_are_equal() {
+        let (file, ..) = reserved("once");
+        let content: Vec<u8> = (0..1_u32 << 20).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8).collect();
+        write_all_at(&*file, &content, 0).unwrap();
+        file.sync_data().unwrap();
+        file.will_read(64, 1 << 18);
+        let mut found = vec![0; content.len() - 64];
+        for (number, piece) in found.chunks_mut(1 << 18).enumerate() {
+            read_whole(piece, 64 + (number << 18) as u64, |buffer, at| file.read_once_at(buffer, at)).unwrap();
+        }
+        assert!(found == content[64..]);
+        let past_end = read_whole(&mut [0; 1 << 17], 1 << 20, |buffer, at| file.read_once_at(buffer, at));
+        assert_eq!(past_end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

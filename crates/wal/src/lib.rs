@@ -48,6 +48,7 @@ mod mend;
 mod note;
 mod open;
 mod options;
+mod past_cache;
 mod recover;
 mod segment;
 mod shell;

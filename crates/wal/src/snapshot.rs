@@ -14,12 +14,15 @@ use quorate_wire::{decode_snapshot_meta, encode_snapshot_meta};
 
 use crate::codec::{put_u32, put_u64, put_u128, u32_at, u64_at, u128_at};
 use crate::copies::VERSION;
-use crate::disk::{Disk, DiskFile, read_exact_at, read_up_to, write_all_at};
+use crate::disk::{Disk, DiskFile, read_exact_at, read_up_to, read_whole, write_all_at};
 use crate::error::WalError;
 use crate::handle::lock;
 
 /// Bytes of content under one checksum: 1 MiB.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+/// Chunks that the disk may fetch ahead of the one that is read: one that is asked for more at a time does more, and a snapshot
+/// is read from its start to its end.
+const READ_AHEAD_CHUNKS: usize = 4;
 const MAGIC: [u8; 8] = *b"QRMSNAPS";
 const HEADER_BYTES: usize = 64;
 const MANIFEST_MAGIC: u32 = u32::from_le_bytes(*b"QMAN");
@@ -480,7 +483,8 @@ impl SnapshotFile {
 
     /// What the state machine wrote, verified chunk by chunk before it is handed out.
     pub fn content(&self) -> SnapshotReader {
-        SnapshotReader { snapshot: self.clone(), next: 0, chunk: Vec::new(), at: 0, progress: Arc::default() }
+        let (snapshot, progress) = (self.clone(), Arc::default());
+        SnapshotReader { snapshot, next: 0, chunk: Vec::new(), at: 0, reading: Reading::Again, progress }
     }
 
     /// Reads and verifies everything.
@@ -493,15 +497,24 @@ impl SnapshotFile {
 
     fn verify_from(&self, first: usize) -> Result<(), WalError> {
         let mut chunk = Vec::new();
-        (first..self.chunks.len()).try_for_each(|number| self.read_chunk(number, &mut chunk))
+        (first..self.chunks.len()).try_for_each(|number| self.read_chunk(number, &mut chunk, Reading::Again))
     }
 
-    fn read_chunk(&self, number: usize, chunk: &mut Vec<u8>) -> Result<(), WalError> {
+    fn read_chunk(&self, number: usize, chunk: &mut Vec<u8>, reading: Reading) -> Result<(), WalError> {
         let from = (number * SNAPSHOT_CHUNK_BYTES) as u64;
         let length = (self.content_bytes - from).min(SNAPSHOT_CHUNK_BYTES as u64);
         let at = HEADER_BYTES as u64 + from;
         chunk.resize(length as usize, 0);
-        read_exact_at(&*self.file, chunk, at).map_err(WalError::io("read", &self.path))?;
+        match reading {
+            Reading::Once => read_whole(chunk, at, |buffer, at| self.file.read_once_at(buffer, at)),
+            Reading::Again => {
+                let (first, chunks) = if number == 0 { (0, 1 + READ_AHEAD_CHUNKS) } else { (READ_AHEAD_CHUNKS, 1) };
+                let bytes = |chunks| (chunks * SNAPSHOT_CHUNK_BYTES) as u64;
+                self.file.will_read(at + bytes(first), bytes(chunks));
+                read_exact_at(&*self.file, chunk, at)
+            }
+        }
+        .map_err(WalError::io("read", &self.path))?;
         let (stored, computed) = (self.chunks[number], crc32c::crc32c(chunk));
         match stored == computed {
             true => Ok(()),
@@ -525,7 +538,17 @@ pub struct SnapshotReader {
     next: usize,
     chunk: Vec<u8>,
     at: usize,
+    reading: Reading,
     progress: Arc<Progress>,
+}
+
+/// Whether what is read is worth a place in the disk's cache.
+#[derive(Clone, Copy, Debug)]
+enum Reading {
+    /// It just arrived, a large one past the cache, and a machine in memory is restored from it.
+    Once,
+    /// It may be in the cache, and be read again to be sent.
+    Again,
 }
 
 /// What readers of a snapshot's content have seen.
@@ -541,7 +564,7 @@ impl Read for SnapshotReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at == self.chunk.len() && self.next < self.snapshot.chunks.len() {
             self.at = 0;
-            if let Err(error) = self.snapshot.read_chunk(self.next, &mut self.chunk) {
+            if let Err(error) = self.snapshot.read_chunk(self.next, &mut self.chunk, self.reading) {
                 // Who goes on after an error reads this chunk again, and nothing that was not verified.
                 self.chunk.clear();
                 let _first = self.progress.failed.set(error.clone());
@@ -608,7 +631,7 @@ impl CheckedFile {
     fn load(&mut self, number: usize) -> Result<(), WalError> {
         if self.number != Some(number) {
             self.number = None;
-            match self.snapshot.read_chunk(number, &mut self.chunk) {
+            match self.snapshot.read_chunk(number, &mut self.chunk, Reading::Again) {
                 Err(WalError::Corrupt(_)) if bug(Bug::SendsUnverifiedSnapshot) => {}
                 read => read?,
             }
@@ -690,7 +713,7 @@ impl ReceivedSnapshot {
 
     /// What the sender's state machine wrote, verified chunk by chunk before it is handed out.
     pub fn content(&self) -> SnapshotReader {
-        SnapshotReader { progress: Arc::clone(&self.progress), ..self.file.content() }
+        SnapshotReader { progress: Arc::clone(&self.progress), reading: Reading::Once, ..self.file.content() }
     }
 }
 

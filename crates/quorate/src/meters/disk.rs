@@ -67,6 +67,14 @@ impl DiskFile for TimedFile {
         self.file.read_at(buffer, offset)
     }
 
+    fn read_once_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_once_at(buffer, offset)
+    }
+
+    fn will_read(&self, offset: u64, length: u64) {
+        self.file.will_read(offset, length);
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let written = self.file.write_at(bytes, offset)?;
         self.meters.written_bytes.add(written as u64);
