@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 /// Such reads begin and end at multiples of this in file and memory: as large as the blocks of any common disk.
@@ -28,10 +28,17 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 pub(crate) struct PastCache {
     file: Arc<File>,
     length: u64,
-    /// The pieces that are expected to be asked for next, each right behind the one before.
-    coming: Mutex<VecDeque<Coming>>,
+    queue: Mutex<Queue>,
     /// The file system took the file, but does not read it so.
     refused: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// The pieces that are expected to be asked for next, each right behind the one before.
+    coming: VecDeque<Coming>,
+    /// Buffers of pieces that were handed out: having the pages of new ones takes longer than to read them.
+    rooms: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -69,7 +76,7 @@ impl PastCache {
         Some(Self {
             file: Arc::new(open_past_cache(file)?),
             length,
-            coming: Mutex::default(),
+            queue: Mutex::default(),
             refused: AtomicBool::new(false),
         })
     }
@@ -80,9 +87,10 @@ impl PastCache {
             return None;
         }
         let length = buffer.len();
-        let piece = {
-            let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-            if coming.front().is_some_and(|first| (first.offset, first.length) != (offset, buffer.len())) {
+        let (piece, room) = {
+            let mut queue = self.queue();
+            let Queue { coming, rooms } = &mut *queue;
+            if coming.front().is_some_and(|first| (first.offset, first.length) != (offset, length)) {
                 // Nobody waits for what was expected and not asked for.
                 coming.clear();
             }
@@ -91,29 +99,35 @@ impl PastCache {
             // What is shorter than a piece, at the end, is asked for by its own length, if at all.
             while coming.len() < PIECES_AHEAD && next + length as u64 <= self.length {
                 let Some(place) = Place::take() else { break };
-                let file = Arc::clone(&self.file);
+                let (file, room) = (Arc::clone(&self.file), rooms.pop().unwrap_or_default());
                 let read = Builder::new().name("quorate-read".into()).spawn(move || {
                     let _place = place;
-                    read_piece(&file, length, next)
+                    read_piece(&file, room, length, next)
                 });
                 let Ok(reading) = read else { break };
                 coming.push_back(Coming { offset: next, length, reading });
                 next += length as u64;
             }
-            first
+            let room = if first.is_none() { rooms.pop() } else { None };
+            (first, room.unwrap_or_default())
         };
         let read = match piece {
             // Of a thread that panicked nothing is known.
             Some(coming) => coming.reading.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())),
-            None => read_piece(&self.file, length, offset),
+            None => read_piece(&self.file, room, length, offset),
         };
         // Whatever is wrong is told by reading again through the cache.
         let Piece(room, found) = read.inspect_err(|error| self.note(error)).ok()?;
         let found = room.get(found)?;
         let some = found.len().min(length);
         buffer[..some].copy_from_slice(&found[..some]);
+        self.queue().rooms.push(room);
         // A read that came too short for any of it is not the end of the file.
         (some > 0 || offset >= self.length).then_some(some)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does not try again what the file system cannot do.
@@ -124,11 +138,13 @@ impl PastCache {
     }
 }
 
-fn read_piece(file: &File, length: usize, offset: u64) -> io::Result<Piece> {
+fn read_piece(file: &File, mut room: Vec<u8>, length: usize, offset: u64) -> io::Result<Piece> {
     let block = BLOCK_BYTES as u64;
     let (from, before) = (offset - offset % block, (offset % block) as usize);
     let length = (before + length).next_multiple_of(BLOCK_BYTES);
-    let mut room = vec![0; length + BLOCK_BYTES];
+    if room.len() < length + BLOCK_BYTES {
+        room.resize(length + BLOCK_BYTES, 0);
+    }
     let start = room.as_ptr().align_offset(BLOCK_BYTES);
     // A place that cannot be found is one the file system would refuse.
     let aligned = room.get_mut(start..start.saturating_add(length)).ok_or(io::ErrorKind::InvalidInput)?;
@@ -214,9 +230,10 @@ mod tests {
             let offset = piece.as_ptr().addr() - content.as_ptr().addr();
             let found = past.read(&mut buffer, offset as u64);
             assert!(found == Some(piece.len()) || piece.len() < LEAST_BYTES || !can);
-            most = most.max(past.coming.lock().unwrap().len());
+            most = most.max(past.queue().coming.len());
         }
-        assert!(past.coming.lock().unwrap().is_empty());
+        assert!(past.queue().coming.is_empty());
+        assert!(past.queue().rooms.len() <= PIECES_AHEAD + 1, "buffers are used again");
         assert!(most > 0 || !can, "it read ahead");
     }
 
